@@ -1,0 +1,66 @@
+# Postgate: make run | setup | test | lint | soak | bench. Each does all the set-up it needs.
+PY ?= python3
+V := .venv
+PIP := $(V)/bin/python -m pip --disable-pip-version-check
+ARGS ?=
+
+.PHONY: run setup test lint types unit interop packages soak bench clean lock
+
+run: $(V)/.stamp
+	@$(V)/bin/postgate run $(ARGS)
+
+setup: $(V)/.stamp
+
+# The runtime: the standard library's venv, hash-locked wheels, three source packages built without isolation.
+$(V)/.stamp: requirements.txt build.txt pyproject.toml
+	@$(PY) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 14) else "Postgate needs Python 3.11 to 3.14, found %d.%d (make PY=python3.12 ...)" % v)'
+	@$(PY) -c 'import ensurepip' 2>/dev/null || { echo "missing: apt-get install python3-venv"; exit 1; }
+	@echo "setting up $(V) (about half a minute, once) ..."
+	@$(PY) -m venv --clear $(V)
+	@echo "  1/3 build tools"
+	@$(PIP) install -q --require-hashes --only-binary=:all: -r build.txt
+	@echo "  2/3 libraries"
+	@$(PIP) install -q --require-hashes --no-build-isolation --only-binary=:all: --no-binary=pyspf,dkimpy,authres -r requirements.txt
+	@echo "  3/3 postgate itself"
+	@$(PIP) install -q --no-deps --no-build-isolation --no-index -e .
+	@$(PIP) check >/dev/null
+	@touch $@
+
+$(V)/.stamp-dev: $(V)/.stamp requirements-dev.txt
+	@echo "  test and lint tools"
+	@$(PIP) install -q --require-hashes --only-binary=:all: -r requirements-dev.txt
+	@touch $@
+
+# Debian packages that the interop tests start by hand; installing starts no service.
+packages:
+	@sh tests/interop/install-packages.sh
+
+lint: $(V)/.stamp-dev
+	@$(V)/bin/ruff check appliance tests bench
+	@$(V)/bin/ruff format --check appliance tests bench
+
+types: $(V)/.stamp-dev
+	@$(V)/bin/mypy
+
+test: $(V)/.stamp-dev packages lint types
+	@$(V)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+# Only what needs no peer program: seconds instead of minutes.
+unit: $(V)/.stamp-dev
+	@$(V)/bin/python -m pytest -n 2 -m "not peer and not fault" $(ARGS)
+
+soak: $(V)/.stamp-dev packages
+	@$(V)/bin/python -m pytest -n 0 --timeout 7200 tests/faults --long $(ARGS)
+
+bench: $(V)/.stamp-dev packages
+	@$(V)/bin/python -m bench $(ARGS)
+
+# For maintainers, with uv on the PATH: make the lock and its hash-locked exports agree with pyproject.toml.
+lock:
+	uv lock
+	uv export -q --locked --no-dev --no-emit-project --no-header --format requirements-txt -o requirements.txt
+	uv export -q --locked --only-group test --only-group lint --no-emit-project --no-header --format requirements-txt -o requirements-dev.txt
+	uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate build.in -o build.txt
+
+clean:
+	rm -rf $(V) run

@@ -1,0 +1,21 @@
+"""Changes to a message as values, kept beside the untouched content and applied while it is sent.
+
+Ops: `prepend` puts a new field on top (the last edit in the list ends up topmost); `append` at the end of the header;
+`change` replaces the value of the `index`-th field (1-based) called `name`; `delete` removes it (index 0 = all of that
+name); `sender`, `add_recipient`, `delete_recipient` change the envelope; `body` replaces the body.
+"""
+
+from typing import Literal
+
+import msgspec
+
+EditOp = Literal["prepend", "append", "change", "delete", "sender", "add_recipient", "delete_recipient", "body"]
+
+
+class Edit(msgspec.Struct, frozen=True):
+    """One change. `name` is a field name, `value` its raw value (without the leading blank and the final CRLF)."""
+
+    op: EditOp
+    name: str = ""
+    value: str = ""
+    index: int = 0

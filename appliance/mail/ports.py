@@ -1,0 +1,186 @@
+"""The ports: what checks may ask for, as Protocols. Adapters live in stores, tables, net, connectors;
+only daemons/compose.py joins the two.
+
+Every asynchronous port either answers, or raises Unavailable (DNS away, store away, peer away): the caller turns that
+into the outcome `temperror`, never into pass and never into fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from appliance.mail.scan import ScanResult
+
+if TYPE_CHECKING:
+    from appliance.mail.context import Context
+    from appliance.protocol.dns import Answer
+    from appliance.protocol.smtp.address import Address
+
+
+class Unavailable(Exception):
+    """The thing asked could not answer: outcome `temperror`. The text is for the log only."""
+
+
+class Content(Protocol):
+    """A received message, our Received field on top, as it will be stored. Nobody cares whether it is RAM or a file."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def header(self) -> bytes:
+        """The header block up to and including the empty line, at most 512 KB of it (`header_complete` says)."""
+
+    @property
+    def header_complete(self) -> bool: ...
+
+    def chunks(self, size: int = 65536) -> Iterator[bytes]:
+        """The whole content from its start, in pieces; may be called again."""
+
+    def open_fd(self) -> int:
+        """A new read-only descriptor on the content (the caller closes it): a file or a sealed memfd."""
+
+
+class Resolver(Protocol):
+    """DNS (design section 8). Raises Unavailable on SERVFAIL, timeout, exhausted budget; never invents `none`."""
+
+    async def query(self, name: str, rtype: str) -> Answer: ...
+
+    def cached(self, name: str, rtype: str) -> Answer | None:
+        """An answer that is at hand without IO, else None."""
+
+
+class Table(Protocol):
+    """A lookup table `type:name`, in memory. Keys are searched as given (fixed-string tables fold case themselves)."""
+
+    #: True for cidr, regexp, pcre: only the full key is offered, no partial keys.
+    pattern: bool
+
+    def get(self, key: str) -> tuple[str, str] | None:
+        """(value, "file:line" where it stands), or None. Raises Unavailable if the table cannot be read."""
+
+
+class GreylistAsk(msgspec.Struct, frozen=True, kw_only=True):
+    """One atomic greylist step. `keys`: origin keys, strongest first (identity, then network); all are read, all are
+    written. Times in seconds; `now` is wall time."""
+
+    keys: tuple[str, ...]
+    sender: str
+    recipient: str
+    client: str
+    now: float
+    delay: float
+    window: float
+    remember: float
+    auto_accept: int
+
+
+class GreylistAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`state`: new, early (came back too soon), passed (first time after the delay), known, auto (origin accepted
+    automatically), loop (kept coming at or after the delay from other addresses). `first` is when it was first seen."""
+
+    state: str
+    first: float
+    attempts: int
+    passes: int = 0
+    wait: float = 0.0
+    key: str = ""
+
+
+class Greylist(Protocol):
+    async def step(self, ask: GreylistAsk) -> GreylistAnswer: ...
+
+
+class RateAsk(msgspec.Struct, frozen=True):
+    """Take `cost` from the token bucket `key`, which holds `limit` and refills in `period` seconds."""
+
+    key: str
+    cost: float
+    limit: float
+    period: float
+
+
+class Rates(Protocol):
+    async def take(self, asks: Sequence[RateAsk], now: float) -> list[float]:
+        """For each ask what is left after it; negative = over the limit (nothing is taken then)."""
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """What call-ahead found: `known`, `unknown`, `blind` (the next hop accepts every address) or `unverifiable`."""
+
+    state: str
+    reply: str = ""
+    at: float = 0.0
+    source: str = ""
+
+
+class Recipients(Protocol):
+    """Call-ahead to the next hop with its cache (positive, negative, probe limits)."""
+
+    def cached(self, address: Address) -> Probe | None: ...
+
+    async def probe(self, address: Address) -> Probe: ...
+
+
+class Scanner(Protocol):
+    """One configured scanner (one entry of `[scanners.NAME]`). Never raises: trouble is ScanResult kind `error`."""
+
+    name: str
+    kind: str
+
+    async def scan(self, content: Content, ctx: Context) -> ScanResult: ...
+
+
+class Structure(msgspec.Struct, frozen=True, kw_only=True):
+    """What scand says of a message's MIME structure; `over` names the first limit that tripped, "" if none."""
+
+    parts: int = 0
+    depth: int = 0
+    over: str = ""
+    names: tuple[str, ...] = ()
+
+
+class Inspector(Protocol):
+    """Structure of hostile content, read in a process of its own (scand). Raises Unavailable if that process fails."""
+
+    async def structure(self, content: Content) -> Structure: ...
+
+
+class Clock(Protocol):
+    """Wall time for display, greylist and lifetimes; monotonic time for every timer."""
+
+    def wall(self) -> float: ...
+
+    def monotonic(self) -> float: ...
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts of this installation that checks need. `is_ours(domain)` is exact (lower case A-labels)."""
+
+    hostname: str
+    is_ours: Callable[[str], bool]
+    our_domains: tuple[str, ...] = ()
+    size_limit: int = 52428800
+    recipient_delimiter: str = "+"
+    our_addresses: tuple[str, ...] = ()
+
+
+class Ports(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a check can reach. `tables` maps the spec an operator wrote ("texthash:access/client") to its table.
+    A None port is not configured: the check answers as its documentation says for that case."""
+
+    site: Site
+    tables: Mapping[str, Table] = {}
+    resolver: Resolver | None = None
+    greylist: Greylist | None = None
+    rates: Rates | None = None
+    recipients: Recipients | None = None
+    scanners: Mapping[str, Scanner] = {}
+    inspector: Inspector | None = None
+
+
+#: What a check returns: at once where no IO is needed, else something to await.
+Checked = object | Awaitable[object]

@@ -1,0 +1,87 @@
+"""What a check found (Verdict), what the operator's file makes of it (Action), what is done (Decision)."""
+
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+from appliance.mail.edits import Edit
+
+
+class Action(StrEnum):
+    """The words of access(5) and ours; an operator writes them in `[on]`.
+
+    `mark` delivers with a header that says what was found and counts as suspicion. `defer_if_permit` defers unless
+    something later in the stage refuses for good; `defer_if_reject` turns a later refusal into a deferral.
+    """
+
+    ACCEPT = "accept"
+    DUNNO = "dunno"
+    MARK = "mark"
+    WARN = "warn"
+    INFO = "info"
+    PREPEND = "prepend"
+    BCC = "bcc"
+    REDIRECT = "redirect"
+    FILTER = "filter"
+    HOLD = "hold"
+    QUARANTINE = "quarantine"
+    DISCARD = "discard"
+    DEFER_IF_REJECT = "defer_if_reject"
+    DEFER_IF_PERMIT = "defer_if_permit"
+    DEFER = "defer"
+    REJECT = "reject"
+    DISCONNECT = "disconnect"
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """One check's finding.
+
+    `outcome` is a word that the check declares (`temperror` always exists: what could not be checked is neither
+    passed nor failed). `reason` is for our log, never for the peer. `reply` ("554 5.7.1 text"), where set, replaces
+    the policy's reply: only operators' own texts (access tables) go there. `argument` belongs to actions that need
+    one (prepend, bcc, redirect, filter). `recipient` names the recipient a verdict is about, "" = the whole message.
+    `evidence` is what decided it: records with TTL, table and line, store values before and after, scanner answers.
+    """
+
+    check: str
+    outcome: str
+    reason: str = ""
+    score: float = 0.0
+    reply: str = ""
+    argument: str = ""
+    recipient: str = ""
+    edits: tuple[Edit, ...] = ()
+    authres: str = ""
+    evidence: dict[str, Any] = {}
+
+
+#: What the asking daemon must do. `accept` = go on (or take the message).
+Verb = Literal["accept", "defer", "reject", "discard", "disconnect"]
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """The judged outcome for one recipient (stages before message) or one recipient group (stage message).
+
+    `reply` is the full SMTP reply without CRLF ("550 5.1.1 ... [id]"), "" where the daemon's own words do.
+    `deciding` is the verdict that decided (None = nothing objected). `keep` is where an accepted message goes:
+    deliver, hold (an operator or an alarm keeps it) or quarantine (its content does). `marks` are "check:outcome"
+    pairs that become header fields through `edits`. `verdicts` are all that were judged, in list order.
+    """
+
+    verb: Verb
+    reply: str = ""
+    deciding: Verdict | None = None
+    action: Action | None = None
+    keep: Literal["deliver", "hold", "quarantine"] = "deliver"
+    keep_reason: str = ""
+    marks: tuple[str, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    redirect: str = ""
+    bcc: tuple[str, ...] = ()
+    filter: str = ""
+    notes: tuple[str, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+
+
+ACCEPT = Decision(verb="accept")

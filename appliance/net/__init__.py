@@ -1,0 +1,1 @@
+"""Side B: streams between our processes and to peers: channels, TLS, resolver, pools, deadlines."""

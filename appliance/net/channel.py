@@ -1,0 +1,202 @@
+"""Framed messages with descriptors over a unix stream socket: how our processes talk to each other.
+
+Contract: a frame is `u32 length, u8 descriptors, payload` (big-endian); the payload is one msgpack value. The channel is
+non-blocking and owns its socket; frames arrive whole and in order. Closed descriptors are the sender's duty only after
+`send` returned (it duplicates what it cannot send at once). What failure means for the mail: a broken channel is a
+dead peer process; who waits for an answer gets ConnectionError and answers the client 451, nothing was promised.
+"""
+
+import array
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+_HEAD = struct.Struct(">IB")
+#: A frame that is larger is a broken peer (a message body that rides inline is at most 64 KB).
+MAX_FRAME = 64 * 1024 * 1024
+MAX_FDS = 16
+_encode = msgspec.msgpack.Encoder().encode
+
+#: The payload (msgpack; the receiver decodes it with its own typed decoder) and the descriptors that came with it.
+Frame = tuple[bytes, list[int]]
+
+
+class Channel:
+    """One end. Drive it by `on_readable()` and `on_writable()`, or let `attach()` do so on an asyncio loop."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._in = bytearray()
+        self._in_fds: deque[int] = deque()
+        self._out: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        self.closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._writing = False
+        self._on_closed: Callable[[], None] | None = None
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    @property
+    def backlog(self) -> int:
+        """Octets that the peer has not taken yet."""
+        return sum(len(view) for view, _ in self._out)
+
+    @property
+    def wants_write(self) -> bool:
+        return bool(self._out) and not self.closed
+
+    def send(self, value: Any, fds: tuple[int, ...] = ()) -> None:
+        """Queue one message (any msgpack value or msgspec Struct) and send what the socket takes now.
+
+        Raises ConnectionError if the channel is closed. `fds` stay the caller's; they are duplicated if they must wait.
+        """
+        payload = _encode(value)
+        self.send_raw(payload, fds)
+
+    def send_raw(self, payload: bytes, fds: tuple[int, ...] = ()) -> None:
+        """As `send`, for a payload that is msgpack already."""
+        if self.closed:
+            raise ConnectionError("channel is closed")
+        data = memoryview(_HEAD.pack(len(payload), len(fds)) + payload)
+        if not self._out:
+            data, fds = self._push(data, fds)
+        if data:
+            self._out.append((data, tuple(os.dup(fd) for fd in fds)))
+            self._watch_writable()
+
+    def _push(self, data: memoryview, fds: tuple[int, ...]) -> tuple[memoryview, tuple[int, ...]]:
+        """Send now as much as goes; what is left, with the descriptors that have not gone yet."""
+        try:
+            if fds:
+                anc = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+                sent = self.sock.sendmsg([data], anc)
+            else:
+                sent = self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return data, fds
+        except OSError:
+            self.close()
+            return data[:0], ()
+        return data[sent:], ()
+
+    def on_writable(self) -> None:
+        """Send what waits."""
+        while self._out and not self.closed:
+            data, fds = self._out.popleft()
+            rest, left = self._push(data, fds)
+            if not left:
+                for fd in fds:
+                    os.close(fd)
+            if rest:
+                self._out.appendleft((rest, left))
+                return
+        self._unwatch_writable()
+
+    def on_readable(self) -> list[Frame]:
+        """All frames that are complete; closes the channel at end of stream or on a broken frame."""
+        try:
+            data, fds, _flags, _addr = socket.recv_fds(self.sock, 1 << 18, MAX_FDS)
+        except (BlockingIOError, InterruptedError):
+            return []
+        except OSError:
+            self.close()
+            return []
+        self._in_fds.extend(fds)
+        self._in += data
+        frames = list(self._frames())
+        if not data:
+            self.close()
+        return frames
+
+    def _frames(self) -> list[Frame]:
+        frames: list[Frame] = []
+        start, size = 0, len(self._in)
+        while size - start >= 5:
+            length, count = _HEAD.unpack_from(self._in, start)
+            if length > MAX_FRAME or count > MAX_FDS:
+                self.close()
+                break
+            if size - start < 5 + length:
+                break
+            fds = [self._in_fds.popleft() for _ in range(min(count, len(self._in_fds)))]
+            with memoryview(self._in) as view:
+                frames.append((bytes(view[start + 5 : start + 5 + length]), fds))
+            start += 5 + length
+        if start:
+            del self._in[:start]
+        return frames
+
+    def attach(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_frame: Callable[[bytes, list[int]], None],
+        on_closed: Callable[[], None] | None = None,
+    ) -> None:
+        """Read on `loop`: `on_frame(payload, fds)` for each message (it owns the fds), `on_closed()` once at the end."""
+        self._loop, self._on_closed = loop, on_closed
+
+        def readable() -> None:
+            for payload, fds in self.on_readable():
+                on_frame(payload, fds)
+
+        loop.add_reader(self.sock.fileno(), readable)
+        if self._out:
+            self._watch_writable()
+
+    def _watch_writable(self) -> None:
+        if self._loop is not None and not self._writing and not self.closed:
+            self._writing = True
+            self._loop.add_writer(self.sock.fileno(), self.on_writable)
+
+    def _unwatch_writable(self) -> None:
+        if self._loop is not None and self._writing:
+            self._writing = False
+            self._loop.remove_writer(self.sock.fileno())
+
+    def close(self) -> None:
+        """Close the socket and every descriptor that still waits; safe to call twice."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._loop is not None:
+            self._loop.remove_reader(self.sock.fileno())
+            self._unwatch_writable()
+        self.sock.close()
+        for _, fds in self._out:
+            for fd in fds:
+                os.close(fd)
+        for fd in self._in_fds:
+            os.close(fd)
+        self._out.clear()
+        self._in_fds.clear()
+        if self._on_closed is not None:
+            callback, self._on_closed = self._on_closed, None
+            if self._loop is not None:
+                self._loop.call_soon(callback)
+
+
+def connect(path: str) -> Channel:
+    """A channel to the unix socket `path`. Raises OSError if nobody listens."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            sock.close()
+        raise
+    return Channel(sock)
+
+
+def pair() -> tuple[Channel, Channel]:
+    """Two connected channels (master keeps one, the child gets the other)."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    return Channel(left), Channel(right)

@@ -1,0 +1,9 @@
+"""The one error that means: the peer broke the protocol. Anything else that escapes a codec is our bug."""
+
+
+class ProtocolError(Exception):
+    """The peer's bytes are not the protocol. The text is for the log; `reply` (if any) is what to answer."""
+
+    def __init__(self, text: str, reply: str = "") -> None:
+        super().__init__(text)
+        self.reply = reply
