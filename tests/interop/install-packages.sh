@@ -1,0 +1,26 @@
+#!/bin/sh
+# The real peers that the tests start by hand, as Debian packages. Root installs what is missing (no service is started);
+# anyone else is told which tests stay out.
+set -eu
+PACKAGES="postfix postfix-pcre swaks pflogsumm clamav-daemon spamassassin spamd strace iproute2 libnet-ssleay-perl"
+missing=""
+for package in $PACKAGES; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" != 0 ]; then
+    echo "left out: the tests that need these Debian packages:$missing (install them as root to run all tests)"
+    exit 0
+fi
+command -v apt-get >/dev/null || { echo "left out: no apt-get here; tests that need$missing do not run"; exit 0; }
+echo "installing for the interop tests:$missing"
+# policy-rc.d 101 = "do not start services"; put back whatever was there before.
+policy=/usr/sbin/policy-rc.d
+[ ! -e $policy ] || mv $policy $policy.postgate-saved
+printf '#!/bin/sh\nexit 101\n' >$policy
+chmod 755 $policy
+trap 'rm -f $policy; [ ! -e $policy.postgate-saved ] || mv $policy.postgate-saved $policy' EXIT
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086
+apt-get install -y -qq --no-install-recommends $missing >/dev/null
