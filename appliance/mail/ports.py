@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from appliance.mail.scan import ScanResult
+from appliance.protocol.errors import Unavailable as Unavailable  # the port's error; net may not import mail
 
 if TYPE_CHECKING:
     from appliance.mail.context import Context
     from appliance.protocol.dns import Answer
     from appliance.protocol.smtp.address import Address
-
-
-class Unavailable(Exception):
-    """The thing asked could not answer: outcome `temperror`. The text is for the log only."""
 
 
 class Content(Protocol):

@@ -1,4 +1,5 @@
-"""The one error that means: the peer broke the protocol. Anything else that escapes a codec is our bug."""
+"""The two errors of the ground floor: the peer broke the protocol, or it could not answer. Anything else that escapes a codec
+is our bug."""
 
 
 class ProtocolError(Exception):
@@ -7,3 +8,7 @@ class ProtocolError(Exception):
     def __init__(self, text: str, reply: str = "") -> None:
         super().__init__(text)
         self.reply = reply
+
+
+class Unavailable(Exception):
+    """The thing asked (DNS, store, peer) could not answer: outcome `temperror`. The text is for the log only."""
