@@ -1,5 +1,5 @@
-"""The two errors of the ground floor: the peer broke the protocol, or it could not answer. Anything else that escapes a codec
-is our bug."""
+"""The two errors of the ground floor: the peer broke the protocol, or it could not answer. Anything else that escapes
+a codec is our bug."""
 
 
 class ProtocolError(Exception):
