@@ -1,0 +1,53 @@
+"""Options of the test run and the peers that interop and fault tests share."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.peers import postfix
+from tests.peers.gateway import Gateway
+from tests.peers.inner import Inner
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long form of fault and load tests (make soak)")
+
+
+@pytest.fixture
+def inner() -> Iterator[Inner]:
+    server = Inner().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, inner: Inner) -> Iterator[Callable[..., Gateway]]:
+    """Start a gateway before `inner`; keyword arguments as Gateway. All are stopped at the end."""
+    started: list[Gateway] = []
+
+    def start(**more: object) -> Gateway:
+        root = tmp_path / f"gateway{len(started)}"
+        made = Gateway(root, more.pop("inner", inner.port), **more)  # type: ignore[arg-type]
+        started.append(made)
+        return made.start()
+
+    yield start
+    for made in started:
+        made.stop()
+
+
+@pytest.fixture
+def make_postfix(tmp_path: Path) -> Iterator[Callable[..., postfix.Postfix]]:
+    """Start a real Postfix in a folder of its own."""
+    if not postfix.available():
+        pytest.skip("Debian package postfix is not installed (make packages)")
+    started: list[postfix.Postfix] = []
+
+    def start(**more: str) -> postfix.Postfix:
+        made = postfix.Postfix(tmp_path / f"postfix{len(started)}", **more)
+        started.append(made)
+        return made.start()
+
+    yield start
+    for made in started:
+        made.stop()

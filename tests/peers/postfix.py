@@ -1,0 +1,105 @@
+"""A real Postfix in a folder of its own, in the foreground, as sending MTA, as inner server, as the bench's peer."""
+
+import pwd
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.peers.ports import free_port, greets, wait_for
+from tests.peers.process import Process
+
+DAEMONS = "/usr/lib/postfix/sbin"
+MAIN_CF = """\
+compatibility_level = 3.6
+queue_directory = {root}/queue
+data_directory = {root}/data
+daemon_directory = /usr/lib/postfix/sbin
+command_directory = /usr/sbin
+mail_owner = postfix
+setgid_group = postdrop
+maillog_file = {root}/mail.log
+maillog_file_prefixes = {root}
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+smtp_bind_address = 127.0.0.1
+myhostname = {hostname}
+mydestination =
+mynetworks = 127.0.0.0/8
+alias_maps =
+alias_database =
+local_recipient_maps =
+smtpd_tls_security_level = none
+smtp_tls_security_level = none
+"""
+MASTER_CF = """\
+{port} inet n - n - - smtpd
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+local unix - n n - - local
+virtual unix - n n - - virtual
+lmtp unix - - n - - lmtp
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+
+def available() -> bool:
+    return Path(DAEMONS, "master").exists() and shutil.which("postfix") is not None
+
+
+class Postfix:
+    """`main` are further main.cf lines; `relay` sends everything to one next hop ("[127.0.0.1]:2525")."""
+
+    def __init__(self, root: Path, hostname: str = "inner.example.net", relay: str = "", **main: str) -> None:
+        self.root, self.hostname, self.port = root, hostname, free_port()
+        self.process: Process | None = None
+        root.mkdir(parents=True, exist_ok=True)
+        root.chmod(0o755)
+        lines = MAIN_CF.format(root=root, hostname=hostname)
+        if relay:
+            main["relayhost"] = relay
+        lines += "".join(f"{key} = {value}\n" for key, value in main.items())
+        (root / "main.cf").write_text(lines)
+        (root / "master.cf").write_text(MASTER_CF.format(port=f"127.0.0.1:{self.port}"))
+        (root / "queue").mkdir(exist_ok=True)
+        (root / "data").mkdir(exist_ok=True)
+        owner = pwd.getpwnam("postfix")
+        shutil.chown(root / "data", owner.pw_uid)
+        for parent in root.parents:
+            if not parent.stat().st_mode & 0o001:
+                parent.chmod(parent.stat().st_mode | 0o011)
+
+    def start(self) -> "Postfix":
+        subprocess.run(["postfix", "-c", str(self.root), "check"], check=False, capture_output=True)
+        self.process = Process(["postfix", "-c", str(self.root), "start-fg"], self.root / "postfix.out")
+        wait_for(lambda: greets(self.port), 20, f"Postfix on port {self.port}: see {self.root}/mail.log")
+        return self
+
+    def stop(self) -> None:
+        if self.process:
+            subprocess.run(["postfix", "-c", str(self.root), "stop"], check=False, capture_output=True)
+            self.process.stop()
+
+    def log(self) -> str:
+        path = self.root / "mail.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def queue_ids(self) -> list[str]:
+        """Ids of what Postfix has not got rid of."""
+        out = subprocess.run(["postqueue", "-c", str(self.root), "-j"], capture_output=True, text=True, check=False)
+        return [line for line in out.stdout.splitlines() if line.startswith("{")]
