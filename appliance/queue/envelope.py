@@ -101,5 +101,13 @@ class Returned(msgspec.Struct, frozen=True, tag="returned"):
     name: str
 
 
-Notice = Grant | Want | Committed | Sealed | Returned
+class Space(msgspec.Struct, frozen=True, tag="space"):
+    """delivery -> smtpd, on connection and at each change: may new messages come (`ok`)? `free`: octets left above the
+    watermark. While not ok the worker answers 452 at MAIL; what is already under way is still taken."""
+
+    ok: bool
+    free: int = 0
+
+
+Notice = Grant | Want | Committed | Sealed | Returned | Space
 decode_notice = msgspec.msgpack.Decoder(Notice).decode
