@@ -1,1 +1,78 @@
+"""All checks, by name. One file = one check; a check says what it found, the operator's file says what to do about it.
 
+The contract of a check module (docs/new-check.md):
+
+    NAME: str                      its name = the name of its policy file and of this module
+    STAGES: tuple[Stage, ...]      where it may stand in stages.toml
+    GATE: bool                     True: `temperror` is shipped as defer_if_permit; False (evidence): as mark
+    OUTCOMES: dict[str, Action]    every word that check() may answer, with the shipped action; `temperror` always
+    REPLIES: dict[str, str]        "550 5.7.1 Text" for outcomes whose action refuses (one for temperror of a gate);
+                                   bland: no score, rule, scanner, host; no id (the engine adds it)
+    MODE: str = "enforce"          optional; the shipped mode ("monitor" for ratelimit)
+    class Policy(knobs.Policy)     its knobs, every one with its default; table and scanner names are typed
+                                   knobs.Tables / knobs.Scanners, so that they are opened and checked for us
+    def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]
+
+check() answers at once where no IO is needed and returns something to await only where it must wait. It sees facts only
+through `ctx` and `ports`; it reads no clock (`ctx.now`). What it judges is decided by a pure function (`decide`).
+It need not fill `Verdict.stage` and `Verdict.recipient` (the engine does). `ports.Unavailable`, a crash or a missed
+deadline is made `temperror` by the engine: a check need not catch what it cannot mend.
+What failure means for the mail: one check fails, the others go on; what was not checked is neither good nor bad.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from appliance.checks import knobs
+from appliance.mail.context import Context, Stage
+from appliance.mail.ports import Ports
+from appliance.mail.verdict import Action, Verdict
+
+#: In the order in which documentation and status show them.
+NAMES = (
+    "access",
+    "relay",
+    "recipient",
+    "helo",
+    "rdns",
+    "ratelimit",
+    "greylist",
+    "size",
+    "loop",
+    "attachments",
+    "antivirus",
+    "antispam",
+)
+
+Asked = Verdict | Awaitable[Verdict]
+
+
+class Check(NamedTuple):
+    """One check module as a value."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    gate: bool
+    outcomes: Mapping[str, Action]
+    replies: Mapping[str, str]
+    mode: str
+    policy: type[knobs.Policy]
+    check: Callable[[Context, Any, Ports], Asked]
+
+
+def load(name: str) -> Check:
+    """The module appliance.checks.`name` as a Check."""
+    module: Any = import_module(f"appliance.checks.{name}")
+    mode = getattr(module, "MODE", "enforce")
+    return Check(
+        module.NAME, module.STAGES, module.GATE, module.OUTCOMES, module.REPLIES, mode, module.Policy, module.check
+    )
+
+
+@cache
+def catalogue() -> dict[str, Check]:
+    """Every check by name, in the order of NAMES; the modules are imported at the first call."""
+    return {name: load(name) for name in NAMES if find_spec(f"appliance.checks.{name}")}

@@ -1,9 +1,9 @@
 """What every check's knobs are made of: the Policy base and the value types an operator writes (durations, sizes)."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d{1,9})([smhdw])\Z")
@@ -19,6 +19,35 @@ def seconds(value: Any) -> float:
 
 
 Duration = Annotated[float, BeforeValidator(seconds)]
+
+
+def one_or_more(value: Any) -> Any:
+    """A lone string counts as a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+def table_specs(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Each `type:name`; the types themselves are known to tables.open_table."""
+    for spec in value:
+        kind, colon, name = spec.partition(":")
+        if not (kind and colon and name):
+            raise ValueError(f'a table is written "type:name", for example "texthash:access/client", not {spec!r}')
+    return value
+
+
+class Naming(NamedTuple):
+    """Marks a knob (in its Annotated) whose strings name things that must be opened or configured."""
+
+    kind: str
+
+
+TABLE = Naming("table")
+SCANNER = Naming("scanner")
+
+#: Lookup tables by the spec that is the key of `ports.tables`; PolicySet.tables collects all of them.
+Tables = Annotated[tuple[str, ...], BeforeValidator(one_or_more), AfterValidator(table_specs), TABLE]
+#: Names of `[scanners.NAME]` entries; PolicySet.scanners collects them, each must be configured. Empty: the check's all.
+Scanners = Annotated[tuple[str, ...], BeforeValidator(one_or_more), SCANNER]
 
 
 class Policy(BaseModel):

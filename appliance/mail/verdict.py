@@ -40,7 +40,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     `outcome` is a word that the check declares (`temperror` always exists: what could not be checked is neither
     passed nor failed). `reason` is for our log, never for the peer. `reply` ("554 5.7.1 text"), where set, replaces
     the policy's reply: only operators' own texts (access tables) go there. `argument` belongs to actions that need
-    one (prepend, bcc, redirect, filter). `recipient` names the recipient a verdict is about, "" = the whole message.
+    one (prepend, bcc, redirect, filter). `recipient` names the recipient a verdict is about, "" = the whole message;
+    `stage` is where it was asked (the engine fills both in).
     `evidence` is what decided it: records with TTL, table and line, store values before and after, scanner answers.
     """
 
@@ -54,6 +55,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     edits: tuple[Edit, ...] = ()
     authres: str = ""
     evidence: dict[str, Any] = {}
+    stage: str = ""
 
 
 #: What the asking daemon must do. `accept` = go on (or take the message).
@@ -66,7 +68,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     `reply` is the full SMTP reply without CRLF ("550 5.1.1 ... [id]"), "" where the daemon's own words do.
     `deciding` is the verdict that decided (None = nothing objected). `keep` is where an accepted message goes:
     deliver, hold (an operator or an alarm keeps it) or quarantine (its content does). `marks` are "check:outcome"
-    pairs that become header fields through `edits`. `verdicts` are all that were judged, in list order.
+    pairs that become header fields through `edits`. `verdicts` are those found by this very question, in list order: the
+    caller appends them to its trail (`deciding` may be an earlier one, from the trail).
     """
 
     verb: Verb
