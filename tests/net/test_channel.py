@@ -1,0 +1,90 @@
+"""Channels: frames arrive whole, in order, with their descriptors, whatever the socket does."""
+
+import asyncio
+import os
+import socket
+
+import msgspec
+import pytest
+
+from appliance.net import channel
+from appliance.net.channel import Channel
+
+decode = msgspec.msgpack.decode
+
+
+def test_frames_keep_their_order_and_borders() -> None:
+    left, right = channel.pair()
+    for number in range(100):
+        left.send({"n": number})
+    got = []
+    while len(got) < 100:
+        got += [decode(payload)["n"] for payload, _ in right.on_readable()]
+    assert got == list(range(100))
+
+
+def test_a_descriptor_travels_with_its_frame() -> None:
+    left, right = channel.pair()
+    read, write = os.pipe()
+    left.send("first")
+    left.send("with", (write,))
+    os.close(write)
+    frames = right.on_readable()
+    while len(frames) < 2:
+        frames += right.on_readable()
+    assert [len(fds) for _, fds in frames] == [0, 1]
+    os.write(frames[1][1][0], b"x")
+    assert os.read(read, 1) == b"x"
+    for fd in (read, *frames[1][1]):
+        os.close(fd)
+
+
+async def test_what_the_socket_does_not_take_waits_with_its_descriptors() -> None:
+    left, right = channel.pair()
+    left.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    got: list[tuple[int, int]] = []
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def take(payload: bytes, fds: list[int]) -> None:
+        got.append((len(decode(payload)), len(fds)))
+        for fd in fds:
+            os.close(fd)
+        if len(got) == 50:
+            done.set()
+
+    left.attach(loop, lambda payload, fds: None)
+    read, write = os.pipe()
+    for number in range(50):
+        left.send(b"x" * 50_000, (write,) if number % 10 == 9 else ())
+    os.close(write)
+    assert left.backlog > 0
+    right.attach(loop, take)
+    await asyncio.wait_for(done.wait(), 10)
+    assert got == [(50_000, 1 if number % 10 == 9 else 0) for number in range(50)]
+    assert left.backlog == 0
+    left.close()
+    right.close()
+    os.close(read)
+
+
+async def test_the_end_of_the_peer_is_told_once() -> None:
+    left, right = channel.pair()
+    ended: list[int] = []
+    over = asyncio.Event()
+    right.attach(asyncio.get_running_loop(), lambda p, f: None, lambda: (ended.append(1), over.set())[1])
+    left.close()
+    await asyncio.wait_for(over.wait(), 5)
+    right.close()
+    assert ended == [1]
+    with pytest.raises(ConnectionError):
+        right.send("too late")
+
+
+def test_a_broken_length_closes_the_channel() -> None:
+    left, right = socket.socketpair()
+    reader = Channel(right)
+    left.sendall(b"\xff\xff\xff\xff\x00rest")
+    assert reader.on_readable() == []
+    assert reader.closed
+    left.close()
