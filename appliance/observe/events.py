@@ -1,0 +1,137 @@
+"""One JSON event a message to the journal daemon.
+
+Contract: `emit` never blocks and never raises. Events of a loop turn go out in one write; while the journal is away they
+wait in a bounded buffer, beyond it they are dropped and counted: mail flows on. On the wire an event is one line of
+JSON, so the journal writes what it reads without decoding it. An event whose line was written half when the journal died
+is sent again whole.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from appliance.observe import metrics
+
+#: Octets of events that may wait for the journal.
+BACKLOG = 8 * 1024 * 1024
+_RETRY = 0.5
+_BATCH = 65536
+
+_dropped = metrics.counter("postgate_events_dropped_total", "Journal events dropped because the journal was away.")
+_emitted = metrics.counter("postgate_events_total", "Journal events emitted.")
+_encode = msgspec.json.Encoder().encode
+
+
+class _Sender:
+    """The connection to the journal at `path` ("" = no journal: events are dropped silently)."""
+
+    def __init__(self, path: str = "") -> None:
+        self.path = path
+        self.waiting: deque[bytes] = deque()
+        self.octets = 0
+        self._sock: socket.socket | None = None
+        self._sent = 0  # octets of the first waiting event that are gone already
+        self._due = False
+
+    def put(self, line: bytes) -> None:
+        if self.octets > BACKLOG:
+            _dropped.inc()
+            return
+        self.waiting.append(line)
+        self.octets += len(line)
+        if not self._due:
+            self._later(0.0)
+
+    def _later(self, delay: float) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            if not delay:
+                self.flush()
+            return
+        self._due = True
+        if delay:
+            loop.call_later(delay, self.flush)
+        else:
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        self._due = False
+        try:
+            while self.waiting:
+                self._push(self._connected())
+        except BlockingIOError:
+            self._later(0.05)
+        except OSError:
+            self.close()
+            self._later(_RETRY)
+
+    def _connected(self) -> socket.socket:
+        if self._sock is None:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            try:
+                sock.connect(self.path)
+            except OSError as error:
+                sock.close()
+                raise ConnectionError(str(error)) from error
+            self._sock = sock
+        return self._sock
+
+    def _push(self, sock: socket.socket) -> None:
+        batch, size = [], 0
+        for line in self.waiting:
+            batch.append(line)
+            size += len(line)
+            if size > _BATCH:
+                break
+        sent = sock.send(memoryview(b"".join(batch))[self._sent :]) + self._sent
+        while self.waiting and sent >= len(self.waiting[0]):
+            size = len(self.waiting.popleft())
+            sent -= size
+            self.octets -= size
+        self._sent = sent
+
+    def close(self) -> None:
+        self._sent = 0
+        if self._sock is not None:
+            with contextlib.suppress(OSError):
+                self._sock.close()
+            self._sock = None
+
+
+_sender = _Sender()
+
+
+def configure(path: str) -> None:
+    """Send to the journal's socket `path`; "" switches events off."""
+    global _sender
+    _sender.close()
+    _sender = _Sender(path)
+
+
+def emit(event: dict[str, Any] | msgspec.Struct) -> None:
+    """Hand one event to the journal. Values are what JSON knows; octets in strings are the caller's to decode."""
+    if not _sender.path:
+        return
+    _emitted.inc()
+    try:
+        line = _encode(event) + b"\n"
+    except (TypeError, ValueError, UnicodeEncodeError):
+        _dropped.inc()
+        return
+    _sender.put(line)
+
+
+def waiting() -> int:
+    """Events that wait for the journal."""
+    return len(_sender.waiting)
+
+
+def flush() -> None:
+    """Send what waits, as far as the journal takes it now."""
+    _sender.flush()

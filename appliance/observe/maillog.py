@@ -1,0 +1,105 @@
+"""The mail log: one line an event in Postfix's wording (observe.lines makes the texts), classic syslog form.
+
+Contract: `log` never blocks and never raises; control characters are escaped, texts are capped at 2,000 characters;
+lines are written once a loop turn, at once where no loop runs. The log's reader standing still costs lines (counted),
+never mail.
+"""
+
+import os
+import socket
+import time
+
+from appliance.observe.sink import Sink, is_syslog
+from appliance.observe.text import clean
+
+#: Numbers of syslog facilities an operator may name.
+FACILITIES = {"kern": 0, "user": 1, "mail": 2, "daemon": 3, "auth": 4, "syslog": 5, "lpr": 6, "news": 7} | {
+    f"local{n}": 16 + n for n in range(8)
+}
+_INFO, _WARNING = 6, 4
+
+
+class _State:
+    """Where this process logs."""
+
+    sink = Sink(2)
+    program = "postgate"
+    service = "postgate"
+    pid = os.getpid()
+    host = socket.gethostname().split(".")[0] or "localhost"
+    facility = 2
+    syslog = False
+    second = 0
+    stamp = ""
+
+
+def configure(
+    fd: int, program: str = "postgate", pid: int = 0, service: str = "", host: str = "", facility: str = "mail"
+) -> None:
+    """Log to `fd` (a file, a stream, or a datagram socket = the local syslog) as `program/service[pid]`."""
+    _State.sink = Sink(fd)
+    _State.syslog = is_syslog(fd) if _open(fd) else False
+    _State.program, _State.pid = program, pid or os.getpid()
+    _State.service = service or _State.service
+    _State.host = host.split(".")[0] or _State.host
+    _State.facility = FACILITIES[facility]
+
+
+def _open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def swap(fd: int) -> None:
+    """Go on with another descriptor (the file was rotated); the old one stays the caller's to close."""
+    flush()
+    _State.sink.swap(fd)
+    _State.syslog = is_syslog(fd)
+
+
+def flush() -> None:
+    """Write what waits, as far as the reader takes it."""
+    _State.sink.flush()
+
+
+def fd() -> int:
+    """The descriptor in use."""
+    return _State.sink.fd
+
+
+def stamp() -> str:
+    """Local time as "Mon dd hh:mm:ss"."""
+    now = int(time.time())
+    if now != _State.second:
+        _State.second, _State.stamp = now, time.strftime("%b %e %H:%M:%S", time.localtime(now))
+    return _State.stamp
+
+
+def prefix(service: str = "", severity: int = _INFO) -> str:
+    """What stands before a line's text. The local syslog wants a priority and no host name."""
+    if _State.syslog:
+        return f"<{_State.facility * 8 + severity}>{stamp()} {_origin(service)}"
+    return classic(service)
+
+
+def _origin(service: str) -> str:
+    return f"{_State.program}/{service or _State.service}[{_State.pid}]: "
+
+
+def classic(service: str = "") -> str:
+    """The prefix of a line in a file: "Mon dd hh:mm:ss host program/service[pid]: "."""
+    return f"{stamp()} {_State.host} {_origin(service)}"
+
+
+def log(text: str, service: str | None = None) -> None:
+    """Write one line as `service` (default: this process's; "smtpd", "cleanup", "qmgr", "smtp" as in Postfix)."""
+    severity = _WARNING if text.startswith("warning: ") else _INFO
+    raw(prefix(service or "", severity) + clean(text))
+
+
+def raw(line: str) -> None:
+    """Write a line that is whole and clean already (JSON events); no cap."""
+    _State.sink.put(line.encode("utf-8", "backslashreplace") + b"\n")
