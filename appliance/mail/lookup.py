@@ -1,0 +1,139 @@
+"""Which keys are looked up for a client, a name, an address, and in which order (Postfix access(5), address maps).
+
+Contract: pure. A list of tables is searched table by table for one key before the next (shorter) key; the first hit ends
+the search. Pattern tables see full keys only. Keys keep their case: fixed-string tables fold it themselves.
+What failure means for the mail: an unreadable table or an empty result raises Unavailable (outcome `temperror`).
+"""
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from appliance.mail.ports import Table, Unavailable
+from appliance.protocol.smtp.address import Address
+
+#: The key of the null sender (Postfix smtpd_null_access_lookup_key).
+NULL_SENDER = "<>"
+#: Mailboxes whose name is never cut at a delimiter.
+_WHOLE = frozenset({"mailer-daemon", "postmaster", "double-bounce"})
+
+
+class Key(NamedTuple):
+    """One key; `full` keys are offered to every table, the others to fixed-string tables only."""
+
+    text: str
+    full: bool = False
+
+
+class Found(NamedTuple):
+    """A hit: the key that matched, its value, "file:line"."""
+
+    key: str
+    value: str
+    place: str
+
+
+def search(tables: Sequence[Table], keys: Iterable[Key]) -> Found | None:
+    """The first hit, or None. Raises Unavailable if a table cannot answer or answers with nothing."""
+    for key in keys:
+        for table in tables:
+            if table.pattern and not key.full:
+                continue
+            if found := table.get(key.text):
+                if not found[0]:
+                    raise Unavailable(f"{found[1]}: empty result for {key.text}")
+                return Found(key.text, *found)
+    return None
+
+
+def client_keys(name: str, address: str) -> list[Key]:
+    """check_client_access: the name and its parents ("unknown" as it is), the address, the address cut from the right."""
+    return [*domain_keys(name), *network_keys(address)]
+
+
+def network_keys(address: str) -> Iterator[Key]:
+    """The address, then without its last part, repeatedly: 192.0.2.1, 192.0.2, 192.0, 192; IPv6 text at its colons."""
+    if address:
+        yield Key(address, True)
+    delimiter = ":" if ":" in address else "."
+    while delimiter in address:
+        address = address.rpartition(delimiter)[0]
+        if address:
+            yield Key(address)
+
+
+def domain_keys(name: str) -> Iterator[Key]:
+    """The name, then each parent domain down to the top-level label; an address (literal or not) has no parents."""
+    name = name.rstrip(".")
+    if not name:
+        return
+    yield Key(name, True)
+    if name.startswith("[") or is_address(name):
+        return
+    while "." in name:
+        name = name.partition(".")[2]
+        if name:
+            yield Key(name)
+
+
+def address_keys(address: Address, delimiter: str = "+") -> list[Key]:
+    """check_sender_access, check_recipient_access: user+ext@dom; user@dom; dom and its parents; user+ext@; user@. For the
+    null sender "<>" alone. `delimiter`: a set of characters (recipient_delimiter)."""
+    if not address.local and not address.domain:
+        return [Key(NULL_SENDER, True)]
+    bare = split_extension(address.local, delimiter)[0]
+    locals_ = [address.local] if bare == address.local else [address.local, bare]
+    return [
+        *_mailboxes(locals_, address.domain),
+        *(Key(key.text) for key in domain_keys(address.domain)),
+        *(Key(f"{local}@") for local in locals_),
+    ]
+
+
+def address_map_keys(address: Address, delimiter: str = "+") -> list[Key]:
+    """Lists of recipients (Postfix relay_recipient_maps): user+ext@dom; user@dom; @dom."""
+    bare = split_extension(address.local, delimiter)[0]
+    locals_ = [address.local] if bare == address.local else [address.local, bare]
+    return [*_mailboxes(locals_, address.domain), Key(f"@{address.domain}")]
+
+
+def transport_keys(address: Address, delimiter: str = "+") -> list[Key]:
+    """transport(5): user+ext@dom; user@dom; dom; .parent ...; *. Pattern tables see the full address only."""
+    bare = split_extension(address.local, delimiter)[0]
+    locals_ = [address.local] if bare == address.local else [address.local, bare]
+    names = [key.text for key in domain_keys(address.domain)]
+    return [
+        *_mailboxes(locals_ if address.local else [], address.domain),
+        *(Key(name, not address.local) for name in names[:1]),
+        *(Key(f".{name}") for name in names[1:]),
+        Key("*"),
+    ]
+
+
+def _mailboxes(locals_: list[str], domain: str) -> Iterator[Key]:
+    for index, local in enumerate(locals_):
+        yield Key(f"{local}@{domain}" if domain else local, index == 0)
+
+
+def split_extension(local: str, delimiter: str) -> tuple[str, str]:
+    """(user, extension): cut at the first character of the set `delimiter`, unless it stands first. Names that the mail
+    system itself uses stay whole (Postfix recipient_delimiter, owner_request_special)."""
+    if not delimiter or local.lower() in _WHOLE:
+        return local, ""
+    at = next((index for index, letter in enumerate(local) if letter in delimiter), 0)
+    if at == 0 or (local[at] == "-" and _is_list_address(local.lower())):
+        return local, ""
+    return local[:at], local[at + 1 :]
+
+
+def _is_list_address(local: str) -> bool:
+    return local.startswith("owner-") or local.endswith("-request")
+
+
+def is_address(text: str) -> bool:
+    """True for the text of an IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,150 @@
+"""Operators' regular expressions (POSIX extended and basic, PCRE) rewritten for the `regex` library.
+
+Contract: rewrite() gives a pattern of the same meaning, for regex.VERSION1 (where inline flags are scoped as in PCRE);
+what it does not know passes unchanged, so that the compiler complains about it. Raises ValueError for a broken bracket.
+"""
+
+import re
+from typing import NamedTuple
+
+_CLASS = re.compile(r"\[(:\^?[a-z]+:|\.[^\]]+\.|=[^\]]=)\]")
+_COUNT = re.compile(r"\{\d*,?\d*\}")
+_HEX = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
+_QUOTED = re.compile(r"\\Q(.*?)(?:\\E|\Z)", re.DOTALL)
+_BACK = re.compile(r"\\g\{(-?)([A-Za-z_0-9]+)\}|\\g(-?)(\d+)|\\k\{(\w+)\}|\\k'(\w+)'")
+
+
+class Dialect(NamedTuple):
+    """How a pattern is to be read. `posix`: a backslash in brackets is data. `basic`: ( ) { } + ? | are data unless
+    escaped. `strict_end`: `$` only at the very end. `ungreedy`: quantifiers swap their greed. `verbose`: # comments."""
+
+    posix: bool = False
+    basic: bool = False
+    strict_end: bool = False
+    ungreedy: bool = False
+    verbose: bool = False
+
+
+#: Escapes outside brackets whose meaning differs; what is missing is the same in `regex`.
+_PCRE = {"\\Z": r"(?=\n?\Z)", "\\z": r"\Z", "\\e": r"\x1b"}
+_POSIX = {"\\<": r"\m", "\\>": r"\M", "\\`": r"\A", "\\'": r"\Z"}
+
+
+class _Reader:
+    """Walks one pattern; `groups` counts capturing groups so far (relative back references need it)."""
+
+    def __init__(self, pattern: str, dialect: Dialect) -> None:
+        self.text = pattern
+        self.dialect = dialect
+        self.at = 0
+        self.groups = 0
+        self.out: list[str] = []
+
+    def run(self) -> str:
+        while self.at < len(self.text):
+            letter = self.text[self.at]
+            if letter == "\\":
+                self.escape()
+            elif letter == "[":
+                self.bracket()
+            elif letter in "*+?{" and self.quantifier():
+                continue
+            else:
+                self.plain(letter)
+        return "".join(self.out)
+
+    def plain(self, letter: str) -> None:
+        dialect = self.dialect
+        if dialect.basic and letter in "(){}+?|":
+            self.put("\\" + letter, 1)
+        elif letter == "$" and dialect.strict_end:
+            self.put(r"\Z", 1)
+        elif letter == "#" and dialect.verbose:
+            end = self.text.find("\n", self.at)
+            self.put("", len(self.text) - self.at if end < 0 else end - self.at)
+        elif letter == "(" and self.text.startswith("(?", self.at):
+            if re.match(r"\(\?(P?<[A-Za-z_]|')", self.text[self.at :]):
+                self.groups += 1
+            self.put("(?", 2)
+        else:
+            self.groups += letter == "("
+            self.put(letter, 1)
+
+    def put(self, text: str, consumed: int) -> None:
+        self.out.append(text)
+        self.at += consumed
+
+    def escape(self) -> None:
+        pair = self.text[self.at : self.at + 2]
+        if self.dialect.basic and pair[1:] in set("(){}|+?"):
+            self.groups += pair == "\\("
+            self.put(pair[1:], 2)
+        elif self.dialect.posix:
+            self.put(_POSIX.get(pair, pair), 2)
+        else:
+            self.pcre_escape(pair)
+
+    def pcre_escape(self, pair: str) -> None:
+        if found := _QUOTED.match(self.text, self.at):
+            self.put(re.escape(found[1]), found.end() - self.at)
+        elif found := _HEX.match(self.text, self.at):
+            self.put(f"\\U{int(found[1], 16):08x}", found.end() - self.at)
+        elif found := _BACK.match(self.text, self.at):
+            name = found[2] or found[4] or found[5] or found[6]
+            relative = found[1] or found[3]
+            self.put(f"\\g<{self.groups + 1 - int(name) if relative else name}>", found.end() - self.at)
+        else:
+            self.put(_PCRE.get(pair, pair), 2)
+
+    def quantifier(self) -> bool:
+        """Swap greed where `ungreedy`. False: the letter is no quantifier here."""
+        if self.dialect.basic and self.text[self.at] != "*":
+            return False
+        count = _COUNT.match(self.text, self.at)
+        if self.text[self.at] == "{" and not count:
+            return False
+        length = len(count[0]) if count else 1
+        sign = self.text[self.at : self.at + length]
+        if self.dialect.ungreedy:
+            after = self.text[self.at + length : self.at + length + 1]
+            self.put(
+                sign if after == "?" else sign + after if after == "+" else sign + "?", length + (after in {"?", "+"})
+            )
+        else:
+            self.put(sign, length)
+        return True
+
+    def bracket(self) -> None:
+        """A bracket expression; everything that VERSION1 would take for a set operation is escaped."""
+        start = self.at
+        head = "[^" if self.text.startswith("[^", start) else "["
+        self.put(head, len(head))
+        if self.text.startswith("]", self.at):
+            self.put("\\]", 1)
+        while not self.text.startswith("]", self.at):
+            if self.at >= len(self.text):
+                raise ValueError(f"the bracket opened at position {start + 1} of the pattern is not closed")
+            self.member()
+        self.put("]", 1)
+
+    def member(self) -> None:
+        letter = self.text[self.at]
+        if found := _CLASS.match(self.text, self.at):
+            self.put(found[0] if found[1][0] == ":" else re.escape(found[1][1:-1]), len(found[0]))
+        elif letter == "\\" and self.dialect.posix:
+            self.put("\\\\", 1)
+        elif letter == "\\":
+            found = _HEX.match(self.text, self.at)
+            self.put(
+                f"\\U{int(found[1], 16):08x}" if found else self.text[self.at : self.at + 2],
+                len(found[0]) if found else 2,
+            )
+        elif letter in "[&~|" or (letter == "-" and self.text.startswith("--", self.at)):
+            self.put("\\" + letter, 1)
+        else:
+            self.put(letter, 1)
+
+
+def rewrite(pattern: str, dialect: Dialect) -> str:
+    """`pattern` in the words of `regex` (VERSION1)."""
+    return _Reader(pattern, dialect).run()

@@ -1,0 +1,110 @@
+"""Fixed-string tables: texthash, inline, static. Keys are folded to lower case when read and when looked up.
+
+Contract: the first entry of a key stays, later ones are warnings. A look-up is one dictionary access (well below 1 µs).
+What failure means for the mail: a look-up cannot fail; a flawed file never gets into force.
+"""
+
+import re
+from collections.abc import Iterator
+
+from appliance.tables.text import BLANKS, Source, TableError, braced, items
+
+#: A key ends at the first blank outside "..."; a backslash protects what follows; both stay part of the key.
+_KEY = re.compile(r'(?:[^" \t\r\v\f\\]|\\.|\\\Z|"(?:[^"\\]|\\.)*(?:"|\Z))+')
+
+
+class Fixed:
+    """A table of fixed strings in memory."""
+
+    pattern = False
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._values: dict[str, tuple[str, int]] = {}
+        self._same: dict[str, str] = {}
+
+    def get(self, key: str) -> tuple[str, str] | None:
+        """(value, "file:line"), or None."""
+        found = self._values.get(key.lower())
+        return None if found is None else (found[0], f"{self.source.path or 'inline'}:{found[1]}")
+
+    def entries(self) -> Iterator[tuple[str, str, int]]:
+        """(key, value, line) of all entries, for whoever must check the values."""
+        return ((key, value, line) for key, (value, line) in self._values.items())
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, line: int, key: str, value: str) -> None:
+        folded = key.lower()
+        known = self._values.setdefault(folded, (self._same.setdefault(value, value), line))
+        if known[1] != line:
+            self.source.flaw(line, 1, f'"{key}" stands in line {known[1]} already, which holds', fatal=False)
+
+    def seal(self) -> None:
+        """Reading is over: give back what only reading needed."""
+        self._same.clear()
+
+
+class Static:
+    """`static:text`: every key has this value."""
+
+    pattern = False
+
+    def __init__(self, text: str, source: Source) -> None:
+        self.source = source
+        self._found = (text, "static:1")
+
+    def get(self, key: str) -> tuple[str, str] | None:
+        return self._found
+
+    def entries(self) -> Iterator[tuple[str, str, int]]:
+        return iter([("*", self._found[0], 1)])
+
+
+def texthash(data: bytes, source: Source) -> Fixed:
+    """A file of `key blanks value` lines, as postmap(1) reads it."""
+    table = Fixed(source)
+    for number, line in source.lines(data):
+        if line.isascii() and '"' not in line and "\\" not in line:
+            parts = line.split(None, 1)
+            key, value = parts[0], parts[1].rstrip(BLANKS) if len(parts) == 2 else ""
+        else:
+            key, value = _split(line)
+        if not value:
+            source.flaw(number, 1, f'"{key}" has no value: write key, white space, value')
+            continue
+        if key[-1] == ":":
+            source.flaw(number, len(key), f'the key "{key}" ends in a colon: is this an aliases file?', fatal=False)
+        table.add(number, key, value)
+    table.seal()
+    return table
+
+
+def _split(line: str) -> tuple[str, str]:
+    found = _KEY.match(line)
+    end = found.end() if found else 0
+    return line[:end], line[end:].strip(BLANKS)
+
+
+def inline(text: str, source: Source) -> Fixed:
+    """`inline:{ key=value, { key = value with blanks } }`. Raises TableError for anything else in the place of a list."""
+    body = braced(text)
+    parts = None if body is None else items(body)
+    if parts is None:
+        raise TableError("an inline table is written inline:{ key=value, { key = value with blanks } }")
+    table = Fixed(source)
+    for number, part in enumerate(parts, 1):
+        key, equals, value = (braced(part) or part).partition("=")
+        if not (equals and key.strip() and value.strip()):
+            source.flaw(number, 1, f'"{part}" is not key=value')
+            continue
+        table.add(number, key.strip(), value.strip())
+    table.seal()
+    return table
+
+
+def static(text: str, source: Source) -> Static:
+    """`static:text` or `static:{ text with blanks }`."""
+    body = braced(text)
+    return Static(text if body is None else body, source)

@@ -1,0 +1,200 @@
+"""regexp and pcre tables (Postfix regexp_table(5), pcre_table(5)): `/pattern/flags result`, `!`, `if` ... `endif`, `$1`.
+
+Contract: the whole key is searched, the first rule that matches decides. One look-up may compute for 50 ms; then it
+raises Unavailable (outcome `temperror`): a pattern that explodes on a hostile key delays one mail, no more.
+"""
+
+import re
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import regex
+
+from appliance.mail.ports import Unavailable
+from appliance.tables.dialect import Dialect, rewrite
+from appliance.tables.rules import Builder, Line, Rule, first
+from appliance.tables.text import BLANKS, Source
+
+#: CPU seconds that one look-up may take.
+TIMEOUT = 0.05
+_DOLLAR = re.compile(r"\$(?:(\$)|(\d+)|\{(\d+)\}|\((\d+)\))?")
+#: Letters that may follow the pattern; each toggles. True: on unless written.
+_PCRE_FLAGS = {"i": True, "m": False, "s": True, "x": False, "A": False, "E": False, "U": False, "X": False}
+_REGEXP_FLAGS = {"i": True, "x": True, "m": False}
+
+
+class Pattern(NamedTuple):
+    """A compiled pattern; `anchored` patterns match at the beginning only. `pieces`: the result, cut at its `$n`."""
+
+    compiled: Any
+    anchored: bool
+    pieces: tuple[str | int, ...] = ()
+
+
+class Patterns:
+    """Patterns in order."""
+
+    pattern = True
+
+    def __init__(self, rules: list[Rule[Pattern]], source: Source) -> None:
+        self.source = source
+        self.rules = rules
+
+    def get(self, key: str) -> tuple[str, str] | None:
+        """(value with its `$n` filled in, "file:line"), or None. Raises Unavailable when the time is up."""
+        search = _Search(key)
+        rule = self.find(key, search)
+        if rule is None:
+            return None
+        return search.fill(rule), f"{self.source.path or 'inline'}:{rule.line}"
+
+    def find(self, key: str, search: "_Search | None" = None) -> Rule[Pattern] | None:
+        """The rule that decides for `key`. Raises Unavailable as get() does."""
+        search = search or _Search(key)
+        try:
+            return first(self.rules, search.matches)
+        except TimeoutError:
+            where = f"{self.source.path or 'inline'}:{search.line(self.rules)}"
+            raise Unavailable(f"{where}: the pattern took over {TIMEOUT * 1000:.0f} ms for this key") from None
+
+    def entries(self) -> Iterator[tuple[str, str, int]]:
+        return (("", rule.result, rule.line) for rule in self.rules if not rule.jump)
+
+
+class _Search:
+    """One look-up: the key, the last match, the time used."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.found: Any = None
+        self.test: Pattern | None = None
+        self._wall = time.monotonic()
+        self._cpu = time.thread_time()
+
+    def matches(self, test: Pattern) -> bool:
+        self.test = test
+        # The wall clock is cheap but counts others' work too: the thread's own time decides.
+        if time.monotonic() - self._wall > TIMEOUT and time.thread_time() - self._cpu > TIMEOUT:
+            raise TimeoutError
+        run = test.compiled.match if test.anchored else test.compiled.search
+        self.found = run(self.key, timeout=TIMEOUT)
+        return self.found is not None
+
+    def line(self, rules: list[Rule[Pattern]]) -> int:
+        return next((rule.line for rule in rules if rule.test is self.test), 0)
+
+    def fill(self, rule: Rule[Pattern]) -> str:
+        if len(rule.test.pieces) == 1 and isinstance(rule.test.pieces[0], str):
+            return rule.test.pieces[0]
+        return "".join(piece if isinstance(piece, str) else self.found[piece] or "" for piece in rule.test.pieces)
+
+
+def pcre(lines: Iterator[tuple[int, str]], source: Source, *, substitution: bool = True) -> Patterns:
+    """The rules of a pcre table."""
+    return Patterns(Builder(source, _Parser(source, _PCRE_FLAGS, substitution)).read(lines), source)
+
+
+def regexp(lines: Iterator[tuple[int, str]], source: Source, *, substitution: bool = True) -> Patterns:
+    """The rules of a regexp table: POSIX extended (basic with flag x), leftmost-longest."""
+    return Patterns(Builder(source, _Parser(source, _REGEXP_FLAGS, substitution)).read(lines), source)
+
+
+class _Parser:
+    """Makes a Pattern of a line; what is wrong becomes a flaw and the line is left out."""
+
+    def __init__(self, source: Source, flags: dict[str, bool], substitution: bool) -> None:
+        self.source = source
+        self._flags = flags
+        self._substitution = substitution
+
+    def __call__(self, line: Line) -> tuple[Pattern, str] | None:
+        try:
+            return self._parse(line)
+        except (ValueError, regex.error) as why:
+            # the position that `regex` gives belongs to the rewritten pattern: it would mislead
+            text = why.msg if isinstance(why, regex.error) else str(why)
+            self.source.flaw(line.number, line.column, text)
+            return None
+
+    def _parse(self, line: Line) -> tuple[Pattern, str]:
+        pattern, letters, result = cut(line.text)
+        on = self._toggle(letters)
+        test = Pattern(compiled(pattern, on, posix=self._flags is _REGEXP_FLAGS), on.get("A", False))
+        if line.word:
+            if result:
+                self.source.flaw(line.number, line.column, "text after `if /pattern/` is ignored", fatal=False)
+            return test, ""
+        if not result:
+            raise ValueError(f"/{pattern}/ has no result")
+        return test._replace(pieces=self._pieces(result, line, test.compiled.groups)), result
+
+    def _toggle(self, letters: str) -> dict[str, bool]:
+        on = dict(self._flags)
+        for letter in letters:
+            if letter not in on:
+                raise ValueError(f'"{letter}" is no flag here (flags: {", ".join(on)})')
+            on[letter] = not on[letter]
+        return on
+
+    def _pieces(self, result: str, line: Line, groups: int) -> tuple[str | int, ...]:
+        pieces: list[str | int] = []
+        at = 0
+        for found in _DOLLAR.finditer(result):
+            number = found[2] or found[3] or found[4]
+            if number is None and found[1] is None:
+                raise ValueError("a `$` in the result is written `$$`; `$1` is the first group")
+            pieces.append(result[at : found.start()] + ("$" if found[1] else ""))
+            at = found.end()
+            if number is not None:
+                self._reference(int(number), line, groups)
+                pieces.append(int(number))
+        pieces.append(result[at:])
+        return _joined(pieces)
+
+    def _reference(self, number: int, line: Line, groups: int) -> None:
+        if not self._substitution:
+            raise ValueError(f"`${number}` is not allowed here: a stranger's text would choose the destination")
+        if line.negate:
+            raise ValueError(f"`${number}` has no meaning in a rule with `!`")
+        if not 1 <= number <= groups:
+            raise ValueError(f"`${number}` names a group that the pattern does not have (it has {groups})")
+
+
+def _joined(pieces: list[str | int]) -> tuple[str | int, ...]:
+    """Neighbouring texts joined, so that a result without `$n` is one piece."""
+    found: list[str | int] = []
+    for piece in pieces:
+        if isinstance(piece, str) and found and isinstance(found[-1], str):
+            found[-1] += piece
+        elif piece != "":
+            found.append(piece)
+    return tuple(found)
+
+
+def cut(text: str) -> tuple[str, str, str]:
+    """Pattern, flags, result of a rule. Raises ValueError if it is none."""
+    delimiter = text[:1]
+    if not delimiter or delimiter.isalnum():
+        raise ValueError("a rule is written /pattern/flags result")
+    end = 1
+    while end < len(text) and text[end] != delimiter:
+        end += 2 if text[end] == "\\" else 1
+    if end >= len(text):
+        raise ValueError(f"the pattern has no closing {delimiter}")
+    flags, result = re.match(r"([^ \t\r\v\f]*)(.*)", text[end + 1 :], re.DOTALL).groups()  # type: ignore[union-attr]
+    return text[1:end], flags, result.strip(BLANKS)
+
+
+def compiled(pattern: str, on: dict[str, bool], *, posix: bool) -> Any:
+    """The pattern for the `regex` library. Raises regex.error, ValueError."""
+    multiline = on["m"]
+    if posix:
+        dialect = Dialect(posix=True, basic=not on["x"], strict_end=not multiline)
+        flags = regex.POSIX | (regex.MULTILINE if multiline else regex.DOTALL)
+    else:
+        dialect = Dialect(strict_end=on["E"] and not multiline, ungreedy=on["U"], verbose=on["x"])
+        flags = (
+            (regex.MULTILINE if multiline else 0) | (regex.DOTALL if on["s"] else 0) | (regex.VERBOSE if on["x"] else 0)
+        )
+    return regex.compile(rewrite(pattern, dialect), flags | regex.VERSION1 | (regex.IGNORECASE if on["i"] else 0))
