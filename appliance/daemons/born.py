@@ -1,0 +1,62 @@
+"""The start of a child that is exec'd instead of forked (scand): an image without anything of the master's memory.
+
+Contract: argv is (control descriptor, module); the birth comes as the first frame of the control channel, the snapshot
+is built from the blob's octets. If the master is gone before that, the process ends.
+"""
+
+import gc
+import importlib
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from appliance.config import snapshot as config
+from appliance.daemons import control, process, skeleton
+from appliance.net.channel import Channel, Frame
+
+
+def main() -> NoReturn:
+    """The start of a child that was exec'd (argv: control descriptor, module): its birth comes by the control channel."""
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    master = os.getppid()
+    process.seal(master)
+    frames = _first_frames(channel)
+    if not frames:
+        sys.exit(3)
+    birth = _born(*frames[0])
+    create = importlib.import_module(sys.argv[2]).create
+    gc.freeze()
+    skeleton.run_child(birth, channel, create, identity=None, master=master, early=frames[1:])
+
+
+def _first_frames(channel: Channel) -> list[Frame]:
+    """What has come when the first frame is whole; nothing if the master is gone."""
+    frames: list[Frame] = []
+    channel.sock.setblocking(True)
+    while not frames and not channel.closed:
+        frames = channel.on_readable()
+    if not channel.closed:
+        channel.sock.setblocking(False)
+    return frames
+
+
+def _born(payload: bytes, fds: list[int]) -> skeleton.Birth:
+    born = control.decode_order(payload)
+    if not isinstance(born, control.Born):
+        raise RuntimeError(f"expected a birth, got {type(born).__name__}")
+    listening: dict[str, list[socket.socket]] = {}
+    blob = control.blob_from_fd(fds[0])
+    for name, fd in zip(born.listening, fds[1:], strict=False):
+        listening.setdefault(name, []).append(socket.socket(fileno=fd))
+    return skeleton.Birth(
+        service=born.service,
+        index=born.index,
+        snapshot=config.build(blob),
+        listening=listening,
+        rendezvous=born.rendezvous,
+        state_dir=Path(born.state_dir),
+        certificates={},
+        log_fd=fds[-1] if born.log else 2,
+    )
