@@ -79,12 +79,13 @@ class Want(msgspec.Struct, frozen=True, tag="want"):
 
 
 class Committed(msgspec.Struct, frozen=True, tag="committed"):
-    """smtpd -> delivery: this entry is on disk at `offset` of file `name`. `content` rides along when it is small."""
+    """smtpd -> delivery: this entry is on disk at [`offset`, `end`) of file `name`. `content` rides along when it is small."""
 
     name: str
     offset: int
     trailer: Trailer
     content: bytes | None = None
+    end: int = 0
 
 
 class Sealed(msgspec.Struct, frozen=True, tag="sealed"):

@@ -1,0 +1,284 @@
+"""The worker's side of the queue: messages go into granted files and are synced before anyone answers 250.
+
+Contract: `commit` and `LargeFile.commit` return when the entry is on disk (fdatasync returned) or raise SpoolFull (452) or SpoolError (451);
+after an error nothing of the message is ever delivered. All commits that wait share one pwritev and one fdatasync in one
+thread. Rotation, handshake with a new delivery process and every crash point: docs/queue.md.
+What failure means for the mail: a failed write or sync gives up the file at its last good end; its waiting clients
+are told to try again; the next commit goes to the next file. Without delivery it goes on until its files are used up.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections import deque
+from typing import Any, NamedTuple, Protocol
+
+from appliance.queue.entry import HEADER, encode_entry, salt_of
+from appliance.queue.envelope import Committed, Grant, Returned, Sealed, Trailer, Want
+from appliance.queue.errors import SpoolError, SpoolFull, from_oserror
+from appliance.queue.large import LargeFile
+from appliance.queue.space import Space, space
+from appliance.queue.writer import Writer
+
+SEGMENT_OCTETS = 16 * 1024 * 1024
+SEGMENT_ENTRIES = 5000
+SPARE_SEGMENTS = 1
+SPARE_LARGE = 2
+#: One writev: at most IOV_MAX (1024) buffers, three an entry; and not so much that a sync takes long.
+BATCH_ENTRIES = 256
+BATCH_OCTETS = 8 * 1024 * 1024
+#: Seconds that a commit waits for a file that a living delivery was asked for.
+GRANT_WAIT = 5.0
+
+
+class NoticeChannel(Protocol):
+    """Where notices go: net.channel.Channel. Raises ConnectionError when the peer is gone."""
+
+    def send(self, value: Any, fds: tuple[int, ...] = ()) -> None: ...
+
+
+class _Waiting(NamedTuple):
+    content: bytes
+    trailer: Trailer
+    future: "asyncio.Future[None]"
+
+
+class _Segment:
+    def __init__(self, name: str, fd: int) -> None:
+        self.name, self.fd, self.salt = name, fd, salt_of(name)
+        self.end = self.entries = 0
+
+    @property
+    def full(self) -> bool:
+        return self.end >= SEGMENT_OCTETS or self.entries >= SEGMENT_ENTRIES
+
+
+def write_synced(fd: int, buffers: list[bytes], offset: int) -> None:
+    """Write all buffers at `offset` and sync; on an error take back what was written, then raise OSError."""
+    try:
+        written = os.pwritev(fd, buffers, offset)
+        if written != sum(map(len, buffers)):
+            raise OSError(errno.ENOSPC, "short write")
+        os.fdatasync(fd)
+    except OSError:
+        take_back(fd, offset)
+        raise
+
+
+def take_back(fd: int, end: int) -> None:
+    """Make unreadable what stands behind `end`: cut it off, or where the disk refuses that, overwrite it
+    with zeros (the scan of an unannounced file drops a tail of zeros)."""
+    try:
+        os.ftruncate(fd, end)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.pwrite(fd, bytes(os.fstat(fd).st_size - end), end)
+
+
+class IntakeLog:
+    """One a worker. Feed it `on_grant`; tell it `disconnected` when the channel closes and `resend` when a new one is there.
+
+    `channel` None: not connected yet. Runs on the running event loop.
+    """
+
+    def __init__(self, channel: NoticeChannel | None, worker: str) -> None:
+        self.worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._segments = Writer(f"{worker} intake", self._loop.call_soon_threadsafe)
+        self._large = Writer(f"{worker} large", self._loop.call_soon_threadsafe)
+        self._channel: NoticeChannel | None = None
+        self._current: _Segment | None = None
+        self._spares: deque[_Segment] = deque()
+        self._idle: deque[LargeFile] = deque()
+        self._pending: deque[_Waiting] = deque()
+        self._writing = self._give_back = False
+        self._asked = {"segment": 0, "large": 0}
+        self._unsent: list[tuple[Committed | Sealed | Returned, int]] = []
+        self._starving: asyncio.TimerHandle | None = None
+        if channel is not None:
+            self.resend(channel)
+
+    # ------------------------------------------------------------------ commit
+
+    def commit(self, content: bytes, trailer: Trailer) -> "asyncio.Future[None]":
+        """Await it: the entry is on disk, or SpoolFull / SpoolError. A caller that goes away does not stop the commit
+        (then the message is delivered although nobody was told: an unknown outcome, as after a lost 250)."""
+        future = self._loop.create_future()
+        self._pending.append(_Waiting(content, trailer, future))
+        if len(self._pending) == 1 and not self._writing:
+            self._loop.call_soon(self._flush)
+        return future
+
+    def _flush(self) -> None:
+        """Hand all that waits, within the bounds of a batch, to the writer thread."""
+        if self._writing or not self._pending:
+            return
+        file = self._file()
+        if file is None:
+            self._starve()
+            return
+        batch: list[_Waiting] = []
+        buffers: list[bytes] = []
+        room = BATCH_OCTETS
+        while self._pending and len(batch) < BATCH_ENTRIES and room > 0:
+            waiting = self._pending.popleft()
+            buffers += encode_entry(waiting.content, waiting.trailer, file.salt)
+            room -= len(waiting.content)
+            batch.append(waiting)
+        self._writing = True
+        self._segments.run(
+            lambda: write_synced(file.fd, buffers, file.end),
+            lambda result: self._written(file, batch, buffers, result),
+        )
+
+    def _file(self) -> _Segment | None:
+        if self._current is None and self._spares:
+            self._current = self._spares.popleft()
+            self._want()
+        return self._current
+
+    def _written(self, file: _Segment, batch: list[_Waiting], buffers: list[bytes], result: Exception | None) -> None:
+        self._writing = False
+        if result is None:
+            self._announce(file, batch, buffers)
+        else:
+            self._retire()
+            error = from_oserror(result) if isinstance(result, OSError) else SpoolError(str(result))
+            _fail(batch, error)
+        if self._give_back or file.full:
+            self._retire()
+        self._flush()
+
+    def _announce(self, file: _Segment, batch: list[_Waiting], buffers: list[bytes]) -> None:
+        for index, (content, trailer, future) in enumerate(batch):
+            start = file.end
+            file.end = start + HEADER + len(content) + len(buffers[3 * index + 2])
+            if not future.done():
+                future.set_result(None)
+            self._tell(Committed(file.name, start, trailer, content, file.end))
+        file.entries += len(batch)
+
+    def _retire(self) -> None:
+        """Nothing more goes into the current segment."""
+        file, self._current, self._give_back = self._current, None, False
+        if file is not None:
+            self._tell(Sealed(file.name, file.end) if file.end else Returned(file.name), file.fd)
+
+    def _starve(self) -> None:
+        """No file: a living delivery has a moment to grant one; without it the clients are told now."""
+        if self._channel is None:
+            self._fail_pending()
+        elif self._starving is None:
+            self._want()
+            self._starving = self._loop.call_later(GRANT_WAIT, self._fail_pending)
+
+    def _fail_pending(self) -> None:
+        self._starving = None
+        waiting, self._pending = list(self._pending), deque()
+        _fail(waiting, SpoolFull("no granted intake file is left"))
+
+    # ------------------------------------------------------------------ large files
+
+    def large(self) -> LargeFile | None:
+        """A file of its own for one message, or None: answer 452 (none is left until delivery grants more)."""
+        file = self._idle.popleft() if self._idle else None
+        self._want()
+        return file
+
+    def _large_end(self, file: LargeFile, notices: list[Committed | Sealed | Returned]) -> None:
+        """A large file is committed (Committed, Sealed), given up (Returned), or was never written to (nothing)."""
+        if not notices:
+            self._idle.append(file)
+        for notice in notices[:-1]:
+            self._tell(notice)
+        if notices:
+            self._tell(notices[-1], file.fd)
+            self._want()
+
+    # ------------------------------------------------------------------ delivery
+
+    def on_grant(self, grant: Grant, fd: int) -> None:
+        """A granted file; `fd` is ours from now on."""
+        self._asked[grant.purpose] = max(0, self._asked[grant.purpose] - 1)
+        if grant.purpose == "large":
+            self._idle.append(LargeFile(grant.name, fd, self._large, self._large_end))
+            return
+        self._spares.append(_Segment(grant.name, fd))
+        if self._starving is not None:
+            self._starving.cancel()
+            self._starving = None
+        self._flush()
+
+    def disconnected(self) -> None:
+        """The channel is closed: notices are kept, work goes on with the files that are here."""
+        self._channel = None
+        self._asked = {"segment": 0, "large": 0}
+        if self._starving is not None:
+            self._starving.cancel()
+            self._fail_pending()
+
+    def resend(self, channel: NoticeChannel) -> None:
+        """A new delivery process: tell it our name, what it missed, and give back every file of the old one: it scans what
+        is sealed. A segment that is being synced follows when the sync is over, a large draft when its message ends."""
+        self._channel = channel
+        unsent, self._unsent = self._unsent, []
+        self._tell(Want(self.worker))
+        for notice, fd in unsent:
+            self._tell(notice, fd)
+        for file in [*self._spares, *self._idle]:
+            self._tell(Returned(file.name), file.fd)
+        self._spares.clear()
+        self._idle.clear()
+        self._give_back = self._writing
+        if not self._writing:
+            self._retire()
+        self._asked = {"segment": 0, "large": 0}
+        self._want()
+
+    def _want(self) -> None:
+        segment = SPARE_SEGMENTS + (self._current is None) - len(self._spares) - self._asked["segment"]
+        large = SPARE_LARGE - len(self._idle) - self._asked["large"]
+        if self._channel is None or (segment <= 0 and large <= 0):
+            return
+        segment, large = max(segment, 0), max(large, 0)
+        self._asked["segment"] += segment
+        self._asked["large"] += large
+        self._tell(Want(self.worker, segment, large))
+
+    def _tell(self, notice: Want | Committed | Sealed | Returned, fd: int = -1) -> None:
+        """Send; `fd`, the file that ends with this notice, is closed (which frees its lock) only when the notice is out."""
+        try:
+            if self._channel is None:
+                raise ConnectionError("not connected")
+            self._channel.send(notice)
+        except ConnectionError:
+            self._channel = None
+            if fd >= 0 and not isinstance(notice, Want):
+                self._unsent.append((notice, fd))
+            return
+        if fd >= 0:
+            os.close(fd)
+
+    # ------------------------------------------------------------------ state
+
+    def room(self) -> Space | None:
+        """Free space of the spool, or None if no file is left (both: 452 at MAIL). Costs one system call."""
+        file = self._current or (self._spares[0] if self._spares else None)
+        return None if file is None else space(file.fd)
+
+    def close(self) -> None:
+        """The worker ends: after the last commit returned. Gives all files back; blocks until the threads are idle."""
+        self._segments.close()
+        self._large.close()
+        self._retire()
+        for file in [*self._spares, *self._idle]:
+            self._tell(Returned(file.name), file.fd)
+        self._spares.clear()
+        self._idle.clear()
+
+
+def _fail(batch: list[_Waiting], error: SpoolError) -> None:
+    for waiting in batch:
+        if not waiting.future.done():
+            waiting.future.set_exception(error)
