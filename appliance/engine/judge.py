@@ -1,0 +1,252 @@
+"""Verdicts to one Decision. Pure: no IO, no clock, no order of arrival; list order is the only order.
+
+Contract: the first reject, disconnect, discard or defer decides. defer_if_permit is remembered and holds only if nothing
+later refuses; defer_if_reject turns a later refusal into a deferral; both together defer at once. accept ends its own
+list; relay, recipient and antivirus are judged all the same. What failure means for the mail: nothing here can fail.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from appliance.engine.rules import Ruling
+from appliance.mail.edits import Edit
+from appliance.mail.replies import Refusal, as_class, finish
+from appliance.mail.verdict import Action, Decision, Verb, Verdict
+
+#: Never skipped by an accept, only by an exception that names them.
+NEVER_SKIPPED = frozenset({"relay", "recipient", "antivirus"})
+
+MARK_FIELD = "X-Postgate-Mark"
+Keep = Literal["deliver", "hold", "quarantine"]
+
+_VERBS: dict[Action, Verb] = {
+    Action.REJECT: "reject",
+    Action.DISCONNECT: "disconnect",
+    Action.DISCARD: "discard",
+    Action.DEFER: "defer",
+}
+_REFUSED = Refusal(550, "5.7.1", "Refused by local policy")
+_PUT_OFF = Refusal(451, "4.7.1", "Service unavailable, please try again later")
+_CLOSED = Refusal(421, "4.7.0", "Service unavailable, closing connection")
+
+
+class Judgement:
+    """Judges verdicts one after the other, in list order. `decided` is the action that ended it."""
+
+    __slots__ = (
+        "bcc",
+        "decided",
+        "deciding",
+        "edits",
+        "ended",
+        "filter",
+        "if_permit",
+        "if_reject",
+        "keep",
+        "keep_reason",
+        "marks",
+        "notes",
+        "prepends",
+        "redirect",
+        "reply",
+    )
+
+    def __init__(self) -> None:
+        self.decided: Action | None = None
+        self.deciding: Verdict | None = None
+        self.reply: Refusal | None = None
+        self.ended = ""
+        self.if_permit: tuple[Verdict, Ruling] | None = None
+        self.if_reject: tuple[Verdict, Ruling] | None = None
+        self.keep: Keep = "deliver"
+        self.keep_reason = ""
+        self.marks: list[str] = []
+        self.edits: list[Edit] = []
+        self.prepends: list[Edit] = []
+        self.bcc: list[str] = []
+        self.redirect = ""
+        self.filter = ""
+        self.notes: list[str] = []
+
+    def wants(self, check: str, stage: str) -> bool:
+        """Whether this check's verdict can still matter."""
+        return self.decided is None and (self.ended != stage or check in NEVER_SKIPPED)
+
+    def add(self, verdict: Verdict, ruling: Ruling, past: bool = False) -> None:
+        """The next verdict. `past`: it was judged at an earlier stage; only what it does to the message counts now."""
+        if not self.wants(verdict.check, verdict.stage) or ruling.mode == "off":
+            return
+        action = ruling.action
+        if ruling.mode == "monitor":
+            if not past and action is not Action.DUNNO:
+                self.notes.append(_note(f"monitor: would {action}", verdict))
+            return
+        if verdict.edits:
+            self.edits += verdict.edits
+        if action is Action.DUNNO:
+            return
+        if action is Action.ACCEPT:
+            self.ended = verdict.stage
+        elif action in _VERBS:
+            if not past or action is Action.DISCARD:
+                self._decide(action, verdict, ruling.reply)
+        elif action is Action.DEFER_IF_PERMIT or action is Action.DEFER_IF_REJECT:
+            if not past:
+                self._remember(action, verdict, ruling)
+        else:
+            self._collect(action, verdict, ruling.argument or verdict.argument, past)
+
+    def _decide(self, action: Action, verdict: Verdict, reply: Refusal | None) -> None:
+        if action is Action.REJECT and self.if_reject is not None:
+            verdict, ruling = self.if_reject
+            action, reply = Action.DEFER_IF_REJECT, ruling.reply
+        self.decided, self.deciding, self.reply = action, verdict, _own_reply(verdict) or reply
+
+    def _remember(self, action: Action, verdict: Verdict, ruling: Ruling) -> None:
+        if action is Action.DEFER_IF_PERMIT:
+            self.if_permit = self.if_permit or (verdict, ruling)
+        else:
+            self.if_reject = self.if_reject or (verdict, ruling)
+        if self.if_permit and self.if_reject:
+            self._hold_off()
+
+    def _hold_off(self) -> None:
+        """The remembered deferral comes true."""
+        if self.if_permit is not None:
+            self._decide(Action.DEFER_IF_PERMIT, self.if_permit[0], self.if_permit[1].reply)
+
+    def _collect(self, action: Action, verdict: Verdict, argument: str, past: bool) -> None:
+        """Actions that go on."""
+        if action is Action.MARK:
+            self.marks.append(f"{verdict.check}:{verdict.outcome}")
+        elif action is Action.WARN or action is Action.INFO:
+            if not past:
+                self.notes.append(_note(action, verdict))
+        elif action is Action.PREPEND:
+            name, _, value = argument.partition(":")
+            self.prepends.append(Edit("prepend", name.strip(), value.strip()))
+        elif action is Action.BCC:
+            self.bcc.append(argument)
+        elif action is Action.REDIRECT:
+            self.redirect = argument
+        else:
+            self._keep_back(action, verdict, argument)
+
+    def _keep_back(self, action: Action, verdict: Verdict, argument: str) -> None:
+        """hold, quarantine (which is the stronger), and filter: there is no filter transport, so such mail is held."""
+        why = f"{verdict.check}:{verdict.outcome} {verdict.reason}".rstrip()
+        if action is Action.FILTER:
+            self.filter, why = argument, f"{why} (filter {argument} is not available)"
+        keep: Keep = "quarantine" if action is Action.QUARANTINE else "hold"
+        if self.keep == "deliver" or (self.keep == "hold" and keep == "quarantine"):
+            self.keep, self.keep_reason = keep, why
+
+    def decision(self, verdicts: tuple[Verdict, ...], transaction: str = "", soft_bounce: bool = False) -> Decision:
+        """What is to be done. Refusals end with the transaction id."""
+        if self.decided is None:
+            self._hold_off()
+        if self.decided is None and not self._touched():
+            return Decision(verb="accept", verdicts=verdicts)
+        verb = self._verb()
+        reply = ""
+        if verb not in ("accept", "discard"):
+            reply = finish(self._refusal(verb), transaction, soft_bounce)
+            if verb == "reject" and soft_bounce:
+                verb = "defer"
+        return Decision(
+            verb=verb,
+            reply=reply,
+            deciding=self.deciding,
+            action=self.decided,
+            keep=self.keep,
+            keep_reason=self.keep_reason,
+            marks=tuple(self.marks),
+            edits=(*self.edits, *reversed(self.prepends)),
+            redirect=self.redirect,
+            bcc=tuple(self.bcc),
+            filter=self.filter,
+            notes=tuple(self.notes),
+            verdicts=verdicts,
+        )
+
+    def _touched(self) -> bool:
+        return bool(
+            self.marks or self.edits or self.prepends or self.notes or self.bcc or self.redirect or self.keep_reason
+        )
+
+    def _verb(self) -> Verb:
+        if self.decided is None:
+            return "accept"
+        return _VERBS.get(self.decided, "defer")
+
+    def _refusal(self, verb: Verb) -> Refusal:
+        """The reply, of the class that the verb needs."""
+        if verb == "disconnect":
+            return self.reply or _CLOSED
+        permanent = verb == "reject"
+        return as_class(self.reply or (_REFUSED if permanent else _PUT_OFF), permanent)
+
+
+def _own_reply(verdict: Verdict) -> Refusal | None:
+    """An operator's own text, from a table (the check has repaired it)."""
+    if not verdict.reply:
+        return None
+    code, _, rest = verdict.reply.partition(" ")
+    enhanced, _, text = rest.partition(" ")
+    return Refusal(int(code), enhanced, text)
+
+
+def _note(what: str, verdict: Verdict) -> str:
+    return f"{what}: {verdict.check}:{verdict.outcome} {verdict.reason}".rstrip()
+
+
+def mark_edits(marks: Iterable[str]) -> tuple[Edit, ...]:
+    """Marks as header fields, the first of them topmost."""
+    return tuple(Edit("prepend", MARK_FIELD, mark.replace(":", "=", 1)) for mark in reversed(list(marks)))
+
+
+def judge(items: Iterable[tuple[Verdict, Ruling]], transaction: str = "", soft_bounce: bool = False) -> Decision:
+    """The decision over verdicts in list order."""
+    judgement = Judgement()
+    listed = tuple(items)
+    for verdict, ruling in listed:
+        judgement.add(verdict, ruling)
+    return judgement.decision(tuple(v for v, _ in listed), transaction, soft_bounce)
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Recipients (by index into Context.recipients) that are judged alike, and how."""
+
+    recipients: tuple[int, ...]
+    decision: Decision
+
+
+class Combined(msgspec.Struct, frozen=True):
+    """One answer for all groups: what the client is told, and which groups are stored, each as an entry of its own."""
+
+    verb: Verb
+    reply: str = ""
+    store: tuple[Group, ...] = ()
+
+
+def combine(groups: Iterable[Group]) -> Combined:
+    """All refuse: refused. Any defers: put off, nothing stored. Mixed: accepted; the copy of those who refuse goes to
+    quarantine and is never bounced; what is discarded is not stored."""
+    listed = list(groups)
+    for verb in ("defer", "reject"):
+        hits = [g for g in listed if g.decision.verb == verb or (verb == "reject" and g.decision.verb == "disconnect")]
+        if hits and (verb == "defer" or len(hits) == len(listed)):
+            return Combined(hits[0].decision.verb, hits[0].decision.reply)
+    store = tuple(g if g.decision.verb == "accept" else _set_aside(g) for g in listed if g.decision.verb != "discard")
+    return Combined("accept" if store else "discard", "", store)
+
+
+def _set_aside(group: Group) -> Group:
+    decision = group.decision
+    why = f"{decision.deciding.check}:{decision.deciding.outcome}" if decision.deciding else "refused"
+    kept = msgspec.structs.replace(
+        decision, verb="accept", reply="", keep="quarantine", keep_reason=f"{why}, accepted for other recipients"
+    )
+    return Group(group.recipients, kept)

@@ -1,0 +1,174 @@
+"""Which checks are asked at which stage, in which order, for which role (policies/stages.toml).
+
+Contract: compile_plan() always gives a whole plan: what is wrong is reported and the shipped list stands in. A stage is
+a list; an inner list is asked together. What failure means for the mail: a plan without its gates is refused as a
+whole, so that no mistake in this file opens a relay.
+"""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+import msgspec
+
+from appliance.checks import Check
+from appliance.checks.knobs import seconds
+from appliance.mail.context import ROLES, STAGES, Role, Stage
+
+FILE = "stages.toml"
+
+#: One stage: steps in order; the names of a step are asked together.
+Steps = tuple[tuple[str, ...], ...]
+
+
+class Complaint(NamedTuple):
+    """One mistake in a policy file: `path` is the TOML path (keys and indexes). `fatal` False = a warning."""
+
+    file: str
+    path: tuple[str | int, ...]
+    text: str
+    fatal: bool = True
+
+
+#: The shipped stages.toml. Absent keys mean these.
+SHIPPED: dict[Role, dict[Stage, list[str | list[str]]]] = {
+    "inbound": {
+        "connect": ["access", "rdns", "ratelimit"],
+        "helo": ["access", "helo"],
+        "mail": ["access", "size", "ratelimit"],
+        "rcpt": ["relay", "access", "recipient", "ratelimit", "greylist"],
+        "data": [],
+        "message": ["size", "loop", "attachments", ["antivirus", "antispam"]],
+    },
+    "outbound": {
+        "connect": ["access"],
+        "helo": ["access"],
+        "mail": ["access", "size", "ratelimit"],
+        "rcpt": ["access", "ratelimit"],
+        "data": [],
+        "message": ["size", "loop", "attachments", "antivirus"],
+    },
+    "reinject": {
+        "connect": [],
+        "helo": [],
+        "mail": ["size"],
+        "rcpt": [],
+        "data": [],
+        "message": ["size", "loop"],
+    },
+}
+DEADLINE = 30.0
+MESSAGE_DEADLINE = 300.0
+#: What must stand in a stage, or the gateway would relay for everybody, or take mail for nobody.
+GATES: dict[tuple[Role, Stage], tuple[str, ...]] = {("inbound", "rcpt"): ("relay", "recipient")}
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """`steps[role, stage]`; deadlines in seconds for one step: at connect to data, and at message."""
+
+    steps: dict[tuple[Role, Stage], Steps]
+    deadline: float = DEADLINE
+    message_deadline: float = MESSAGE_DEADLINE
+
+    def stages_of(self, name: str) -> set[Stage]:
+        """The stages at which the check stands, in any role."""
+        return {stage for (_, stage), steps in self.steps.items() if any(name in step for step in steps)}
+
+
+def shipped(role: Role, stage: Stage, checks: Mapping[str, Check]) -> list[str | list[str]]:
+    """The shipped list, as far as its checks are installed."""
+    listed: list[str | list[str]] = []
+    for item in SHIPPED[role][stage]:
+        if isinstance(item, str):
+            listed += [item] if item in checks else []
+        elif inner := [name for name in item if name in checks]:
+            listed.append(inner)
+    return listed
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """ " (did you mean X?)", or ""."""
+    close = get_close_matches(word, [str(item) for item in known], n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def compile_plan(raw: Mapping[str, Any], checks: Mapping[str, Check]) -> tuple[Plan, list[Complaint]]:
+    """The plan of a parsed stages.toml, and everything that is wrong with it."""
+    complaints: list[Complaint] = []
+    known = ("deadline", "message_deadline", *ROLES)
+    for key in raw:
+        if key not in known:
+            complaints.append(Complaint(FILE, (key,), f"unknown key {key}{did_you_mean(key, known)}"))
+    deadlines = [
+        _deadline(raw, key, shipped, complaints)
+        for key, shipped in (("deadline", DEADLINE), ("message_deadline", MESSAGE_DEADLINE))
+    ]
+    steps = {}
+    for role in ROLES:
+        table = raw.get(role, {})
+        if not isinstance(table, dict):
+            complaints.append(Complaint(FILE, (role,), "must be a table of stages"))
+            table = {}
+        for key in table:
+            if key not in STAGES:
+                complaints.append(Complaint(FILE, (role, key), f"no stage {key}{did_you_mean(key, STAGES)}"))
+        for stage in STAGES:
+            steps[role, stage] = _stage(role, stage, table, checks, complaints)
+    return Plan(steps, *deadlines), complaints
+
+
+def _deadline(raw: Mapping[str, Any], key: str, shipped: float, complaints: list[Complaint]) -> float:
+    try:
+        found = seconds(raw.get(key, shipped))
+        if found <= 0:
+            raise ValueError("a deadline is at least 1s")
+    except ValueError as error:
+        complaints.append(Complaint(FILE, (key,), str(error)))
+        return shipped
+    return found
+
+
+def _stage(
+    role: Role, stage: Stage, table: Mapping[str, Any], checks: Mapping[str, Check], complaints: list[Complaint]
+) -> Steps:
+    """One stage; with a mistake in it the shipped one."""
+    listed = table.get(stage, shipped(role, stage, checks))
+    before = len(complaints)
+    steps: list[tuple[str, ...]] = []
+    seen: set[str] = set()
+    if not isinstance(listed, list):
+        complaints.append(Complaint(FILE, (role, stage), "must be a list of checks"))
+        listed = []
+    for index, item in enumerate(listed):
+        names = item if isinstance(item, list) else [item]
+        for name in names:
+            wrong = _misplaced(name, stage, seen, checks)
+            if wrong:
+                complaints.append(Complaint(FILE, (role, stage, index), wrong))
+            seen.add(name if isinstance(name, str) else "")
+        if not names:
+            complaints.append(Complaint(FILE, (role, stage, index), "an inner list names at least one check"))
+        steps.append(tuple(names))
+    for gate in GATES.get((role, stage), ()):
+        if gate in checks and gate not in seen:
+            complaints.append(Complaint(FILE, (role, stage), f"{gate} must stand here: without it no mail is safe"))
+    if stage == "rcpt" and {"recipient", "greylist"} <= seen:
+        order = [name for step in steps for name in step]
+        if order.index("greylist") < order.index("recipient"):
+            complaints.append(Complaint(FILE, (role, stage), "recipient must stand before greylist"))
+    if len(complaints) > before:
+        steps = [tuple(item) if isinstance(item, list) else (item,) for item in shipped(role, stage, checks)]
+    return tuple(steps)
+
+
+def _misplaced(name: Any, stage: Stage, seen: set[str], checks: Mapping[str, Check]) -> str:
+    """Why the check `name` may not stand at `stage`, or ""."""
+    if not isinstance(name, str):
+        return "an inner list holds names of checks only"
+    if name not in checks:
+        return f"no check {name}{did_you_mean(name, checks)}"
+    if stage not in checks[name].stages:
+        return f"{name} cannot stand at {stage}, only at {', '.join(checks[name].stages)}"
+    if name in seen:
+        return f"{name} stands here twice"
+    return ""
