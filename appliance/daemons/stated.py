@@ -1,0 +1,141 @@
+"""stated: the only writer of greylist, rates, connection counts and the call-ahead cache (design section 6).
+
+Contract: it listens on its rendezvous; each worker has one connection, a frame of asks gets one frame of answers, from
+RAM (stores.state). A worker's closed connection takes back its connection counts. A worker that does not read its
+answers, or sends what is no ask, is disconnected. Drain answers what came, writes everything, and ends.
+What failure means for the mail: while it is away the workers hear Unavailable at once: greylist and rates do not
+hold (their checks answer `temperror`), nothing that was accepted depends on it. Killed, it loses a fraction of a second.
+"""
+
+import asyncio
+import os
+import socket
+from typing import Any
+
+import msgspec
+
+from appliance.config.snapshot import Snapshot
+from appliance.daemons.skeleton import Birth, Daemon
+from appliance.net.channel import Channel
+from appliance.observe import metrics, oplog
+from appliance.stores import wire
+from appliance.stores.state import Open, State
+
+log = oplog.get("stated")
+#: Octets of answers that a worker may leave unread.
+BACKLOG = 16 * 1024 * 1024
+
+_asks = metrics.counter("postgate_stated_asks_total", "Questions that the workers asked stated.")
+_frames = metrics.counter("postgate_stated_frames_total", "Frames of questions (all questions of one loop turn).")
+_records = metrics.gauge("postgate_stated_records", "Records in memory.", ["table"])
+_unwritten = metrics.gauge("postgate_stated_unwritten", "Changes that are not on disk yet.")
+_write_lag = metrics.gauge("postgate_stated_write_lag_seconds", "Age of the oldest change at the last write.")
+_steps = metrics.gauge("postgate_greylist_steps", "Greylist answers since the start of stated.", ["state"])
+
+
+class Worker:
+    """One worker's connection: its channel and the client connections it holds open."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.open: Open = {}
+
+
+class Stated:
+    """The daemon (daemons.skeleton.Daemon)."""
+
+    def __init__(self, birth: Birth) -> None:
+        self._listening = birth.listening["unix:stated"]
+        self._state = State(birth.state_dir / "stores" / "stated.db")
+        self._workers: set[Worker] = set()
+        self._said: set[str] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        self._loop = asyncio.get_running_loop()
+        await self._state.keeper.start()
+        for sock in self._listening:
+            sock.setblocking(False)
+            self._loop.add_reader(sock.fileno(), self._accept, sock)
+        self._tick()
+
+    def _accept(self, sock: socket.socket) -> None:
+        try:
+            connection, _ = sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            log.error("cannot accept a worker", error=str(error))
+            self._loop.remove_reader(sock.fileno())
+            self._loop.call_later(1.0, self._loop.add_reader, sock.fileno(), self._accept, sock)
+            return
+        worker = Worker(Channel(connection))
+        self._workers.add(worker)
+        worker.channel.attach(self._loop, lambda data, fds: self._asked(worker, data, fds), lambda: self._gone(worker))
+        worker.channel.send((0, (wire.HELLO,)))
+
+    def _asked(self, worker: Worker, payload: bytes, fds: list[int]) -> None:
+        for fd in fds:  # nobody has reason to send any
+            os.close(fd)
+        try:
+            sequence, asks = wire.decode_asks(payload)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            log.error("a worker sent what is no question", error=str(error))
+            worker.channel.close()
+            return
+        _asks.inc(len(asks))
+        _frames.inc()
+        answers = self._state.answer(asks, worker.open)
+        if worker.channel.closed:
+            return
+        worker.channel.send((sequence, answers))
+        if worker.channel.backlog > BACKLOG:
+            log.error("a worker does not read its answers")
+            worker.channel.close()
+
+    def _gone(self, worker: Worker) -> None:
+        self._state.gone(worker.open)
+        self._workers.discard(worker)
+
+    def _tick(self) -> None:
+        """Once a second: numbers, the clock, and what has to be said aloud."""
+        self._timer = self._loop.call_later(1.0, self._tick)
+        self._state.refresh()
+        keeper = self._state.keeper
+        _unwritten.set(keeper.lag)
+        _write_lag.set(keeper.lag_seconds)
+        for shelf in self._state.shelves:
+            _records.labels(shelf.table).set(len(shelf.hot))
+        for state, count in self._state.outcomes.items():
+            _steps.labels(state).set(count)
+        impaired = set(self._state.health()["degraded"])
+        for text in impaired - self._said:
+            log.error("impaired", what=text)
+        self._said = impaired
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Nothing in the files concerns stated: every ask carries its knobs."""
+
+    def commit(self, snapshot: Snapshot) -> None:
+        """See prepare()."""
+
+    def certificates(self, certificates: Any) -> None:
+        """stated speaks no TLS."""
+
+    async def drain(self, grace: float) -> None:
+        """Take no new worker, write what waits, let the connections go."""
+        for sock in self._listening:
+            self._loop.remove_reader(sock.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        for worker in tuple(self._workers):
+            worker.channel.close()
+        await self._state.keeper.stop()
+
+    def health(self) -> dict[str, Any]:
+        return {**self._state.health(), "workers": len(self._workers)}
+
+
+def create(birth: Birth) -> Daemon:
+    return Stated(birth)

@@ -1,0 +1,21 @@
+"""The network of a client address: the key under which greylist, rates and counts know a stranger.
+
+Contract: pure and total; IPv4-mapped IPv6 addresses count as IPv4; what is no address is its own network.
+"""
+
+import ipaddress
+from functools import lru_cache
+
+
+@lru_cache(maxsize=65536)
+def network(address: str, ipv4_prefix: int = 24, ipv6_prefix: int = 64) -> str:
+    """ "192.0.2.0/24" or "2001:db8::/64" for a textual address; `address` itself if it is none ("local")."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is None:
+            return str(ipaddress.ip_network((int(found), ipv6_prefix), strict=False))
+        found = found.ipv4_mapped
+    return str(ipaddress.ip_network((int(found), ipv4_prefix), strict=False))

@@ -1,0 +1,272 @@
+"""The workers' end of `stated`: greylist steps, token buckets, client counts, the call-ahead cache.
+
+Contract: all asks of one turn of the loop go in one frame; each has its own answer. An ask raises Unavailable at once
+while `stated` is away, after DEADLINE seconds if it hangs (the connection is then given up), and if `stated` could not
+do it. The client reconnects by itself with jitter and reports the connections that are open in this worker.
+What failure means for the mail: Unavailable becomes `temperror` of the check that asked; connection limits do not hold.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from appliance.mail.network import network
+from appliance.mail.ports import GreylistAnswer, GreylistAsk, Probe, RateAsk, Unavailable
+from appliance.net.channel import Channel, connect
+from appliance.stores import wire
+from appliance.stores.rates import AskedRate, Counts
+
+DEADLINE = 1.0
+#: Pause before the next attempt to connect: from, growing to (seconds), each with half of it as jitter.
+BACKOFF_MIN, BACKOFF_MAX = 0.05, 2.0
+
+Waiting = list[asyncio.Future[Any] | None]
+
+
+class ClientLimits(Protocol):
+    """The part of config.model.Limits that a connection is counted against; 0 = no limit."""
+
+    @property
+    def connections(self) -> int: ...
+    @property
+    def connections_reserve(self) -> int: ...
+    @property
+    def connections_per_client(self) -> int: ...
+    @property
+    def connection_rate(self) -> int: ...
+    @property
+    def rate_period(self) -> float: ...
+
+
+class StateClient:
+    """One a worker. start() once the loop runs; close() at the end. Implements mail.ports Greylist and Rates."""
+
+    def __init__(self, path: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.path = path
+        self._loop = loop or asyncio.get_running_loop()
+        self._channel: Channel | None = None
+        self._ready = False
+        self._stopped = False
+        self._sequence = 0
+        self._batch: list[msgspec.Struct] = []
+        self._batch_waiting: Waiting = []
+        self._frames: deque[tuple[int, float, Waiting]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._backoff = BACKOFF_MIN
+        self._retry: asyncio.TimerHandle | None = None
+        self._open: dict[str, int] = {}
+        self._up = asyncio.Event()
+        self.failures = 0
+        self.why = "not connected yet"
+
+    # -- the connection ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to connect (and to reconnect for ever)."""
+        self._dial()
+
+    async def wait_ready(self, timeout: float) -> bool:
+        """Wait until `stated` answers, at most `timeout` seconds."""
+        try:
+            await asyncio.wait_for(self._up.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
+    def close(self) -> None:
+        """Give everything up: asks under way raise Unavailable."""
+        self._stopped = True
+        for handle in (self._timer, self._retry):
+            if handle is not None:
+                handle.cancel()
+        self._lose("closed")
+
+    def _dial(self) -> None:
+        self._retry = None
+        if self._stopped or self._channel is not None:
+            return
+        try:
+            channel = connect(self.path)
+        except OSError as error:
+            self.why = f"{self.path}: {error.strerror or error}"
+            self._dial_later()
+            return
+        self._channel = channel
+        channel.attach(self._loop, self._on_frame, lambda: self._lost(channel))
+
+    def _dial_later(self) -> None:
+        if not self._stopped and self._retry is None:
+            pause = self._backoff * random.uniform(0.5, 1.0)
+            self._backoff = min(BACKOFF_MAX, self._backoff * 2)
+            self._retry = self._loop.call_later(pause, self._dial)
+
+    def _lost(self, channel: Channel) -> None:
+        if channel is self._channel:
+            self._lose("stated closed the connection")
+
+    def _lose(self, why: str) -> None:
+        """No connection any more: whoever waits hears so at once."""
+        channel, self._channel, self._ready = self._channel, None, False
+        self._up.clear()
+        self.why = why
+        waiting = [future for _, _, futures in self._frames for future in futures] + self._batch_waiting
+        self._frames.clear()
+        self._batch, self._batch_waiting = [], []
+        for future in waiting:
+            if future is not None and not future.done():
+                future.set_exception(Unavailable(f"stated: {why}"))
+        if channel is not None:
+            channel.close()
+        self._dial_later()
+
+    def _on_frame(self, payload: bytes, fds: list[int]) -> None:
+        try:
+            sequence, answers = wire.decode_answers(payload)
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            self._lose("unreadable answer")
+            return
+        if sequence == 0:
+            self._greeted(answers)
+        elif self._frames and self._frames[0][0] == sequence and len(self._frames[0][2]) == len(answers):
+            for future, answer in zip(self._frames.popleft()[2], answers, strict=True):
+                if future is not None and not future.done():
+                    future.set_result(answer)
+        else:
+            self._lose("answer out of order")
+
+    def _greeted(self, answers: list[Any]) -> None:
+        if answers != [wire.HELLO]:
+            self._lose("another version of stated")
+            return
+        self._ready, self._backoff, self.why = True, BACKOFF_MIN, ""
+        self._up.set()
+        if self._open:
+            self._post(wire.Report(dict(self._open)), None)
+
+    # -- asks ----------------------------------------------------------------------------------------------------
+
+    def _post(self, ask: msgspec.Struct, future: asyncio.Future[Any] | None) -> None:
+        if not self._batch:
+            self._loop.call_soon(self._flush)
+        self._batch.append(ask)
+        self._batch_waiting.append(future)
+
+    def _flush(self) -> None:
+        if not self._batch or self._channel is None:
+            return
+        self._sequence += 1
+        batch, waiting = self._batch, self._batch_waiting
+        self._batch, self._batch_waiting = [], []
+        deadline = self._loop.time() + DEADLINE
+        self._frames.append((self._sequence, deadline, waiting))
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._overdue)
+        try:
+            self._channel.send((self._sequence, batch))
+        except ConnectionError:
+            self._lose("stated is gone")
+
+    def _overdue(self) -> None:
+        """One timer for all frames: it looks at the oldest one only."""
+        self._timer = None
+        if not self._frames:
+            return
+        if self._frames[0][1] <= self._loop.time():
+            self.failures += 1
+            self._lose("no answer in time")
+        else:
+            self._timer = self._loop.call_at(self._frames[0][1], self._overdue)
+
+    async def ask(self, ask: msgspec.Struct) -> Any:
+        """The answer to one ask of stores.wire. Raises Unavailable."""
+        if not self._ready:
+            raise Unavailable(f"stated: {self.why}")
+        future = self._loop.create_future()
+        self._post(ask, future)
+        answer = await future
+        if answer.__class__ is dict and "error" in answer:
+            self.failures += 1
+            raise Unavailable(f"stated: {answer['error']}")
+        return answer
+
+    def tell(self, ask: msgspec.Struct) -> None:
+        """An ask whose answer nobody needs; nothing happens while `stated` is away."""
+        if self._ready:
+            self._post(ask, None)
+
+    async def step(self, ask: GreylistAsk) -> GreylistAnswer:
+        """mail.ports.Greylist. `ask.now` does not travel: `stated` has a clock of its own that never jumps."""
+        state, first, attempts, passes, wait, key = await self.ask(
+            wire.Step(
+                ask.keys, ask.sender, ask.recipient, ask.client, ask.delay, ask.window, ask.remember, ask.auto_accept
+            )
+        )
+        return GreylistAnswer(state=state, first=first, attempts=attempts, passes=passes, wait=wait, key=key)
+
+    async def take(self, asks: Sequence[RateAsk], now: float) -> list[float]:
+        """mail.ports.Rates: if one bucket is over, nothing is taken from any. `now` is `stated`'s own."""
+        answer: list[float] = await self.ask(
+            wire.Take(tuple(AskedRate(ask.key, ask.cost, ask.limit, ask.period) for ask in asks))
+        )
+        return answer
+
+    def errors(self, address: str, count: int = 1) -> None:
+        """A client was refused, or made mistakes: charged to the buckets that checks/ratelimit asks for `errors`."""
+        net = network(address)
+        self.tell(wire.Charge((f"errors/60/net:{net}", f"errors/3600/net:{net}"), float(count)))
+
+    async def connect(self, address: str, limits: ClientLimits) -> Counts:
+        """Count a new connection; disconnect() it whatever came back. Raises Unavailable (it counts all the same)."""
+        self._open[address] = self._open.get(address, 0) + 1
+        mine, rate, total, good = await self.ask(wire.Connect(address, limits.rate_period))
+        return Counts(mine, rate, total, good, over(mine, rate, total, good, limits))
+
+    def disconnect(self, address: str) -> None:
+        """A connection that connect() counted is closed."""
+        count = self._open.get(address, 0)
+        if count > 1:
+            self._open[address] = count - 1
+        else:
+            self._open.pop(address, None)
+        self.tell(wire.Disconnect(address))
+
+    async def messages(self, address: str, cost: int, period: float) -> int:
+        """Messages that the client began in this period, with these. Raises Unavailable."""
+        return int(await self.ask(wire.Messages(address, cost, period)))
+
+    async def recipients(self, address: str, cost: int, period: float) -> int:
+        """Recipients that the client named in this period, with these. Raises Unavailable."""
+        return int(await self.ask(wire.Named(address, cost, period)))
+
+    def accepted(self, address: str) -> None:
+        """We took mail of this client: its network is known-good."""
+        self.tell(wire.Accepted(address))
+
+    async def get_probe(self, key: str) -> Probe | None:
+        """A call-ahead result. Raises Unavailable."""
+        raw = await self.ask(wire.ProbeGet(key))
+        return None if raw is None else Probe(*raw)
+
+    def put_probe(self, key: str, probe: Probe, keep: float) -> None:
+        """Remember a call-ahead result for `keep` seconds."""
+        self.tell(wire.ProbePut(key, probe.state, probe.reply, probe.source, keep))
+
+
+def over(mine: int, rate: int, total: int, good: bool, limits: ClientLimits) -> str:
+    """The limit that a new connection passes, or ""."""
+    room = limits.connections - (0 if good else limits.connections_reserve)
+    if limits.connections and total > room:
+        return "total"
+    if limits.connections_per_client and mine > limits.connections_per_client:
+        return "connections"
+    if limits.connection_rate and rate > limits.connection_rate:
+        return "connection_rate"
+    return ""
