@@ -18,7 +18,6 @@ from appliance.mail.verdict import Action, Decision, Verb, Verdict
 #: Never skipped by an accept, only by an exception that names them.
 NEVER_SKIPPED = frozenset({"relay", "recipient", "antivirus"})
 
-MARK_FIELD = "X-Postgate-Mark"
 Keep = Literal["deliver", "hold", "quarantine"]
 
 _VERBS: dict[Action, Verb] = {
@@ -171,6 +170,19 @@ class Judgement:
             verdicts=verdicts,
         )
 
+    def effects(self) -> tuple[object, ...]:
+        """What it does to the message, for telling groups apart."""
+        return (
+            self.decided,
+            self.keep,
+            self.redirect,
+            self.filter,
+            tuple(self.marks),
+            tuple(self.edits),
+            tuple(self.prepends),
+            tuple(self.bcc),
+        )
+
     def _touched(self) -> bool:
         return bool(
             self.marks or self.edits or self.prepends or self.notes or self.bcc or self.redirect or self.keep_reason
@@ -200,11 +212,6 @@ def _own_reply(verdict: Verdict) -> Refusal | None:
 
 def _note(what: str, verdict: Verdict) -> str:
     return f"{what}: {verdict.check}:{verdict.outcome} {verdict.reason}".rstrip()
-
-
-def mark_edits(marks: Iterable[str]) -> tuple[Edit, ...]:
-    """Marks as header fields, the first of them topmost."""
-    return tuple(Edit("prepend", MARK_FIELD, mark.replace(":", "=", 1)) for mark in reversed(list(marks)))
 
 
 def judge(items: Iterable[tuple[Verdict, Ruling]], transaction: str = "", soft_bounce: bool = False) -> Decision:

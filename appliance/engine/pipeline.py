@@ -1,25 +1,105 @@
-"""Asks the checks of a stage and judges what they found."""
+"""Asks the checks of a stage and judges what they found: the engine that every front uses.
 
-from collections.abc import Awaitable
+Contract: `ask` (connect to data) and `message` answer at once when no check has to wait; then nothing is awaited and no
+task is made. Verdicts are judged in list order, whatever order they arrived in. One step (an inner list) has one
+deadline. What failure means for the mail: a check that crashes, is away, or misses the deadline is `temperror`; the
+others go on. The policies of an Engine never change: a reload makes a new Engine, a transaction keeps its own.
+"""
 
-from appliance.engine.judge import Combined, Group, combine
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from appliance.checks import Check, catalogue
+from appliance.engine.asking import Slot, settle
+from appliance.engine.hearing import EARLY, Asking, Hearing, Party, parties
+from appliance.engine.judge import Combined, Group, Judgement, combine
 from appliance.engine.rules import PolicySet
-from appliance.mail.context import Context
+from appliance.mail.context import Context, Role, Stage
 from appliance.mail.ports import Ports
 from appliance.mail.verdict import Decision
 
 __all__ = ["Combined", "Engine", "Group", "combine"]
 
+T = TypeVar("T")
+Steps = tuple[tuple[Slot, ...], ...]
+
 
 class Engine:
-    """Contract in docs/architecture.md; being written."""
+    """One set of policies over one set of ports.
 
-    def __init__(self, policies: PolicySet, ports: Ports, delay_reject: bool = True, soft_bounce: bool = False) -> None:
-        self.policies = policies
-        self.ports = ports
+    `delay_reject`: what connect, helo and mail found is judged at RCPT (a disconnect acts at once). `soft_bounce`: every
+    refusal for good becomes a deferral. `checks`: the installed ones unless a test brings its own.
+    """
+
+    def __init__(
+        self,
+        policies: PolicySet,
+        ports: Ports,
+        delay_reject: bool = True,
+        soft_bounce: bool = False,
+        *,
+        checks: Mapping[str, Check] | None = None,
+    ) -> None:
+        self.policies, self.ports = policies, ports
+        self.delay_reject, self.soft_bounce = delay_reject, soft_bounce
+        known = catalogue() if checks is None else checks
+        self._steps = {key: self._slots(steps, known) for key, steps in policies.plan.steps.items()}
+
+    def _slots(self, steps: tuple[tuple[str, ...], ...], known: Mapping[str, Check]) -> Steps:
+        """The steps without checks that are off for everybody."""
+        placed = []
+        for step in steps:
+            slots = tuple(Slot(known[name], self.policies.checks[name]) for name in step)
+            slots = tuple(slot for slot in slots if slot.policy.mode != "off" or slot.policy.exceptions)
+            placed.append(slots)
+        return tuple(filter(None, placed))
+
+    def stands(self, role: Role, stage: Stage) -> bool:
+        """Whether any check is asked at this stage: if not, a front need not ask."""
+        return bool(self._steps[role, stage]) or (self.delay_reject and stage == "rcpt")
 
     def ask(self, ctx: Context) -> Decision | Awaitable[Decision]:
-        raise RuntimeError("being written")
+        """Judge one stage, connect to data; at rcpt for `ctx.recipient`. `decision.verdicts` belong into the trail."""
+        judgement = Judgement()
+        recipient = ctx.recipient.address if ctx.stage == "rcpt" and ctx.recipient else None
+        party = Party(judgement, recipient)
+        hearing = Hearing(self.policies, self.ports, ctx, (party,), self.delay_reject and ctx.stage in EARLY)
+        if self.delay_reject and ctx.stage == "rcpt":
+            hearing.recall_early()
+
+        def conclude() -> Decision:
+            return judgement.decision(tuple(hearing.found), ctx.transaction, self.soft_bounce)
+
+        return self._run(hearing, conclude)
 
     def message(self, ctx: Context) -> list[Group] | Awaitable[list[Group]]:
-        raise RuntimeError("being written")
+        """Judge the message once, for every group of recipients that are treated alike; see `combine`."""
+        hearing = Hearing(self.policies, self.ports, ctx, parties(self.policies, ctx), False)
+
+        def conclude() -> list[Group]:
+            return hearing.groups(self.soft_bounce)
+
+        return self._run(hearing, conclude)
+
+    def _run(self, hearing: Hearing, conclude: Callable[[], T]) -> T | Awaitable[T]:
+        """The steps, one after the other, as long as nothing has to wait."""
+        steps = self._steps[hearing.ctx.role, hearing.ctx.stage]
+        for index, step in enumerate(steps):
+            if hearing.over:
+                break
+            asked = hearing.ask(step)
+            if asked:
+                return self._wait(hearing, steps[index + 1 :], asked, conclude)
+        return conclude()
+
+    async def _wait(self, hearing: Hearing, steps: Steps, asked: list[Asking], conclude: Callable[[], T]) -> T:
+        """The rest of the stage, once a check has to wait."""
+        plan = self.policies.plan
+        deadline = plan.message_deadline if hearing.ctx.stage == "message" else plan.deadline
+        hearing.hear(asked, await settle(asked, hearing.ctx, deadline))
+        for step in steps:
+            if hearing.over:
+                break
+            if more := hearing.ask(step):
+                hearing.hear(more, await settle(more, hearing.ctx, deadline))
+        return conclude()

@@ -1,0 +1,120 @@
+"""Puts one question to one check, whatever happens to it: the answer is always a Verdict that the check declared.
+
+Contract: a crash, Unavailable, a missed deadline, an undeclared outcome is `temperror`; other checks never notice.
+Crashes are traced to the operators' log, never to the peer. Cancelling (the client is gone) is passed on.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from appliance.checks import Asked, Check
+from appliance.engine.rules import CheckPolicy
+from appliance.mail.context import Context
+from appliance.mail.ports import Ports, Unavailable
+from appliance.mail.verdict import Verdict
+from appliance.observe import metrics, oplog
+
+_log = oplog.get("engine")
+_outcomes = metrics.counter("postgate_check_outcomes_total", "Verdicts by check and outcome.", ("check", "outcome"))
+_seconds = metrics.histogram("postgate_check_seconds", "Time of checks that had to wait.", ("check",))
+_crashes = metrics.counter("postgate_check_crashes_total", "Checks that failed by a mistake of ours.", ("check",))
+_deadlines = metrics.counter("postgate_check_deadlines_total", "Checks that missed the deadline.", ("check",))
+_counts: dict[tuple[str, str], Any] = {}
+_replace = msgspec.structs.replace
+
+
+class Slot(NamedTuple):
+    """A check in its place in a stage, with its policy."""
+
+    check: Check
+    policy: CheckPolicy
+
+
+def call(slot: Slot, ctx: Context, told: CheckPolicy, ports: Ports) -> Asked:
+    """Ask; the answer, or what must be awaited for it."""
+    try:
+        answer = slot.check.check(ctx, told.knobs, ports)
+    except Exception as error:
+        return failed(slot.check.name, ctx, error)
+    return answer
+
+
+def failed(name: str, ctx: Context, error: Exception) -> Verdict:
+    """The verdict of a check that gave none."""
+    if isinstance(error, Unavailable):
+        return Verdict(check=name, outcome="temperror", reason=str(error) or "not available")
+    if isinstance(error, TimeoutError):
+        return Verdict(check=name, outcome="temperror", reason=str(error) or "timed out")
+    _crashes.labels(name).inc()
+    _log.error("a check failed", check=name, stage=ctx.stage, transaction=ctx.transaction, exc_info=error)
+    return Verdict(check=name, outcome="temperror", reason=f"failed: {type(error).__name__}")
+
+
+def stamp(slot: Slot, ctx: Context, answer: object) -> Verdict:
+    """The answer as a declared verdict that knows its stage and recipient; counted."""
+    name = slot.check.name
+    if not isinstance(answer, Verdict) or answer.check != name or answer.outcome not in slot.policy.rulings:
+        answer = failed(name, ctx, TypeError(f"{name} answered {answer!r}"[:300]))
+    key = name, answer.outcome
+    count = _counts.get(key)
+    if count is None:
+        count = _counts[key] = _outcomes.labels(*key)
+    count.inc()
+    recipient = ctx.recipient.address.text if ctx.stage == "rcpt" and ctx.recipient else answer.recipient
+    return _replace(answer, stage=ctx.stage, recipient=recipient)
+
+
+async def settle(asked: Sequence[tuple[Slot, Asked]], ctx: Context, deadline: float) -> list[Verdict]:
+    """The answers of one step, in list order, at most `deadline` seconds later."""
+    waiting = [(slot, answer) for slot, answer in asked if not isinstance(answer, Verdict)]
+    if len(waiting) == 1:
+        found = [await _alone(*waiting[0], ctx, deadline)]
+    else:
+        found = await _together(waiting, ctx, deadline)
+    late = iter(found)
+    return [stamp(slot, ctx, answer if isinstance(answer, Verdict) else next(late)) for slot, answer in asked]
+
+
+async def _answer(slot: Slot, answer: Awaitable[Verdict], ctx: Context) -> Verdict:
+    """Await one check; its time is counted."""
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    try:
+        return await answer
+    except Exception as error:
+        return failed(slot.check.name, ctx, error)
+    finally:
+        _seconds.labels(slot.check.name).observe(clock() - start)
+
+
+async def _alone(slot: Slot, answer: Awaitable[Verdict], ctx: Context, deadline: float) -> Verdict:
+    """One check waits: no task is needed."""
+    try:
+        async with asyncio.timeout(deadline):
+            return await _answer(slot, answer, ctx)
+    except TimeoutError:
+        return _missed(slot, deadline)
+
+
+async def _together(waiting: Sequence[tuple[Slot, Awaitable[Verdict]]], ctx: Context, deadline: float) -> list[Verdict]:
+    """Several wait at the same time, under one deadline; who has not answered by then is cancelled."""
+    tasks = [asyncio.ensure_future(_answer(slot, answer, ctx)) for slot, answer in waiting]
+    try:
+        await asyncio.wait(tasks, timeout=deadline)
+        done = [task.done() for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+    return [
+        task.result() if ended else _missed(slot, deadline)
+        for (slot, _), task, ended in zip(waiting, tasks, done, strict=True)
+    ]
+
+
+def _missed(slot: Slot, deadline: float) -> Verdict:
+    name = slot.check.name
+    _deadlines.labels(name).inc()
+    return Verdict(check=name, outcome="temperror", reason=f"no answer within {deadline:g} s")

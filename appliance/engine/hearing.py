@@ -1,0 +1,165 @@
+"""One stage of one transaction: who is judged, what was found so far, and what may still be asked.
+
+Contract: no IO. Every verdict is heard in list order by every party; a party that is decided hears no more, and when all
+are decided nothing more is asked.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from appliance.checks import Asked
+from appliance.engine.asking import Slot, call, stamp
+from appliance.engine.exceptions import PER_RECIPIENT
+from appliance.engine.judge import Group, Judgement
+from appliance.engine.marks import mark_edits, strip_forged
+from appliance.engine.rules import CheckPolicy, PolicySet
+from appliance.mail.context import Context
+from appliance.mail.ports import Ports
+from appliance.mail.verdict import Action, Verdict
+from appliance.protocol.smtp.address import Address
+
+EARLY = frozenset({"connect", "helo", "mail"})
+#: A question on its way: the check, and its answer or what must be awaited for it.
+Asking = tuple[Slot, Asked]
+
+
+class Party(NamedTuple):
+    """Those who share one judgement: the asker (before message), or like recipients by index (at message)."""
+
+    judgement: Judgement
+    recipient: Address | None = None
+    members: tuple[int, ...] = ()
+
+
+class Hearing:
+    """`delayed`: verdicts are only gathered (they are judged at RCPT), but for a disconnect."""
+
+    __slots__ = ("ctx", "delayed", "found", "parties", "policies", "ports")
+
+    def __init__(self, policies: PolicySet, ports: Ports, ctx: Context, parties: Sequence[Party], delayed: bool) -> None:
+        self.policies, self.ports, self.ctx = policies, ports, ctx
+        self.parties, self.delayed = parties, delayed
+        self.found: list[Verdict] = []
+
+    @property
+    def over(self) -> bool:
+        """Nothing that is still to be asked can change anything."""
+        return all(party.judgement.decided is not None for party in self.parties)
+
+    def ask(self, step: Sequence[Slot]) -> list[Asking]:
+        """Ask one step. If every answer came at once it is heard already and the list is empty."""
+        asked: list[Asking] = []
+        waits = False
+        for slot in step:
+            told = self._told(slot)
+            if told is not None:
+                answer = call(slot, self.ctx, told, self.ports)
+                waits = waits or not isinstance(answer, Verdict)
+                asked.append((slot, answer))
+        if waits:
+            return asked
+        self.hear(asked, [stamp(slot, self.ctx, answer) for slot, answer in asked])
+        return []
+
+    def _told(self, slot: Slot) -> CheckPolicy | None:
+        """The policy the check is run with, or None if nobody wants its verdict."""
+        policy, ctx = slot.policy, self.ctx
+        for party in self.parties:
+            if self.delayed or party.judgement.wants(slot.check.name, ctx.stage):
+                told = policy.under(ctx, party.recipient) if policy.exceptions else policy
+                if told.mode != "off":
+                    return told
+        return None
+
+    def hear(self, asked: Iterable[Asking], verdicts: Sequence[Verdict]) -> None:
+        """Judge the answers of one step, in list order."""
+        self.found += verdicts
+        for (slot, _), verdict in zip(asked, verdicts, strict=True):
+            for party in self.parties:
+                self._judge(party, slot.policy, verdict)
+
+    def _judge(self, party: Party, policy: CheckPolicy, verdict: Verdict) -> None:
+        told = policy.under(self.ctx, party.recipient) if policy.exceptions else policy
+        ruling = told.rulings[verdict.outcome]
+        if not self.delayed or (ruling.action is Action.DISCONNECT and ruling.mode == "enforce"):
+            party.judgement.add(verdict, ruling)
+
+    def recall_early(self) -> None:
+        """Judge what connect, helo and mail found, now that the whole envelope is known."""
+        for verdict in self.ctx.trail:
+            if verdict.stage not in EARLY:
+                break
+            policy = self.policies.checks.get(verdict.check)
+            if policy is not None:
+                for party in self.parties:
+                    self._judge(party, policy, verdict)
+
+    def groups(self, soft_bounce: bool) -> list[Group]:
+        """One decision per group; edits complete: forged marks out, ours in."""
+        ctx, found = self.ctx, tuple(self.found)
+        inside = ctx.role != "outbound"
+        forged = strip_forged(ctx.content.header) if ctx.content is not None and ctx.role != "reinject" else ()
+        listed = []
+        for party in self.parties:
+            decision = party.judgement.decision(found, ctx.transaction, soft_bounce)
+            marks = mark_edits(decision.marks) if inside else ()
+            if forged or marks:
+                decision = msgspec.structs.replace(decision, edits=(*forged, *decision.edits, *marks))
+            listed.append(Group(party.members, decision))
+        return listed
+
+
+def parties(policies: PolicySet, ctx: Context) -> tuple[Party, ...]:
+    """The groups of recipients that are treated alike: same exceptions, same effects of what RCPT found for them."""
+    common, own = _split(ctx.trail)
+    personal = [policy for policy in policies.checks.values() if is_personal(policy)]
+    found: dict[object, tuple[Judgement, Address, list[int]]] = {}
+    plain: object = None
+    for index, recipient in enumerate(ctx.recipients):
+        address = recipient.address
+        trail = own.get(address.text, ())
+        special = bool(personal) or any(_matters(policies, verdict) for verdict in trail)
+        if plain is not None and not special:
+            found[plain][2].append(index)
+            continue
+        judgement = judge_past(policies, ctx, address, (*common, *trail) if special else common)
+        key = judgement.effects(), tuple(id(policy.under(ctx, address)) for policy in personal)
+        found.setdefault(key, (judgement, address, []))[2].append(index)
+        if not special:
+            plain = key
+    return tuple(Party(judgement, address, tuple(members)) for judgement, address, members in found.values())
+
+
+def is_personal(policy: CheckPolicy) -> bool:
+    """Whether its exceptions tell recipients apart."""
+    return any(item.facts & PER_RECIPIENT for item in policy.exceptions)
+
+
+def _split(trail: Iterable[Verdict]) -> tuple[list[Verdict], dict[str, list[Verdict]]]:
+    """What was found about the whole transaction, and about each recipient."""
+    common: list[Verdict] = []
+    own: dict[str, list[Verdict]] = {}
+    for verdict in trail:
+        (own.setdefault(verdict.recipient, []) if verdict.stage == "rcpt" else common).append(verdict)
+    return common, own
+
+
+def _matters(policies: PolicySet, verdict: Verdict) -> bool:
+    """Whether a verdict at RCPT may do something to the message."""
+    policy = policies.checks.get(verdict.check)
+    if policy is None or verdict.edits or policy.exceptions:
+        return policy is not None
+    return policy.rulings[verdict.outcome].action not in (Action.DUNNO, Action.ACCEPT)
+
+
+def judge_past(policies: PolicySet, ctx: Context, recipient: Address, trail: Iterable[Verdict]) -> Judgement:
+    """What earlier stages do to the message for this recipient."""
+    judgement = Judgement()
+    for verdict in trail:
+        policy = policies.checks.get(verdict.check)
+        if policy is not None:
+            ruling = policy.under(ctx, recipient).rulings[verdict.outcome]
+            judgement.add(verdict, ruling, past=True)
+    return judgement

@@ -1,0 +1,27 @@
+"""Our own header fields: what a mark looks like, and how forged ones are taken out.
+
+Contract: `X-Postgate-Mark: check=outcome`, one field a mark. Every X-Postgate- field that comes from elsewhere is
+removed, so that whoever reads one behind the gateway may believe it.
+"""
+
+import re
+from collections.abc import Iterable
+
+from appliance.mail.edits import Edit
+
+MARK_FIELD = "X-Postgate-Mark"
+_FAMILY = b"x-postgate-"
+_FIELD = re.compile(rb"^(x-postgate-[!-9;-~]{0,80})[ \t]*:", re.MULTILINE | re.IGNORECASE)
+
+
+def mark_edits(marks: Iterable[str]) -> tuple[Edit, ...]:
+    """Marks ("check:outcome") as header fields, the first of them topmost."""
+    return tuple(Edit("prepend", MARK_FIELD, mark.replace(":", "=", 1)) for mark in reversed(list(marks)))
+
+
+def strip_forged(header: bytes) -> tuple[Edit, ...]:
+    """Deletions for every field of our family in `header`."""
+    if _FAMILY not in header.lower():
+        return ()
+    names = {found[1].lower(): found[1] for found in _FIELD.finditer(header)}
+    return tuple(Edit("delete", name.decode("ascii")) for name in names.values())
