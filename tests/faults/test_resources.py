@@ -1,4 +1,4 @@
-"""Full disk, an fsync that fails, descriptors used up: refused with 4xx while it lasts, nothing lost, recovery by itself."""
+"""Full disk, an fsync that fails, descriptors used up: 4xx while it lasts, nothing lost, recovery by itself."""
 
 import os
 import resource
