@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d{1,9})([smhdw])\Z")
@@ -19,6 +19,8 @@ def seconds(value: Any) -> float:
 
 
 Duration = Annotated[float, BeforeValidator(seconds)]
+#: A whole number that is not negative (octets, fields, times).
+Count = Annotated[int, Field(ge=0, strict=True)]
 
 
 def one_or_more(value: Any) -> Any:
@@ -33,6 +35,10 @@ def table_specs(value: tuple[str, ...]) -> tuple[str, ...]:
         if not (kind and colon and name):
             raise ValueError(f'a table is written "type:name", for example "texthash:access/client", not {spec!r}')
     return value
+
+
+#: Texts; a lone one may stand without brackets.
+Texts = Annotated[tuple[str, ...], BeforeValidator(one_or_more)]
 
 
 class Naming(NamedTuple):

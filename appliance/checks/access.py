@@ -1,0 +1,149 @@
+"""access: the operator's own tables decide (Postfix access(5)): client at connect, HELO name, sender, recipient.
+
+Contract: keys and their order as access(5) (mail/lookup.py); the value of a hit is an action of access(5), its text the
+reply. A value that is no action, or a table that cannot answer, is `temperror`: a gate that is broken does not stand open.
+What failure means for the mail: put off with 451 until the table is mended.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from appliance.checks import knobs
+from appliance.mail.context import Context, Stage
+from appliance.mail.lookup import Key, address_keys, client_keys, domain_keys, search
+from appliance.mail.ports import Ports, Table, Unavailable
+from appliance.mail.replies import CLASS, Refusal, Subject, repair
+from appliance.mail.verdict import Action, Verdict
+
+NAME = "access"
+STAGES: tuple[Stage, ...] = ("connect", "helo", "mail", "rcpt")
+GATE = True
+OUTCOMES = {
+    "dunno": Action.DUNNO,
+    "ok": Action.ACCEPT,
+    "reject": Action.REJECT,
+    "defer": Action.DEFER,
+    "defer_if_permit": Action.DEFER_IF_PERMIT,
+    "defer_if_reject": Action.DEFER_IF_REJECT,
+    "hangup": Action.DISCONNECT,
+    "discard": Action.DISCARD,
+    "hold": Action.HOLD,
+    "filter": Action.FILTER,
+    "redirect": Action.REDIRECT,
+    "bcc": Action.BCC,
+    "prepend": Action.PREPEND,
+    "warn": Action.WARN,
+    "info": Action.INFO,
+    "temperror": Action.DEFER_IF_PERMIT,
+}
+REPLIES = {
+    "reject": "554 5.7.1 Access denied",
+    "defer": "450 4.7.1 Access denied for now, please try again later",
+    "defer_if_permit": "450 4.7.1 Service unavailable, please try again later",
+    "defer_if_reject": "450 4.7.1 Service unavailable, please try again later",
+    "hangup": "421 4.7.0 Service not available, closing connection",
+    "temperror": "451 4.3.5 Access cannot be checked at the moment, please try again later",
+}
+_NOTHING = Verdict(check=NAME, outcome="dunno")
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|\Z)")
+_FIELD = re.compile(r"[!-9;-~]+[ \t]*:")
+#: The code of words that refuse, when the text comes from the table.
+_CODES = {"reject": 554, "defer": 450, "defer_if_permit": 450, "defer_if_reject": 450}
+_WORDS = {"ok": "ok", "relay": "ok", "permit": "ok"} | {w: w for w in OUTCOMES if w != "temperror"}
+
+
+class Policy(knobs.Policy):
+    """Tables by what they are asked for; a list is searched table by table for each key."""
+
+    client: knobs.Tables = ()
+    helo: knobs.Tables = ()
+    sender: knobs.Tables = ()
+    recipient: knobs.Tables = ()
+
+
+class Entry(NamedTuple):
+    """A table's value, read: the outcome, the reply ("" = the policy's), the argument of actions that have one."""
+
+    outcome: str
+    reply: str = ""
+    argument: str = ""
+
+
+def read_entry(value: str, subject: Subject) -> Entry:
+    """The right-hand side of an access(5) table. Raises ValueError that says what is wrong with it."""
+    word, _, text = value.strip().partition(" ")
+    word, text = word.lower(), text.strip()
+    if len(word) == 3 and word.isdecimal() and word[0] in "45":
+        outcome = "hangup" if word[1:] == "21" else "reject" if word[0] == "5" else "defer"
+        return Entry(outcome, _reply(int(word), text, subject))
+    if word.isdecimal():
+        return Entry("ok")
+    outcome = _WORDS.get(word, "")
+    if not outcome:
+        raise ValueError(f"{word or 'nothing'} is no action of access(5)")
+    if outcome in _CODES and text:
+        return Entry(outcome, _reply(_CODES[outcome], text, subject))
+    wrong = _wrong_argument(outcome, text)
+    if wrong:
+        raise ValueError(f"{outcome} needs {wrong}")
+    return Entry(outcome, "", text)
+
+
+def _wrong_argument(outcome: str, text: str) -> str:
+    if outcome == "filter" and ":" not in text:
+        return "transport:destination"
+    if outcome in ("redirect", "bcc") and "@" not in text.strip("@"):
+        return "an address"
+    if outcome == "prepend" and not _FIELD.match(text):
+        return "a header field"
+    return ""
+
+
+def _reply(code: int, text: str, subject: Subject) -> str:
+    """The operator's text behind the class of refusal, with an enhanced code that suits both."""
+    enhanced, found = f"{code // 100}.7.1", _ENHANCED.match(text)
+    if found:
+        enhanced, text = repair(found[1], code, subject), text[found.end() :]
+    return str(Refusal(code, enhanced, f"{CLASS[subject]} rejected: {text or 'Access denied'}"))
+
+
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
+    """Look up what the stage has brought."""
+    stage, delimiter = ctx.stage, ports.site.recipient_delimiter
+    if stage == "connect" and policy.client:
+        return look_up(policy.client, ports, "client", client_keys(ctx.client.name, ctx.client.address))
+    if stage == "helo" and policy.helo:
+        return look_up(policy.helo, ports, "helo", domain_keys(ctx.helo))
+    if stage == "mail" and policy.sender and ctx.sender is not None:
+        return look_up(policy.sender, ports, "sender", address_keys(ctx.sender, delimiter))
+    if stage == "rcpt" and policy.recipient and ctx.recipient is not None:
+        return look_up(policy.recipient, ports, "recipient", address_keys(ctx.recipient.address, delimiter))
+    return _NOTHING
+
+
+def look_up(specs: Iterable[str], ports: Ports, subject: Subject, keys: Iterable[Key]) -> Verdict:
+    """The verdict of the first hit. Raises Unavailable if a table cannot be read."""
+    found = search([_table(ports, spec) for spec in specs], keys)
+    if found is None:
+        return _NOTHING
+    evidence = {"subject": subject, "key": found.key, "value": found.value, "table": found.place}
+    try:
+        entry = read_entry(found.value, subject)
+    except ValueError as error:
+        return Verdict(check=NAME, outcome="temperror", reason=f"{found.place}: {error}", evidence=evidence)
+    return Verdict(
+        check=NAME,
+        outcome=entry.outcome,
+        reason=f"{found.place}: {subject} {found.key}: {found.value}",
+        reply=entry.reply,
+        argument=entry.argument,
+        evidence=evidence,
+    )
+
+
+def _table(ports: Ports, spec: str) -> Table:
+    table = ports.tables.get(spec)
+    if table is None:
+        raise Unavailable(f"{spec} is not open")
+    return table
