@@ -1,7 +1,7 @@
 """access: the operator's own tables decide (Postfix access(5)): client at connect, HELO name, sender, recipient.
 
 Contract: keys and their order as access(5) (mail/lookup.py); the value of a hit is an action of access(5), its text the
-reply. A value that is no action, or a table that cannot answer, is `temperror`: a gate that is broken does not stand open.
+reply. A value that is no action, or a table that cannot answer, is `temperror`: a broken gate does not stand open.
 What failure means for the mail: put off with 451 until the table is mended.
 """
 

@@ -1,7 +1,7 @@
 """loop: mail that goes round (RFC 5321 section 6.3): too many Received fields, or our own name in them too often.
 
-Contract: linear in the header. Lists and forwards bring our users' mail back once or twice, so our own name may stand there
-a few times. What failure means for the mail: refused with 554, so the last sender reports it; we make no notice ourselves.
+Contract: linear in the header. Lists and forwards bring our users' mail back once or twice, so our own name may stand
+there a few times. What failure means for the mail: refused with 554, so the last sender reports it, not we.
 """
 
 import re

@@ -1,7 +1,8 @@
 """rdns: whether the client's address has a name that leads back to it (RFC 8601 iprev).
 
 Contract: the name was looked up while the connection was greeted; this check reads the proof and asks nothing. A DNS
-failure is `temperror`, never `none`. What failure means for the mail: a mark, and a reason for greylisting; never a refusal by itself.
+failure is `temperror`, never `none`. What failure means for the mail: a mark, and a reason for greylisting; by itself no
+refusal.
 """
 
 from appliance.checks import knobs
@@ -32,7 +33,7 @@ class Policy(knobs.Policy):
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
-    """Read the proof of the client's name; `skipped` for a client without an IP address, or whose name nobody looked up."""
+    """Read the proof of the client's name; `skipped` where nobody looked it up (a unix socket)."""
     client = ctx.client
     outcome = _OUTCOME.get(client.proof, "skipped")
     if outcome == "ok":
