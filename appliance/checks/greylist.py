@@ -1,0 +1,228 @@
+"""Greylisting (RFC 6647): a stranger is asked to come back in a minute or two; who never comes back was a bot.
+
+Stands at rcpt, after `recipient` (nobody waits for an address that does not exist). Exempt without a question: `<>`,
+postmaster and abuse, trusted relays, the lists of `exempt_clients` and `exempt_recipients`. With `when = "suspicious"`
+only clients that give a reason are greylisted: no confirmed name, a name that looks dynamic, an odd HELO, bare LF,
+early talk and other signs of the wire; what could not be looked up is no reason.
+Outcomes: early (asked to come back), pass (came back: the first time), known, auto (this origin passed often enough),
+loop (its retries kept coming from other addresses: let in), exempt, not_suspicious, skipped (no store configured).
+What failure means for the mail: without the store the outcome is temperror (shipped: mark), never early.
+"""
+
+import re
+from collections.abc import Awaitable, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from appliance.checks import knobs
+from appliance.checks.knobs import Duration, Tables
+from appliance.mail.context import Context, Stage
+from appliance.mail.lookup import split_extension
+from appliance.mail.network import network
+from appliance.mail.ports import Greylist, GreylistAnswer, GreylistAsk, Ports
+from appliance.mail.verdict import Action, Verdict
+from appliance.protocol.smtp.address import Address
+
+NAME = "greylist"
+STAGES: tuple[Stage, ...] = ("rcpt",)
+GATE = False
+OUTCOMES = {
+    "early": Action.DEFER_IF_PERMIT,
+    "pass": Action.DUNNO,
+    "known": Action.DUNNO,
+    "auto": Action.DUNNO,
+    "loop": Action.DUNNO,
+    "exempt": Action.DUNNO,
+    "not_suspicious": Action.DUNNO,
+    "skipped": Action.DUNNO,
+    "temperror": Action.MARK,
+}
+REPLIES = {"early": "451 4.7.1 Greylisted, please try again in a minute or two"}
+
+#: RFC 5321 4.5.1 and RFC 2142: these must be reachable at once.
+REQUIRED = frozenset({"postmaster", "abuse"})
+#: Outcomes of the helo check that are a reason.
+ODD_HELO = frozenset({"malformed", "literal_mismatch", "claims_our_name", "unresolvable"})
+
+_BATV = re.compile(r"(?:prvs=[0-9a-z]{4,32}=|btv1==[0-9a-z]{4,32}==)(?P<user>.+)\Z")
+_BATV_OLD = re.compile(r"prvs=(?P<user>[^/]+)/[0-9a-z]{4,32}\Z")
+_SRS0 = re.compile(r"srs0[=+-][0-9a-z+/]+=[0-9a-z]{2}=(?P<rest>.+)\Z")
+_SRS1 = re.compile(r"srs1[=+-][0-9a-z+/]+=(?P<host>[^=]+)=[=+-][0-9a-z+/]+=[0-9a-z]{2}=(?P<rest>.+)\Z")
+_DIGITS = re.compile(r"(?<![0-9a-z])\d+(?![0-9a-z])")
+_TOKEN = re.compile(r"(?<![0-9a-z])(?=[a-f]*\d)[0-9a-f]{12,}(?![0-9a-z])")
+
+_SERVER = re.compile(r"(?:\A|[.-])(?:mx|mail|smtp|mta|relay|mout|outbound|out)\d*[.-]")
+_DIALUP = re.compile(
+    r"(?:\A|[.\d_-])(?:dyn|dynamic|dynip|dhcp|[avx]?dsl|ppp|pppoe|pool|dial|dialup|dialin|dip|cable|broadband|cust|"
+    r"customer|clients?|ftth|fttx|gpon|fiber|wifi|wireless|mobile|lte|home|res|residential|user|unassigned)(?:[.\d_-]|\Z)"
+)
+
+
+class Policy(knobs.Policy):
+    when: Literal["suspicious", "always"] = "suspicious"
+    delay: Duration = 90.0
+    window: Duration = 172800.0
+    remember: Duration = 3110400.0
+    auto_accept: Annotated[int, Field(ge=0)] = 5
+    ipv4_prefix: Annotated[int, Field(ge=8, le=32)] = 24
+    ipv6_prefix: Annotated[int, Field(ge=16, le=128)] = 64
+    exempt_clients: Tables = ("postgrey_clients:exempt/clients",)
+    exempt_recipients: Tables = ("postgrey_recipients:exempt/recipients",)
+
+
+def sender_key(sender: Address) -> str:
+    """The sender as it is remembered: what changes from attempt to attempt is taken out (case, +ext, BATV, SRS hashes,
+    runs of digits and long hexadecimal tokens of VERP)."""
+    local = sender.local.lower()
+    if found := _BATV.match(local) or _BATV_OLD.match(local):
+        local = found["user"]
+    if found := _SRS0.match(local):
+        local = f"srs0={found['rest']}"
+    elif found := _SRS1.match(local):
+        local = f"srs1={found['host']}={found['rest']}"
+    else:
+        local = split_extension(local, "+")[0]
+    local = _DIGITS.sub("#", _TOKEN.sub("#", local))
+    return f"{local}@{sender.domain}"
+
+
+def recipient_key(recipient: Address, delimiter: str) -> str:
+    """The recipient as it is remembered: lower case, without extension."""
+    return f"{split_extension(recipient.local.lower(), delimiter)[0]}@{recipient.domain}"
+
+
+def dynamic_name(name: str, address: str) -> bool:
+    """Does the name look like that of a subscriber's line: the address in it, or a word for such lines? The names of
+    mail servers (mx, mail, smtp, ... as a word) do not."""
+    name = name.lower()
+    if name == "unknown" or _SERVER.search(name):
+        return False
+    if _DIALUP.search(name):
+        return True
+    octets = address.split(".")
+    if len(octets) != 4 or not all(octet.isdigit() for octet in octets):
+        return False
+    if "".join(f"{int(octet):02x}" for octet in octets) in name:
+        return True
+    numbers = [number.lstrip("0") or "0" for number in re.findall(r"\d+", name)]
+    return sorted(octets) == sorted(octet for octet in octets if octet in numbers) and len(numbers) >= 4
+
+
+def suspicion(ctx: Context) -> tuple[str, ...]:
+    """Why this client is greylisted; empty = no reason. Sorted."""
+    client, reasons = ctx.client, set(ctx.signs)
+    if client.proof in ("none", "fail"):
+        reasons.add("no_confirmed_name")
+    if dynamic_name(client.name, client.address):
+        reasons.add("dynamic_name")
+    if any(verdict.check == "helo" and verdict.outcome in ODD_HELO for verdict in ctx.trail):
+        reasons.add("odd_helo")
+    return tuple(sorted(reasons))
+
+
+def exemption(ctx: Context, recipient: Address, policy: Policy, ports: Ports) -> str:
+    """Why nobody waits here, in words; "" = no exemption. Raises Unavailable if a list cannot be read."""
+    if ctx.client.trusted_relay:
+        return "trusted relay"
+    if ctx.sender is not None and not ctx.sender.text:
+        return "null sender"
+    if recipient.local.lower() in REQUIRED:
+        return f"recipient {recipient.local.lower()}"
+    return _listed(policy.exempt_clients, client_names(ctx), ports) or _listed(
+        policy.exempt_recipients, [recipient.text], ports
+    )
+
+
+def client_names(ctx: Context) -> list[str]:
+    """What the list of clients is asked for: a name only if it is confirmed (anybody can claim one)."""
+    client = ctx.client
+    return [client.address] if client.name == "unknown" else [client.name, client.address]
+
+
+def _listed(specs: Sequence[str], keys: Sequence[str], ports: Ports) -> str:
+    for spec in specs:
+        for key in keys:
+            if found := ports.tables[spec].get(key):
+                return f"{key} matches {found[0]} ({found[1]})"
+    return ""
+
+
+def question(ctx: Context, sender: Address, recipient: Address, policy: Policy, delimiter: str) -> GreylistAsk:
+    """One step of the store: the identity first where there is one, then the network."""
+    net = f"net:{network(ctx.client.address, policy.ipv4_prefix, policy.ipv6_prefix)}"
+    return GreylistAsk(
+        keys=(f"id:{ctx.identity}", net) if ctx.identity else (net,),
+        sender=sender_key(sender),
+        recipient=recipient_key(recipient, delimiter),
+        client=ctx.client.address,
+        now=ctx.now,
+        delay=policy.delay,
+        window=policy.window,
+        remember=policy.remember,
+        auto_accept=policy.auto_accept,
+    )
+
+
+_OUTCOME_OF = {"new": "early", "early": "early", "passed": "pass", "known": "known", "auto": "auto", "loop": "loop"}
+_REASON_OF = {
+    "new": "first attempt, {wait:.0f} s to wait",
+    "early": "attempt {attempts}, {wait:.0f} s too early",
+    "passed": "came back after {waited:.0f} s, attempt {attempts}",
+    "known": "known by {key}",
+    "auto": "{key} passed {passes} times",
+    "loop": "retries kept coming from other addresses for {waited:.0f} s: let in",
+}
+
+
+def decide(
+    ask: GreylistAsk, answer: GreylistAnswer, reasons: Sequence[str], recipient: Address, tried: Sequence[str] = ()
+) -> Verdict:
+    """The store's answer as a verdict; `tried` are the keys that no exempt list had."""
+    evidence = {
+        "state": answer.state,
+        "key": answer.key,
+        "keys": list(ask.keys),
+        "sender": ask.sender,
+        "recipient": ask.recipient,
+        "first": round(answer.first, 3),
+        "attempts_before": max(0, answer.attempts - 1),
+        "attempts": answer.attempts,
+        "passes": answer.passes,
+        "wait": round(max(0.0, answer.wait), 3),
+        "suspicion": list(reasons),
+        "not_exempt": list(tried),
+    }
+    reason = _REASON_OF[answer.state].format(
+        wait=max(0.0, answer.wait),
+        waited=max(0.0, ask.now - answer.first),
+        attempts=answer.attempts,
+        passes=answer.passes,
+        key=answer.key,
+    )
+    return Verdict(
+        check=NAME,
+        outcome=_OUTCOME_OF[answer.state],
+        reason=f"{reason}; {', '.join(reasons)}" if reasons else reason,
+        recipient=recipient.text,
+        evidence=evidence,
+    )
+
+
+async def _ask(store: Greylist, ask: GreylistAsk, reasons: Sequence[str], ctx: Context, recipient: Address) -> Verdict:
+    return decide(ask, await store.step(ask), reasons, recipient, [*client_names(ctx), recipient.text])
+
+
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
+    if ctx.recipient is None or ctx.sender is None:
+        return Verdict(check=NAME, outcome="skipped", reason="no envelope")
+    recipient = ctx.recipient.address
+    if why := exemption(ctx, recipient, policy, ports):
+        return Verdict(check=NAME, outcome="exempt", reason=why, recipient=recipient.text)
+    reasons = suspicion(ctx)
+    if policy.when == "suspicious" and not reasons:
+        return Verdict(check=NAME, outcome="not_suspicious", recipient=recipient.text)
+    if ports.greylist is None:
+        return Verdict(check=NAME, outcome="skipped", reason="no store configured", recipient=recipient.text)
+    ask = question(ctx, ctx.sender, recipient, policy, ports.site.recipient_delimiter)
+    return _ask(ports.greylist, ask, reasons, ctx, recipient)

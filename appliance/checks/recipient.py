@@ -1,0 +1,91 @@
+"""Is there such a mailbox? Asked before greylist: an unknown address gets its 550 at once, and nothing is accepted that
+the inside would refuse.
+
+Three sources in order: the lists of `tables` (`postgate recipients import FILE` writes one), then call-ahead to the next
+hop with its cache, then the policy for what could not be verified. With `callahead = false` the lists are
+complete: who is not in them is unknown. Always known (RFC 5321 4.5.1): postmaster at our domains, bare postmaster.
+Outcomes: known, unknown, unverifiable (the inside is away and nobody knows the address yet), blind (the next hop
+accepts every address: taken, and said in status), unchecked (no list, and call-ahead is off or not there), not_ours.
+What failure means for the mail: an unreadable list or a crash is temperror (shipped: defer), never unknown.
+"""
+
+from collections.abc import Awaitable, Sequence
+
+from appliance.checks import knobs
+from appliance.checks.knobs import Tables
+from appliance.mail.context import Context, Stage
+from appliance.mail.lookup import Found, address_map_keys, search
+from appliance.mail.ports import Ports, Probe, Recipients, Table
+from appliance.mail.verdict import Action, Verdict
+from appliance.protocol.smtp.address import Address
+
+NAME = "recipient"
+STAGES: tuple[Stage, ...] = ("rcpt",)
+GATE = True
+OUTCOMES = {
+    "known": Action.DUNNO,
+    "unknown": Action.REJECT,
+    "unverifiable": Action.DEFER_IF_PERMIT,
+    "blind": Action.DUNNO,
+    "unchecked": Action.DUNNO,
+    "not_ours": Action.DUNNO,
+    "temperror": Action.DEFER_IF_PERMIT,
+}
+REPLIES = {
+    "unknown": "550 5.1.1 Recipient address rejected: no such mailbox here",
+    "unverifiable": "451 4.1.1 Recipient address cannot be verified just now, please try again later",
+    "temperror": "451 4.3.0 Recipient address cannot be checked just now, please try again later",
+}
+
+
+class Policy(knobs.Policy):
+    tables: Tables = ()
+    callahead: bool = True
+
+
+def required(address: Address, ports: Ports) -> bool:
+    """Postmaster must be reachable, with a domain of ours or without one."""
+    return address.local.lower() == "postmaster" and (not address.domain or ports.site.is_ours(address.domain))
+
+
+def listed(address: Address, tables: Sequence[Table], delimiter: str) -> Found | None:
+    """The entry of the first list that has the address: user+ext@domain, user@domain, @domain. Raises Unavailable."""
+    return search(tables, address_map_keys(address, delimiter)) if tables else None
+
+
+def _verdict(address: Address, outcome: str, reason: str, **evidence: object) -> Verdict:
+    return Verdict(check=NAME, outcome=outcome, reason=reason, recipient=address.text, evidence=evidence)
+
+
+def decide(address: Address, probe: Probe) -> Verdict:
+    """What call-ahead found, as a verdict."""
+    reason = {
+        "known": "the next hop takes this address",
+        "unknown": f"the next hop refuses this address: {probe.reply}",
+        "blind": "the next hop takes every address",
+    }.get(probe.state, f"cannot be verified: {probe.reply}")
+    outcome = probe.state if probe.state in ("known", "unknown", "blind") else "unverifiable"
+    return _verdict(address, outcome, reason, reply=probe.reply, at=probe.at, source=probe.source)
+
+
+async def _probe(address: Address, recipients: Recipients) -> Verdict:
+    return decide(address, await recipients.probe(address))
+
+
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
+    if ctx.recipient is None:
+        return Verdict(check=NAME, outcome="not_ours", reason="no recipient")
+    address = ctx.recipient.address
+    if required(address, ports):
+        return _verdict(address, "known", "required by RFC 5321")
+    if not ports.site.is_ours(address.domain):
+        return _verdict(address, "not_ours", "not one of our domains")
+    tables = [ports.tables[spec] for spec in policy.tables]
+    if found := listed(address, tables, ports.site.recipient_delimiter):
+        return _verdict(address, "known", f"{found.key} is listed", key=found.key, place=found.place)
+    if not policy.callahead and tables:
+        return _verdict(address, "unknown", "not listed", tables=list(policy.tables))
+    if not policy.callahead or ports.recipients is None:
+        return _verdict(address, "unchecked", "no list of recipients and no call-ahead")
+    cached = ports.recipients.cached(address)
+    return decide(address, cached) if cached is not None else _probe(address, ports.recipients)

@@ -1,0 +1,215 @@
+"""Call-ahead: does the next hop take this recipient? With a cache, joined questions, and limits for the next hop's sake.
+
+Contract (mail.ports.Recipients): `cached` never waits; `probe` answers within DEADLINE, and never raises for what a
+next hop does. An address is `unknown` only if the next hop said so of the address itself; anything else it could not or
+would not say is `unverifiable`, unless an older answer still holds. A random address asked first in the same
+transaction tells a next hop that accepts everything: then the whole domain is `blind`, and said so in health().
+Limits a next hop and its rest after a failure: connectors/probing.py.
+What failure means for the mail: outcome `unverifiable`: what is known is taken, strangers' addresses are put off.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from appliance.connectors import smtp
+from appliance.connectors.probing import Destination, Door, state_of
+from appliance.connectors.session import SmtpSession
+from appliance.connectors.target import ConnectFailed
+from appliance.mail.ports import Probe, Unavailable
+from appliance.net.mx import NoPlace
+from appliance.observe import metrics
+from appliance.protocol.smtp.address import Address
+from appliance.protocol.smtp.outgoing import Outgoing, OutgoingRecipient, Result
+
+DEADLINE = 10.0
+
+_probes = metrics.counter("postgate_callahead_probes_total", "Call-ahead probes by what they found.", ["state"])
+
+
+#: The places for a domain, best first. Raises Unavailable (DNS) or net.mx.NoPlace.
+DoorsOf = Callable[[str], Awaitable[Sequence[Door]]]
+
+
+class Held(Protocol):
+    """A cached result; `stale`: it holds, but should be asked again."""
+
+    @property
+    def probe(self) -> Probe: ...
+    @property
+    def stale(self) -> bool: ...
+
+
+class Cache(Protocol):
+    """stores.callahead_cache.CallaheadCache."""
+
+    def look(self, key: str) -> Held | None: ...
+
+    async def get(self, key: str) -> Held | None: ...
+
+    def put(self, key: str, probe: Probe) -> None: ...
+
+
+class Found(NamedTuple):
+    """What one transaction found out: of the address, and of the domain ("blind", "exact", or "" = nothing)."""
+
+    address: Probe
+    domain: str = ""
+
+
+class Callahead:
+    """mail.ports.Recipients. `sender` is the probes' MAIL FROM ("" = `<>`)."""
+
+    def __init__(
+        self, doors_of: DoorsOf, cache: Cache, *, hostname: str, sender: str = "", deadline: float = DEADLINE
+    ) -> None:
+        self._doors_of, self._cache = doors_of, cache
+        self._hostname, self._sender, self._deadline = hostname, sender, deadline
+        self._destinations: dict[str, Destination] = {}
+        self._running: dict[str, asyncio.Task[Probe]] = {}
+        self._blind: dict[str, float] = {}
+
+    def cached(self, address: Address) -> Probe | None:
+        """What is at hand. A positive answer that is stale is given, and asked again meanwhile."""
+        domain = self._cache.look(_domain_key(address))
+        if domain is not None and domain.probe.state == "blind" and not domain.stale:
+            self._blind[address.domain] = domain.probe.at
+            return domain.probe
+        held = self._cache.look(_key(address))
+        if held is None or (held.stale and held.probe.state != "known"):
+            return None
+        if held.stale:
+            self._start(address)
+        return held.probe
+
+    async def probe(self, address: Address) -> Probe:
+        """Ask the cache, then the next hop. Identical questions share one answer."""
+        held = await self._cache.get(_key(address))
+        domain = await self._cache.get(_domain_key(address))
+        if domain is not None and domain.probe.state == "blind" and not domain.stale:
+            self._blind[address.domain] = domain.probe.at
+            return domain.probe
+        if held is not None and (not held.stale or held.probe.state == "known"):
+            if held.stale:
+                self._start(address)
+            return held.probe
+        found = await asyncio.shield(self._start(address))
+        if found.state == "unverifiable" and held is not None:
+            return held.probe
+        return found
+
+    def _start(self, address: Address) -> asyncio.Task[Probe]:
+        key = _key(address)
+        task = self._running.get(key)
+        if task is None:
+            task = self._running[key] = asyncio.get_running_loop().create_task(self._run(address))
+            task.add_done_callback(lambda _: self._running.pop(key, None))
+        return task
+
+    async def _run(self, address: Address) -> Probe:
+        try:
+            async with asyncio.timeout(self._deadline):
+                found = await self._ask(address)
+        except TimeoutError:
+            found = Found(_unverifiable("no answer in time"))
+        except (OSError, Unavailable, ValueError, NoPlace) as error:
+            found = Found(_unverifiable(str(error)))
+        _probes.labels(found.address.state).inc()
+        if found.domain:
+            self._cache.put(_domain_key(address), Probe(found.domain, "", time.time(), found.address.source))
+        if found.domain == "blind":
+            self._blind[address.domain] = time.time()
+            return found.address
+        self._blind.pop(address.domain, None)
+        self._cache.put(_key(address), found.address)
+        return found.address
+
+    async def _ask(self, address: Address) -> Found:
+        """Try the places in their order; the first that talks to us answers."""
+        domain = await self._cache.get(_domain_key(address))
+        with_random = domain is None or domain.stale
+        why = "no next hop"
+        for door in await self._doors_of(address.domain):
+            destination = self._destinations.setdefault(door.name, Destination(door.name))
+            if time.monotonic() < destination.rests_until:
+                why = destination.trouble
+                continue
+            try:
+                async with destination.slots:
+                    if not destination.may_ask():
+                        return Found(_unverifiable(f"{door.name}: too many probes"))
+                    return await self._transact(destination, door, address, with_random)
+            except ConnectFailed as error:
+                why = str(error)
+                destination.failed(why)
+            except asyncio.CancelledError:
+                destination.failed(f"{door.name}: no answer in time")
+                raise
+        return Found(_unverifiable(why))
+
+    async def _transact(self, destination: Destination, door: Door, address: Address, with_random: bool) -> Found:
+        """One transaction. An old session that proves dead is replaced by a new one."""
+        asked = [address.text]
+        if with_random:
+            asked.insert(0, f"postgate-probe-{random.getrandbits(64):016x}@{address.domain}")
+        session = destination.take()
+        if session is not None:
+            results = await self._once(session, asked, destination)
+            if session.alive or results[-1].code:
+                return self._found(destination, results)
+        session = await smtp.connect(door.target, self._hostname, door.level, door.context, chunking=False)
+        results = await self._once(session, asked, destination)
+        if not session.alive and not results[-1].code:
+            raise ConnectFailed(f"{door.name}: {results[-1].text}")
+        return self._found(destination, results)
+
+    async def _once(self, session: SmtpSession, asked: Sequence[str], destination: Destination) -> tuple[Result, ...]:
+        envelope = Outgoing(self._sender, tuple(OutgoingRecipient(address) for address in asked))
+        try:
+            finished = await session.send(envelope, b"", probe=True)
+        except BaseException:
+            session.close()
+            raise
+        destination.give(session)
+        return finished.results
+
+    def _found(self, destination: Destination, results: Sequence[Result]) -> Found:
+        destination.trouble, destination.rests_until = "", 0.0
+        mine = results[-1]
+        state = state_of(mine)
+        domain = ""
+        if len(results) == 2:
+            domain = {"known": "blind", "unknown": "exact"}.get(state_of(results[0]), "")
+        if domain == "blind":
+            state = "blind"
+        return Found(Probe(state, mine.text, time.time(), destination.name), domain)
+
+    def health(self) -> dict[str, Any]:
+        """Facts for `postgate status`."""
+        away = {d.name: d.trouble for d in self._destinations.values() if d.trouble}
+        degraded = [f"call-ahead: {why}" for why in away.values()]
+        degraded += [f"call-ahead: the next hop of {domain} accepts every address" for domain in sorted(self._blind)]
+        return {"probing": len(self._running), "blind": sorted(self._blind), "away": away, "degraded": degraded}
+
+    async def close(self) -> None:
+        """Give up what runs and hang up everywhere."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for destination in self._destinations.values():
+            destination.close()
+
+
+def _key(address: Address) -> str:
+    return f"{address.local.lower()}@{address.domain}"
+
+
+def _domain_key(address: Address) -> str:
+    return f"@{address.domain}"
+
+
+def _unverifiable(why: str) -> Probe:
+    return Probe("unverifiable", why, time.time())
