@@ -1,8 +1,8 @@
 """One entry on disk: header, content, trailer; and the scan that finds entries again after anything happened.
 
 Contract: a header is HEADER octets (big-endian): magic, version, flags, two zero octets, salt (8), content length u64,
-trailer length u32, CRC-32 of content, of trailer, and of the header before it. The content follows untouched, then the trailer
-(msgpack Trailer). The salt is the number in the intake file's random name: octets of a message that look like
+trailer length u32, CRC-32 of content, of trailer, and of the header before it. The content follows untouched, then
+the trailer (msgpack Trailer). The salt is the number in the intake file's random name: octets of a message that look like
 an entry can therefore never be taken for one when the scan looks for the next header behind a damaged entry.
 What failure means for the mail: an entry whose checksums do not match is reported with its limits and never delivered;
 entries behind it are found all the same.
@@ -12,11 +12,13 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from appliance.queue.envelope import Trailer
+from appliance.queue.errors import ContentDamaged
 
 MAGIC = b"\x93PGE"
 VERSION = 1
@@ -102,7 +104,7 @@ def unpack_header(data: bytes, salt: bytes | None = None) -> Header | None:
     """The header in the first HEADER octets of `data`, or None if there is no valid one (or one with another salt)."""
     if len(data) < HEADER or data[:4] != MAGIC:
         return None
-    magic, version, flags, _zero, found, length, trailer, content_crc, trailer_crc = _FIELDS.unpack_from(data)
+    _magic, version, flags, _zero, found, length, trailer, content_crc, trailer_crc = _FIELDS.unpack_from(data)
     if zlib.crc32(data[: _FIELDS.size]) != _CRC.unpack_from(data, _FIELDS.size)[0]:
         return None
     if version != VERSION or trailer > MAX_TRAILER or (salt is not None and salt != found):
@@ -133,18 +135,6 @@ def read_trailer(fd: int, offset: int, header: Header) -> Trailer | None:
         return None
 
 
-def content_crc(fd: int, offset: int, length: int) -> int:
-    """CRC-32 of `length` octets of the file from `offset`; of what is there if the file is shorter."""
-    crc, end = 0, offset + length
-    while offset < end:
-        chunk = os.pread(fd, min(_CHUNK, end - offset), offset)
-        if not chunk:
-            break
-        crc = zlib.crc32(chunk, crc)
-        offset += len(chunk)
-    return crc
-
-
 def find_header(fd: int, start: int, limit: int, salt: bytes) -> int | None:
     """Where the next valid header with this salt begins in [start, limit), or None."""
     while start < limit:
@@ -161,9 +151,9 @@ def find_header(fd: int, start: int, limit: int, salt: bytes) -> int | None:
 
 
 def iterate(fd: int, salt: bytes, start: int = 0, end: int | None = None) -> Iterator[Found | Damaged | Torn]:
-    """All entries of [start, end) in order. Without `end` the file has no announced end (its writer died): what is cut
-    off at the end of the file is then Torn; with it everything that is not an entry is Damaged.
-    Raises OSError if the disk cannot be read."""
+    """All entries of [start, end) in order; content over INLINE is checked by who reads it. Without `end` the file
+    has no announced end (its writer died): what is cut off at the end of the file is then Torn; with it everything that is
+    not an entry is Damaged. Raises OSError if the disk cannot be read."""
     limit = os.fstat(fd).st_size if end is None else end
     while start < limit:
         one = _entry_at(fd, salt, start, limit, end is None)
@@ -179,9 +169,8 @@ def _entry_at(fd: int, salt: bytes, start: int, limit: int, open_end: bool) -> F
     if end > limit:
         return Torn(start, limit) if open_end else Damaged(start, limit, "the entry is cut short")
     content = os.pread(fd, header.content_length, start + HEADER) if header.content_length <= INLINE else None
-    crc = content_crc(fd, start + HEADER, header.content_length) if content is None else zlib.crc32(content)
     trailer = read_trailer(fd, start, header)
-    if trailer is not None and crc == header.content_crc:
+    if trailer is not None and (content is None or zlib.crc32(content) == header.content_crc):
         return Found(start, end, trailer, content)
     what = "the trailer is damaged" if trailer is None else f"the content of {trailer.queue_id} is damaged"
     if end < limit and read_header(fd, end, salt) is None:
@@ -194,6 +183,22 @@ def _no_header(fd: int, salt: bytes, start: int, limit: int, open_end: bool) -> 
     if behind is None and open_end and (limit - start < HEADER or _zeros(fd, start, limit)):
         return Torn(start, limit)
     return Damaged(start, behind or limit, "no valid header")
+
+
+def octets(path: Path, offset: int) -> Iterator[bytes]:
+    """The octets of the entry at `offset` of a file, header to trailer, in pieces. Raises ContentDamaged, OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        header = read_header(fd, offset)
+        end = offset + header.length if header is not None else 0
+        if header is None or os.fstat(fd).st_size < end:
+            raise ContentDamaged(f"no whole entry at octet {offset} of {path.name}")
+        while offset < end:
+            piece = os.pread(fd, min(_CHUNK, end - offset), offset)
+            offset += len(piece) or end
+            yield piece
+    finally:
+        os.close(fd)
 
 
 def _zeros(fd: int, start: int, limit: int) -> bool:

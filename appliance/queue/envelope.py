@@ -79,7 +79,7 @@ class Want(msgspec.Struct, frozen=True, tag="want"):
 
 
 class Committed(msgspec.Struct, frozen=True, tag="committed"):
-    """smtpd -> delivery: this entry is on disk at [`offset`, `end`) of file `name`. `content` rides along when it is small."""
+    """smtpd -> delivery: this entry is on disk at [`offset`, `end`) of file `name`. `content` rides along when small."""
 
     name: str
     offset: int

@@ -1,7 +1,8 @@
 r"""Queue ids in the form of Postfix's long ids: base-52 seconds (6 digits), base-52 microseconds (4), "z", base-51 rest.
 
-Contract: an id is 1-40 characters of \w, sorts by time, and is unique: within a process no microsecond is used twice (a clock
-that steps back is outrun, not followed); between processes and restarts the rest holds the worker and a random number.
+Contract: an id is 1-40 characters of \w, sorts by time, and is unique: within a process no microsecond is used twice
+(a clock that steps back is outrun, not followed); between processes and restarts the rest holds the worker and a
+random number.
 """
 
 import os

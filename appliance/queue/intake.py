@@ -1,8 +1,8 @@
 """The worker's side of the queue: messages go into granted files and are synced before anyone answers 250.
 
-Contract: `commit` and `LargeFile.commit` return when the entry is on disk (fdatasync returned) or raise SpoolFull (452) or SpoolError (451);
-after an error nothing of the message is ever delivered. All commits that wait share one pwritev and one fdatasync in one
-thread. Rotation, handshake with a new delivery process and every crash point: docs/queue.md.
+Contract: `commit` and `LargeFile.commit` return when the entry is on disk (fdatasync returned) or raise SpoolFull (452)
+or SpoolError (451); after an error nothing of the message is ever delivered. All commits that wait share one pwritev and
+one fdatasync in one thread. Rotation, handshake with a new delivery process and every crash point: docs/queue.md.
 What failure means for the mail: a failed write or sync gives up the file at its last good end; its waiting clients
 are told to try again; the next commit goes to the next file. Without delivery it goes on until its files are used up.
 """
@@ -77,9 +77,9 @@ def take_back(fd: int, end: int) -> None:
 
 
 class IntakeLog:
-    """One a worker. Feed it `on_grant`; tell it `disconnected` when the channel closes and `resend` when a new one is there.
+    """One a worker. Feed it `on_grant`; tell it `disconnected` when the channel closes, `resend` when a new one is there.
 
-    `channel` None: not connected yet. Runs on the running event loop.
+    `channel` None: not connected yet. Belongs to the running event loop.
     """
 
     def __init__(self, channel: NoticeChannel | None, worker: str) -> None:
@@ -219,22 +219,27 @@ class IntakeLog:
             self._fail_pending()
 
     def resend(self, channel: NoticeChannel) -> None:
-        """A new delivery process: tell it our name, what it missed, and give back every file of the old one: it scans what
-        is sealed. A segment that is being synced follows when the sync is over, a large draft when its message ends."""
+        """A new delivery process: tell it our name, what it missed, and give back every file of the old one: it scans
+        what is sealed. A segment that is being synced follows when the sync is over, a large draft when its message
+        ends."""
         self._channel = channel
         unsent, self._unsent = self._unsent, []
         self._tell(Want(self.worker))
         for notice, fd in unsent:
             self._tell(notice, fd)
-        for file in [*self._spares, *self._idle]:
-            self._tell(Returned(file.name), file.fd)
-        self._spares.clear()
-        self._idle.clear()
+        self._return_unused()
         self._give_back = self._writing
         if not self._writing:
             self._retire()
         self._asked = {"segment": 0, "large": 0}
         self._want()
+
+    def _return_unused(self) -> None:
+        unused: list[_Segment | LargeFile] = [*self._spares, *self._idle]
+        self._spares.clear()
+        self._idle.clear()
+        for file in unused:
+            self._tell(Returned(file.name), file.fd)
 
     def _want(self) -> None:
         segment = SPARE_SEGMENTS + (self._current is None) - len(self._spares) - self._asked["segment"]
@@ -247,7 +252,8 @@ class IntakeLog:
         self._tell(Want(self.worker, segment, large))
 
     def _tell(self, notice: Want | Committed | Sealed | Returned, fd: int = -1) -> None:
-        """Send; `fd`, the file that ends with this notice, is closed (which frees its lock) only when the notice is out."""
+        """Send; `fd`, the file that ends with this notice, is closed (this frees its lock) only when the notice is
+        out."""
         try:
             if self._channel is None:
                 raise ConnectionError("not connected")
@@ -272,10 +278,7 @@ class IntakeLog:
         self._segments.close()
         self._large.close()
         self._retire()
-        for file in [*self._spares, *self._idle]:
-            self._tell(Returned(file.name), file.fd)
-        self._spares.clear()
-        self._idle.clear()
+        self._return_unused()
 
 
 def _fail(batch: list[_Waiting], error: SpoolError) -> None:

@@ -1,7 +1,8 @@
 """A granted file that takes one message while it comes in: the draft is on disk from the first octet, memory stays flat.
 
-Contract: the header's place is reserved and stays zero until commit, so that a draft is never taken for an entry. Content is written
-by the loop in pieces of at most PIECE octets (page cache); trailer, header and fdatasync are the writer thread's.
+Contract: the header's place is reserved and stays zero until commit, so that a draft is never taken for an
+entry. Content is written by the loop in pieces of at most PIECE octets (page cache); trailer, header and fdatasync are
+the writer thread's.
 What failure means for the mail: any error gives up the file; the client gets 451/452; delivery deletes the file.
 """
 
@@ -21,8 +22,8 @@ End = Callable[["LargeFile", list["Committed | Sealed | Returned"]], None]
 
 
 class LargeFile:
-    """One message. Exactly one of `commit` and `abort` ends it; after an error of `write` or `commit` it is ended already,
-    and `abort` does nothing. Content stands at `content_offset` of the file; `size` is its length in octets so far."""
+    """One message. Exactly one of `commit` and `abort` ends it; an error of `write` or `commit` ended it already, then
+    `abort` does nothing. Content stands at `content_offset` of the file; `size` is its length in octets so far."""
 
     content_offset = HEADER
 
@@ -62,7 +63,7 @@ class LargeFile:
             piece = piece[count:]
 
     def reader(self) -> int:
-        """A new read-only descriptor of the file (the caller closes it), for scanners; content begins at `content_offset`.
+        """A new read-only descriptor of the file (the caller closes it), for scanners; content is at `content_offset`.
 
         It is an open file of its own: it cannot write, and it does not keep the file's lock. Raises SpoolError."""
         self.flush()

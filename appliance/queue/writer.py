@@ -1,7 +1,7 @@
 """One thread that does what waits for the disk, in order; results come back to the event loop.
 
-Contract: `run(work, done)` calls `work()` in the thread and `done(result or exception)` where `post` puts it (an event loop's
-call_soon_threadsafe): one wake-up a job. After `close()` all jobs that were handed in are finished.
+Contract: `run(work, done)` calls `work()` in the thread and `done(result or exception)` where `post` puts it (an
+event loop's call_soon_threadsafe): one wake-up a job. After `close()` all jobs that were handed in are finished.
 """
 
 import threading
@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from typing import Any
 
 Post = Callable[..., object]
-Done = Callable[[Any], None]
+Done = Callable[[Any], object]
 
 
 class Writer:

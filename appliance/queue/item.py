@@ -1,0 +1,120 @@
+"""What delivery knows of one queued message, and the records that change it.
+
+Contract: an Item is built from an entry (all recipients to do) or from an entry and its state log; only Spool changes
+its place. `results` holds a Result for each recipient that had one; a recipient without one, or with "todo", is to do.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from appliance.queue.envelope import Trailer
+
+Folder = Literal["intake", "deferred", "hold", "quarantine"]
+Kept = Literal["deferred", "hold", "quarantine"]
+#: "todo": to be tried (again), "done": nothing is owed any more, "failed": refused for good, a DSN or an act is owed.
+Status = Literal["todo", "done", "failed"]
+
+
+class Result(msgspec.Struct, frozen=True, array_like=True):
+    """What became of one recipient last: enhanced status code and the text for log and DSN."""
+
+    status: Status
+    dsn: str = ""
+    text: str = ""
+
+
+class Note(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One record of a state log: what happened to a message. Fields that are None or empty change nothing.
+
+    `at` and `next_try` are wall-clock seconds; `act` is what was done ("deferred", "hold", "release", "requeue", ...),
+    `attempts` the new count, `results` the recipients (by index) that changed.
+    """
+
+    at: float
+    act: str
+    reason: str | None = None
+    attempts: int | None = None
+    next_try: float | None = None
+    born: float | None = None
+    results: dict[int, Result] = {}
+
+
+class Item:
+    """One message in the queue.
+
+    `born` is spool time (queue.clock) from which the lifetime counts; `arrived` and `next_try` are wall-clock seconds.
+    `content` is there while it is small and fresh; else `Spool.open_content` reads it. `moving`: leave it alone.
+    """
+
+    __slots__ = (
+        "act",
+        "attempts",
+        "born",
+        "content",
+        "folder",
+        "moving",
+        "name",
+        "next_try",
+        "offset",
+        "reason",
+        "results",
+        "state_base",
+        "state_octets",
+        "trailer",
+    )
+
+    def __init__(self, trailer: Trailer, folder: Folder, name: str, offset: int, born: float) -> None:
+        self.trailer = trailer
+        self.folder: Folder = folder
+        self.name, self.offset, self.born = name, offset, born
+        self.content: bytes | None = None
+        self.results: dict[int, Result] = {}
+        self.attempts = self.state_octets = self.state_base = 0
+        self.next_try = 0.0
+        self.reason = self.act = ""
+        self.moving = False
+
+    @property
+    def queue_id(self) -> str:
+        return self.trailer.queue_id
+
+    @property
+    def arrived(self) -> float:
+        return self.trailer.received
+
+    @property
+    def todo(self) -> list[int]:
+        """Indexes of the recipients that are still to be tried."""
+        count = len(self.trailer.recipients)
+        if not self.results:
+            return list(range(count))
+        return [i for i in range(count) if i not in self.results or self.results[i].status == "todo"]
+
+    @property
+    def failed(self) -> list[int]:
+        """Indexes of the recipients that were refused for good and for whom something is owed."""
+        return [i for i, result in self.results.items() if result.status == "failed"]
+
+    @property
+    def finished(self) -> bool:
+        """True if nothing is owed to any recipient."""
+        count = len(self.trailer.recipients)
+        return len(self.results) >= count and all(self.results[i].status == "done" for i in range(count))
+
+    def apply(self, note: Note) -> None:
+        """Take over what `note` says."""
+        self.act = note.act
+        self.results.update(note.results)
+        if note.reason is not None:
+            self.reason = note.reason
+        if note.attempts is not None:
+            self.attempts = note.attempts
+        if note.next_try is not None:
+            self.next_try = note.next_try
+        if note.born is not None:
+            self.born = note.born
+
+    def summary(self, at: float) -> Note:
+        """One note that says all that the notes so far said."""
+        return Note(at, self.act, self.reason, self.attempts, self.next_try, self.born, dict(self.results))

@@ -1,0 +1,293 @@
+"""The queue as delivery sees it: every accepted message is one Item in one folder; all its moves go through here.
+
+Contract: belongs to one thread (delivery's loop); what syncs runs in one lane of its own and comes back through `post`.
+Methods that give batches (recover, sealed, recheck) are to be run to their end with a turn of the loop between batches.
+docs/queue.md lists all files, states and crash points.
+What failure means for the mail: an error leaves the message where it was; SpoolLocked at start means that another
+instance owns the spool.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+from appliance.queue import content, disk, ids, recovery, statelog
+from appliance.queue.books import Books
+from appliance.queue.clock import SpoolClock
+from appliance.queue.content import Content
+from appliance.queue.envelope import Committed, Grant, Returned, Sealed, Trailer
+from appliance.queue.errors import SpoolError, SpoolLocked, from_oserror
+from appliance.queue.granted import Granted, Purpose
+from appliance.queue.item import Item, Kept, Note, Result
+from appliance.queue.kept import Job, KeptEntries, Source
+from appliance.queue.space import Space, space
+from appliance.queue.writer import Writer
+
+FOLDERS = ("intake", "deferred", "hold", "quarantine", "corrupt")
+Batches = Iterator[list[Item]]
+
+
+class Spool(Books):
+    """Open it once. `post(function, *args)` brings results of the lane to the owner's thread (call_soon_threadsafe);
+    `report(text)` takes what an operator must know. Raises SpoolLocked or SpoolError."""
+
+    def __init__(
+        self, root: Path, post: Callable[..., object], report: Callable[[str], object], clock: SpoolClock | None = None
+    ) -> None:
+        super().__init__()
+        self.root, self.report = root, report
+        self._lock = _own(root)
+        self.clock = clock or SpoolClock(root / "clock")
+        self._lane = Writer("spool", post)
+        self.granted = Granted(root / "intake", self._lane)
+        self.kept = KeptEntries(root, self._lane)
+        self.damaged = 0
+        self._late: dict[str, list[Note]] = {}
+        self.granted.refill()
+
+    # ------------------------------------------------------------------ intake
+
+    def grant(self, purpose: Purpose, worker: str) -> tuple[Grant, int]:
+        """A new intake file for `worker`; send both, then close the descriptor. Raises SpoolFull or SpoolError."""
+        try:
+            granted = self.granted.grant(purpose, worker)
+        except OSError as error:
+            raise from_oserror(error) from error
+        self.granted.refill()
+        return granted
+
+    def committed(self, notice: Committed) -> Item | None:
+        """The message of this notice; None if it is known already (found by a scan) or cannot be taken (its id
+        is none, or is in use: set aside and reported)."""
+        if not self.granted.committed(notice):
+            return None
+        trailer = notice.trailer
+        if not ids.valid(trailer.queue_id) or trailer.queue_id in self.kept.names or self.get(trailer.queue_id):
+            recovery.set_aside(self, notice.name, notice.offset, notice.end, "its queue id is in use or no id at all")
+            return None
+        return self.add(Item(trailer, "intake", notice.name, notice.offset, self.clock.now()), notice.content)
+
+    def sealed(self, notice: Sealed) -> Batches:
+        """The file is finished; gives the messages that no notice told of (none, unless a connection broke)."""
+        try:
+            file = self.granted.seal(notice.name, notice.end)
+        except OSError as error:
+            self.report(f"{notice.name}: its end could not be recorded: {error}")
+            file = None
+        return recovery.scan(self, file) if file is not None else iter(())
+
+    def returned(self, notice: Returned) -> None:
+        """The file is not needed: it is deleted."""
+        try:
+            self.granted.returned(notice.name)
+        except OSError as error:
+            self.report(f"{notice.name} could not be deleted: {error}")
+
+    def gone(self, worker: str) -> None:
+        """The connection of `worker` is closed. Call `recheck` now and about every second while any worker is gone."""
+        self.granted.gone(worker)
+
+    def recheck(self) -> Batches:
+        """The messages in files whose worker died, which no notice told of."""
+        for file in self.granted.lost():
+            yield from recovery.scan(self, file)
+
+    def recover(self) -> Batches:
+        """At start, once: all messages, those of the intake first. Batches may be empty. Raises SpoolError."""
+        return recovery.recover(self)
+
+    # ------------------------------------------------------------------ results
+
+    def mark_done(self, item: Item, indexes: list[int] | None = None) -> bool:
+        """These recipients (None: all) need nothing more. True if the message is finished: it is gone from the queue."""
+        every = range(len(item.trailer.recipients))
+        results = {index: Result("done") for index in (every if indexes is None else indexes)}
+        return self.record(item, Note(self.clock.wall(), "done", results=results))
+
+    def record(self, item: Item, note: Note, sync: bool = False) -> bool:
+        """Take over `note`; written unsynced unless `sync` (of an entry still in the intake only "done" is written: after
+        a crash the rest is tried again). True if the message is finished and gone. A note that cannot be written is
+        reported: the worst of it is that something is tried again."""
+        item.apply(note)
+        if item.moving:
+            self._late.setdefault(item.queue_id, []).append(note)
+            return False
+        if item.finished:
+            self._finish(item)
+            return True
+        try:
+            self._write_note(item, note, sync)
+        except OSError as error:
+            self.report(f"{item.queue_id}: a result could not be recorded: {error}")
+        return False
+
+    def _write_note(self, item: Item, note: Note, sync: bool) -> None:
+        if item.folder == "intake":
+            done = [index for index, result in note.results.items() if result.status == "done"]
+            if done and not self.granted.done(item.name, item.offset, done):
+                raise OSError("the mark file could not be written")
+            return
+        self.kept.append(item, item.folder, note, sync)
+        if item.state_octets > max(statelog.COMPACT, 2 * item.state_base):
+            self.keep(item, item.folder, note)
+
+    def _finish(self, item: Item) -> None:
+        self.forget(item)
+        try:
+            if item.folder != "intake":
+                self.kept.remove(item.folder, item.queue_id)
+            elif not self.granted.close_entry(item.name, item.offset):
+                raise OSError("the mark file could not be written")
+        except OSError as error:
+            self.report(f"{item.queue_id} is finished but could not be removed, a restart may repeat it: {error}")
+
+    def remove(self, item: Item) -> None:
+        """An operator's delete, or the end of a message that nobody is told of: it is gone. Log it first."""
+        item.results = {index: Result("done") for index in range(len(item.trailer.recipients))}
+        if item.moving:
+            self._late.setdefault(item.queue_id, [])
+        else:
+            self._finish(item)
+
+    # ------------------------------------------------------------------ moves
+
+    def keep(self, item: Item, folder: Kept, note: Note) -> "Future[None]":
+        """Move a message into a file of its own in `folder`, with its state, durably; `note` says why. Until the
+        future is done `item.moving` is set: do not try it. The future fails with SpoolError: then it stays where it
+        is."""
+        future: Future[None] = Future()
+        if item.moving:
+            future.set_exception(SpoolError(f"{item.queue_id} is being moved already"))
+            return future
+        item.apply(note)
+        item.moving = True
+        state = statelog.render(item, note)
+        self.kept.put(
+            Job(item, folder, state, self._source(item), lambda error: self._moved(item, folder, state, future, error))
+        )
+        return future
+
+    def _source(self, item: Item) -> Source | None:
+        """Where the lane takes the entry from; None: from its place in one of our folders."""
+        if item.folder != "intake":
+            return None
+        path = self.granted.folder / item.name
+        return Source(path, item.offset, link=item.name.endswith(".big"))
+
+    def _moved(self, item: Item, folder: Kept, state: bytes, future: "Future[None]", error: SpoolError | None) -> None:
+        item.moving = False
+        if error is None:
+            self.forget(item)
+            old, item.folder = item.folder, folder
+            if old == "intake" and not self.granted.close_entry(item.name, item.offset):
+                self.report(f"{item.queue_id}: its mark could not be written, start-up finds it by its id")
+            item.name, item.offset = item.queue_id, 0
+            item.state_octets = item.state_base = len(state)
+            self.add(item)
+        for note in self._late.pop(item.queue_id, []):
+            self.record(item, note)
+        if item.finished and self.get(item.queue_id) is item:
+            self._finish(item)
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    def submit(self, data: bytes, trailer: Trailer, folder: Kept = "deferred") -> "Future[Item]":
+        """Queue a message of our own (a DSN): done when it is durable. Its id must be new."""
+        future: Future[Item] = Future()
+        item = Item(trailer, folder, trailer.queue_id, 0, self.clock.now())
+
+        def settle(error: SpoolError | None) -> None:
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(self.add(item))
+
+        self.kept.create(item, folder, data, settle)
+        return future
+
+    def hold(self, item: Item, reason: str) -> "Future[None]":
+        """Park it until an operator acts."""
+        return self.keep(item, "hold", Note(self.clock.wall(), "hold", reason))
+
+    def release(self, item: Item) -> "Future[None]":
+        """Out of hold or quarantine: to be tried at once, its lifetime begins anew."""
+        now = self.clock.wall()
+        again = {index: Result("todo") for index in item.failed}
+        return self.keep(item, "deferred", Note(now, "release", "", next_try=now, born=self.clock.now(), results=again))
+
+    def requeue(self, item: Item) -> "Future[None]":
+        """As if it had just come in: attempts, lifetime and refusals are forgotten, done recipients stay done."""
+        now = self.clock.wall()
+        again = {index: Result("todo") for index, result in item.results.items() if result.status != "done"}
+        note = Note(now, "requeue", "", attempts=0, next_try=now, born=self.clock.now(), results=again)
+        return self.keep(item, "deferred", note)
+
+    # ------------------------------------------------------------------ reading and upkeep
+
+    def run(self, work: Callable[[], object], done: Callable[[Exception | None], object]) -> None:
+        """(recovery) Do `work` in the lane, then `done(error or None)` here."""
+        self._lane.run(work, lambda result: done(result if isinstance(result, Exception) else None))
+
+    def open_content(self, item: Item) -> Content:
+        """The content; close it. Raises ContentDamaged (then `set_aside`) or SpoolError."""
+        if item.content is not None:
+            return Content(item.content)
+        return content.open_entry(self.root / item.folder / item.name, item.offset)
+
+    def set_aside(self, item: Item, why: str) -> None:
+        """A message whose content turned out damaged: into corrupt/ with the reason; it is no longer queued."""
+        recovery.set_item_aside(self, item, why)
+
+    def lingering(self, seconds: float) -> list[Item]:
+        """Messages that are in the intake for longer: `keep(item, "deferred", ...)` them, so that segments can go."""
+        found = []
+        for item in self.folders["intake"].values():
+            if self.clock.age(item.born) < seconds:
+                break
+            if not item.moving:
+                found.append(item)
+        return found
+
+    def overdue_quarantine(self, max_age: float, max_octets: int) -> list[Item]:
+        """What retention removes, oldest first: older than `max_age` seconds, or beyond `max_octets` in all."""
+        items = sorted(self.folders["quarantine"].values(), key=lambda item: item.born)
+        total, found = self.octets["quarantine"], []
+        for item in items:
+            if self.clock.age(item.born) <= max_age and total <= max_octets:
+                break
+            total -= item.trailer.size
+            found.append(item)
+        return found
+
+    def space(self) -> Space:
+        """Free space of the spool. Raises OSError."""
+        return space(self.root)
+
+    def close(self) -> None:
+        """Finish the lane (blocks), remember the time, let go of the lock."""
+        self._lane.close()
+        self.granted.close()
+        self.clock.save()
+        os.close(self._lock)
+
+
+def _own(root: Path) -> int:
+    """Make the folders and take the lock."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise SpoolLocked(f"another instance uses the spool {root}: stop it first") from error
+        for folder in FOLDERS:
+            (root / folder).mkdir(mode=0o700, exist_ok=True)
+        disk.sync_folder(root)
+    except OSError as error:
+        raise from_oserror(error) from error
+    return lock
