@@ -1,17 +1,94 @@
 """The wiring file (config.example.toml) as typed values: who listens where, next hops, sockets, paths, limits.
 
 Contract: unknown keys and wrong types are errors; every knob stands here once with its default; values are frozen.
-Paths are still as written (relative to the file's folder); config.load makes them absolute.
+A Wiring that comes out of config.wiring (hence every Snapshot's) has absolute paths; relative ones were taken from the
+file's folder. What failure means for the mail: a wrong file never replaces one that is in force.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Strict,
+    Tag,
+)
 
+from appliance import tables
 from appliance.checks.knobs import Duration
+from appliance.config import values
 
-Network = IPvAnyNetwork
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
+Network = Annotated[values.Network, PlainValidator(values.network)]
+Whole = Annotated[int, Strict(), Field(ge=0)]
+Span = Annotated[Duration, Field(gt=0)]
+Flag = Annotated[bool, Strict()]
+
+
+def _lone(value: Any) -> Any:
+    """A lone string counts as a list of one."""
+    if isinstance(value, dict):
+        raise ValueError('a key with dots must be quoted, for example "example.com" = ...')
+    return (value,) if isinstance(value, str) else value
+
+
+def _lone_level(value: Any) -> Any:
+    return _lone(value) if isinstance(value, dict) else value
+
+
+def _checked(parse: Callable[[str], object], *, empty: bool = False) -> AfterValidator:
+    """Accept what `parse` accepts, kept as written (`empty`: or nothing)."""
+
+    def check(text: str) -> str:
+        if text or not empty:
+            parse(text)
+        return text
+
+    return AfterValidator(check)
+
+
+def table_spec(text: str) -> str:
+    """`type:name`, the type known. Raises ValueError."""
+    if problem := tables.complaint(text):
+        raise ValueError(problem)
+    return text
+
+
+def our_domain(text: str) -> str:
+    """A domain in lower-case A-labels, or a table. Raises ValueError."""
+    if ":" in text and not text.startswith("["):
+        return table_spec(text)
+    if text.startswith((".", "*")):
+        raise ValueError(f'"{text}": names stand here as they are; for patterns name a table, for example "pcre:domains"')
+    return values.domain_name(text)
+
+
+def route_key(text: str) -> str:
+    """What a route may be for: user@domain, domain, .parent of domains, or *. Raises ValueError."""
+    local, at, domain = text.rpartition("@")
+    if at and not local:
+        raise ValueError(f'"{text}": write the domain without @')
+    if domain == "*" and not at:
+        return text
+    dot = "." if domain.startswith(".") and not at else ""
+    return f"{local}{at}{dot}{values.domain_name(domain.removeprefix(dot))}"
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
+Level = Literal["none", "may", "encrypt", "verify"]
+Domains = Annotated[tuple[Annotated[str, AfterValidator(our_domain)], ...], BeforeValidator(_lone)]
+Hops = Annotated[tuple[Annotated[str, _checked(values.parse_next_hop)], ...], BeforeValidator(_lone)]
+Peers = Annotated[tuple[Annotated[str, _checked(values.parse_peer)], ...], BeforeValidator(_lone), Field(min_length=1)]
+RouteMap = dict[Annotated[str, AfterValidator(route_key)], Hops]
+Routing = Annotated[
+    Annotated[RouteMap, Tag("domains")] | Annotated[str, AfterValidator(table_spec), Tag("table")],
+    Discriminator(lambda value: "table" if isinstance(value, str) else "domains"),
+]
 
 
 class Section(BaseModel):
@@ -24,14 +101,14 @@ class TlsFiles(Section):
 
 
 class Gateway(Section):
-    hostname: str = "localhost.localdomain"
+    hostname: Annotated[str, AfterValidator(values.domain_name)] = "localhost.localdomain"
     state_dir: str = "/var/lib/postgate"
     policies: str = "policies"
     drop: Literal["auto", "require", "off"] = "auto"
     trusted_relays: tuple[Network, ...] = ()
-    soft_bounce: bool = False
-    delay_reject: bool = True
-    recipient_delimiter: str = "+"
+    soft_bounce: Flag = False
+    delay_reject: Flag = True
+    recipient_delimiter: Annotated[str, Field(pattern=r"^[!#$%&*+/=?^_|~.-]{0,8}$")] = "+"
     grace: Duration = 30.0
 
 
@@ -43,36 +120,36 @@ class EhloOff(Section):
 
 
 class Listen(Section):
-    name: str = "public"
+    name: Name = "public"
     protocol: Literal["smtp", "policy", "milter"] = "smtp"
     role: Literal["inbound", "outbound", "reinject"] = "inbound"
-    address: str = "127.0.0.1:2525"
+    address: Annotated[str, _checked(values.parse_listen_address)] = "127.0.0.1:2525"
     xclient: tuple[Network, ...] = ()
     proxy: tuple[Network, ...] = ()
     tls: TlsFiles = TlsFiles()
-    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    workers: Annotated[int, Strict(), Field(ge=0, le=256)] = 0
     ehlo_off: tuple[EhloOff, ...] = ()
 
 
 class Relay(Section):
-    domains: Names = ()
-    next_hop: Names = ()
-    routes: dict[str, Names] | str = Field(default_factory=dict)
-    tls: dict[str, Literal["none", "may", "encrypt", "verify"]] = Field(default_factory=dict)
+    domains: Domains = ()
+    next_hop: Hops = ()
+    routes: Routing = Field(default_factory=dict)
+    tls: dict[str, Annotated[Level, BeforeValidator(_lone_level)]] = Field(default_factory=dict)
     tls_ca: str = ""
 
 
 class Smtp(Section):
-    size_limit: Annotated[int, Field(ge=0)] = 52428800
+    size_limit: Annotated[int, Strict(), Field(ge=0)] = 52428800
     bare_lf: Literal["normalize", "reject"] = "normalize"
-    strict: bool = False
-    banner: str = "ESMTP"
+    strict: Flag = False
+    banner: Annotated[str, Field(pattern=r"^[ -~]{0,200}$")] = "ESMTP"
 
 
 class Dns(Section):
-    nameservers: tuple[str, ...] = ()
+    nameservers: tuple[Annotated[str, _checked(values.parse_nameserver)], ...] = ()
     zone: str = ""
-    timeout: Duration = 5.0
+    timeout: Span = 5.0
     ttl_floor: Duration = 0.0
 
 
@@ -82,60 +159,68 @@ class Store(Section):
 
 class ScannerEntry(Section):
     kind: Literal["clamd", "spamd"]
-    address: Names
-    timeout: Duration = 60.0
-    concurrency: Annotated[int, Field(ge=1, le=1000)] = 10
-    size_limit: int = 0
+    address: Peers
+    timeout: Span = 60.0
+    concurrency: Annotated[int, Strict(), Field(ge=1, le=1000)] = 10
+    size_limit: Whole = 0
 
 
 class Queue(Section):
-    retry_min: Duration = 60.0
-    retry_max: Duration = 3600.0
-    dead_probe: Duration = 10.0
+    retry_min: Span = 60.0
+    retry_max: Span = 3600.0
+    dead_probe: Span = 10.0
     lifetime: Duration = 432000.0
-    concurrency: Annotated[int, Field(ge=1, le=1000)] = 20
+    concurrency: Annotated[int, Strict(), Field(ge=1, le=1000)] = 20
     quarantine_age: Duration = 2592000.0
-    quarantine_size: int = 1073741824
+    quarantine_size: Whole = 1073741824
+
+
+# fmt: off
+Facility = Literal[
+    "mail", "daemon", "user", "syslog", "auth", "authpriv", "cron", "kern", "lpr", "news", "uucp",
+    "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+]
+# fmt: on
 
 
 class Logging(Section):
     """`target`: "stderr", "syslog" (the local /dev/log), "syslog:/path" or a file name."""
 
     target: str = "stderr"
-    facility: str = "mail"
-    events: bool = True
+    facility: Facility = "mail"
+    events: Flag = True
     level: Literal["debug", "info", "warning", "error"] = "info"
-    metrics: str = ""
+    metrics: Annotated[str, _checked(values.parse_listen_address, empty=True)] = ""
 
 
 class Limits(Section):
     """Sessions, rates, sizes, times. 0 switches a limit off where the comment in config.example.toml says so."""
 
-    smtpd: Annotated[int, Field(ge=0)] = 0
-    scand: Annotated[int, Field(ge=1, le=256)] = 2
-    command_line: Annotated[int, Field(ge=512)] = 2048
-    command_line_parameters: Annotated[int, Field(ge=512)] = 4096
-    header_size: int = 524288
-    recipients: Annotated[int, Field(ge=100)] = 1000
-    errors_soft: int = 10
-    errors_hard: int = 20
-    junk_commands: int = 100
-    messages_per_session: int = 1000
-    connections: int = 1000
-    connections_reserve: int = 100
-    connections_per_client: int = 50
-    connection_rate: int = 0
-    message_rate: int = 0
-    recipient_rate: int = 0
-    rate_period: Duration = 60.0
-    timeout_command: Duration = 300.0
-    timeout_data: Duration = 300.0
-    timeout_tls: Duration = 30.0
-    timeout_write: Duration = 60.0
-    session_life: Duration = 7200.0
-    data_rate: int = 500
-    memory_messages: int = 33554432
-    stress_timeout: Duration = 10.0
+    smtpd: Annotated[int, Strict(), Field(ge=0)] = 0
+    scand: Annotated[int, Strict(), Field(ge=1, le=256)] = 2
+    command_line: Annotated[int, Strict(), Field(ge=512)] = 2048
+    command_line_parameters: Annotated[int, Strict(), Field(ge=512)] = 4096
+    header_size: Whole = 524288
+    recipients: Annotated[int, Strict(), Field(ge=100)] = 1000
+    errors_soft: Whole = 10
+    errors_hard: Whole = 20
+    junk_commands: Whole = 100
+    messages_per_session: Whole = 1000
+    connections: Whole = 1000
+    connections_reserve: Whole = 100
+    connections_per_client: Whole = 50
+    connection_rate: Whole = 0
+    message_rate: Whole = 0
+    recipient_rate: Whole = 0
+    rate_period: Span = 60.0
+    timeout_command: Span = 300.0
+    timeout_data: Span = 300.0
+    timeout_tls: Span = 30.0
+    timeout_write: Span = 60.0
+    session_life: Span = 7200.0
+    data_rate: Whole = 500
+    memory_messages: Whole = 33554432
+    stress_timeout: Span = 10.0
 
 
 class Wiring(Section):
@@ -147,7 +232,7 @@ class Wiring(Section):
     smtp: Smtp = Smtp()
     dns: Dns = Dns()
     store: Store = Store()
-    scanners: dict[str, ScannerEntry] = Field(default_factory=dict)
+    scanners: dict[Name, ScannerEntry] = Field(default_factory=dict)
     queue: Queue = Queue()
     logging: Logging = Logging()
     limits: Limits = Limits()

@@ -14,7 +14,7 @@ from typing import Protocol
 from appliance.tables import cidr, fixed, pattern, postgrey
 from appliance.tables.text import Flaw, Source, TableError, braced, items
 
-__all__ = ["KINDS", "Flaw", "Opened", "TableError", "open_table", "path_of"]
+__all__ = ["KINDS", "Flaw", "Opened", "TableError", "complaint", "open_table", "path_of"]
 
 #: Types whose name is a file (or, for RULES, an inline list in braces).
 FILES = ("texthash", "cidr", "regexp", "pcre", "postgrey_clients", "postgrey_recipients")
@@ -41,14 +41,20 @@ def path_of(spec: str) -> str:
     return name if kind in FILES and not name.startswith("{") else ""
 
 
+def complaint(spec: str) -> str:
+    """Why `spec` cannot be a table, "" if it can: what is known without reading it."""
+    kind, _, name = spec.partition(":")
+    if kind not in KINDS:
+        return _unknown(kind)
+    return "" if name else f'a table is written "type:name", for example "{kind}:/etc/postgate/table"'
+
+
 def open_table(spec: str, read: Callable[[str], bytes], *, substitution: bool = True) -> Opened:
     """The table `spec` with its flaws in `.source.flaws`; a flawed line is left out. `read` gives a file's octets (its
     OSError passes through). `substitution` False forbids `$1` in results (routes). Raises TableError for a bad spec."""
-    kind, colon, name = spec.partition(":")
-    if kind not in KINDS:
-        raise TableError(_unknown(kind))
-    if not colon or not name:
-        raise TableError(f'a table is written "type:name", for example "{kind}:/etc/postgate/table"')
+    if problem := complaint(spec):
+        raise TableError(problem)
+    kind, _, name = spec.partition(":")
     path = path_of(spec)
     source = Source(path)
     if kind in RULES:

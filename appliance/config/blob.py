@@ -1,0 +1,174 @@
+"""The files in force as one hashed value. Only the master, `postgate check` and `postgate try` read them, by read().
+
+Contract: read() follows what the wiring and the policies name, once; what cannot be read is noted in `missing` and
+becomes a Mistake with its place when a Snapshot is built. It raises OSError only for the wiring file itself.
+What failure means for the mail: none; the values in force stay.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from appliance.config import default
+from appliance.config.references import Layout
+
+#: The policies that came with the package: in a wheel inside it, in a checkout beside it.
+_HOMES = (Path(__file__).resolve().parents[1] / "policies", Path(__file__).resolve().parents[2] / "policies")
+
+Stamp = tuple[int, int, int]
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """All files in force by absolute path. `main` is the wiring file ("" = the embedded default of `postgate run`).
+    `stamps` maps files to (mtime_ns, size, inode), so that the master sees which changed. `folder`: where relative
+    paths of the wiring begin. `policies`: names below policies/ to the paths in force. `missing`: what could not be
+    read, and why. `shipped`: the folder of shipped policies, "" if there is none."""
+
+    main: str
+    files: dict[str, bytes]
+    hash: str
+    stamps: dict[str, Stamp] = {}
+    folder: str = ""
+    policies: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    shipped: str = ""
+
+    @property
+    def label(self) -> str:
+        """The wiring file's name in messages."""
+        return self.main or default.LABEL
+
+
+def shipped_policies() -> str:
+    """The folder of the shipped policies, "" if the installation has none (every check then has its built-in values)."""
+    return next((str(home) for home in _HOMES if (home / "stages.toml").is_file()), "")
+
+
+class _Reading:
+    """Files read so far."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.stamps: dict[str, Stamp] = {}
+        self.missing: dict[str, str] = {}
+
+    def take(self, path: str) -> bool:
+        if path in self.files or path in self.missing:
+            return path in self.files
+        try:
+            self.files[path], self.stamps[path] = octets(path)
+        except OSError as why:
+            self.missing[path] = why.strerror or str(why)
+        return path in self.files
+
+    def probe(self, path: str) -> None:
+        """Only whether it can be read: keys of certificates do not belong into a value that every process gets."""
+        try:
+            os.close(_open(path))
+        except OSError as why:
+            self.missing[path] = why.strerror or str(why)
+
+
+def _open(path: str) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(0, "is not a regular file")
+    return fd
+
+
+def octets(path: str) -> tuple[bytes, Stamp]:
+    """A file's content and the stamp it had before it was read. Raises OSError."""
+    with os.fdopen(_open(path), "rb") as file:
+        seen = os.fstat(file.fileno())
+        return file.read(), (seen.st_mtime_ns, seen.st_size, seen.st_ino)
+
+
+def read(path: str | None) -> Blob:
+    """All files that the wiring file `path` (None: the embedded default) brings into force. Raises OSError for itself."""
+    reading = _Reading()
+    main = "" if path is None else str(Path(path).absolute())
+    folder = str(Path(main).parent) if main else str(Path.cwd())
+    if main:
+        reading.files[main], reading.stamps[main] = octets(main)
+    else:
+        reading.files[main] = default.TEXT.encode()
+    shipped = shipped_policies()
+    layout = Layout(main, folder, shipped, reading.files[main])
+    policies = _policies(layout.policies_folder, shipped, reading)
+    texts = {name: reading.files[at] for name, at in policies.items() if at in reading.files}
+    for reference in layout.references(texts):
+        if reference.secret:
+            reading.probe(reference.candidates[0])
+        elif not any(reading.take(candidate) for candidate in reference.candidates):
+            continue
+    blob = Blob(main, reading.files, "", reading.stamps, folder, policies, reading.missing, shipped)
+    return msgspec.structs.replace(blob, hash=fingerprint(blob.files, policies))
+
+
+def _policies(folder: str, shipped: str, reading: _Reading) -> dict[str, str]:
+    """Names of policy files to the paths in force: the operator's, else the shipped ones."""
+    found: dict[str, str] = {}
+    for home in (shipped, folder):
+        try:
+            names = sorted(entry.name for entry in Path(home).iterdir() if entry.suffix == ".toml") if home else []
+        except OSError as why:
+            reading.missing[home] = why.strerror or str(why)
+            continue
+        found |= {name: f"{home}/{name}" for name in names}
+    for path in found.values():
+        reading.take(path)
+    return dict(sorted(found.items()))
+
+
+def fingerprint(files: Mapping[str, bytes], policies: Mapping[str, str]) -> str:
+    """A short SHA-256 over names and contents."""
+    digest = hashlib.sha256()
+    names = {path: name for name, path in policies.items()}
+    for path in sorted(files):
+        for part in (names.get(path, path).encode(), files[path]):
+            digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:12]
+
+
+class TableWatch:
+    """Sees which lookup tables changed (asked each second). A file counts as complete when it looks the same twice."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Stamp] = {}
+
+    def poll(self, blob: Blob, paths: Iterable[str]) -> Blob | None:
+        """A new blob of the old texts and the changed tables, or None. `paths`: those of the tables in force."""
+        changed = {}
+        for path in paths:
+            stamp = _stamp(path)
+            if stamp is None or stamp == blob.stamps.get(path):
+                self._seen.pop(path, None)
+            elif self._seen.get(path) == stamp:
+                changed[path] = stamp
+            else:
+                self._seen[path] = stamp
+        return self._with(blob, changed) if changed else None
+
+    def _with(self, blob: Blob, changed: Mapping[str, Stamp]) -> Blob | None:
+        files, stamps = dict(blob.files), dict(blob.stamps)
+        for path in changed:
+            try:
+                files[path], stamps[path] = octets(path)
+            except OSError:
+                continue  # it goes on as it was; the next poll tries again
+        if stamps == blob.stamps:
+            return None
+        return msgspec.structs.replace(blob, files=files, stamps=stamps, hash=fingerprint(files, blob.policies))
+
+
+def _stamp(path: str) -> Stamp | None:
+    try:
+        seen = Path(path).stat()
+    except OSError:
+        return None
+    return seen.st_mtime_ns, seen.st_size, seen.st_ino

@@ -1,0 +1,192 @@
+"""What only shows when settings are seen together: two listeners on one address, a certificate without its key, a loop.
+
+Contract: pure; sees a Wiring as written (paths not yet absolute).
+"""
+
+import ipaddress
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from appliance.config import values
+from appliance.config.mistakes import did_you_mean
+from appliance.config.model import Listen, Wiring
+from appliance.config.positions import Path
+
+#: Keywords that an EHLO answer of ours can have.
+KEYWORDS = (
+    "PIPELINING",
+    "SIZE",
+    "8BITMIME",
+    "ENHANCEDSTATUSCODES",
+    "CHUNKING",
+    "STARTTLS",
+    "SMTPUTF8",
+    "DSN",
+    "VRFY",
+    "HELP",
+)
+_EVERYBODY = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+
+
+class Odd(NamedTuple):
+    """One thing that does not fit: where in the file, and whether the key or the value is shown."""
+
+    path: Path
+    text: str
+    fatal: bool = True
+    at_key: bool = False
+
+
+Check = Callable[[Wiring], Iterator[Odd]]
+
+
+def complaints(wiring: Wiring) -> list[Odd]:
+    """Everything that does not fit together."""
+    checks: tuple[Check, ...] = (
+        _listeners,
+        _certificates,
+        _protocols,
+        _networks,
+        _ehlo_keywords,
+        _queue,
+        _limits,
+        _loops,
+        _relaying,
+        _tls_levels,
+        _texts,
+        _metrics,
+    )
+    return [odd for check in checks for odd in check(wiring)]
+
+
+def _listeners(wiring: Wiring) -> Iterator[Odd]:
+    names: dict[str, int] = {}
+    addresses: dict[str, int] = {}
+    for index, listener in enumerate(wiring.listen):
+        first = names.setdefault(listener.name, index)
+        if first != index:
+            yield Odd(("listen", index, "name"), f'the name "{listener.name}" is taken by listen[{first}]')
+        endpoint = values.parse_listen_address(listener.address)
+        if endpoint.path or endpoint.port:
+            first = addresses.setdefault(str(endpoint), index)
+            if first != index:
+                yield Odd(("listen", index, "address"), f"{endpoint} is the address of listen[{first}] already")
+
+
+def _certificates(wiring: Wiring) -> Iterator[Odd]:
+    for index, listener in enumerate(wiring.listen):
+        if bool(listener.tls.certificate) != bool(listener.tls.key):
+            has, lacks = ("certificate", "key") if listener.tls.certificate else ("key", "certificate")
+            yield Odd(("listen", index, "tls", has), f"tls has a {has} without a {lacks}", at_key=True)
+
+
+def _protocols(wiring: Wiring) -> Iterator[Odd]:
+    for index, listener in enumerate(wiring.listen):
+        if listener.protocol != "smtp":
+            yield Odd(("listen", index, "protocol"), f'protocol "{listener.protocol}" is not served by this version yet')
+
+
+def _networks(wiring: Wiring) -> Iterator[Odd]:
+    """Trust that everybody has is no trust."""
+    places: list[tuple[Path, tuple[values.Network, ...]]] = [
+        (("gateway", "trusted_relays"), wiring.gateway.trusted_relays)
+    ]
+    places += [(("listen", index, "xclient"), listener.xclient) for index, listener in enumerate(wiring.listen)]
+    for path, networks in places:
+        for index, network in enumerate(networks):
+            if network in _EVERYBODY:
+                yield Odd((*path, index), f"{network} lets everybody on the Internet claim any identity", fatal=False)
+
+
+def _ehlo_keywords(wiring: Wiring) -> Iterator[Odd]:
+    for number, listener in enumerate(wiring.listen):
+        for index, rule in enumerate(listener.ehlo_off):
+            for position, word in enumerate(rule.keywords):
+                if word.upper() not in KEYWORDS:
+                    hint = did_you_mean(word, [name.lower() for name in KEYWORDS])
+                    path = ("listen", number, "ehlo_off", index, "keywords", position)
+                    yield Odd(path, f'"{word}" is no EHLO keyword that is offered here{hint}')
+
+
+def _queue(wiring: Wiring) -> Iterator[Odd]:
+    queue = wiring.queue
+    if queue.retry_min > queue.retry_max:
+        yield Odd(("queue", "retry_min"), "queue.retry_min is longer than retry_max")
+
+
+def _limits(wiring: Wiring) -> Iterator[Odd]:
+    limits = wiring.limits
+    if limits.errors_hard and limits.errors_soft > limits.errors_hard:
+        yield Odd(
+            ("limits", "errors_soft"), "limits.errors_soft is above errors_hard: it would never be reached", fatal=False
+        )
+    if limits.connections and limits.connections_reserve >= limits.connections:
+        yield Odd(("limits", "connections_reserve"), "limits.connections_reserve leaves no connection for strangers")
+
+
+def _hops(wiring: Wiring) -> Iterator[tuple[Path, values.NextHop]]:
+    relay = wiring.relay
+    written: list[tuple[Path, str]] = [(("relay", "next_hop", n), text) for n, text in enumerate(relay.next_hop)]
+    if isinstance(relay.routes, dict):
+        written += [
+            (("relay", "routes", key, n), text) for key, hops in relay.routes.items() for n, text in enumerate(hops)
+        ]
+    for path, text in written:
+        yield path, values.parse_next_hop(text)
+
+
+def _loops(wiring: Wiring) -> Iterator[Odd]:
+    for path, hop in _hops(wiring):
+        for index, listener in enumerate(wiring.listen):
+            if _same(hop, listener):
+                yield Odd(path, f"{hop} is our own listen[{index}]: mail would go round in a loop")
+
+
+def _same(hop: values.NextHop, listener: Listen) -> bool:
+    """Does mail for `hop` come to this listener? Known for addresses of this machine only."""
+    endpoint = values.parse_listen_address(listener.address)
+    if hop.path or endpoint.path:
+        return hop.path == endpoint.path
+    host = "127.0.0.1" if hop.host == "localhost" else hop.host
+    everywhere = endpoint.host in ("0.0.0.0", "::") and (host.startswith("127.") or host == "::1")
+    return hop.port == endpoint.port and (host == endpoint.host or everywhere)
+
+
+def _relaying(wiring: Wiring) -> Iterator[Odd]:
+    inbound = any(listener.protocol == "smtp" and listener.role == "inbound" for listener in wiring.listen)
+    if inbound and not wiring.relay.domains:
+        yield Odd(
+            ("relay", "domains"), "relay.domains is empty: no domain is ours, all mail from outside is refused", False
+        )
+    if wiring.relay.domains and not wiring.relay.next_hop and not wiring.relay.routes:
+        yield Odd(
+            ("relay",), "relay.next_hop is empty: mail goes to the demo inbox under the state directory", False, True
+        )
+
+
+def _tls_levels(wiring: Wiring) -> Iterator[Odd]:
+    if isinstance(wiring.relay.routes, str):
+        return  # the next hops stand in a table that changes by itself
+    known = {name for _, hop in _hops(wiring) for name in values.tls_names(hop)} | {"*"}
+    for key in wiring.relay.tls:
+        if key not in known and key.lower() not in known:
+            yield Odd(
+                ("relay", "tls", key), f'relay.tls: no next hop is called "{key}"{did_you_mean(key, known)}', False, True
+            )
+
+
+def _texts(wiring: Wiring) -> Iterator[Odd]:
+    for path, text in (
+        (("gateway", "state_dir"), wiring.gateway.state_dir),
+        (("logging", "target"), wiring.logging.target),
+    ):
+        if not text or "\0" in text:
+            yield Odd(path, f"{path[0]}.{path[1]} is empty")
+
+
+def _metrics(wiring: Wiring) -> Iterator[Odd]:
+    if not wiring.logging.metrics:
+        return
+    endpoint = values.parse_listen_address(wiring.logging.metrics)
+    if not endpoint.path and not ipaddress.ip_address(endpoint.host).is_loopback:
+        yield Odd(("logging", "metrics"), "logging.metrics listens on a loopback address or a unix socket only")

@@ -1,0 +1,23 @@
+"""What `postgate run` without --config starts with: a gateway for example.com on this machine, mail into a demo inbox.
+
+Contract: the text is an ordinary wiring file, read by the same code as any other; relative paths begin in the
+working folder.
+"""
+
+LABEL = "(embedded default)"
+
+TEXT = """\
+[gateway]
+hostname = "localhost.localdomain"
+state_dir = "run"
+drop = "auto"
+
+[[listen]]
+name = "public"
+protocol = "smtp"
+role = "inbound"
+address = "127.0.0.1:2525"
+
+[relay]
+domains = ["example.com"]   # no next_hop: the demo inbox takes the mail
+"""

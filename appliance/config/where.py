@@ -1,0 +1,34 @@
+"""Where a gateway keeps its state, read from a wiring file that may be broken.
+
+Contract: never raises for what stands in the file: a gateway whose file has a mistake must still find its last good
+snapshot, and `postgate status` must reach it.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+
+DEFAULT = "/var/lib/postgate"
+_LINE = re.compile(r"""^\s*state_dir\s*=\s*(?:"([^"\n]+)"|'([^'\n]+)')""", re.MULTILINE)
+
+
+def state_dir(main: str) -> Path:
+    """The absolute state directory named in the wiring file `main` (the default if it names none or cannot be read)."""
+    try:
+        text = Path(main).read_text("utf-8", "replace")
+    except OSError:
+        return Path(DEFAULT)
+    return Path(main).absolute().parent / (_parsed(text) or _searched(text) or DEFAULT)
+
+
+def _parsed(text: str) -> str:
+    try:
+        found = tomllib.loads(text).get("gateway", {}).get("state_dir", "")
+    except (tomllib.TOMLDecodeError, AttributeError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def _searched(text: str) -> str:
+    found = _LINE.search(text)
+    return (found[1] or found[2]) if found else ""
