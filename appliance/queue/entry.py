@@ -151,9 +151,9 @@ def find_header(fd: int, start: int, limit: int, salt: bytes) -> int | None:
 
 
 def iterate(fd: int, salt: bytes, start: int = 0, end: int | None = None) -> Iterator[Found | Damaged | Torn]:
-    """All entries of [start, end) in order; content over INLINE is checked by who reads it. Without `end` the file
-    has no announced end (its writer died): what is cut off at the end of the file is then Torn; with it everything that is
-    not an entry is Damaged. Raises OSError if the disk cannot be read."""
+    """All entries of [start, end) in order; content over INLINE is checked by who reads it. Without `end` the
+    file has no announced end (its writer died): what is cut off at the end of the file is then Torn; with it everything
+    that is not an entry is Damaged. Raises OSError if the disk cannot be read."""
     limit = os.fstat(fd).st_size if end is None else end
     while start < limit:
         one = _entry_at(fd, salt, start, limit, end is None)

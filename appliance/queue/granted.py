@@ -49,7 +49,7 @@ class Granted:
         self.files: dict[str, IntakeFile] = {}
         self._found = sorted(path.name for path in folder.iterdir())
         self._pool: dict[Purpose, deque[tuple[str, int]]] = {"segment": deque(), "large": deque()}
-        self._making = False
+        self._making = self._closed = False
 
     # ------------------------------------------------------------------ grants
 
@@ -83,6 +83,8 @@ class Granted:
         if not isinstance(made, Exception):  # else: no room now; the next grant tries again
             for purpose, files in made.items():
                 self._pool[purpose].extend(files)
+        if self._closed:
+            self._empty_pool()
 
     # ------------------------------------------------------------------ notices
 
@@ -196,10 +198,14 @@ class Granted:
 
     def close(self) -> None:
         """Give back what was made ahead of time; entries stay as they are."""
+        self._closed = True
+        self._empty_pool()
+        for file in self.files.values():
+            file.marks.close()
+
+    def _empty_pool(self) -> None:
         for pool in self._pool.values():
             while pool:
                 name, fd = pool.popleft()
                 (self.folder / name).unlink(missing_ok=True)
                 os.close(fd)
-        for file in self.files.values():
-            file.marks.close()
