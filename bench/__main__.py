@@ -1,0 +1,40 @@
+"""`make bench`: all rows in one run, as a table for bench/README.md."""
+
+import argparse
+import os
+import platform
+import sys
+
+from bench import intake, relay
+from bench.load import available
+from bench.pairs import Row
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    return f"{os.cpu_count()} cores ({model}), Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Postgate beside its peers, in one run; ratios of interleaved pairs.")
+    parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs a row (default 5)")
+    parser.add_argument("--only", choices=("relay", "intake"), help="one family of rows")
+    words = parser.parse_args()
+    if not available():
+        print("bench needs Debian's postfix package (make packages)", file=sys.stderr)
+        return 2
+    found: list[Row] = []
+    if words.only != "intake":
+        found += relay.rows(words.pairs, relay.SIZES)
+    if words.only != "relay":
+        found += intake.rows(words.pairs, 3000)
+    print(f"\n{machine()}; median of {words.pairs} interleaved pairs\n")
+    print("| row | postgate, messages/s | peer, messages/s | ratio | lowest to highest |\n|---|---|---|---|---|")
+    for row in found:
+        print(row.text())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
