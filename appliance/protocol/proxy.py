@@ -26,7 +26,7 @@ _ADDRESSES = {1: 12, 2: 36, 3: 216}
 class ProxyInfo(NamedTuple):
     """Both ends of the connection as the proxy saw it. `address` is compressed, "local" for a unix socket.
 
-    `address` "" means: the proxy speaks for itself (LOCAL, a health check) or does not know; the socket's own peer counts.
+    `address` "" means: the proxy speaks for itself (LOCAL, a health check) or does not know: the socket's peer counts.
     """
 
     version: int

@@ -6,7 +6,7 @@ domain that was not judged. Lenient forms are named in the set that comes along;
 What failure means for the mail: the command is refused with 5xx and nothing was promised.
 
 Lengths: a local part has at most 64 octets, lenient takes 256 ("long_local": SRS and VERP senders are longer in real
-mail); a domain has at most 255; strict also holds the whole path to 256.
+mail); a domain has at most 255; a path 256, lenient what the command line holds ("long_path").
 """
 
 import re
@@ -62,8 +62,8 @@ _NOTHING: frozenset[str] = frozenset()
 def parse_path(text: bytes, *, utf8: bool = False, strict: bool = False) -> tuple[Address, bytes, frozenset[str]]:
     """The path behind "FROM:" or "TO:": (address, what follows it, leniencies). `<>` is the null sender.
 
-    Leniencies: those of `parse_address`, and "space_after_colon", "space_in_brackets", "no_brackets". What follows
-    is b"" or begins with a blank. Raises AddressError.
+    Leniencies: those of `parse_address`, and "space_after_colon", "space_in_brackets", "no_brackets", "long_path". What
+    follows is b"" or begins with a blank. Raises AddressError.
     """
     path = text.lstrip(b" \t")
     lenient = {"space_after_colon"} if len(path) != len(text) else set()
@@ -78,10 +78,10 @@ def parse_path(text: bytes, *, utf8: bool = False, strict: bool = False) -> tupl
             raise AddressError("no path: brackets do not match or nothing stands there")
         inner = found[0]
         lenient.add("no_brackets")
+    if len(inner) + 2 > MAX_PATH:
+        lenient.add("long_path")
     if strict and lenient:
         raise AddressError(f"path is not strict: {', '.join(sorted(lenient))}")
-    if strict and len(inner) + 2 > MAX_PATH:
-        raise AddressError(f"path is longer than {MAX_PATH} octets")
     rest = path[found.end() :]
     if not inner and found[0] == b"<>":
         return NULL_SENDER, rest, frozenset(lenient)
