@@ -4,13 +4,15 @@ Contract: pure; sees a Wiring as written (paths not yet absolute).
 """
 
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from appliance.config import values
 from appliance.config.mistakes import did_you_mean
 from appliance.config.model import Listen, Wiring
 from appliance.config.positions import Path
+from appliance.mail.lookup import transport_keys
+from appliance.protocol.smtp.address import Address
 
 #: Keywords that an EHLO answer of ours can have.
 KEYWORDS = (
@@ -162,6 +164,16 @@ def _relaying(wiring: Wiring) -> Iterator[Odd]:
         yield Odd(
             ("relay",), "relay.next_hop is empty: mail goes to the demo inbox under the state directory", False, True
         )
+    if not wiring.relay.next_hop and wiring.relay.routes and isinstance(wiring.relay.routes, dict):
+        yield from _unrouted(wiring, wiring.relay.routes)
+
+
+def _unrouted(wiring: Wiring, routes: Mapping[str, object]) -> Iterator[Odd]:
+    """Without a general next hop every domain that is ours needs a way of its own."""
+    for index, domain in enumerate(wiring.relay.domains):
+        keys = transport_keys(Address("", domain, domain))
+        if ":" not in domain and not any(key.text in routes for key in keys):
+            yield Odd(("relay", "domains", index), f"{domain} has no route, and relay.next_hop is empty")
 
 
 def _tls_levels(wiring: Wiring) -> Iterator[Odd]:

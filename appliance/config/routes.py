@@ -1,30 +1,22 @@
 """Which domains are ours, where their mail goes, and how well that way is protected.
 
-Contract: pure look-ups in memory. A route in the wiring or in a transport table wins over `[relay] next_hop`; without
-both, mail goes to the demo inbox. What failure means for the mail: a table that cannot answer raises Unavailable: the
-mail is put off, never refused and never sent astray.
+Contract: pure look-ups in memory. A route in the wiring or in a transport table wins over `[relay] next_hop`.
+What failure means for the mail: a table that cannot answer raises Unavailable: the mail is put off, never refused and
+never sent astray.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from appliance.config.model import Wiring
-from appliance.config.values import Kind, NextHop, domain_name, parse_next_hop, tls_names
+from appliance.config.values import Kind, NextHop, parse_next_hop, tls_names
 from appliance.mail.lookup import search, transport_keys
 from appliance.mail.ports import Table, Unavailable
 from appliance.protocol.smtp.address import Address
 
+__all__ = ["Level", "NextHop", "Routes", "parse_transport", "transport_problem"]
+
 Level = Literal["none", "may", "encrypt", "verify"]
-
-
-def demo_inbox(wiring: Wiring) -> NextHop:
-    """Where the demo inbox takes LMTP: the next hop while none is configured."""
-    return NextHop("lmtp", path=f"{wiring.gateway.state_dir}/run/inbox.sock")
-
-
-def wants_demo_inbox(wiring: Wiring) -> bool:
-    """True while no inner server is configured at all."""
-    return not wiring.relay.next_hop and not wiring.relay.routes
 
 
 class Routes:
@@ -35,8 +27,7 @@ class Routes:
         self._delimiter = wiring.gateway.recipient_delimiter
         self._names = frozenset(text for text in relay.domains if ":" not in text)
         self._lists = [tables[text] for text in relay.domains if ":" in text]
-        hops = tuple(parse_next_hop(text) for text in relay.next_hop)
-        self._default = hops or ((demo_inbox(wiring),) if wants_demo_inbox(wiring) else ())
+        self._default = tuple(parse_next_hop(text) for text in relay.next_hop)
         self._table = tables[relay.routes] if isinstance(relay.routes, str) else None
         written = relay.routes if isinstance(relay.routes, dict) else {}
         self._routes = {key.lower(): tuple(map(parse_next_hop, texts)) for key, texts in written.items()}
@@ -46,6 +37,11 @@ class Routes:
     def domains(self) -> tuple[str, ...]:
         """Our domains that stand in the wiring itself."""
         return tuple(sorted(self._names))
+
+    @property
+    def default(self) -> tuple[NextHop, ...]:
+        """What `next_hops` gives (this very object) where no route of its own was found."""
+        return self._default
 
     def is_ours(self, domain: str) -> bool:
         """Exact, in lower-case A-labels; or a key of a table. Raises Unavailable if a table cannot answer."""
@@ -116,15 +112,3 @@ def transport_problem(value: str) -> str:
     except ValueError as why:
         return str(why)
     return ""
-
-
-__all__ = [
-    "Level",
-    "NextHop",
-    "Routes",
-    "demo_inbox",
-    "domain_name",
-    "parse_transport",
-    "transport_problem",
-    "wants_demo_inbox",
-]

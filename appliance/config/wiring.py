@@ -42,8 +42,13 @@ def _salvage(values: dict[str, Any], error: ValidationError, folder: str) -> Wir
         return Wiring()
 
 
+def demo_inbox(state_dir: str) -> str:
+    """The next hop that a relay without any next hop gets: our own inbox on this machine."""
+    return f"lmtp:unix:{state_dir}/run/inbox.sock"
+
+
 def anchored(wiring: Wiring, folder: str) -> Wiring:
-    """The same with absolute paths."""
+    """The same with absolute paths; without any next hop it gets the demo inbox."""
     at = _Anchor(folder)
     gateway, relay, dns, logging = wiring.gateway, wiring.relay, wiring.dns, wiring.logging
     target = logging.target
@@ -57,7 +62,7 @@ def anchored(wiring: Wiring, folder: str) -> Wiring:
                 update={"state_dir": at.path(gateway.state_dir), "policies": at.path(gateway.policies)}
             ),
             "listen": tuple(at.listener(listener) for listener in wiring.listen),
-            "relay": relay.model_copy(update=at.relay(relay)),
+            "relay": relay.model_copy(update=at.relay(relay, at.path(gateway.state_dir))),
             "dns": dns.model_copy(update={"zone": at.path(dns.zone)}),
             "scanners": {
                 name: entry.model_copy(update={"address": at.sockets(entry.address)})
@@ -96,11 +101,12 @@ class _Anchor:
         )
         return listener.model_copy(update={"address": self.socket(listener.address), "tls": tls})
 
-    def relay(self, relay: Any) -> dict[str, Any]:
+    def relay(self, relay: Any, state_dir: str) -> dict[str, Any]:
         routes = relay.routes
+        inbox = () if relay.next_hop or routes else (demo_inbox(state_dir),)
         return {
             "domains": tuple(self.table(text) for text in relay.domains),
-            "next_hop": self.sockets(relay.next_hop),
+            "next_hop": self.sockets(relay.next_hop) or inbox,
             "routes": self.table(routes)
             if isinstance(routes, str)
             else {key: self.sockets(hops) for key, hops in routes.items()},

@@ -1,0 +1,94 @@
+"""`postgate check`: read all files in force and report every mistake as file:line:column.
+
+Exit: 0 good, 1 mistakes, 2 could not run. Deterministic: the same files give the same output. Nothing is started, bound
+or asked over the network.
+"""
+
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from appliance.config import blob as files
+from appliance.config.mistakes import ConfigError, Mistake
+from appliance.config.snapshot import Snapshot, build
+
+GOOD, MISTAKES, COULD_NOT_RUN = 0, 1, 2
+
+
+@click.command()
+@click.option("--config", "path", metavar="FILE", type=click.Path(), help="The wiring file (none: the embedded default).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+def command(path: str | None, as_json: bool) -> None:
+    """Read all files in force and report every mistake with its place."""
+    try:
+        blob = files.read(path)
+    except OSError as why:
+        could_not_run(str(path), why.strerror or str(why), as_json)
+    try:
+        snapshot = build(blob)
+    except ConfigError as error:
+        report(None, error.mistakes, blob.label, as_json)
+        sys.exit(MISTAKES)
+    report(snapshot, list(snapshot.warnings), blob.label, as_json)
+
+
+def could_not_run(path: str, why: str, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode({"ok": False, "file": path, "error": why}))
+    else:
+        click.echo(f"{path}: cannot be read: {why}", err=True)
+    sys.exit(COULD_NOT_RUN)
+
+
+def report(snapshot: Snapshot | None, mistakes: list[Mistake], label: str, as_json: bool) -> None:
+    """All mistakes, warnings among them, and what would run."""
+    if as_json:
+        found = [mistake._asdict() for mistake in mistakes]
+        click.echo(msgspec.json.encode({"ok": snapshot is not None, "file": label, "mistakes": found, **facts(snapshot)}))
+        return
+    for mistake in mistakes:
+        click.echo(
+            str(mistake) if mistake.fatal else f"{mistake.file}:{mistake.line}:{mistake.column}: warning: {mistake.text}"
+        )
+    if snapshot is None:
+        wrong = sum(mistake.fatal for mistake in mistakes)
+        click.echo(f"{wrong} mistake{'s' if wrong != 1 else ''}: this does not run", err=True)
+    else:
+        click.echo(summary(snapshot))
+
+
+def facts(snapshot: Snapshot | None) -> dict[str, Any]:
+    """What would run, as plain values."""
+    if snapshot is None:
+        return {}
+    wiring = snapshot.wiring
+    return {
+        "hash": snapshot.hash,
+        "hostname": wiring.gateway.hostname,
+        "state_dir": wiring.gateway.state_dir,
+        "listeners": [{"name": item.name, "role": item.role, "address": item.address} for item in wiring.listen],
+        "domains": list(wiring.relay.domains),
+        "next_hop": list(wiring.relay.next_hop),
+        "checks": {name: check.mode for name, check in snapshot.policies.checks.items()},
+        "scanners": sorted(wiring.scanners),
+        "tables": sorted(snapshot.tables),
+    }
+
+
+def summary(snapshot: Snapshot) -> str:
+    """One line: what would run."""
+    wiring = snapshot.wiring
+    listeners = ", ".join(f"{item.name} ({item.role}) on {item.address}" for item in wiring.listen)
+    modes = [check.mode for check in snapshot.policies.checks.values()]
+    counts = ", ".join(f"{modes.count(mode)} {word}" for mode, word in _MODES if mode in modes)
+    hops = ", ".join(wiring.relay.next_hop) or "by route"
+    return (
+        f"good: {wiring.gateway.hostname}, {listeners}; {len(wiring.relay.domains)} domains to {hops}; "
+        f"checks: {counts or 'none'}; scanners: {', '.join(sorted(wiring.scanners)) or 'none'}; "
+        f"{len(snapshot.tables)} tables; configuration {snapshot.hash}"
+    )
+
+
+_MODES = (("enforce", "enforced"), ("monitor", "monitored"), ("off", "off"))
