@@ -43,10 +43,12 @@ class Source:
 
     @property
     def flaws(self) -> tuple[Flaw, ...]:
+        """In the order of the lines."""
+        ordered = sorted(self._flaws, key=lambda flaw: (flaw.line, flaw.column))
         if not self._more:
-            return tuple(self._flaws)
-        last = self._flaws[-1]
-        return (*self._flaws, Flaw(self.path, last.line, 1, f"and {self._more} more of these", False))
+            return tuple(ordered)
+        last = ordered[-1]
+        return (*ordered, Flaw(self.path, last.line, 1, f"and {self._more} more of these", False))
 
     def lines(self, data: bytes) -> Iterator[tuple[int, str]]:
         """Logical lines with the number of their first physical line (Postfix readlline(3)): a line that starts with a

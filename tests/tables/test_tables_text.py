@@ -1,0 +1,130 @@
+"""Table files as Postfix reads them: logical lines, keys, values, duplicates (postmap(1), readlline(3))."""
+
+import time
+
+import pytest
+from appliance.tables import Opened, TableError, open_table
+
+
+def texthash(data: bytes) -> Opened:
+    return open_table("texthash:t", lambda path: {"t": data}[path])
+
+
+def flaws(table: Opened) -> list[tuple[int, bool]]:
+    return [(flaw.line, flaw.fatal) for flaw in table.source.flaws]
+
+
+def test_a_value_comes_with_its_place() -> None:
+    table = texthash(b"# comment\nexample.com  REJECT go away \nb.example\tOK\n")
+    assert table.get("example.com") == ("REJECT go away", "t:2")
+    assert table.get("b.example") == ("OK", "t:3")
+    assert table.get("c.example") is None
+    assert not table.pattern
+    assert not table.source.flaws
+
+
+def test_keys_fold_case_on_both_sides() -> None:
+    assert texthash(b"Example.COM ok\n").get("eXample.com") == ("ok", "t:1")
+
+
+def test_continuation_passes_over_comments_and_empty_lines() -> None:
+    table = texthash(b"abc\n#x\n\n ghi\n\tjkl\nnext v\n")
+    assert table.get("abc") == ("ghi\tjkl", "t:1")
+    assert table.get("next") == ("v", "t:6")
+
+
+def test_a_hash_later_in_the_line_is_data() -> None:
+    assert texthash(b"a REJECT # 1\n").get("a") == ("REJECT # 1", "t:1")
+
+
+def test_the_first_line_cannot_continue_anything() -> None:
+    table = texthash(b"  a OK\nb OK\n")
+    assert table.get("a") is None
+    assert table.get("b") == ("OK", "t:2")
+    assert flaws(table) == [(1, True)]
+
+
+def test_first_of_two_entries_stays_with_a_warning() -> None:
+    table = texthash(b"a one\nA two\n")
+    assert table.get("a") == ("one", "t:1")
+    assert flaws(table) == [(2, False)]
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        (b'"a b"@example.com OK', '"a b"@example.com', "OK"),
+        (b'"a\\"b c"@x OK now', '"a\\"b c"@x', "OK now"),
+        (b"a\\ b OK", "a\\ b", "OK"),
+        ("käse@x OK".encode(), "käse@x", "OK"),
+        ("a\u00a0b OK".encode(), "a\u00a0b", "OK"),
+    ],
+)
+def test_quotes_and_backslashes_protect_blanks_and_stay(line: bytes, key: str, value: str) -> None:
+    assert texthash(line + b"\n").get(key) == (value, "t:1")
+
+
+def test_what_is_no_entry_is_a_flaw_and_the_rest_holds() -> None:
+    table = texthash(b"lonely\nroot: admin\n\xff\xfe bad\na\0b x\ngood OK")
+    assert table.get("good") == ("OK", "t:5")
+    assert table.get("root:") == ("admin", "t:2")
+    assert flaws(table) == [(1, True), (2, False), (3, True), (4, True)]
+
+
+def test_crlf_and_a_byte_order_mark() -> None:
+    table = texthash(b"\xef\xbb\xbfa OK\r\nb\r\n more\r\n")
+    assert table.get("a") == ("OK", "t:1")
+    assert table.get("b") == ("more", "t:2")
+    assert flaws(table) == [(1, False)]
+
+
+def test_flaws_are_counted_not_piled_up_but_a_fatal_one_shows() -> None:
+    table = texthash(b"".join(b"a %d\n" % n for n in range(1000)) + b"alone\n")
+    assert len(table.source.flaws) < 60
+    assert any(flaw.fatal and flaw.line == 1001 for flaw in table.source.flaws)
+
+
+def test_a_million_lines_load_in_seconds_and_answer_in_microseconds() -> None:
+    data = b"".join(b"user%d@example.com OK\n" % n for n in range(1_000_000))
+    began = time.process_time()
+    table = texthash(data)
+    assert time.process_time() - began < 8
+    began = time.process_time()
+    for _ in range(100_000):
+        table.get("user777777@example.com")
+    assert (time.process_time() - began) / 100_000 < 3e-6
+    assert table.get("user999999@example.com") == ("OK", "t:1000000")
+
+
+def test_inline() -> None:
+    table = open_table("inline:{ a=b, { c = d e, f }, G=h }", lambda _: b"")
+    assert table.get("A") == ("b", "inline:1")
+    assert table.get("c") == ("d e, f", "inline:2")
+    assert table.get("g") == ("h", "inline:3")
+
+
+def test_inline_flaws_count_items() -> None:
+    assert flaws(open_table("inline:{ a=b, c, a=d }", lambda _: b"")) == [(2, True), (3, False)]
+
+
+@pytest.mark.parametrize("text", ["static:REJECT", "static:{ REJECT }"])
+def test_static_matches_everything(text: str) -> None:
+    found = open_table(text, lambda _: b"").get("whatever")
+    assert found is not None and found[0] == "REJECT"
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("texthsh:x", "did you mean texthash:"),
+        ("hash:/etc/postfix/access", "texthash:"),
+        ("texthash:", "type:name"),
+        ("inline:a=b", "inline:{"),
+        ("inline:{a=b}}", "inline:{"),
+        ("pcre:{ /a/ b }", "pcre:{ {"),
+        ("/etc/postfix/access", "no table type"),
+    ],
+)
+def test_a_specification_that_is_none_says_how_it_is_written(spec: str, hint: str) -> None:
+    with pytest.raises(TableError, match=hint.replace("{", r"\{")):
+        open_table(spec, lambda _: b"")
