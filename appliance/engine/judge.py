@@ -56,7 +56,7 @@ class Judgement:
         self.decided: Action | None = None
         self.deciding: Verdict | None = None
         self.reply: Refusal | None = None
-        self.ended = ""
+        self.ended: str | None = None
         self.if_permit: tuple[Verdict, Ruling] | None = None
         self.if_reject: tuple[Verdict, Ruling] | None = None
         self.keep: Keep = "deliver"

@@ -1,7 +1,7 @@
 """Our own header fields: what a mark looks like, and how forged ones are taken out.
 
 Contract: `X-Postgate-Mark: check=outcome`, one field a mark. Every X-Postgate- field that comes from elsewhere is
-removed, so that whoever reads one behind the gateway may believe it.
+removed (of names that we never write at most 50), so that whoever reads ours behind the gateway may believe it.
 """
 
 import re
@@ -10,6 +10,10 @@ from collections.abc import Iterable
 from appliance.mail.edits import Edit
 
 MARK_FIELD = "X-Postgate-Mark"
+#: Fields that we write; those that nobody reads come after them.
+OURS = ("x-postgate-mark",)
+#: Deletions for one message: each costs a pass over the header.
+MOST = 50
 _FAMILY = b"x-postgate-"
 _FIELD = re.compile(rb"^(x-postgate-[!-9;-~]{0,80})[ \t]*:", re.MULTILINE | re.IGNORECASE)
 
@@ -23,5 +27,6 @@ def strip_forged(header: bytes) -> tuple[Edit, ...]:
     """Deletions for every field of our family in `header`."""
     if _FAMILY not in header.lower():
         return ()
-    names = {found[1].lower(): found[1] for found in _FIELD.finditer(header)}
-    return tuple(Edit("delete", name.decode("ascii")) for name in names.values())
+    names = dict.fromkeys(found[1].lower().decode("ascii") for found in _FIELD.finditer(header))
+    first = [name for name in OURS if name in names]
+    return tuple(Edit("delete", name) for name in [*first, *(name for name in names if name not in OURS)][:MOST])
