@@ -1,1 +1,46 @@
+"""The command `postgate`. Each command lives in a module of its own and is loaded only when it is asked for."""
 
+import importlib
+
+import click
+
+from appliance import __version__
+
+#: Command: (where it is: "module:attribute", one line for --help).
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("appliance.cli.run:command", "Run the gateway in the foreground."),
+    "check": ("appliance.cli.check:command", "Read all files in force and report every mistake."),
+    "reload": ("appliance.cli.reload:command", "Put changed files in force in all processes at once."),
+    "status": ("appliance.cli.status:command", "Show workers, configuration, dependencies, queue."),
+    "stop": ("appliance.cli.stop:command", "End the running gateway in good order."),
+    "queue": ("appliance.cli.queue:command", "Show and manage queued messages."),
+    "quarantine": ("appliance.cli.quarantine:command", "Show and manage quarantined messages."),
+    "recipients": ("appliance.cli.recipients:command", "Import and look up known recipients."),
+    "send-test": ("appliance.cli.send_test:command", "Send a test mail and show the dialogue."),
+    "install-users": ("appliance.cli.install_users:command", "Make the service users (once, as root)."),
+}
+
+
+class _Lazy(click.Group):
+    """A group that imports a command's module when the command is called, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="postgate")
+def main() -> None:
+    """Postgate, a mail gateway that explains itself."""

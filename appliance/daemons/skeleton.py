@@ -84,7 +84,7 @@ class _Life:
     def __init__(self, birth: Birth, channel: Channel, create: Create) -> None:
         self._birth, self._channel, self._create = birth, channel, create
         self._snapshot = birth.snapshot
-        self._prepared: tuple[int, Snapshot] | None = None
+        self._prepared: dict[int, Snapshot] = {}
         self._log_fd = birth.log_fd
         self._tasks: set[asyncio.Task[None]] = set()
         self._since = time.time()
@@ -132,7 +132,7 @@ class _Life:
             case control.Commit():
                 self._commit(order.id)
             case control.Abort():
-                self._prepared = None
+                self._prepared.pop(order.id, None)
             case control.Certificates():
                 self._daemon.certificates(order.pairs)
             case control.LogFd():
@@ -153,9 +153,8 @@ class _Life:
 
     async def _prepare(self, number: int, fd: int) -> None:
         """Compile in a thread (it may take longer than a loop may stand), then let the daemon look at it."""
-        self._prepared = None
         try:
-            made = await asyncio.to_thread(lambda: config.build(control.blob_from_fd(fd)))
+            made = await asyncio.to_thread(lambda: config.build(control.blob_from_fd(fd), self._snapshot))
             self._daemon.prepare(made)
         except ConfigError as error:
             self._report(control.Prepared(number, str(error)))
@@ -163,14 +162,15 @@ class _Life:
             log.exception("cannot prepare the new configuration")
             self._report(control.Prepared(number, f"{type(error).__name__}: {error}"))
         else:
-            self._prepared = (number, made)
+            self._prepared[number] = made
             self._report(control.Prepared(number))
 
     def _commit(self, number: int) -> None:
-        if self._prepared is None or self._prepared[0] != number:
+        if number not in self._prepared:
             log.error("asked to commit what was not prepared", round=number)
             return
-        self._snapshot, self._prepared = self._prepared[1], None
+        self._snapshot = self._prepared.pop(number)
+        self._prepared.clear()
         oplog.configure(self._snapshot.wiring.logging.level)
         self._daemon.commit(self._snapshot)
 

@@ -1,0 +1,106 @@
+"""What `postgate status` shows: the state of the master, its children and what they say of themselves, as plain values.
+
+Contract: everything is a fact known here or an answer just given; a child that did not answer says so.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import appliance
+from appliance.config import blob as blobs
+from appliance.config.snapshot import Snapshot
+from appliance.daemons import control
+from appliance.daemons.master.children import Child
+
+
+def worker(child: Child, answer: control.Answer | None) -> dict[str, Any]:
+    """One process."""
+    facts = {
+        "service": child.spec.name,
+        "worker": child.worker,
+        "pid": child.pid,
+        "state": child.state if answer or child.state != "up" else "no answer",
+        "since": child.since,
+        "restarts": child.restarts,
+        "last_end": child.last_end,
+    }
+    return {**facts, "health": answer.health if answer else child.health}
+
+
+def on_disk(main: str, running: Snapshot) -> dict[str, Any]:
+    """The files as they are on disk now against what runs."""
+    try:
+        found = blobs.read(main or None)
+    except OSError as error:
+        return {"hash": "", "same": False, "problem": f"{main}: {error.strerror}"}
+    return {"hash": found.hash, "same": found.hash == running.hash, "problem": ""}
+
+
+def degraded(children: Iterable[Child], answers: Mapping[str, control.Answer], own: Iterable[str]) -> list[str]:
+    """All that is impaired, in words, each named once."""
+    said = dict.fromkeys(own)
+    for child in children:
+        if child.state == "down":
+            said[f"{child.worker} is down (last end: {child.last_end or 'never started'})"] = None
+        elif child.state == "up" and child.worker not in answers:
+            said[f"{child.worker} does not answer"] = None
+        answer = answers.get(child.worker)
+        for words in answer.health.get("degraded", ()) if answer else ():
+            said[str(words)] = None
+    return list(said)
+
+
+def collect(children: list[Child], answers: Mapping[str, control.Answer], key: str) -> Any:
+    """The first answer of a child that has `key` in its health (the queue's sizes come from delivery)."""
+    for child in children:
+        answer = answers.get(child.worker)
+        if answer and key in answer.health:
+            return answer.health[key]
+    return None
+
+
+def dependencies(children: list[Child], answers: Mapping[str, control.Answer]) -> dict[str, Any]:
+    """What each process says of those it depends on (scanners, DNS, next hops), by worker."""
+    found = {}
+    for child in children:
+        answer = answers.get(child.worker)
+        if answer and answer.health.get("dependencies"):
+            found[child.worker] = answer.health["dependencies"]
+    return found
+
+
+def build(
+    *,
+    main: str,
+    running: Snapshot,
+    state: str,
+    since: float,
+    children: list[Child],
+    answers: Mapping[str, control.Answer],
+    own: Mapping[str, Any],
+    impaired: Iterable[str],
+) -> dict[str, Any]:
+    """The whole picture; `own` are the master's further facts."""
+    disk = on_disk(main, running)
+    known = list(impaired)
+    if disk["problem"]:
+        known.append(f"configuration on disk cannot be read: {disk['problem']}")
+    return {
+        "version": appliance.__version__,
+        "state": state,
+        "pid": os.getpid(),
+        "since": since,
+        "now": time.time(),
+        "config": main or "(embedded default)",
+        "state_dir": running.wiring.gateway.state_dir,
+        "hostname": running.wiring.gateway.hostname,
+        "running": running.hash,
+        "on_disk": disk,
+        **own,
+        "workers": [worker(child, answers.get(child.worker)) for child in children],
+        "queue": collect(children, answers, "queue"),
+        "dependencies": dependencies(children, answers),
+        "degraded": degraded(children, answers, known),
+    }
