@@ -122,8 +122,6 @@ def _limits(wiring: Wiring) -> Iterator[Odd]:
         yield Odd(
             ("limits", "errors_soft"), "limits.errors_soft is above errors_hard: it would never be reached", fatal=False
         )
-    if limits.connections and limits.connections_reserve >= limits.connections:
-        yield Odd(("limits", "connections_reserve"), "limits.connections_reserve leaves no connection for strangers")
 
 
 def _hops(wiring: Wiring) -> Iterator[tuple[Path, values.NextHop]]:

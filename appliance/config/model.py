@@ -184,13 +184,16 @@ Facility = Literal[
 
 
 class Logging(Section):
-    """`target`: "stderr", "syslog" (the local /dev/log), "syslog:/path" or a file name."""
+    """`target`: "stderr", "syslog" (the local /dev/log), "syslog:/path" or a file name. `journal_age`, `journal_size`
+    (octets): the oldest events go when either is passed."""
 
     target: str = "stderr"
     facility: Facility = "mail"
     events: Flag = True
     level: Literal["debug", "info", "warning", "error"] = "info"
     metrics: Annotated[str, _checked(values.parse_listen_address, empty=True)] = ""
+    journal_age: Duration = 2592000.0
+    journal_size: Whole = 1073741824
 
 
 class Limits(Section):
