@@ -251,8 +251,7 @@ def _live(birth: Birth, channel: Channel, create: Create, early: list[Frame]) ->
     oplog.configure(wiring.logging.level)
     host, facility = wiring.gateway.hostname, wiring.logging.facility
     maillog.configure(birth.log_fd, service=birth.service, host=host, facility=facility)
-    journal = birth.rendezvous.get("journal", "") if wiring.logging.events and birth.service != "journal" else ""
-    events.configure(journal)
+    events.configure(birth.rendezvous.get("journal", "") if birth.service != "journal" else "")
     gc.enable()
     with asyncio.Runner(loop_factory=new_loop) as runner:
         status = runner.run(_Life(birth, channel, create).run(early))

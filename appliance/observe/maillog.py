@@ -14,7 +14,10 @@ from appliance.observe.text import clean
 
 #: Numbers of syslog facilities an operator may name.
 FACILITIES = {"kern": 0, "user": 1, "mail": 2, "daemon": 3, "auth": 4, "syslog": 5, "lpr": 6, "news": 7} | {
-    f"local{n}": 16 + n for n in range(8)
+    "uucp": 8,
+    "cron": 9,
+    "authpriv": 10,
+    **{f"local{n}": 16 + n for n in range(8)},
 }
 _INFO, _WARNING = 6, 4
 

@@ -23,7 +23,6 @@ _FIXED = (
     ("gateway", "drop"),
     ("logging", "target"),
     ("logging", "facility"),
-    ("logging", "events"),
     ("logging", "metrics"),
     ("limits", "smtpd"),
     ("limits", "scand"),
