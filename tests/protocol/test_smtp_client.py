@@ -411,6 +411,14 @@ def test_bdat_refused_then_last_accepted_is_no_delivery() -> None:
     assert kinds(machine.receive(b"451 4.3.0 no\r\n250 ok\r\n")) == ["deferred"]
 
 
+def test_bdat_last_refused() -> None:
+    machine = connected(*FULL)
+    machine.begin(message("a@b.c"), b"x\r\n")
+    machine.receive(b"250 ok\r\n250 ok\r\n")
+    assert kinds(machine.receive(b"451 4.3.0 no\r\n")) == ["deferred"]
+    assert written(machine.begin(message("g@h.i"))).startswith(b"RSET\r\nMAIL"), "RFC 3030 4.2"
+
+
 def test_bdat_refused_then_lost_keeps_the_refusal() -> None:
     machine = connected(*FULL)
     machine.begin(message("a@b.c"))

@@ -422,5 +422,9 @@ def test_xforward_round_trip() -> None:
     for line in lines:
         back |= parse_attributes("XFORWARD", parse(line).argument)
     assert back == attributes
+    for size in range(200, 256):
+        lines = format_xforward({"NAME": "n" * 240, "HELO": "h" * size}, "NAME HELO")
+        assert all(len(line) <= 512 for line in lines)
+        assert b"h" * size in lines[-1]
     assert format_xforward(attributes, "addr") == [b"XFORWARD ADDR=IPV6:2001:db8::1\r\n"]
     assert format_xforward(attributes, "SOURCE") == []

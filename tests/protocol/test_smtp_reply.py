@@ -39,6 +39,13 @@ def test_long_lines_are_broken_not_cut() -> None:
     assert b"".join(line[4:] for line in blob) == b"x" * 2000
 
 
+@pytest.mark.parametrize("size", range(497, 505))
+def test_break_at_the_very_border(size: int) -> None:
+    lines = Reply(451, "4.3.0", ("x" * size + " y",)).encode().split(b"\r\n")[:-1]
+    assert all(len(line) <= 510 for line in lines)
+    assert b"".join(line[10:] for line in lines).replace(b" ", b"") == b"x" * size + b"y"
+
+
 def test_from_text() -> None:
     assert from_text("550 5.1.1 <x@y>: unknown") == Reply(550, "5.1.1", ("<x@y>: unknown",))
     assert from_text("221 Bye") == Reply(221, "", ("Bye",))

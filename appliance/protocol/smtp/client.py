@@ -78,7 +78,6 @@ class ClientMachine:
         self._must_be("tls")
         self.tls = True
         self.features = {}
-        self._reader.clear()
         return [self._hello("EHLO")]
 
     def begin(self, message: Outgoing, content: bytes | None = None, *, probe: bool = False) -> list[Event]:

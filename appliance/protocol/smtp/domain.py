@@ -73,12 +73,10 @@ def _a_label(text: str) -> str:
     label = unicodedata.normalize("NFC", text.lower())
     if unicodedata.category(label[0]).startswith("M") or label[2:4] == "--" or label[-1] == "-" or label[0] == "-":
         raise AddressError("label of the domain begins or ends as none may")
-    if label.isascii():
-        # The Kelvin sign and its like: lower case leads to a plain name, which is not what was written.
-        raise AddressError("character that is not permitted in a domain")
     for character in label:
         if not _permitted(character):
             raise AddressError(f"U+{ord(character):04X} is not permitted in a domain")
+    # What lower case made plain ASCII (the Kelvin sign) ends with a hyphen here, which no label may.
     return "xn--" + label.encode("punycode").decode("ascii")
 
 

@@ -113,13 +113,13 @@ def needs_smtputf8(message: Outgoing) -> bool:
 
 
 def mail_command(message: Outgoing, features: Mapping[str, str]) -> bytes:
-    """MAIL with those parameters that `features` allows. Raises ValueError."""
+    """MAIL with those parameters that `features` allows; SMTPUTF8 whenever it is needed. Raises ValueError."""
     words = [f"MAIL FROM:<{_one_word(message.sender)}>"]
     if "SIZE" in features and message.size:
         words.append(f"SIZE={message.size}")
     if "8BITMIME" in features and message.body:
         words.append(f"BODY={_one_word(message.body)}")
-    if "SMTPUTF8" in features and needs_smtputf8(message):
+    if needs_smtputf8(message):
         words.append("SMTPUTF8")
     if "DSN" in features:
         words += [f"{key}={_one_word(value)}" for key, value in (("RET", message.ret), ("ENVID", message.envid)) if value]
