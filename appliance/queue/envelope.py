@@ -13,7 +13,7 @@ from appliance.mail.edits import Edit
 Keep = Literal["deliver", "hold", "quarantine"]
 
 
-class QueuedRecipient(msgspec.Struct, frozen=True, array_like=True):
+class QueuedRecipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One recipient as it will be relayed: external form without <>, its domain (exactly what was judged), DSN facts."""
 
     address: str
@@ -23,7 +23,7 @@ class QueuedRecipient(msgspec.Struct, frozen=True, array_like=True):
     original: str = ""
 
 
-class Origin(msgspec.Struct, frozen=True):
+class Origin(msgspec.Struct, frozen=True, gc=False):
     """Where a message came from, for logs, XFORWARD and notices."""
 
     client_address: str = ""
@@ -36,7 +36,7 @@ class Origin(msgspec.Struct, frozen=True):
     tls: str = ""
 
 
-class Trailer(msgspec.Struct, frozen=True, kw_only=True):
+class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Everything about an accepted message that is not its content.
 
     `sender` is "" for the null sender. `proven`: the sender is authenticated (SPF pass or aligned DKIM), so a DSN may be

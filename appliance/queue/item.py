@@ -16,7 +16,7 @@ Kept = Literal["deferred", "hold", "quarantine"]
 Status = Literal["todo", "done", "failed"]
 
 
-class Result(msgspec.Struct, frozen=True, array_like=True):
+class Result(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What became of one recipient last: enhanced status code and the text for log and DSN."""
 
     status: Status
@@ -40,40 +40,29 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True):
     results: dict[int, Result] = {}
 
 
-class Item:
+class Item(msgspec.Struct, gc=False, eq=False):
     """One message in the queue.
 
     `born` is spool time (queue.clock) from which the lifetime counts; `arrived` and `next_try` are wall-clock seconds.
     `content` is there while it is small and fresh; else `Spool.open_content` reads it. `moving`: leave it alone.
+    `name` and `offset`: the file in `folder` and where the entry begins; `state_octets`: length of the state log now,
+    `state_base`: when it was written whole.
     """
 
-    __slots__ = (
-        "act",
-        "attempts",
-        "born",
-        "content",
-        "folder",
-        "moving",
-        "name",
-        "next_try",
-        "offset",
-        "reason",
-        "results",
-        "state_base",
-        "state_octets",
-        "trailer",
-    )
-
-    def __init__(self, trailer: Trailer, folder: Folder, name: str, offset: int, born: float) -> None:
-        self.trailer = trailer
-        self.folder: Folder = folder
-        self.name, self.offset, self.born = name, offset, born
-        self.content: bytes | None = None
-        self.results: dict[int, Result] = {}
-        self.attempts = self.state_octets = self.state_base = 0
-        self.next_try = 0.0
-        self.reason = self.act = ""
-        self.moving = False
+    trailer: Trailer
+    folder: Folder
+    name: str
+    offset: int
+    born: float
+    content: bytes | None = None
+    results: dict[int, Result] = {}
+    attempts: int = 0
+    next_try: float = 0.0
+    reason: str = ""
+    act: str = ""
+    moving: bool = False
+    state_octets: int = 0
+    state_base: int = 0
 
     @property
     def queue_id(self) -> str:

@@ -47,6 +47,7 @@ class KeptEntries:
     def __init__(self, root: Path, lane: Writer) -> None:
         self.root, self._lane = root, lane
         self.names: dict[str, Kept] = {}
+        self._inodes: dict[int, str] = {}
         self._jobs: list[Job] = []
         self._busy = False
 
@@ -157,7 +158,7 @@ class KeptEntries:
         for folder in KEPT:
             with os.scandir(self.root / folder) as names:
                 for count, found in enumerate(names):
-                    self._listed(folder, found.name, logs)
+                    self._listed(folder, found.name, found.inode(), logs)
                     if count % 1024 == 1023:
                         yield count
         for count, (folder, queue_id) in enumerate(logs):
@@ -166,12 +167,13 @@ class KeptEntries:
             if count % 1024 == 1023:
                 yield count
 
-    def _listed(self, folder: Kept, name: str, logs: list[tuple[Kept, str]]) -> None:
+    def _listed(self, folder: Kept, name: str, inode: int, logs: list[tuple[Kept, str]]) -> None:
         queue_id = name.removesuffix(SUFFIX)
         if queue_id.endswith(_NEW):
             (self.root / folder / name).unlink(missing_ok=True)
         elif name != queue_id:
             logs.append((folder, queue_id))
+            self._inodes[inode] = queue_id
         elif ids.valid(name):
             self.names.setdefault(name, folder)
 
@@ -182,6 +184,14 @@ class KeptEntries:
             log.rename(self.state(home, queue_id))
         else:
             log.unlink(missing_ok=True)
+
+    def in_disk_order(self) -> list[str]:
+        """All names that `listing` found, those with a log in the order of the logs' inodes: reading 100,000 small files in
+        the folder's order would be a seek each."""
+        inodes, self._inodes = self._inodes, {}
+        order = dict.fromkeys(inodes[inode] for inode in sorted(inodes))
+        order.update(dict.fromkeys(self.names))
+        return list(order)
 
     def load(self, queue_id: str, born: float) -> Item | None:
         """The item of a listed name; None if it cannot be read. An entry without a log gets one. Raises OSError."""

@@ -30,7 +30,7 @@ def recover(spool: "Spool") -> Iterator[list[Item]]:
         files = spool.granted.adopt()
     except OSError as error:
         raise from_oserror(error) from error
-    names = list(spool.kept.names)
+    names = spool.kept.in_disk_order()
     for file in files:
         waits = file.name in spool.granted.files and file.sealed is None and not file.scanning
         if waits and not _held(spool, file):
