@@ -1,0 +1,227 @@
+"""A message body as it comes in: decoded on the way, in RAM up to 64 KB, in a granted file from there on.
+
+Contract: octets pass in chunks at C speed and are never whole in memory above `RAM`; all bodies of the worker together
+hold at most `memory_messages` octets in RAM. What is over the size limit is read and thrown away. What failure means for
+the mail: trouble with the file is kept in `trouble` and answered behind the end of data; nothing was promised before.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from appliance.protocol.smtp.data import BdatDecoder, DataDecoder
+from appliance.queue.errors import SpoolError, SpoolFull
+from appliance.queue.large import LargeFile
+
+if TYPE_CHECKING:
+    from appliance.daemons.smtpd.transaction import Transaction
+
+#: Octets of a message that stay in RAM.
+RAM = 65536
+#: Octets of header that are kept at hand for checks (mail.ports.Content).
+HEADER = 524288
+_EMPTY_LINE = b"\r\n\r\n"
+
+
+class Memory:
+    """Octets of bodies in RAM in this worker."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+
+class Files(Protocol):
+    """Where files for large messages come from (queue.intake.IntakeLog)."""
+
+    def large(self) -> LargeFile | None:
+        """A granted file, None if there is none."""
+
+
+class Body:
+    """One message on its way in, our trace field on top. `feed` takes content that the decoder gave."""
+
+    def __init__(self, top: bytes, limit: int, memory: Memory, files: Files) -> None:
+        self.size = 0
+        self.limit = limit + len(top) if limit else 0
+        self.too_big = False
+        self.trouble: SpoolError | None = None
+        self.file: LargeFile | None = None
+        self._memory, self._files = memory, files
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._header = b""
+        self._header_done = False
+        self.feed(top)
+
+    def feed(self, content: bytes) -> None:
+        """The next octets."""
+        self.size += len(content)
+        if self.limit and self.size > self.limit:
+            self.too_big = True
+            self.drop()
+        if self.too_big or self.trouble is not None:
+            return
+        if self.file is not None:
+            self._write(content)
+            return
+        self._chunks.append(content)
+        self._held += len(content)
+        self._memory.used += len(content)
+        if self._held > RAM or self._memory.used > self._memory.limit:
+            self._to_file()
+
+    def _to_file(self) -> None:
+        content = b"".join(self._chunks)
+        self._forget()
+        self.file = self._files.large()
+        if self.file is None:
+            self.trouble = SpoolFull("no granted file is left for a large message")
+            return
+        self._write(content)
+
+    def _write(self, content: bytes) -> None:
+        assert self.file is not None
+        if not self._header_done:
+            self._scan(content)
+        try:
+            self.file.write(content)
+        except SpoolError as error:
+            self.trouble = error
+
+    def _scan(self, content: bytes) -> None:
+        """Keep the header block; a chunk is 256 KB at most, so few of them are joined."""
+        start = max(0, len(self._header) - 3)
+        self._header += content
+        end = self._header.find(_EMPTY_LINE, start)
+        if end >= 0:
+            self._header, self._header_done = self._header[: end + 4], True
+        elif len(self._header) >= HEADER:
+            self._header, self._header_done = self._header[:HEADER], True
+
+    def content(self) -> "RamContent | FileContent":
+        """The whole message; call it behind the end of data, once."""
+        if self.file is not None:
+            return FileContent(self.file, self.size, self._header)
+        return RamContent(b"".join(self._chunks))
+
+    def drop(self) -> None:
+        """Give up the file (if it was not committed) and the memory; safe to call twice."""
+        if self.file is not None:
+            self.file.abort()
+            self.file = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._memory.used -= self._held
+        self._held = 0
+        self._chunks = []
+
+
+class RamContent:
+    """A message in RAM."""
+
+    def __init__(self, octets: bytes) -> None:
+        self.octets = octets
+        end = octets.find(_EMPTY_LINE)
+        self._end = min(len(octets) if end < 0 else end + 4, HEADER)
+
+    @property
+    def size(self) -> int:
+        return len(self.octets)
+
+    @property
+    def header(self) -> bytes:
+        return self.octets[: self._end]
+
+    @property
+    def header_complete(self) -> bool:
+        return self._end < HEADER
+
+    def chunks(self, size: int = 65536) -> Iterator[bytes]:
+        for start in range(0, len(self.octets), size):
+            yield self.octets[start : start + size]
+
+    def open_fd(self) -> int:
+        """A sealed memory file: who gets it can neither change nor grow it."""
+        fd = os.memfd_create("message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            with open(fd, "wb", closefd=False) as file:
+                file.write(self.octets)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+            os.lseek(fd, 0, os.SEEK_SET)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+
+class FileContent:
+    """A message in its granted file."""
+
+    def __init__(self, file: LargeFile, size: int, header: bytes) -> None:
+        self.file = file
+        self.size = size
+        self.header = header
+        self.header_complete = len(header) < HEADER
+
+    def chunks(self, size: int = 65536) -> Iterator[bytes]:
+        self.file.flush()
+        for start in range(0, self.size, size):
+            yield os.pread(self.file.fd, min(size, self.size - start), self.file.content_offset + start)
+
+    def open_fd(self) -> int:
+        """Positioned at the content's first octet."""
+        fd = self.file.reader()
+        os.lseek(fd, self.file.content_offset, os.SEEK_SET)
+        return fd
+
+
+class DataReceiver:
+    """DATA: feeds `body` until CRLF "." CRLF."""
+
+    def __init__(self, decoder: DataDecoder, body: Body) -> None:
+        self.decoder, self.body = decoder, body
+        self._tail = b""
+
+    def feed(self, data: bytes) -> bytes | None:
+        """What stands behind the end, None as long as there is none."""
+        content = self.decoder.feed(data)
+        if content:
+            self.body.feed(content)
+        if self.decoder.done:
+            return self.decoder.rest
+        self._tail = (self._tail + data[-5:])[-5:]
+        return None
+
+    @property
+    def pseudo_end(self) -> bool:
+        """Does what came last look like an end to a client that writes bare LF? Such a one waits for an answer."""
+        return self._tail.endswith((b"\n.\n", b"\n.\r\n", b"\r.\r"))
+
+
+class BdatReceiver:
+    """One BDAT chunk of `left` octets for `transaction`; without one they are thrown away, and then `answer` is due."""
+
+    def __init__(self, size: int, transaction: "Transaction | None", last: bool, answer: str = "") -> None:
+        self.size = self.left = size
+        self.transaction, self.last, self.answer = transaction, last, answer
+
+    def feed(self, data: bytes) -> bytes | None:
+        """What stands behind the chunk, None as long as it is incomplete."""
+        part = data[: self.left]
+        self.left -= len(part)
+        if self.transaction is not None:
+            self._take(self.transaction, part)
+        return None if self.left else data[len(part) :]
+
+    def _take(self, transaction: "Transaction", part: bytes) -> None:
+        decoder, body = transaction.decoder, transaction.body
+        if body is None or not isinstance(decoder, BdatDecoder):
+            return
+        content = decoder.feed(part)
+        if self.last and not self.left:
+            content += decoder.finish()
+        if content:
+            body.feed(content)

@@ -1,0 +1,254 @@
+"""Behind the end of data: the message is judged, kept, and answered (design sections 3, 5, 11).
+
+Contract: 250 only when every entry of the message is on disk. Entries that wait for an operator are committed before
+those that are delivered, so that a failure in between repeats nothing inside. A client that is gone before the commit
+gets nothing stored (it comes again); once a commit has begun, it ends whatever the client does. What failure means for
+the mail: no room is 452, any other trouble 451; nothing of it is delivered.
+"""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from appliance.daemons.smtpd import record
+from appliance.daemons.smtpd.body import BdatReceiver, DataReceiver, FileContent, RamContent
+from appliance.daemons.smtpd.content import BARE, trouble
+from appliance.daemons.smtpd.limits import hit
+from appliance.daemons.smtpd.transaction import Transaction
+from appliance.daemons.smtpd.wire import Step
+from appliance.engine.pipeline import Combined, Group, combine
+from appliance.mail.context import Context, Recipient
+from appliance.mail.verdict import Verdict
+from appliance.protocol.smtp.address import parse_address
+from appliance.queue.envelope import Origin, QueuedRecipient, Trailer
+from appliance.queue.errors import SpoolError, SpoolFull
+from appliance.queue.large import LargeFile
+
+if TYPE_CHECKING:
+    from appliance.daemons.smtpd.session import Session
+
+END = "END-OF-MESSAGE"
+_MESSAGE_ID = re.compile(rb"^message-id[ \t]*:(?:[ \t\r\n]*)([^\r\n]{1,500})", re.IGNORECASE | re.MULTILINE)
+_SIGNS = frozenset({"bare_lf", "bare_cr", "nul"})
+
+
+def finish(session: "Session", receiver: DataReceiver | BdatReceiver) -> Step:
+    """All content is there: answer the message."""
+    transaction = session.transaction
+    if transaction is None or transaction.decoder is None:
+        raise RuntimeError("content without a transaction")
+    if odd := transaction.decoder.signs & _SIGNS:
+        session.signs |= odd
+    if problem := _problem(session, transaction):
+        record.rejected(session, END, problem)
+        session.reset()
+        session.reject(problem)
+        return None
+    return _judge(session, transaction, receiver)
+
+
+def _problem(session: "Session", transaction: Transaction) -> str:
+    """Why this content is not even judged, or ""."""
+    body, decoder = transaction.body, transaction.decoder
+    if decoder is not None and decoder.refused:
+        return BARE.format(host=session.rules.hostname)
+    if body is None:
+        return "451 4.3.0 Error: content is lost"
+    if body.too_big:
+        hit("size", f"message {transaction.id} of {session.who}")
+        return "552 5.3.4 Error: message file too big"
+    return trouble(body.trouble) if body.trouble is not None else ""
+
+
+async def _judge(session: "Session", transaction: Transaction, receiver: DataReceiver | BdatReceiver) -> None:
+    body = transaction.body
+    assert body is not None
+    content = body.content()
+    ctx = transaction.context("message", content=content)
+    combined = await _combined(session, transaction, ctx)
+    message_id = _message_id(content.header)
+    if session.lost:  # it never heard of a 250, and comes again
+        record.abandoned(session, transaction)
+        session.reset()
+        return
+    reply = combined.reply
+    if combined.verb in ("accept", "discard"):
+        try:
+            await _keep(session, transaction, content, combined, message_id)
+        except SpoolError as error:
+            reply = trouble(error)
+            record.unkept(session, transaction, error)
+        else:
+            reply = ""
+    _answer(session, transaction, receiver, combined, reply)
+    record.message(session, ctx, combined, message_id, reply or "250 2.0.0 Ok", content.size)
+    session.reset()
+
+
+async def _combined(session: "Session", transaction: Transaction, ctx: Context) -> Combined:
+    if not ctx.recipients:
+        return Combined("discard")
+    answer = transaction.rules.engine.message(ctx)
+    groups = answer if isinstance(answer, list) else await answer
+    for group in groups:
+        if group.decision.notes:
+            record.notes(session, END, group.decision)
+    combined = combine(groups)
+    if session.plugged is not None and combined.verb == "accept":
+        refusal = await session.plugged.ask(ctx)
+        if refusal is not None:
+            return Combined(refusal.verb, refusal.reply)
+    return combined
+
+
+def _answer(
+    session: "Session",
+    transaction: Transaction,
+    receiver: DataReceiver | BdatReceiver,
+    combined: Combined,
+    reply: str,
+) -> None:
+    if not reply and combined.verb in ("accept", "discard"):
+        size = f"{transaction.octets()} bytes " if isinstance(receiver, BdatReceiver) else ""
+        session.ok(f"250 2.0.0 Ok: {size}queued as {transaction.id}\r\n".encode("ascii"))
+        session.errors = session.junk = 0
+        session.front.connections.praise(session.client.address)
+        return
+    reply = reply or f"451 4.7.1 Service unavailable [{transaction.id}]"
+    record.rejected(session, END, reply)
+    if combined.verb == "disconnect" or reply.startswith(("421", "521")):
+        session.dismiss(reply, "policy")
+    else:
+        session.reject(reply)
+
+
+# ---------------------------------------------------------------------- keeping
+
+
+async def _keep(
+    session: "Session", transaction: Transaction, content: RamContent | FileContent, combined: Combined, message_id: str
+) -> None:
+    """Commit every group's entry. Raises SpoolError."""
+    if not combined.store:
+        record.discarded(session, END, "")
+        return
+    groups = sorted(combined.store, key=lambda group: group.decision.keep == "deliver")
+    ids = [transaction.id] + [next(session.front.ids) for _ in groups[1:]]
+    trailers = [
+        _trailer(session, transaction, group, queue_id, content, message_id)
+        for group, queue_id in zip(reversed(groups), ids, strict=True)
+    ][::-1]
+    if isinstance(content, RamContent):
+        commits = [session.front.intake.commit(content.octets, trailer) for trailer in trailers]
+    else:
+        files = _copies(session, content, len(trailers))
+        commits = [file.commit(trailer) for file, trailer in zip(files, trailers, strict=True)]
+    error: Exception | None = None
+    for commit in commits:
+        try:
+            await commit
+        except SpoolError as trouble_:
+            error = trouble_
+    if error is not None:
+        raise error
+    for trailer in trailers:
+        record.queued(session, transaction, trailer)
+
+
+def _copies(session: "Session", content: FileContent, count: int) -> list[LargeFile]:
+    """The file of the message and as many copies as further groups need, none committed. Raises SpoolError."""
+    copies: list[LargeFile] = []
+    try:
+        for _ in range(count - 1):
+            copy = session.front.intake.large()
+            if copy is None:
+                raise SpoolFull("no granted file is left for a copy")
+            copies.append(copy)
+            for piece in content.chunks():
+                copy.write(piece)
+    except SpoolError:
+        for copy in copies:
+            copy.abort()
+        raise
+    return [*copies, content.file]
+
+
+def _trailer(
+    session: "Session",
+    transaction: Transaction,
+    group: Group,
+    queue_id: str,
+    content: RamContent | FileContent,
+    message_id: str,
+) -> Trailer:
+    decision, parameters = group.decision, transaction.parameters
+    return Trailer(
+        queue_id=queue_id,
+        received=session.front.clock(),
+        sender=transaction.sender.text,
+        recipients=_recipients(session, transaction, group),
+        size=content.size,
+        origin=_origin(session, transaction),
+        body=parameters.body,
+        smtputf8=transaction.utf8,
+        ret=parameters.ret,
+        envid=parameters.envid,
+        message_id=message_id,
+        keep=decision.keep,
+        keep_reason=decision.keep_reason,
+        edits=decision.edits,
+        verdicts=tuple(plain(verdict) for verdict in (*session.trail, *transaction.trail, *decision.verdicts)),
+        policy=transaction.rules.snapshot.hash,
+    )
+
+
+def plain(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as queue and journal keep it: without what is empty."""
+    kept: dict[str, Any] = {"check": verdict.check, "outcome": verdict.outcome}
+    for name in ("stage", "reason", "score", "recipient", "evidence"):
+        if value := getattr(verdict, name):
+            kept[name] = value
+    return kept
+
+
+def _origin(session: "Session", transaction: Transaction) -> Origin:
+    client = session.client
+    return Origin(
+        client_address=client.address,
+        client_name=client.name,
+        client_port=client.port,
+        helo=session.helo,
+        protocol=transaction.protocol,
+        listener=session.door.name,
+        role=session.door.role,
+        tls=f"{client.tls.version} {client.tls.cipher}" if client.tls else "",
+    )
+
+
+def _recipients(session: "Session", transaction: Transaction, group: Group) -> tuple[QueuedRecipient, ...]:
+    """Who gets this copy: the group, or whom it is redirected to; blind copies too."""
+    decision = group.decision
+    named = [transaction.recipients[index] for index in group.recipients]
+    if decision.redirect:
+        queued = [_added(decision.redirect, named[0].address.text if len(named) == 1 else "")]
+    else:
+        queued = [_queued(session, recipient) for recipient in named]
+    return (*queued, *(_added(address) for address in decision.bcc))
+
+
+def _queued(session: "Session", recipient: Recipient) -> QueuedRecipient:
+    address = recipient.address
+    text, domain = address.text, address.domain
+    if not domain:  # a bare postmaster (RFC 5321 4.5.1) is that of our first domain
+        domain = session.rules.home
+        text = f"{text}@{domain}"
+    return QueuedRecipient(text, domain, recipient.notify, recipient.orcpt, address.text if text != address.text else "")
+
+
+def _added(address: str, original: str = "") -> QueuedRecipient:
+    parsed, _ = parse_address(address.encode(), utf8=True)
+    return QueuedRecipient(parsed.text, parsed.domain, "NEVER" if not original else "", "", original)
+
+
+def _message_id(header: bytes) -> str:
+    found = _MESSAGE_ID.search(header)
+    return found[1].decode("utf-8", "replace").strip() if found else ""

@@ -1,0 +1,168 @@
+"""What the SMTP server writes down: mail log lines in Postfix's wording, counts, one event a message.
+
+Contract: nothing here raises or waits. Texts that a stranger chose are escaped by the log itself; no message content is
+written but Message-ID. What failure means for the mail: none; log and journal may lose, mail does not.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from appliance.mail.context import Context
+from appliance.mail.verdict import Decision, Verdict
+from appliance.observe import events, lines, maillog, metrics, oplog
+from appliance.queue.envelope import Trailer
+from appliance.queue.errors import SpoolError
+
+if TYPE_CHECKING:
+    from appliance.daemons.smtpd.session import Session
+    from appliance.daemons.smtpd.transaction import Transaction
+    from appliance.engine.pipeline import Combined
+
+log = oplog.get("smtpd")
+_connections = metrics.counter("postgate_smtpd_connections_total", "SMTP connections.")
+_messages = metrics.counter("postgate_smtpd_messages_total", "Messages behind the end of data.", ["result"])
+_RESULTS = {verb: _messages.labels(verb) for verb in ("accept", "defer", "reject", "discard", "disconnect")}
+_octets = metrics.counter("postgate_smtpd_octets_total", "Octets of messages that were accepted.")
+_refusals = metrics.counter("postgate_smtpd_refusals_total", "Refusals by stage and class.", ["stage", "class"])
+_errors = metrics.counter("postgate_smtpd_internal_errors_total", "Errors in our own code that a client met (451 4.3.0).")
+
+
+def connected(session: "Session") -> None:
+    """A session begins."""
+    _connections.inc()
+    maillog.log(lines.connect(session.client.name, session.client.address))
+
+
+def disconnected(session: "Session") -> None:
+    """A session ended."""
+    name, address = session.client.name, session.client.address
+    if session.end == "lost":
+        maillog.log(lines.lost(session.stage, name, address))
+    elif session.end == "timeout":
+        maillog.log(lines.timed_out(session.stage, name, address))
+    counts = {verb: (good, asked) for verb, (good, asked) in session.counts.items()}
+    maillog.log(lines.disconnect(name, address, counts))
+
+
+def rejected(session: "Session", stage: str, reply: str, recipient: str = "") -> None:
+    """A client was refused or put off."""
+    transaction = session.transaction
+    _refusals.labels(stage, reply[:1]).inc()
+    maillog.log(
+        lines.judged(
+            "reject",
+            stage,
+            session.client.name,
+            session.client.address,
+            reply,
+            sender=transaction.sender.text if transaction else None,
+            recipient=recipient or (_only(transaction) if transaction else None),
+            protocol="ESMTP" if session.esmtp else "SMTP",
+            helo=session.helo,
+        )
+    )
+    if reply[0] == "5":
+        session.front.state.errors(session.client.address)
+
+
+def _only(transaction: "Transaction") -> str | None:
+    return transaction.recipients[0].address.text if len(transaction.recipients) == 1 else None
+
+
+def notes(session: "Session", stage: str, decision: Decision) -> None:
+    """Checks that are watched (monitor), warn or inform."""
+    for note in decision.notes:
+        maillog.log(f"{session.id}: {note}; {stage} from {session.who} helo=<{session.helo}>")
+
+
+def discarded(session: "Session", stage: str, recipient: str) -> None:
+    """An operator's discard: 250 and nothing kept."""
+    maillog.log(
+        lines.judged(
+            "discard",
+            stage,
+            session.client.name,
+            session.client.address,
+            "thrown away by policy",
+            queue_id=session.id,
+            sender=session.transaction.sender.text if session.transaction else None,
+            recipient=recipient or None,
+            protocol="ESMTP" if session.esmtp else "SMTP",
+            helo=session.helo,
+        )
+    )
+
+
+def protocol_error(session: "Session", text: str, line: bytes) -> None:
+    """A line that is no command of SMTP."""
+    shown = line[:80].rstrip(b"\r\n").decode("utf-8", "replace")
+    maillog.log(f"protocol error from {session.who} after {session.verb}: {text}: {shown}")
+    session.front.state.errors(session.client.address)
+
+
+def pipelined(session: "Session") -> None:
+    """The client did not wait where it must."""
+    maillog.log(lines.pipelining(session.verb, session.client.name, session.client.address, "octets behind it"))
+
+
+def early(session: "Session") -> None:
+    """The client spoke before our greeting."""
+    maillog.log(lines.pipelining("CONNECT", session.client.name, session.client.address, "before the greeting"))
+
+
+def queued(session: "Session", transaction: "Transaction", trailer: Trailer) -> None:
+    """An entry is on disk."""
+    forwarded = transaction.forwarded
+    original = f"{forwarded.get('NAME', 'unknown')}[{forwarded['ADDR']}]" if "ADDR" in forwarded else ""
+    queue_id = trailer.queue_id
+    maillog.log(lines.client(queue_id, session.client.name, session.client.address, original=original))
+    maillog.log(lines.message_id(queue_id, trailer.message_id), "cleanup")
+    if trailer.keep != "deliver":
+        maillog.log(f"{queue_id}: {trailer.keep}: {trailer.keep_reason}; from=<{trailer.sender}>", "cleanup")
+    _octets.inc(trailer.size)
+
+
+def abandoned(session: "Session", transaction: "Transaction") -> None:
+    """The client went away before its message was kept."""
+    maillog.log(f"{transaction.id}: not kept: the client is gone before the answer; from=<{transaction.sender.text}>")
+
+
+def unkept(session: "Session", transaction: "Transaction", error: SpoolError) -> None:
+    """The queue refused."""
+    log.error("message not kept", id=transaction.id, client=session.who, why=error)
+
+
+def internal(session: "Session", error: Exception) -> None:
+    """Our own mistake: the trace is here and nowhere else."""
+    _errors.inc()
+    log.error("internal error", id=session.id, client=session.who, after=session.verb, exc_info=error)
+
+
+def message(session: "Session", ctx: Context, combined: "Combined", message_id: str, reply: str, size: int) -> None:
+    """The journal's event of a message that was judged."""
+    failed = reply[0] == "4" and combined.verb in ("accept", "discard")
+    _RESULTS["defer" if failed else combined.verb].inc()
+    deciding = next((group.decision.deciding for group in combined.store if group.decision.deciding), None)
+    found = {id(verdict): verdict for group in combined.store for verdict in group.decision.verdicts}
+    events.emit(
+        {
+            "event": "message",
+            "time": ctx.now,
+            "id": ctx.transaction,
+            "listener": ctx.listener,
+            "client": {"address": ctx.client.address, "name": ctx.client.name, "proof": ctx.client.proof},
+            "helo": ctx.helo,
+            "sender": ctx.sender.text if ctx.sender else "",
+            "recipients": [recipient.address.text for recipient in ctx.recipients],
+            "size": size,
+            "message_id": message_id,
+            "signs": sorted(ctx.signs),
+            "result": combined.verb,
+            "reply": reply,
+            "deciding": _plain(deciding) if deciding else None,
+            "verdicts": [_plain(verdict) for verdict in (*ctx.trail, *found.values())],
+        }
+    )
+
+
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    return {"check": verdict.check, "outcome": verdict.outcome, "stage": verdict.stage, "reason": verdict.reason}

@@ -1,0 +1,122 @@
+"""What is in force for a session: one snapshot's engine, limits and listeners, made ready for quick use.
+
+Contract: a Rules value never changes; a reload makes a new one, and a transaction keeps the one it began with.
+What failure means for the mail: a snapshot that does not make Rules is refused by prepare(), the old one stays.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+from appliance.config.model import Limits, Listen, Network
+from appliance.config.snapshot import Snapshot
+from appliance.engine.pipeline import Engine
+from appliance.mail.context import STAGES
+from appliance.protocol.smtp import ehlo
+
+_XCLIENT = "XCLIENT NAME ADDR PROTO HELO REVERSE_NAME PORT LOGIN DESTADDR DESTPORT"
+_XFORWARD = "XFORWARD NAME ADDR PROTO HELO SOURCE PORT IDENT"
+
+
+class Facts(NamedTuple):
+    """What the wiring says of a client's address on one listener."""
+
+    trusted_relay: bool = False
+    xclient: bool = False
+    proxy: bool = False
+    ehlo_off: frozenset[str] = frozenset()
+
+
+class Offers(NamedTuple):
+    """What an answer to EHLO depends on."""
+
+    starttls: bool
+    xclient: bool
+    off: frozenset[str]
+
+
+class Asked(Protocol):
+    """What only the composition knows of a snapshot."""
+
+    def engine(self, snapshot: Snapshot) -> Engine: ...
+
+    def takes_utf8(self, snapshot: Snapshot) -> bool:
+        """Does every next hop take SMTPUTF8?"""
+
+
+def _listed(address: str, networks: Iterable[Network]) -> bool:
+    """A client on a unix socket is matched as 127.0.0.1."""
+    try:
+        found = ipaddress.ip_address("127.0.0.1" if address == "local" else address)
+    except ValueError:  # XCLIENT said that it is not known
+        return False
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
+        found = found.ipv4_mapped
+    return any(found in network for network in networks)
+
+
+class Door:
+    """One listener as this snapshot has it."""
+
+    def __init__(
+        self,
+        listen: Listen,
+        engine: Engine,
+        trusted: tuple[Network, ...],
+        hostname: str,
+        size_limit: int,
+        utf8: bool,
+    ) -> None:
+        self.name, self.role = listen.name, listen.role
+        self.listen = listen
+        #: Stages at which any check is asked: the others need no question.
+        self.standing = frozenset(stage for stage in STAGES if engine.stands(self.role, stage))
+        self._trusted, self._hostname, self._size_limit, self._utf8 = trusted, hostname, size_limit, utf8
+        self.facts = lru_cache(maxsize=4096)(self._facts)
+        self.offer = lru_cache(maxsize=64)(self._offer)
+
+    def _facts(self, address: str) -> Facts:
+        off = [
+            word.upper() for entry in self.listen.ehlo_off if _listed(address, entry.networks) for word in entry.keywords
+        ]
+        return Facts(
+            _listed(address, self._trusted),
+            _listed(address, self.listen.xclient),
+            _listed(address, self.listen.proxy),
+            frozenset(off),
+        )
+
+    def _offer(self, offers: Offers) -> bytes:
+        """The whole answer to EHLO, in Postfix's order."""
+        words = ["PIPELINING", f"SIZE {self._size_limit}" if self._size_limit else "SIZE", "VRFY"]
+        words += ["STARTTLS"] if offers.starttls else []
+        words += [_XCLIENT, _XFORWARD] if offers.xclient else []
+        words += ["ENHANCEDSTATUSCODES", "8BITMIME", "DSN"]
+        words += ["SMTPUTF8"] if self._utf8 else []
+        words += ["CHUNKING", "HELP"]
+        return ehlo.offer(self._hostname, [word for word in words if word.partition(" ")[0] not in offers.off])
+
+
+class Rules:
+    """One snapshot in force."""
+
+    def __init__(self, snapshot: Snapshot, asked: Asked) -> None:
+        wiring = snapshot.wiring
+        self.snapshot = snapshot
+        self.engine = asked.engine(snapshot)
+        self.utf8 = asked.takes_utf8(snapshot)
+        self.hostname = wiring.gateway.hostname
+        self.delay_reject = wiring.gateway.delay_reject
+        self.smtp = wiring.smtp
+        self.limits: Limits = wiring.limits
+        #: Where mail for a bare `postmaster` goes: our first domain that stands in the wiring itself.
+        self.home = next((name for name in wiring.relay.domains if ":" not in name), self.hostname)
+        self.banner = f"220 {self.hostname} {wiring.smtp.banner}\r\n".encode("ascii", "replace")
+        self.doors: Mapping[str, Door] = {
+            listen.name: Door(
+                listen, self.engine, wiring.gateway.trusted_relays, self.hostname, wiring.smtp.size_limit, self.utf8
+            )
+            for listen in wiring.listen
+            if listen.protocol == "smtp"
+        }

@@ -1,0 +1,95 @@
+"""One mail transaction, from MAIL to its end: envelope, verdicts so far, and the body while it comes in (RFC 5321 3.3).
+
+Contract: a transaction keeps the rules (snapshot, engine) it began with. Its id is the one that replies, log and queue
+share. `drop` gives back memory and files, at any time. What failure means for the mail: a dropped transaction was never
+answered with 250.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from appliance.daemons.smtpd import trace
+from appliance.daemons.smtpd.body import Body
+from appliance.mail.context import Context, Recipient, Stage
+from appliance.mail.verdict import Verdict
+from appliance.protocol.smtp.address import Address
+from appliance.protocol.smtp.data import BdatDecoder, DataDecoder
+from appliance.protocol.smtp.parameters import MailParameters
+
+if TYPE_CHECKING:
+    from appliance.daemons.smtpd.session import Session
+
+
+class Transaction:
+    """The state between MAIL and the end of data."""
+
+    def __init__(self, session: "Session", sender: Address, parameters: MailParameters) -> None:
+        self.session, self.rules = session, session.rules
+        self.id = session.id
+        self.sender, self.parameters = sender, parameters
+        self.utf8 = parameters.smtputf8
+        self.recipients: list[Recipient] = []
+        #: Recipients that got 250 and whose copy is thrown away (an operator's discard); `discard`: all of them.
+        self.discarded: list[Recipient] = []
+        self.discard = False
+        self.refused = self.overshoot = 0
+        #: What was found in this transaction; it stands behind what the session found.
+        self.trail: tuple[Verdict, ...] = ()
+        self.forwarded, session.forwarded = session.forwarded, {}
+        self.decoder: DataDecoder | BdatDecoder | None = None
+        self.body: Body | None = None
+        self.data_since = session.loop.time()
+        #: A BDAT chunk failed: what follows is refused until RSET.
+        self.failed = False
+
+    def octets(self) -> int:
+        """Content so far."""
+        return self.decoder.size if self.decoder is not None else 0
+
+    def context(self, stage: Stage, **more: Any) -> Context:
+        """The question for a stage from MAIL on."""
+        session = self.session
+        return Context(
+            stage=stage,
+            role=session.door.role,
+            listener=session.door.name,
+            transaction=self.id,
+            client=session.client,
+            helo=session.helo,
+            esmtp=session.esmtp,
+            sender=self.sender,
+            smtputf8=self.utf8,
+            declared_size=self.parameters.size,
+            recipients=tuple(self.recipients),
+            signs=session.signs,
+            now=session.front.clock(),
+            trail=session.trail + self.trail,
+            **more,
+        )
+
+    def open_body(self, decoder: DataDecoder | BdatDecoder) -> Body:
+        """Content begins: our Received field goes on top of it."""
+        session = self.session
+        top = trace.received(
+            hostname=self.rules.hostname,
+            client=session.client,
+            helo=session.helo,
+            with_=self.protocol,
+            transaction=self.id,
+            recipient=self.recipients[0].address.text if len(self.recipients) == 1 else "",
+            now=session.front.clock(),
+        )
+        self.decoder = decoder
+        self.body = Body(top, self.rules.smtp.size_limit, session.front.memory, session.front.intake)
+        self.data_since = session.loop.time()
+        return self.body
+
+    @property
+    def protocol(self) -> str:
+        """SMTP, ESMTP, ESMTPS, UTF8SMTP, UTF8SMTPS."""
+        return trace.protocol(self.session.esmtp, self.session.client.tls, self.utf8)
+
+    def drop(self) -> None:
+        """Give back what the body holds."""
+        if self.body is not None:
+            self.body.drop()
+            self.body = None
