@@ -1,0 +1,122 @@
+"""The one place where ports and adapters meet: settings in, an engine with everything that its checks may ask out.
+
+Contract: one Composition a process, on its loop. `engine(snapshot)` never waits and touches no file. Adapters outlive
+reloads where their settings are the same, so that caches, health and idle connections stay. What failure means for the mail: a
+peer that is away makes its port raise Unavailable when it is asked, never before; an engine can always be built.
+"""
+
+from typing import Any
+
+from appliance.config.routes import Routes
+from appliance.config.snapshot import Snapshot
+from appliance.config.values import parse_listen_address
+from appliance.connectors.callahead import Callahead
+from appliance.daemons.compose.doors import Doors
+from appliance.daemons.compose.smtputf8 import Utf8
+from appliance.daemons.skeleton import Birth
+from appliance.engine.pipeline import Engine
+from appliance.mail.ports import Ports, Site
+from appliance.net.client_name import ClientName
+from appliance.net.resolver import Resolver
+from appliance.stores.callahead_cache import CallaheadCache
+from appliance.stores.remote import StateClient
+
+__all__ = ["Composition"]
+
+
+class Composition:
+    """Owns resolver, state client and call-ahead. Give it up with close()."""
+
+    def __init__(self, birth: Birth) -> None:
+        snapshot = birth.snapshot
+        self.state = StateClient(birth.rendezvous["stated"])
+        self.resolver = build_resolver(snapshot)
+        self._dns = snapshot.wiring.dns, zone_of(snapshot)
+        self.doors = Doors(snapshot, self.resolver)
+        hostname = snapshot.wiring.gateway.hostname
+        self.callahead = Callahead(self.doors.of, CallaheadCache(self.state), hostname=hostname)
+        self.utf8 = Utf8(self.doors, hostname)
+
+    async def open(self) -> None:
+        """Begin to connect; a peer that does not answer keeps nobody waiting for more than a second."""
+        self.state.start()
+        await self.utf8.learn()
+
+    def engine(self, snapshot: Snapshot) -> Engine:
+        """The engine of this snapshot; raises only for settings that cannot be (a broken CA file): ValueError."""
+        self._follow(snapshot)
+        gateway = snapshot.wiring.gateway
+        return Engine(snapshot.policies, self._ports(snapshot), gateway.delay_reject, gateway.soft_bounce)
+
+    def _follow(self, snapshot: Snapshot) -> None:
+        """Adapters whose settings changed are made anew."""
+        dns = snapshot.wiring.dns, zone_of(snapshot)
+        if dns != self._dns:
+            self.resolver, self._dns = build_resolver(snapshot), dns
+        self.doors.follow(snapshot, self.resolver)
+        self.utf8.learn_soon()
+
+    def _ports(self, snapshot: Snapshot) -> Ports:
+        return Ports(
+            site=build_site(snapshot),
+            tables=snapshot.tables,
+            resolver=self.resolver,
+            greylist=self.state,
+            rates=self.state,
+            recipients=self.callahead,
+        )
+
+    def takes_utf8(self, snapshot: Snapshot) -> bool:
+        """Whether every next hop is known to take SMTPUTF8."""
+        return self.utf8.everywhere
+
+    async def client_name(self, address: str) -> ClientName:
+        """The forward-confirmed name of a client; never raises."""
+        return await self.resolver.client_name(address)
+
+    def health(self) -> dict[str, Any]:
+        """Facts for `postgate status`; `degraded` in words."""
+        parts: dict[str, dict[str, Any]] = {
+            "state": {"degraded": [] if self.state.ready else [f"stated is away: {self.state.why}"]},
+            "dns": self.resolver.health(),
+            "callahead": self.callahead.health(),
+        }
+        degraded = [why for part in parts.values() for why in part.pop("degraded", [])]
+        return {**parts, "smtputf8": self.utf8.everywhere, "degraded": degraded}
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        self.utf8.close()
+        await self.callahead.close()
+        self.state.close()
+
+
+def zone_of(snapshot: Snapshot) -> bytes:
+    """The octets of `[dns] zone`, b"" without one."""
+    zone = snapshot.wiring.dns.zone
+    return snapshot.blob.files.get(zone, b"") if zone else b""
+
+
+def build_resolver(snapshot: Snapshot) -> Resolver:
+    dns = snapshot.wiring.dns
+    return Resolver(dns.nameservers, zone_of(snapshot), dns.timeout, dns.ttl_floor)
+
+
+def build_site(snapshot: Snapshot) -> Site:
+    """What checks may know of this installation."""
+    wiring = snapshot.wiring
+    routes = Routes(wiring, snapshot.tables)
+    return Site(
+        hostname=wiring.gateway.hostname,
+        is_ours=routes.is_ours,
+        our_domains=routes.domains,
+        size_limit=wiring.smtp.size_limit,
+        recipient_delimiter=wiring.gateway.recipient_delimiter,
+        our_addresses=our_addresses(snapshot),
+    )
+
+
+def our_addresses(snapshot: Snapshot) -> tuple[str, ...]:
+    """The addresses that listeners name; what they reach by a wildcard is not known."""
+    hosts = (parse_listen_address(listen.address).host for listen in snapshot.wiring.listen)
+    return tuple(sorted({host for host in hosts if host not in ("", "0.0.0.0", "::")}))

@@ -1,0 +1,72 @@
+"""Where the mail of one of our domains would be handed in: next hops of the wiring as places to connect to.
+
+Contract: the order is the order of trial. Raises Unavailable (DNS, a table) and net.mx.NoPlace (nothing there).
+What failure means for the mail: an address that could not be verified, never an unknown one.
+"""
+
+import ssl
+from collections.abc import Iterator
+
+from appliance.config.routes import Routes
+from appliance.config.snapshot import Snapshot
+from appliance.config.values import NextHop
+from appliance.connectors.probing import Door
+from appliance.connectors.target import Target
+from appliance.net import hosts, tls
+from appliance.net.mx import MailHosts, NoPlace
+from appliance.net.resolver import Resolver
+
+
+class Doors:
+    """The routes in force. `follow` puts a new snapshot's in their place."""
+
+    def __init__(self, snapshot: Snapshot, resolver: Resolver) -> None:
+        self._hosts = hosts.read()
+        self.follow(snapshot, resolver)
+
+    def follow(self, snapshot: Snapshot, resolver: Resolver) -> None:
+        """Raises ValueError for a CA file that holds no certificate."""
+        wiring = snapshot.wiring
+        self.routes = Routes(wiring, snapshot.tables)
+        self.in_table = isinstance(wiring.relay.routes, str)
+        self._mail_hosts = MailHosts(resolver, self._hosts, wiring.gateway.hostname)
+        ca = snapshot.blob.files.get(wiring.relay.tls_ca, b"") if wiring.relay.tls_ca else b""
+        levels: set[tls.Level] = {self.routes.tls_level(hop) for hop in self.routes.all_hops()}
+        self._contexts: dict[tls.Level, ssl.SSLContext | None] = {}
+        self._ca = ca
+        for level in levels:
+            self._context(level)
+
+    async def of(self, domain: str) -> list[Door]:
+        """The doors for one of our domains."""
+        found: list[Door] = []
+        missing: NoPlace | None = None
+        for hop in self.routes.next_hops(domain):
+            try:
+                found += await self.of_hop(hop)
+            except NoPlace as error:
+                missing = error
+        if not found and missing is not None:
+            raise missing
+        return found
+
+    async def of_hop(self, hop: NextHop) -> list[Door]:
+        """The doors of one next hop."""
+        level = self.routes.tls_level(hop)
+        return [Door(str(hop), target, level, self._context(level)) for target in await self._targets(hop)]
+
+    async def _targets(self, hop: NextHop) -> list[Target]:
+        lmtp = hop.kind == "lmtp"
+        if hop.path:
+            return [Target(host="localhost", path=hop.path, lmtp=lmtp)]
+        places = await self._mail_hosts.places(hop.host, hop.mx)
+        return [Target(host=place.host, address=place.address, port=hop.port, lmtp=lmtp) for place in places]
+
+    def _context(self, level: tls.Level) -> ssl.SSLContext | None:
+        if level not in self._contexts:
+            self._contexts[level] = tls.client_context(level, self._ca)
+        return self._contexts[level]
+
+    def all_hops(self) -> Iterator[NextHop]:
+        """Every next hop that the wiring itself names."""
+        return self.routes.all_hops()

@@ -1,0 +1,73 @@
+"""Whether every next hop takes SMTPUTF8 (RFC 6531 section 3.6): only then may a listener offer it.
+
+Contract: learned by an EHLO to each next hop, again every ten minutes. What is not known is not offered; next
+hops in a transport table are never known. What failure means for the mail: internationalised addresses are refused in the session, by us,
+instead of bounced later.
+"""
+
+import asyncio
+import contextlib
+
+from appliance.config.values import NextHop
+from appliance.connectors.smtp import connect
+from appliance.connectors.target import ConnectFailed, Timeouts
+from appliance.daemons.compose.doors import Doors
+from appliance.net.mx import NoPlace
+from appliance.protocol.errors import Unavailable
+
+AGAIN = 600.0
+#: Seconds that the start waits for answers, and that one EHLO may take.
+PATIENCE, TIMEOUT = 1.0, 10.0
+_TIMEOUTS = Timeouts(connect=TIMEOUT, greeting=TIMEOUT, hello=TIMEOUT, tls=TIMEOUT, command=TIMEOUT)
+
+
+class Utf8:
+    """What is known of the next hops."""
+
+    def __init__(self, doors: Doors, hostname: str) -> None:
+        self._doors, self._hostname = doors, hostname
+        self._known: dict[NextHop, bool] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def everywhere(self) -> bool:
+        """True only if every next hop said so."""
+        hops = list(self._doors.all_hops())
+        return bool(hops) and not self._doors.in_table and all(self._known.get(hop, False) for hop in hops)
+
+    async def learn(self) -> None:
+        """Ask now; returns after a second at most, the asking goes on."""
+        self.learn_soon()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=PATIENCE)
+
+    def learn_soon(self) -> None:
+        """Ask in the background, unless that is under way."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._learn())
+
+    async def _learn(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(AGAIN, self.learn_soon)
+        hops = list(dict.fromkeys(self._doors.all_hops()))
+        found = await asyncio.gather(*map(self._ask, hops))
+        self._known = dict(zip(hops, found, strict=True))
+
+    async def _ask(self, hop: NextHop) -> bool:
+        """Whether this next hop offers SMTPUTF8; while it is away, what it said last."""
+        with contextlib.suppress(ConnectFailed, Unavailable, NoPlace, OSError):
+            for door in await self._doors.of_hop(hop):
+                with contextlib.suppress(ConnectFailed):
+                    session = await connect(door.target, self._hostname, door.level, door.context, _TIMEOUTS)
+                    offered = "SMTPUTF8" in session.machine.features
+                    session.quit()
+                    return offered
+        return self._known.get(hop, False)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
