@@ -6,7 +6,7 @@ import struct
 import pytest
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.proxy import MAX_V2_BODY, SIGNATURE, ProxyInfo, parse
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -86,6 +86,7 @@ def test_refused(header: bytes) -> None:
         parse(header)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 1.2.3.4 ", SIGNATURE, SIGNATURE + b"\x21"]), st.binary(max_size=60))
 def test_total(start: bytes, more: bytes) -> None:
     try:

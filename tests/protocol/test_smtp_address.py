@@ -6,7 +6,7 @@ import pytest
 from appliance.protocol.smtp import address as module
 from appliance.protocol.smtp.address import Address, AddressError, parse_address, parse_path, relay_tricks
 from appliance.protocol.smtp.domain import parse_domain
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 # text, local, domain, external form, leniencies
@@ -305,6 +305,7 @@ ANY_ADDRESS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(ANY_ADDRESS, st.booleans())
 def test_total_and_stable(text: bytes, utf8: bool) -> None:
     """Any octets give an address or AddressError; what is relayed parses to exactly what was judged."""
@@ -322,6 +323,7 @@ def test_total_and_stable(text: bytes, utf8: bool) -> None:
     assert address.text.isprintable() or address.utf8
 
 
+@settings(deadline=None)
 @given(st.from_regex(rb"[A-Za-z0-9.!%+-]{1,12}@[A-Za-z0-9.-]{1,20}", fullmatch=True))
 def test_the_short_way_and_the_long_way_agree(text: bytes) -> None:
     def outcome(fast: bool) -> object:
@@ -333,6 +335,7 @@ def test_the_short_way_and_the_long_way_agree(text: bytes) -> None:
     assert outcome(fast=True) == outcome(fast=False)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60), st.booleans(), st.booleans())
 def test_paths_are_total(text: bytes, utf8: bool, strict: bool) -> None:
     try:

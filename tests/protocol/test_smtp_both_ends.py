@@ -20,7 +20,7 @@ from appliance.protocol.smtp.outgoing import (
     Write,
 )
 from appliance.protocol.smtp.reply import Reply, from_text
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 OK = "250 2.0.0 Ok"
@@ -177,6 +177,7 @@ RECIPIENTS = st.lists(st.sampled_from(["a@b.c", '"x y"@b.c', "no1@b.c", "d@e.f"]
 FEATURES = st.sets(st.sampled_from(["PIPELINING", "CHUNKING", "8BITMIME", "SIZE 100000", "DSN"])).map(sorted)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(RECIPIENTS, CONTENT, st.booleans()), min_size=1, max_size=3),
     FEATURES,

@@ -17,7 +17,7 @@ from appliance.protocol.smtp.command import (
     wrong_protocol,
 )
 from appliance.protocol.smtp.reply import from_text
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -287,6 +287,7 @@ LINES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(LINES, st.booleans(), st.booleans())
 def test_total(line: bytes, utf8: bool, strict: bool) -> None:
     """Any octets give a Command, or a reply that can be sent; nothing in a Command can end a line or hide in a log."""
@@ -340,6 +341,7 @@ def test_no_verb_of_ours_is_another_protocol() -> None:
         assert wrong_protocol(verb.encode() + b" argument") == ""
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_xtext_round_trip(data: bytes) -> None:
     text = xtext.encode(data)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 from appliance.protocol.smtp.data import BareLineEnds, BdatDecoder, DataDecoder, DataEncoder
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 
@@ -144,6 +144,7 @@ def pieces(raw: bytes, sizes: list[int]) -> list[bytes]:
     return [*chunks, raw]
 
 
+@settings(deadline=None)
 @given(WIRE, PIECES)
 @example(b"\r\n.\r\r\n.\r\n", [1] * 20)
 @example(b".\r\n", [0, 1, 0, 1, 0])
@@ -159,6 +160,7 @@ def test_decoder_agrees_with_the_reference(raw: bytes, sizes: list[int]) -> None
     assert decoder.size == len(content)
 
 
+@settings(deadline=None)
 @given(WIRE, PIECES)
 def test_what_comes_out_before_the_end_never_changes(raw: bytes, sizes: list[int]) -> None:
     """Streaming gives nothing out that a later octet would have made different."""
@@ -169,6 +171,7 @@ def test_what_comes_out_before_the_end_never_changes(raw: bytes, sizes: list[int
         assert len(raw) - 2 * raw.count(b".") - 4 <= len(early)
 
 
+@settings(deadline=None)
 @given(WIRE, PIECES, PIECES)
 def test_encode_and_decode(content: bytes, out: list[int], back: list[int]) -> None:
     encoder = DataEncoder()
@@ -183,6 +186,7 @@ def test_encode_and_decode(content: bytes, out: list[int], back: list[int]) -> N
     assert decoder.signs <= {"nul"}
 
 
+@settings(deadline=None)
 @given(WIRE, PIECES)
 def test_bdat_chunks_mean_nothing(raw: bytes, sizes: list[int]) -> None:
     decoder = BdatDecoder()

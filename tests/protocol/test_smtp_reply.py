@@ -6,7 +6,7 @@ import pytest
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.smtp import ehlo
 from appliance.protocol.smtp.reply import Reply, ReplyReader, from_text, printable
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -136,6 +136,7 @@ def test_unread_octets_can_be_thrown_away() -> None:
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=80).map(str.strip)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([220, 250, 354, 421, 550]),
     st.sampled_from([None, "1.1", "7.26"]),
@@ -149,6 +150,7 @@ def test_round_trip(code: int, detail: str | None, lines: list[str]) -> None:
     assert ReplyReader().feed(reply.encode()) == [reply]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_reader_is_total(data: bytes) -> None:
     try:
