@@ -8,6 +8,7 @@ What failure means for the mail: without `stated` each worker probes for itself.
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -59,7 +60,7 @@ class CallaheadCache:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._remote, self._cap, self._wall, self._monotonic = remote, cap, wall, monotonic
-        self._local: dict[str, tuple[Probe, float]] = {}
+        self._local: OrderedDict[str, tuple[Probe, float]] = OrderedDict()
 
     def look(self, key: str) -> Cached | None:
         """A result at hand, or None."""
@@ -100,7 +101,7 @@ class CallaheadCache:
         return None if life is None or age >= life.keep else Cached(probe, age >= life.refresh)
 
     def _remember(self, key: str, probe: Probe) -> None:
-        self._local.pop(key, None)
-        if len(self._local) >= self._cap:
-            del self._local[next(iter(self._local))]
         self._local[key] = (probe, self._monotonic() + LIVES[probe.state].local)
+        self._local.move_to_end(key)
+        if len(self._local) > self._cap:
+            self._local.popitem(last=False)

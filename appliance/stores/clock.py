@@ -61,13 +61,12 @@ class SteadyClock:
         """The steady time, in the scale of wall time."""
         at = self._monotonic()
         passed = at - self._at
-        if passed > 0.05:
+        if passed > 0:
             drift = self._wall() - (self._steady + passed)
             most = passed * SLEW
             self._steady += passed + max(-most, min(most, drift))
             self._at = at
-            return self._steady
-        return self._steady + passed
+        return self._steady
 
     @property
     def offset(self) -> float:

@@ -6,15 +6,15 @@ used goes first. Nothing here is written to disk: a restart of `stated` begins w
 What failure means for the mail: nothing fails here.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import islice
 
 import msgspec
 
 from appliance.mail.network import network
 
-#: How many buckets and clients are held at most.
-CAP = 500_000
+#: How many buckets and clients are held at most (stores/shelf.py says why not more).
+CAP = 87_000
 
 
 class AskedRate(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -30,7 +30,7 @@ class Buckets:
     """Token buckets by key. A bucket is [used, at, rate]."""
 
     def __init__(self, cap: int = CAP) -> None:
-        self._used: dict[str, list[float]] = {}
+        self._used: OrderedDict[str, list[float]] = OrderedDict()
         self._cap = cap
 
     def __len__(self) -> int:
@@ -54,12 +54,13 @@ class Buckets:
         self._bucket(key, now, None)[0] += cost
 
     def _bucket(self, key: str, now: float, rate: float | None) -> list[float]:
-        bucket = self._used.pop(key, None)
+        bucket = self._used.get(key)
         if bucket is None:
-            bucket = [0.0, now, rate or 0.0]
-            if len(self._used) >= self._cap:
-                del self._used[next(iter(self._used))]
-        self._used[key] = bucket
+            bucket = self._used[key] = [0.0, now, rate or 0.0]
+            if len(self._used) > self._cap:
+                self._used.popitem(last=False)
+        else:
+            self._used.move_to_end(key)
         if rate is not None:
             bucket[2] = rate
         if bucket[2] > 0:
@@ -103,7 +104,7 @@ class Clients:
     """Counts by client address (IPv6: by /64)."""
 
     def __init__(self, cap: int = CAP) -> None:
-        self._clients: dict[str, Client] = {}
+        self._clients: OrderedDict[str, Client] = OrderedDict()
         self._cap = cap
         self.total = 0
 
@@ -145,17 +146,20 @@ class Clients:
 
     def _client(self, address: str, now: float, period: float) -> Client:
         key = network(address, 32, 64)
-        client = self._clients.pop(key, None)
+        client = self._clients.get(key)
         if client is None:
-            client = Client(now)
-            if len(self._clients) >= self._cap:
+            client = self._clients[key] = Client(now)
+            if len(self._clients) > self._cap:
                 self._evict()
-        self._clients[key] = client
+        else:
+            self._clients.move_to_end(key)
         client.roll(now, period)
         return client
 
     def _evict(self) -> None:
-        """Forget the least recently seen client without open connections (a few looks: never a long search)."""
-        idle = next((key for key in islice(self._clients, 100) if not self._clients[key].open), None)
-        if idle is not None:
-            del self._clients[idle]
+        """Forget the least recently seen client, unless it has open connections: then it counts as seen now."""
+        for _ in range(10):
+            key, client = self._clients.popitem(last=False)
+            if not client.open:
+                return
+            self._clients[key] = client

@@ -6,13 +6,17 @@ the database could not take yet is answered from `dirty` and `flushing`, so noth
 What failure means for the mail: none; a shelf whose database fails goes on from RAM (embedded.py says so).
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from itertools import islice
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+#: Records of a shelf in RAM, and changes that may wait for the disk. Growing a dictionary copies it in one go: beyond
+#: these sizes (two thirds of a power of two) that takes more of the loop's time than a call may (20 ms).
+HOT_CAP, DIRTY_CAP = 87_000, 87_000
 #: (key, record as msgpack or None = delete, expiry in steady seconds): one row of a batch.
 Row = tuple[str, bytes | None, float]
 #: Reads one record of a table: (table, key) -> msgpack or None.
@@ -25,10 +29,11 @@ class Shelf(Generic[T]):
     """See the module's head. `hot_cap` bounds the records in RAM, `dirty_cap` those that wait to be written."""
 
     def __init__(
-        self, table: str, kind: type[T], read: Read, *, hot_cap: int = 250_000, dirty_cap: int = 500_000
+        self, table: str, kind: type[T], read: Read, *, hot_cap: int = HOT_CAP, dirty_cap: int = DIRTY_CAP
     ) -> None:
         self.table = table
-        self.hot: dict[str, T] = {}
+        # An OrderedDict: taking the oldest out of a plain dict costs time in proportion to those taken before.
+        self.hot: OrderedDict[str, T] = OrderedDict()
         self.dirty: dict[str, tuple[T | None, float]] = {}
         self.flushing: dict[str, tuple[T | None, float]] = {}
         #: True: what is not in RAM does not exist.
@@ -39,9 +44,9 @@ class Shelf(Generic[T]):
 
     def get(self, key: str) -> T | None:
         """The record, expired or not (who asks judges that), or None."""
-        found = self.hot.pop(key, None)
+        found = self.hot.get(key)
         if found is not None:
-            self.hot[key] = found  # most recently used: last
+            self.hot.move_to_end(key)
             return found
         waiting = self.dirty.get(key) or self.flushing.get(key)
         if waiting is not None:
@@ -65,23 +70,30 @@ class Shelf(Generic[T]):
         self._heat(key, record)
         self._soil(key, record, expires)
 
+    def touch(self, key: str, record: T, expires: float) -> None:
+        """As `put`, for a change that is not worth a write of its own: a restart may show the record before it."""
+        self._heat(key, record)
+        if key in self.dirty:
+            self.dirty[key] = (record, expires)
+
     def delete(self, key: str) -> None:
+        """Forget a record."""
         self.hot.pop(key, None)
         self._soil(key, None, 0.0)
 
     def _soil(self, key: str, record: T | None, expires: float) -> None:
         if len(self.dirty) >= self._dirty_cap and key not in self.dirty:
-            del self.dirty[next(iter(self.dirty))]
-            self.dropped += 1
+            self.dropped += 1  # the disk has taken nothing for long: this change lives in RAM only
+            return
         self.dirty[key] = (record, expires)
 
     def _heat(self, key: str, record: T) -> None:
-        self.hot.pop(key, None)
-        if len(self.hot) >= self._hot_cap:
-            del self.hot[next(iter(self.hot))]
+        self.hot[key] = record
+        self.hot.move_to_end(key)
+        if len(self.hot) > self._hot_cap:
+            self.hot.popitem(last=False)
             self.complete = False
             self.evicted += 1
-        self.hot[key] = record
 
     def warm(self, key: str, raw: bytes) -> bool:
         """Take a record that the sweep met into RAM if it is not there and there is room; False = no room."""
@@ -97,12 +109,6 @@ class Shelf(Generic[T]):
     def waits(self, key: str) -> bool:
         """Is there a newer state of `key` than the database's?"""
         return key in self.dirty or key in self.flushing
-
-    def forget(self, keys: list[str]) -> None:
-        """The database no longer has these (expired): RAM need not either."""
-        for key in keys:
-            if not self.waits(key):
-                self.hot.pop(key, None)
 
     def take_batch(self) -> dict[str, tuple[T | None, float]]:
         """What is to be written now. A batch that failed is given again before anything newer."""
@@ -125,12 +131,11 @@ class Shelf(Generic[T]):
         """Changes that are not on disk."""
         return len(self.dirty) + len(self.flushing)
 
-    def recent(self, count: int) -> Iterator[tuple[str, T]]:
-        """The most recently used records in RAM, newest first."""
-        return ((key, self.hot[key]) for key in islice(reversed(self.hot), count))
+
+_by_key = itemgetter(0)
 
 
 def rows(batch: dict[str, tuple[T | None, float]]) -> Iterator[Row]:
-    """A batch as rows of its table."""
-    for key, (record, expires) in batch.items():
+    """A batch as rows of its table, in key order: neighbours share pages."""
+    for key, (record, expires) in sorted(batch.items(), key=_by_key):
         yield key, None if record is None else _encode(record), expires

@@ -109,16 +109,19 @@ class State:
         get, origin = self.triplets.get, self.origins.get
         known = greylist.Known([get(key) for key in keys], [origin(key) for key in ask.keys], self.pairs.get(tail[1:]))
         step = greylist.decide(ask, now, known)
-        self._write(ask, step, keys, tail[1:])
+        self._write(ask, step, known, keys, tail[1:])
         answer = step.answer
         self.outcomes[answer.state] = self.outcomes.get(answer.state, 0) + 1
         return answer.state, answer.first + self._offset, answer.attempts, answer.passes, answer.wait, answer.key
 
-    def _write(self, ask: wire.Step, step: greylist.Step, keys: Sequence[str], pair: str) -> None:
+    def _write(self, ask: wire.Step, step: greylist.Step, known: greylist.Known, keys: Sequence[str], pair: str) -> None:
         if step.triplet is not None:
-            end = greylist.expires(step.triplet, ask.window, ask.remember)
+            first, end = step.triplet.first, greylist.expires(step.triplet, ask.window, ask.remember)
+            # A retry that came too early changes counts only, not the clock: not worth a write.
+            same = step.answer.state == "early" and all(t is not None and t.first == first for t in known.triplets)
+            store = self.triplets.touch if same else self.triplets.put
             for key in keys:
-                self.triplets.put(key, step.triplet, end)
+                store(key, step.triplet, end)
         for key, origin in zip(ask.keys, step.origins, strict=False):
             if origin is not None:
                 self.origins.put(key, origin, origin.last + ask.remember)
