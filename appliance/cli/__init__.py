@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reload": ("appliance.cli.reload:command", "Put changed files in force in all processes at once."),
     "status": ("appliance.cli.status:command", "Show workers, configuration, dependencies, queue."),
     "stop": ("appliance.cli.stop:command", "End the running gateway in good order."),
+    "table": ("appliance.cli.table:command", "Look keys up in a lookup table."),
     "queue": ("appliance.cli.queue:command", "Show and manage queued messages."),
     "quarantine": ("appliance.cli.quarantine:command", "Show and manage quarantined messages."),
     "recipients": ("appliance.cli.recipients:command", "Import and look up known recipients."),

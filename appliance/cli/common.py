@@ -1,0 +1,72 @@
+"""What the commands share: the --config option, finding a gateway's state folder, speaking to its master."""
+
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from appliance.config import where
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def config_option(command: _Command) -> _Command:
+    """--config FILE, the same for every command."""
+    option = click.option(
+        "--config",
+        "config",
+        metavar="FILE",
+        type=click.Path(dir_okay=False),
+        help="The wiring file (none: the embedded default).",
+    )
+    return option(command)
+
+
+def demo_folder() -> Path:
+    """Where the embedded default lives: the working folder, or one of the user's own if that cannot be written."""
+    here = Path.cwd()
+    if os.access(here, os.W_OK | os.X_OK):
+        return here
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "postgate"
+
+
+def state_dir(config: str | None) -> Path:
+    """The state folder of the gateway of `config`."""
+    if config is None:
+        return demo_folder() / "run"
+    if not Path(config).is_file():
+        raise click.ClickException(f"{config}: no such file")
+    return where.state_dir(config)
+
+
+def ask(config: str | None, request: Mapping[str, Any], patience: float = 10.0) -> dict[str, Any]:
+    """Ask the running gateway's master one thing. Raises ClickException with what to do."""
+    path = state_dir(config) / "run" / "control.sock"
+    try:
+        answer: dict[str, Any] = json.loads(_exchange(path, json.dumps(request).encode() + b"\n", patience))
+    except (FileNotFoundError, ConnectionRefusedError):
+        start = f"postgate run --config {config}" if config else "postgate run"
+        raise click.ClickException(f"no gateway is running here (nothing listens on {path}); start it: {start}") from None
+    except PermissionError:
+        raise click.ClickException(f"{path}: not allowed; run as root or as a member of group postgate") from None
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"{path}: the gateway does not answer: {error}") from None
+    if "error" in answer:
+        raise click.ClickException(str(answer["error"]))
+    return answer
+
+
+def _exchange(path: Path, request: bytes, patience: float) -> bytes:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(patience)
+        sock.connect(str(path))
+        sock.sendall(request)
+        parts = []
+        while part := sock.recv(1 << 16):
+            parts.append(part)
+        return b"".join(parts)
