@@ -4,6 +4,7 @@ import argparse
 import os
 import platform
 import sys
+from pathlib import Path
 
 from bench import intake, relay
 from bench.load import available
@@ -12,7 +13,8 @@ from bench.pairs import Row
 
 def machine() -> str:
     """What the figures were measured on."""
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
     return f"{os.cpu_count()} cores ({model}), Linux {platform.release()}, Python {platform.python_version()}"
 
 
