@@ -38,7 +38,9 @@ class Positions:
         return self._nearest(path, self._keys, self._values)
 
     def value(self, path: Path) -> Place:
-        """Where the value of `path` begins; for a table, its header or its key."""
+        """Where the value of `path` begins; for a table, its header or its key. A lone value may stand for its list."""
+        while path not in self._values and path[:-1] in self._values and isinstance(path[-1], int):
+            path = path[:-1]
         return self._nearest(path, self._values, self._keys)
 
     def place(self, offset: int) -> Place:

@@ -25,7 +25,7 @@ _WORDINGS = (
     (r"^Invalid value$", "no value that TOML knows (a text stands in quotes)"),
     (r"^Cannot overwrite a value$", "this key is set a second time"),
     (r"^Unclosed array$", "the list is not closed, or a comma is missing"),
-    (r"^Illegal character '\\\\n'$", "the string is not closed on its line"),
+    (r"^Illegal character .\\n.$", "the string is not closed on its line"),
     (r"^Cannot declare \((.*?),?\) twice$", r"this section (\1) stands here a second time"),
 )
 MOST = 20

@@ -1,0 +1,63 @@
+"""`postgate check` and `postgate table` as commands: output, JSON, exit codes."""
+
+import json
+
+from appliance.cli import check, table
+from click.testing import CliRunner
+from tests.config.folders import WIRING, Folder
+
+
+def test_good(folder: Folder) -> None:
+    done = CliRunner().invoke(check.command, ["--config", folder.main])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith(
+        "good: mx.example.com, public (inbound) on 127.0.0.1:2525; 1 domains to smtp:[10.0.0.25]:25;"
+    )
+
+
+def test_mistakes(folder: Folder) -> None:
+    folder.wiring(WIRING.replace("next_hop", "next_hopp"))
+    done = CliRunner().invoke(check.command, ["--config", folder.main])
+    assert done.exit_code == 1
+    assert f'{folder.main}:11:1: unknown key "next_hopp" in [relay] (did you mean next_hop?)\n' in done.output
+
+
+def test_warnings_do_not_fail(folder: Folder) -> None:
+    folder.wiring(WIRING.replace('["example.com"]', "[]"))
+    done = CliRunner().invoke(check.command, ["--config", folder.main])
+    assert done.exit_code == 0
+    assert f"{folder.main}:10:11: warning: relay.domains is empty" in done.output
+
+
+def test_could_not_run(folder: Folder) -> None:
+    done = CliRunner().invoke(check.command, ["--config", f"{folder.main}.none"])
+    assert done.exit_code == 2
+    assert "cannot be read: No such file or directory" in done.output
+
+
+def test_json(folder: Folder) -> None:
+    done = CliRunner().invoke(check.command, ["--config", folder.main, "--json"])
+    good = json.loads(done.output)
+    assert (done.exit_code, good["ok"], good["mistakes"]) == (0, True, [])
+    assert good["next_hop"] == ["smtp:[10.0.0.25]:25"]
+    folder.wiring("[smtp]\nx = 1\n")
+    done = CliRunner().invoke(check.command, ["--config", folder.main, "--json"])
+    bad = json.loads(done.output)
+    assert (done.exit_code, bad["ok"]) == (1, False)
+    first = bad["mistakes"][0]
+    assert (first["file"], first["line"], first["column"], first["fatal"]) == (folder.main, 2, 1, True)
+    done = CliRunner().invoke(check.command, ["--config", "/nonexistent/x", "--json"])
+    assert done.exit_code == 2 and json.loads(done.output)["ok"] is False
+
+
+def test_table(folder: Folder) -> None:
+    path = folder.write("nets.cidr", "10.0.0.0/8 REJECT inside\n")
+    done = CliRunner().invoke(table.command, [path, "10.1.2.3"])
+    assert (done.exit_code, done.output) == (0, f"10.1.2.3\tREJECT inside\t{path}:1\n")
+    done = CliRunner().invoke(table.command, [f"cidr:{path}", "192.0.2.1", "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.output) == {"key": "192.0.2.1", "value": None, "place": None}
+    done = CliRunner().invoke(table.command, ["inline:{ a=b }", "a"])
+    assert (done.exit_code, done.output) == (0, "a\tb\tinline:1\n")
+    assert CliRunner().invoke(table.command, ["hash:x", "a"]).exit_code == 2
+    assert CliRunner().invoke(table.command, [f"{path}.none", "a"]).exit_code == 2
