@@ -204,7 +204,8 @@ class Callahead:
 
 
 def _key(address: Address) -> str:
-    return f"{address.local.lower()}@{address.domain}"
+    """Case counts: where the inside keeps it apart, nobody shall spoil another's entry by asking for BOB."""
+    return f"{address.local}@{address.domain}"
 
 
 def _domain_key(address: Address) -> str:

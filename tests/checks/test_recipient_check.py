@@ -1,0 +1,118 @@
+"""The recipient check: lists first, then call-ahead, then what could not be verified."""
+
+import inspect
+from typing import Any
+
+import pytest
+from appliance.checks import recipient
+from appliance.mail.context import Client, Context, Recipient
+from appliance.mail.ports import Ports, Probe, Site, Unavailable
+from appliance.mail.verdict import Verdict
+from appliance.protocol.smtp.address import Address
+
+LIST = "texthash:recipients"
+
+
+class Table:
+    pattern = False
+
+    def __init__(self, *entries: str) -> None:
+        self.entries = entries
+
+    def get(self, key: str) -> tuple[str, str] | None:
+        return ("x", "recipients:1") if key.lower() in self.entries else None
+
+
+class Broken:
+    pattern = False
+
+    def get(self, key: str) -> tuple[str, str] | None:
+        raise Unavailable("recipients: cannot be read")
+
+
+class Inside:
+    """Recipients by a dictionary of what a probe finds; `fresh` is what is cached."""
+
+    def __init__(self, fresh: Probe | None = None, **probes: Probe) -> None:
+        self.fresh, self.probes, self.asked = fresh, probes, 0
+
+    def cached(self, address: Address) -> Probe | None:
+        return self.fresh
+
+    async def probe(self, address: Address) -> Probe:
+        self.asked += 1
+        return self.probes.get(address.local, Probe("unverifiable", "connection refused"))
+
+
+def address(text: str) -> Address:
+    local, _, domain = text.rpartition("@")
+    return Address(local, domain, text) if domain and local else Address(text, "", text)
+
+
+async def judge(to: str, *, table: Any = None, inside: Any = None, **knobs: Any) -> Verdict:
+    policy = recipient.Policy(tables=[LIST] if table else [], **knobs)
+    site = Site(hostname="mx.example.com", is_ours=lambda domain: domain == "example.com")
+    ports = Ports(site=site, tables={LIST: table} if table else {}, recipients=inside)
+    ctx = Context(stage="rcpt", client=Client(address="192.0.2.1"), recipient=Recipient(address=address(to)))
+    found = recipient.check(ctx, policy, ports)
+    return await found if inspect.isawaitable(found) else found  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("to", ["postmaster@example.com", "PostMaster@example.com", "postmaster"])
+async def test_postmaster_is_always_known(to: str) -> None:
+    assert (await judge(to, table=Table("a@example.com"), callahead=False)).outcome == "known"
+
+
+async def test_postmaster_elsewhere_is_not_ours() -> None:
+    assert (await judge("postmaster@example.net")).outcome == "not_ours"
+
+
+@pytest.mark.parametrize("to", ["bob@example.com", "Bob@example.com", "bob+x@example.com"])
+async def test_listed(to: str) -> None:
+    inside = Inside()
+    verdict = await judge(to, table=Table("bob@example.com"), inside=inside)
+    assert (verdict.outcome, verdict.evidence["place"], inside.asked) == ("known", "recipients:1", 0)
+
+
+async def test_a_domain_can_be_taken_whole() -> None:
+    assert (await judge("anybody@example.com", table=Table("@example.com"), callahead=False)).outcome == "known"
+
+
+async def test_a_list_is_complete_when_call_ahead_is_off() -> None:
+    verdict = await judge("x@example.com", table=Table("bob@example.com"), inside=Inside(), callahead=False)
+    assert verdict.outcome == "unknown"
+
+
+async def test_who_is_not_listed_is_asked_for() -> None:
+    inside = Inside(x=Probe("known", "250 ok"), y=Probe("unknown", "550 5.1.1 no"), z=Probe("blind"))
+    outcomes = [(await judge(f"{n}@example.com", table=Table(), inside=inside)).outcome for n in "xyzw"]
+    assert outcomes == ["known", "unknown", "blind", "unverifiable"]
+
+
+async def test_inside_away_known_ones_pass_and_others_are_put_off() -> None:
+    inside = Inside()
+    assert (await judge("bob@example.com", table=Table("bob@example.com"), inside=inside)).outcome == "known"
+    assert (await judge("new@example.com", table=Table("bob@example.com"), inside=inside)).outcome == "unverifiable"
+
+
+async def test_what_is_cached_is_answered_at_once() -> None:
+    inside = Inside(Probe("unknown", "550 5.1.1 no"))
+    verdict = await judge("x@example.com", inside=inside)
+    assert (verdict.outcome, inside.asked) == ("unknown", 0)
+    assert "550" in verdict.reason
+
+
+async def test_neither_list_nor_call_ahead_is_said() -> None:
+    assert (await judge("x@example.com", callahead=False)).outcome == "unchecked"
+    assert (await judge("x@example.com")).outcome == "unchecked"
+
+
+async def test_an_unreadable_list_is_never_unknown() -> None:
+    with pytest.raises(Unavailable):
+        await judge("x@example.com", table=Broken(), callahead=False)
+
+
+def test_replies_hide_the_inside() -> None:
+    verdict = recipient.decide(address("x@example.com"), Probe("unknown", "550 5.1.1 exch01.corp.local says no"))
+    assert verdict.reply == ""
+    assert "corp" not in " ".join(recipient.REPLIES.values())
