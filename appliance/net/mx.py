@@ -22,6 +22,8 @@ class Resolver(Protocol):
 
     async def query(self, name: str, rtype: str) -> Answer: ...
 
+    def health(self) -> dict[str, object]: ...
+
 
 class Place(NamedTuple):
     """A host by the name that its certificate must bear, and one of its addresses ("192.0.2.1", "2001:db8::1")."""
@@ -43,6 +45,10 @@ class MailHosts:
 
     def __init__(self, resolver: Resolver, hosts: Mapping[str, tuple[str, ...]], ourselves: str) -> None:
         self._resolver, self._hosts, self._ourselves = resolver, hosts, ourselves.lower()
+
+    def health(self) -> dict[str, object]:
+        """Facts of the resolver, for status."""
+        return self._resolver.health()
 
     async def places(self, name: str, mx: bool) -> list[Place]:
         """The places of `name`: its MX hosts, or with `mx` False (and for an address) itself."""

@@ -11,6 +11,9 @@ class Records:
     def __init__(self, **records: list[str] | None) -> None:
         self.records = {tuple(key.rsplit("__", 1)): value for key, value in records.items()}
 
+    def health(self) -> dict[str, object]:
+        return {}
+
     async def query(self, name: str, rtype: str) -> Answer:
         key = (name.replace(".", "_"), rtype)
         if key in self.records and self.records[key] is None:

@@ -1,0 +1,273 @@
+"""Which message goes where and when: the schedule's jobs to runners, results back into the schedule.
+
+Contract: one Dispatch a process, on its loop. `arrived` takes messages that are to be delivered; `pump` starts what
+may start and is called whenever something may have changed; a timer calls it when the schedule says so. At most
+MOST_RUNNERS connections. What failure means for the mail: nothing here loses any: what is not in the schedule is in
+the spool, and the sweep finds it.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from appliance.daemons.delivery.results import Results
+from appliance.daemons.delivery.routing import Destination, Routing
+from appliance.daemons.delivery.runner import Runner
+from appliance.daemons.delivery.settle import Settlement
+from appliance.daemons.delivery.way import Ways
+from appliance.observe import lines, maillog, oplog
+from appliance.protocol.errors import Unavailable
+from appliance.queue.item import Item, Note
+from appliance.queue.schedule import Job, Limits, Schedule
+from appliance.queue.spool import Spool
+
+MOST_RUNNERS = 300
+#: Where mail waits while a table of routes cannot answer.
+LOST = Destination("unroutable", ())
+log = oplog.get("delivery")
+
+
+class Plan:
+    """What is known of a scheduled message: when it came (monotonic), and who goes where if not all go one way."""
+
+    __slots__ = ("before", "entered", "lost", "split")
+
+    def __init__(self, entered: float, before: float, split: dict[str, list[int]] | None, lost: bool) -> None:
+        self.entered, self.before, self.split, self.lost = entered, before, split, lost
+
+
+class Dispatch:
+    """`lifetime()` is in seconds. `ways` and `routing` are replaced by a reload."""
+
+    def __init__(self, spool: Spool, limits: Limits, ways: Ways, routing: Routing) -> None:
+        self.spool, self.ways, self.routing = spool, ways, routing
+        self.schedule = Schedule(limits)
+        self.lifetime = 432000.0
+        self.results: Results
+        self.settlement: Settlement
+        self.draining = False
+        self._loop = asyncio.get_running_loop()
+        self._plans: dict[str, Plan] = {}
+        self._destinations: dict[str, Destination] = {}
+        self._runners: dict[Runner, asyncio.Task[None]] = {}
+        self._idle: dict[str, list[Runner]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = False
+        self.unkept: dict[str, Item] = {}
+
+    # ------------------------------------------------------------------ what comes
+
+    def arrived(self, items: Iterable[Item]) -> None:
+        """Messages from workers, from start-up, from an operator's release: schedule them, or put them where they
+        belong."""
+        for item in items:
+            self._admit(item)
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self._pump_soon)
+
+    def _admit(self, item: Item) -> None:
+        keep = item.trailer.keep
+        if item.folder == "intake" and keep != "deliver":
+            self.keep_aside(item)
+        elif item.folder in ("intake", "deferred"):
+            if item.todo:
+                self.enter(item)
+            else:
+                self.settlement.settle(item)
+
+    def keep_aside(self, item: Item) -> None:
+        """Move a message that policy keeps into its folder; tried again each second while the disk refuses."""
+        keep = item.trailer.keep
+        if keep == "deliver" or item.moving:
+            return
+        self.unkept[item.queue_id] = item
+        moved = self.spool.keep(item, keep, Note(time.time(), keep, item.trailer.keep_reason))
+
+        def done(error: BaseException | None) -> None:
+            if error is None:
+                self.unkept.pop(item.queue_id, None)
+                maillog.log(f"{item.queue_id}: to {keep}: {item.trailer.keep_reason}", "qmgr")
+            else:
+                log.error("a message could not be moved, this is tried again", id=item.queue_id, to=keep, why=str(error))
+
+        moved.add_done_callback(lambda future: done(future.exception()))
+
+    def enter(self, item: Item, due: float = 0.0) -> None:
+        """Schedule every recipient that is to be tried."""
+        now = time.monotonic()
+        trailer = item.trailer
+        ways = self._ways_of(item)
+        split = None if len(ways) == 1 else ways
+        if item.queue_id not in self._plans:
+            maillog.log(lines.queued(item.queue_id, trailer.sender, trailer.size, len(trailer.recipients)), "qmgr")
+        self._plans[item.queue_id] = Plan(now, max(0.0, time.time() - trailer.received), split, LOST.name in ways)
+        for name in ways:
+            self.schedule.add(item.queue_id, name, now, due)
+
+    def _ways_of(self, item: Item) -> dict[str, list[int]]:
+        """Destination names to the recipients (by index) that go there."""
+        ways: dict[str, list[int]] = {}
+        recipients = item.trailer.recipients
+        for index in item.todo:
+            try:
+                destination = self.routing.destination(recipients[index])
+            except Unavailable as error:
+                log.warning("a table of routes cannot answer", why=str(error))
+                destination = LOST
+            self._destinations[destination.name] = destination
+            ways.setdefault(destination.name, []).append(index)
+        return ways
+
+    # ------------------------------------------------------------------ what goes
+
+    def _pump_soon(self) -> None:
+        self._due = False
+        self.pump()
+
+    def pump(self) -> None:
+        """Start what may start."""
+        now = time.monotonic()
+        schedule = self.schedule
+        while not self.draining and (self._idle or len(self._runners) < MOST_RUNNERS):
+            job = schedule.take(now)
+            if job is None:
+                break
+            self._start(job)
+        self._set_timer(now)
+
+    def _start(self, job: Job) -> None:
+        idle = self._idle.get(job.destination)
+        if idle:
+            runner = idle.pop()
+            if not idle:
+                del self._idle[job.destination]
+            runner.give(job)
+            return
+        if len(self._runners) >= MOST_RUNNERS and self._idle:
+            next(iter(self._idle.values()))[0].stop()
+        runner = Runner(self, self._destinations[job.destination])
+        runner.give(job)
+        self._runners[runner] = self._loop.create_task(runner.run())
+
+    def _set_timer(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = None if self.draining else self.schedule.next_time(now)
+        if at is not None:
+            self._timer = self._loop.call_later(max(at - now, 0.01), self.pump)
+
+    def idle(self, runner: Runner) -> None:
+        """A runner has nothing to do: it may get the next job at once."""
+        self._idle.setdefault(runner.destination.name, []).append(runner)
+        self.pump()
+
+    def ended(self, runner: Runner) -> None:
+        """A runner is over."""
+        self._runners.pop(runner, None)
+        idle = self._idle.get(runner.destination.name, [])
+        if runner in idle:
+            idle.remove(runner)
+            if not idle:
+                del self._idle[runner.destination.name]
+        self._loop.call_soon(self.pump)
+
+    # ------------------------------------------------------------------ for runners
+
+    def indexes(self, item: Item, destination: str) -> list[int]:
+        """The recipients of `item` that go this way and are still to be tried."""
+        plan = self._plans.get(item.queue_id)
+        if item.folder in ("hold", "quarantine") or plan is None:
+            return []
+        todo = item.todo
+        if plan.split is None:
+            return todo
+        return [index for index in plan.split.get(destination, ()) if index in todo]
+
+    def waited(self, item: Item, begun: float) -> tuple[float, float]:
+        """Seconds before the queue and in it, for the log."""
+        plan = self._plans.get(item.queue_id)
+        return (plan.before, max(0.0, begun - plan.entered)) if plan is not None else (0.0, 0.0)
+
+    def finished(self, job: Job) -> None:
+        """Nothing is left to do for this job."""
+        self.schedule.finished(job, time.monotonic())
+        if job.queue_id not in self.schedule:
+            self._plans.pop(job.queue_id, None)
+
+    def put_off(self, job: Job, item: Item | None) -> None:
+        """Some recipients wait: for the age of the message, within the configured bounds."""
+        age = self.spool.clock.age(item.born) if item is not None else 0.0
+        due = self.schedule.put_off(job, time.monotonic(), age)
+        self._rest(item, due)
+
+    def site_failed(self, job: Job, item: Item) -> None:
+        """The destination is not to be reached."""
+        self._rest(item, self.schedule.site_failed(job, time.monotonic()))
+
+    def _rest(self, item: Item | None, due: float) -> None:
+        """Keep what waits in a file of its own; expire what is too old."""
+        if item is None or self.spool.get(item.queue_id) is not item or item.moving:
+            return
+        if self.expired(item):
+            return
+        wall = time.time()
+        note = Note(wall, "deferred", next_try=wall + max(0.0, due - time.monotonic()))
+        if item.folder == "intake":
+            self.spool.keep(item, "deferred", note).add_done_callback(lambda future: future.exception())
+        elif item.folder == "deferred":
+            item.next_try = note.next_try or 0.0
+
+    def expired(self, item: Item) -> bool:
+        """True if the message was too old: it is out of the schedule then."""
+        if self.spool.clock.age(item.born) < self.lifetime or item.moving or not item.todo:
+            return False
+        if any(job.state == "busy" for job in self.schedule.jobs(item.queue_id)):
+            return False
+        self.forget(item.queue_id)
+        self.settlement.expire(item, "delivery time expired")
+        return True
+
+    def reroute_lost(self) -> None:
+        """Messages whose way a table could not tell: ask again."""
+        for queue_id in [queue_id for queue_id, plan in self._plans.items() if plan.lost]:
+            self.reroute(queue_id)
+
+    def reroute(self, queue_id: str) -> None:
+        """Find the ways of a message anew (the routes changed), unless it is being delivered."""
+        item = self.spool.get(queue_id)
+        jobs = self.schedule.jobs(queue_id)
+        if item is None or not jobs or any(job.state == "busy" for job in jobs):
+            return
+        due = min(job.due for job in jobs)
+        self.schedule.remove(queue_id)
+        self.enter(item, due)
+
+    def forget(self, queue_id: str) -> None:
+        """Out of the schedule (held, deleted, expired); a delivery that runs comes to its end."""
+        self.schedule.remove(queue_id)
+        self._plans.pop(queue_id, None)
+
+    def set_aside(self, item: Item, why: str) -> None:
+        """Damaged content."""
+        self.forget(item.queue_id)
+        self.spool.set_aside(item, why)
+
+    # ------------------------------------------------------------------ the end
+
+    async def drain(self, grace: float) -> None:
+        """Start nothing more; let what runs finish within `grace` seconds."""
+        self.draining = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for runners in list(self._idle.values()):
+            for runner in runners:
+                runner.stop()
+        tasks = list(self._runners.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        for task in self._runners.values():
+            task.cancel()
+        if self._runners:
+            await asyncio.wait(list(self._runners.values()), timeout=1.0)

@@ -1,0 +1,246 @@
+"""One connection to a destination and the messages that go over it, one after the other.
+
+Contract: a runner is one task for the life of its connection; `give` hands it the next job while it is idle. Every
+job given comes back to the schedule exactly once. An error of ours defers the message and is logged with its trace.
+What failure means for the mail: it stays in the queue; content that turns out damaged is set aside and reported.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from appliance.connectors.session import SmtpSession
+from appliance.daemons.delivery.results import Trip
+from appliance.daemons.delivery.routing import Destination
+from appliance.daemons.delivery.way import NoWay
+from appliance.mail import apply
+from appliance.observe import oplog
+from appliance.protocol.smtp.outgoing import Outgoing, OutgoingRecipient, Result
+from appliance.queue.content import Content
+from appliance.queue.envelope import Trailer
+from appliance.queue.errors import ContentDamaged
+from appliance.queue.item import Item
+from appliance.queue.schedule import Job
+
+if TYPE_CHECKING:
+    from appliance.daemons.delivery.dispatch import Dispatch
+
+#: Recipients of one transaction (Postfix: default_destination_recipient_limit 50; RFC 5321 promises 100).
+MOST_RECIPIENTS = 100
+MOST_USES = 100
+IDLE = 4.0
+#: Content up to this size goes out in one write.
+WHOLE = 128 * 1024
+PIECE = 256 * 1024
+log = oplog.get("delivery")
+
+
+class Runner:
+    """`idle` runners wait for `give`; `destination` is theirs for life."""
+
+    def __init__(self, dispatch: "Dispatch", destination: Destination) -> None:
+        self._dispatch, self.destination = dispatch, destination
+        self._session: SmtpSession | None = None
+        self._job: Job | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._connecting = 0.0
+
+    # ------------------------------------------------------------------ its life
+
+    def give(self, job: Job) -> None:
+        """The next message; only while idle."""
+        self._job = job
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def stop(self) -> None:
+        """End when idle."""
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def run(self) -> None:
+        """Until nothing was given for IDLE seconds."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self._job is not None:
+                job, self._job = self._job, None
+                await self._deliver(job)
+                self._dispatch.idle(self)
+                if self._job is None and not self._dispatch.draining:
+                    self._wake = loop.create_future()
+                    closer = loop.call_later(IDLE, self.stop)
+                    await self._wake
+                    closer.cancel()
+                    self._wake = None
+        finally:
+            self._dispatch.ended(self)
+            if self._session is not None:
+                self._session.quit()
+
+    async def _deliver(self, job: Job) -> None:
+        """One job, back to the schedule whatever happens."""
+        dispatch = self._dispatch
+        item = dispatch.spool.get(job.queue_id)
+        try:
+            while item is not None and item.moving:  # noqa: ASYNC110 (milliseconds, rare, and no event for it)
+                await asyncio.sleep(0.02)
+            indexes = dispatch.indexes(item, job.destination) if item is not None else []
+            if item is None or not indexes:
+                dispatch.schedule.finished(job, time.monotonic())
+                return
+            again = await self._attempt(item, indexes)
+        except NoWay as error:
+            assert item is not None
+            self._no_way(job, item, error)
+            return
+        except (ContentDamaged, ValueError) as error:
+            assert item is not None
+            dispatch.set_aside(item, str(error))
+            dispatch.finished(job)
+            return
+        except asyncio.CancelledError:
+            dispatch.schedule.put_off(job, time.monotonic(), 0.0)
+            raise
+        except Exception:
+            log.exception("a delivery failed by an error of ours, it is tried again", id=job.queue_id)
+            self._drop_session()
+            dispatch.put_off(job, item)
+            return
+        if again:
+            dispatch.put_off(job, item)
+        else:
+            dispatch.finished(job)
+
+    def _no_way(self, job: Job, item: Item, error: NoWay) -> None:
+        dispatch = self._dispatch
+        connecting = time.monotonic() - self._connecting
+        trip = Trip((*dispatch.waited(item, self._connecting), connecting, 0.0), error.relay, "")
+        indexes = dispatch.indexes(item, job.destination)
+        if dispatch.results.no_way(item, indexes, str(error), error.status, error.final, trip):
+            dispatch.site_failed(job, item)
+        else:
+            dispatch.finished(job)
+
+    # ------------------------------------------------------------------ one message
+
+    async def _attempt(self, item: Item, indexes: list[int]) -> bool:
+        """Send to all of `indexes`, 100 at a time. True if some must be tried again. Raises NoWay."""
+        again = False
+        for start in range(0, len(indexes), MOST_RECIPIENTS):
+            part = indexes[start : start + MOST_RECIPIENTS]
+            again = await self._send(item, part) or again
+            if self._dispatch.spool.get(item.queue_id) is not item:
+                return False  # finished, or set aside
+        return again
+
+    async def _send(self, item: Item, indexes: list[int]) -> bool:
+        """One transaction; where the first place puts recipients off, one more place is tried for them."""
+        begun = time.monotonic()
+        self._connecting = begun
+        session = await self._ready_session()
+        answers, trip = await self._transact(session, item, indexes, begun)
+        if session.uses > 1 and _stale(answers):
+            self._drop_session()
+            session = await self._ready_session()
+            answers, trip = await self._transact(session, item, indexes, begun)
+        if isinstance(session.content_error, ContentDamaged):
+            self._dispatch.set_aside(item, str(session.content_error))
+            return False
+        again = self._dispatch.results.delivered(item, indexes, answers, trip)
+        if again and len(self.destination.hops) > 1:
+            return await self._elsewhere(session, item, indexes, answers)
+        return again
+
+    async def _elsewhere(self, session: SmtpSession, item: Item, indexes: list[int], answers: list[Result]) -> bool:
+        """The recipients that were put off, once more at the next place; an unknown outcome is not doubled at once."""
+        rest = [i for i, answer in zip(indexes, answers, strict=True) if answer.kind == "deferred" and not answer.unknown]
+        tried = frozenset({str(session.target)})
+        self._drop_session()
+        if not rest or self._dispatch.spool.get(item.queue_id) is not item:
+            return True
+        begun = self._connecting = time.monotonic()
+        try:
+            self._session = await self._dispatch.ways.open(self.destination, tried)
+        except NoWay:
+            return True
+        other, trip = await self._transact(self._session, item, rest, begun)
+        self._dispatch.results.delivered(item, rest, other, trip)
+        self._drop_session()  # the next message begins with the first place again
+        return any(index in item.todo for index in indexes)
+
+    async def _ready_session(self) -> SmtpSession:
+        session = self._session
+        if session is not None and session.alive and session.uses < MOST_USES:
+            return session
+        self._drop_session()
+        self._session = await self._dispatch.ways.open(self.destination)
+        return self._session
+
+    def _drop_session(self) -> None:
+        if self._session is not None:
+            self._session.quit()
+            self._session = None
+
+    async def _transact(
+        self, session: SmtpSession, item: Item, indexes: list[int], begun: float
+    ) -> tuple[list[Result], Trip]:
+        connected = time.monotonic()
+        trailer = item.trailer
+        content: Content | None = None
+        try:
+            data: bytes | Iterator[bytes]
+            if item.content is not None:
+                data = apply.whole(item.content, trailer.edits) if trailer.edits else item.content
+            else:
+                content = self._dispatch.spool.open_content(item)
+                data = _octets(content, trailer)
+            finished = await session.send(_outgoing(trailer, indexes, data), data)
+        finally:
+            if content is not None:
+                content.close()
+        now = time.monotonic()
+        trip = Trip(
+            (*self._dispatch.waited(item, begun), connected - begun, now - connected),
+            str(session.target),
+            session.target.peer,
+            session.uses,
+            session.target.lmtp,
+            "DSN" in session.machine.features,
+        )
+        return list(finished.results), trip
+
+
+def _octets(content: Content, trailer: Trailer) -> bytes | Iterator[bytes]:
+    if content.length <= WHOLE:
+        return apply.whole(content.whole(), trailer.edits)
+    return apply.streamed(content.chunks(PIECE), trailer.edits)
+
+
+def _stale(answers: list[Result]) -> bool:
+    """The kept connection was dead already: the server answered nothing at all of this message."""
+    return all(answer.kind == "deferred" and not answer.code and not answer.unknown for answer in answers)
+
+
+def _outgoing(trailer: Trailer, indexes: list[int], data: bytes | Iterator[bytes]) -> Outgoing:
+    recipients = trailer.recipients
+    origin = trailer.origin
+    added = sum(len(edit.value) + len(edit.name) + 4 for edit in trailer.edits)
+    return Outgoing(
+        trailer.sender,
+        tuple(OutgoingRecipient(recipients[i].address, recipients[i].notify, recipients[i].orcpt) for i in indexes),
+        len(data) if isinstance(data, bytes) else trailer.size + added,
+        trailer.body,
+        trailer.smtputf8,
+        trailer.ret,
+        trailer.envid,
+        {
+            "NAME": origin.client_name,
+            "ADDR": origin.client_address,
+            "PORT": str(origin.client_port or ""),
+            "PROTO": origin.protocol,
+            "HELO": origin.helo,
+            "IDENT": trailer.queue_id,
+            "SOURCE": "REMOTE",
+        },
+    )

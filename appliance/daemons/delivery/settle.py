@@ -1,0 +1,227 @@
+"""What is owed once a recipient was refused for good, or a message grew too old: a notice to the sender, or hold with
+an alarm.
+
+Contract: a recipient is "done" only after its notice is durable in the queue, or nobody wants one (NOTIFY=NEVER). A
+notice goes to proven senders alone; for the null sender and for unproven ones the message itself is kept in hold
+(backscatter, threats Q4) once nothing else of it is to be tried. Our own notices that cannot be delivered are dropped
+and logged: nobody's 250 stands behind them. What failure means for the mail: a notice that cannot be queued is tried
+again; nothing is dropped.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+
+from appliance.mail import apply, dsn
+from appliance.mail.dsn import RecipientReport, Report
+from appliance.observe import lines, maillog, metrics, oplog
+from appliance.queue.envelope import Origin, QueuedRecipient, Trailer
+from appliance.queue.errors import SpoolError
+from appliance.queue.item import Item, Note, Result
+from appliance.queue.spool import Spool
+
+NOTICES = metrics.counter("postgate_notices_total", "Delivery status notices queued", ("action",))
+ALARMS = metrics.counter("postgate_undeliverable_held_total", "Messages in hold because no notice may be sent")
+DROPPED = metrics.counter("postgate_notices_dropped_total", "Our own notices that could not be delivered")
+_REMOTE = re.compile(r"host (\S+?)\[[^\]]*\] said: (.*) \(in reply to .*\)\Z")
+_OURS = "notice"
+log = oplog.get("delivery")
+
+
+def is_our_notice(trailer: Trailer) -> bool:
+    """A DSN of our own making."""
+    return trailer.origin.role == _OURS
+
+
+class Settlement:
+    """Pays what is owed. `queued(item)` takes a new message of ours to deliver it."""
+
+    def __init__(
+        self, spool: Spool, ids: Iterator[str], hostname: Callable[[], str], queued: Callable[[Item], None]
+    ) -> None:
+        self._spool, self._ids, self._hostname, self._queued = spool, ids, hostname, queued
+        self._again: dict[str, Item] = {}
+        self.alarms = 0
+
+    def settle(self, item: Item) -> None:
+        """Call it when nothing of `item` is being tried and some of its recipients failed."""
+        if item.moving or not item.failed or item.folder in ("hold", "quarantine"):
+            return
+        if is_our_notice(item.trailer):
+            self._drop(item)
+        elif item.trailer.sender and item.trailer.proven:
+            self._notify(item, item.failed)
+        elif not item.todo:
+            self._alarm(item)
+
+    def retry(self) -> None:
+        """Pay what could not be paid before (the disk was full); call it now and then."""
+        again, self._again = self._again, {}
+        for item in again.values():
+            self.settle(item)
+
+    # ------------------------------------------------------------------ nobody may be told
+
+    def _drop(self, item: Item) -> None:
+        DROPPED.inc()
+        maillog.log(f"{item.queue_id}: notice could not be delivered: it is dropped", "bounce")
+        if self._spool.mark_done(item, item.failed):
+            maillog.log(lines.removed(item.queue_id), "qmgr")
+
+    def _alarm(self, item: Item) -> None:
+        ALARMS.inc()
+        why = "the sender is not proven" if item.trailer.sender else "the sender is null"
+        reason = f"undeliverable, and no notice may be sent because {why}: {item.results[item.failed[0]].text}"
+        moved = self._spool.hold(item, reason)
+        moved.add_done_callback(lambda done: self._held(item, reason, done.exception()))
+
+    def _held(self, item: Item, reason: str, error: BaseException | None) -> None:
+        if error is not None:
+            self._again[item.queue_id] = item
+            why = str(error)
+            log.error("an undeliverable message could not be put into hold, it stays", id=item.queue_id, why=why)
+            return
+        self.alarms += 1
+        maillog.log(f"warning: {item.queue_id}: to hold: {reason}", "qmgr")
+        log.warning("an undeliverable message is in hold: postgate queue list --folder hold", id=item.queue_id)
+
+    # ------------------------------------------------------------------ the sender is told
+
+    def _notify(self, item: Item, indexes: list[int]) -> None:
+        silent = [i for i in indexes if not dsn.wants(item.trailer.recipients[i].notify, "failed")]
+        told = [i for i in indexes if i not in silent]
+        if not told:
+            self._done(item, silent)
+            return
+        reports = tuple(self._report(item, index) for index in told)
+        self._submit(item, reports, lambda: self._done(item, indexes))
+
+    def _report(self, item: Item, index: int) -> RecipientReport:
+        recipient, result = item.trailer.recipients[index], item.results[index]
+        found = _REMOTE.match(result.text)
+        status = result.dsn if result.dsn.startswith("5.") else f"5{result.dsn[1:]}" if result.dsn else "5.0.0"
+        return RecipientReport(
+            address=recipient.address,
+            action="failed",
+            status=status,
+            text=result.text,
+            orcpt=recipient.orcpt,
+            remote=found[1] if found else "",
+            reply=found[2] if found else "",
+        )
+
+    def relayed(self, item: Item, indexes: list[int], final: bool) -> None:
+        """NOTIFY=SUCCESS, and the server that took the message does not send notices itself (RFC 3461 5.2.2)."""
+        if not item.trailer.sender or not item.trailer.proven or is_our_notice(item.trailer):
+            return
+        recipients = item.trailer.recipients
+        reports = tuple(
+            RecipientReport(
+                address=recipients[i].address,
+                action="delivered" if final else "relayed",
+                status="2.0.0",
+                text="handed to its mail server, which sends no such notices",
+                orcpt=recipients[i].orcpt,
+            )
+            for i in indexes
+            if dsn.wants(recipients[i].notify, "relayed")
+        )
+        if reports:
+            self._submit(item, reports, lambda: None)
+
+    def _submit(self, item: Item, reports: tuple[RecipientReport, ...], then: Callable[[], None]) -> None:
+        notice_id = next(self._ids)
+        try:
+            octets = self._build(item, reports, notice_id)
+        except SpoolError as error:
+            self._spool.set_aside(item, f"its content cannot be read for a notice: {error}")
+            return
+        trailer = Trailer(
+            queue_id=notice_id,
+            received=time.time(),
+            sender="",
+            recipients=(_back(item.trailer),),
+            size=len(octets),
+            origin=Origin(client_address="local", client_name="localhost", role=_OURS),
+            body="8BITMIME" if not octets.isascii() else "",
+            smtputf8=not item.trailer.sender.isascii(),
+        )
+        submitted = self._spool.submit(octets, trailer)
+        submitted.add_done_callback(
+            lambda done: self._submitted(
+                item, reports, done.exception(), done.result() if not done.exception() else None, then
+            )
+        )
+
+    def _build(self, item: Item, reports: tuple[RecipientReport, ...], notice_id: str) -> bytes:
+        trailer = item.trailer
+        with self._spool.open_content(item) as content:
+            whole = trailer.ret.upper() != "HDRS" and content.length <= dsn.RETURN_LIMIT and reports[0].action == "failed"
+            start = content.whole() if whole else content.read(0, apply.MAX_HEADER)
+        return dsn.build(
+            Report(
+                hostname=self._hostname(),
+                queue_id=trailer.queue_id,
+                notice_id=notice_id,
+                sender=trailer.sender,
+                received=trailer.received,
+                now=time.time(),
+                recipients=reports,
+                original=start if whole else apply.split(start)[0],
+                whole=whole,
+                envid=trailer.envid,
+                utf8=trailer.smtputf8,
+            )
+        )
+
+    def _submitted(
+        self,
+        item: Item,
+        reports: tuple[RecipientReport, ...],
+        error: BaseException | None,
+        notice: Item | None,
+        then: Callable[[], None],
+    ) -> None:
+        if notice is None:
+            if reports[0].action == "failed":
+                self._again[item.queue_id] = item
+            log.error("a notice could not be queued, it is tried again", id=item.queue_id, why=str(error))
+            return
+        kind = "non-delivery" if reports[0].action == "failed" else "delivery status"
+        NOTICES.labels(reports[0].action).inc()
+        maillog.log(lines.notified(item.queue_id, kind, notice.queue_id), "bounce")
+        then()
+        self._queued(notice)
+
+    def _done(self, item: Item, indexes: list[int]) -> None:
+        """Nothing more is owed to these recipients."""
+        if self._spool.get(item.queue_id) is item and self._spool.mark_done(item, indexes):
+            maillog.log(lines.removed(item.queue_id), "qmgr")
+
+    def expire(self, item: Item, text: str) -> None:
+        """The lifetime is over: who is still to be tried has failed."""
+        results = {index: Result("failed", _status(item, index), _why(item, index, text)) for index in item.todo}
+        held = not (item.trailer.sender and item.trailer.proven) and not is_our_notice(item.trailer)
+        became = "kept in hold" if held else "returned to sender"
+        maillog.log(lines.expired(item.queue_id, item.trailer.sender, became), "qmgr")
+        self._spool.record(item, Note(time.time(), "expired", results=results))
+        self.settle(item)
+
+
+def _status(item: Item, index: int) -> str:
+    last = item.results.get(index)
+    return f"5{last.dsn[1:]}" if last is not None and last.dsn[1:] not in ("", ".0.0") else "5.4.7"
+
+
+def _why(item: Item, index: int, text: str) -> str:
+    last = item.results.get(index)
+    return f"{last.text} ({text})" if last is not None and last.text else text
+
+
+def _back(trailer: Trailer) -> QueuedRecipient:
+    """The sender as a recipient. RFC 3461 6.2: nobody is told about a notice."""
+    return QueuedRecipient(trailer.sender, _domain(trailer.sender), notify="NEVER")
+
+
+def _domain(address: str) -> str:
+    return address.rpartition("@")[2].lower()

@@ -1,0 +1,87 @@
+"""From a destination to an open session: next hops in order, their MX and addresses, the first that talks to us.
+
+Contract: `open` gives a session, or raises NoWay with the text for log and queue. `skip` leaves out places that were
+tried for this message already. What failure means for the mail: `site` failures make the destination rest, `final`
+ones (the domain of a mail address does not exist or takes no mail) fail the recipient; the rest is tried again.
+"""
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+
+from appliance.config.values import NextHop
+from appliance.connectors import smtp
+from appliance.connectors.session import SmtpSession
+from appliance.connectors.target import ConnectFailed, Target, Timeouts
+from appliance.daemons.delivery.routing import Destination
+from appliance.net import tls
+from appliance.net.mx import MailHosts, NoPlace
+from appliance.protocol.errors import Unavailable
+
+#: Places tried for one message (Postfix: smtp_mx_address_limit).
+MAX_TRIES = 5
+
+
+class NoWay(Exception):
+    """No session. `status` is an enhanced code; `final` says that no later try can help; `tried`: was anybody asked?"""
+
+    def __init__(self, text: str, status: str, *, final: bool = False, relay: str = "none") -> None:
+        super().__init__(text)
+        self.status, self.final, self.relay = status, final, relay
+
+
+class Ways:
+    """What it takes to connect. `contexts` maps TLS levels to contexts."""
+
+    def __init__(
+        self, hosts: MailHosts, hostname: str, contexts: Mapping[str, ssl.SSLContext | None], timeouts: Timeouts
+    ) -> None:
+        self._hosts, self._hostname, self._contexts, self.timeouts = hosts, hostname, contexts, timeouts
+
+    def resolver_health(self) -> dict[str, object]:
+        """Facts of the resolver, for status."""
+        return self._hosts.health()
+
+    async def open(self, destination: Destination, skip: frozenset[str] = frozenset()) -> SmtpSession:
+        """The first place of `destination`, not in `skip`, that gives a session. Raises NoWay."""
+        last: NoWay | None = None
+        tries = 0
+        async for target, level in self._targets(destination):
+            if isinstance(target, NoWay):
+                last = target
+                continue
+            if str(target) in skip or tries >= MAX_TRIES:
+                continue
+            tries += 1
+            try:
+                return await smtp.connect(target, self._hostname, level, self._contexts[level], self.timeouts)
+            except ConnectFailed as error:
+                last = NoWay(str(error), error.status, relay=str(target))
+        if last is None:
+            last = NoWay("no next hop is configured for this recipient", "4.3.5")
+        raise last
+
+    async def _targets(self, destination: Destination) -> AsyncIterator[tuple[Target | NoWay, tls.Level]]:
+        for hop, level in destination.hops:
+            if hop.path:
+                yield Target(host=hop.path.rpartition("/")[2], path=hop.path, lmtp=True), level
+                continue
+            try:
+                places = await self._hosts.places(hop.host, hop.mx)
+            except Unavailable as error:
+                yield _unavailable(hop, error), level
+            except NoPlace as error:
+                yield _no_place(hop, error, destination.outward), level
+            else:
+                for place in places:
+                    lmtp = hop.kind == "lmtp"
+                    yield Target(host=place.host, address=place.address, port=hop.port, lmtp=lmtp), level
+
+
+def _unavailable(hop: NextHop, error: Unavailable) -> NoWay:
+    kind = "MX" if hop.mx else "A"
+    return NoWay(f"Name service error for name={hop.host} type={kind}: Host not found, try again ({error})", "4.4.3")
+
+
+def _no_place(hop: NextHop, error: NoPlace, outward: bool) -> NoWay:
+    """A configured next hop that DNS does not know is a mistake of the configuration: mail waits until it is mended."""
+    return NoWay(str(error), error.status if outward else f"4{error.status[1:]}", final=outward)
