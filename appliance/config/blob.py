@@ -136,32 +136,42 @@ def fingerprint(files: Mapping[str, bytes], policies: Mapping[str, str]) -> str:
 
 
 class TableWatch:
-    """Sees which lookup tables changed (asked each second). A file counts as complete when it looks the same twice."""
+    """Sees which lookup tables changed (asked each second). A file counts as complete when it looks the same twice. A
+    version that did not get into force (it is full of mistakes) is offered again each AGAIN polls only."""
+
+    AGAIN = 60
 
     def __init__(self) -> None:
         self._seen: dict[str, Stamp] = {}
+        self._offered: dict[tuple[str, Stamp], int] = {}
+        self._polls = 0
 
     def poll(self, blob: Blob, paths: Iterable[str]) -> Blob | None:
         """A new blob of the old texts and the changed tables, or None. `paths`: those of the tables in force."""
-        changed = {}
-        for path in paths:
-            stamp = _stamp(path)
-            if stamp is None or stamp == blob.stamps.get(path):
-                self._seen.pop(path, None)
-            elif self._seen.get(path) == stamp:
-                changed[path] = stamp
-            else:
-                self._seen[path] = stamp
+        self._polls += 1
+        changed = [path for path in paths if self._complete(path, blob.stamps.get(path))]
         return self._with(blob, changed) if changed else None
 
-    def _with(self, blob: Blob, changed: Mapping[str, Stamp]) -> Blob | None:
+    def _complete(self, path: str, known: Stamp | None) -> bool:
+        """Is there a new version of this file that is due to be offered?"""
+        stamp = _stamp(path)
+        if stamp is None or stamp == known:
+            self._seen.pop(path, None)
+            return False
+        same = self._seen.get(path) == stamp
+        self._seen[path] = stamp
+        return same and self._polls >= self._offered.get((path, stamp), 0)
+
+    def _with(self, blob: Blob, changed: Iterable[str]) -> Blob | None:
         files, stamps = dict(blob.files), dict(blob.stamps)
         for path in changed:
             try:
                 files[path], stamps[path] = octets(path)
             except OSError:
                 continue  # it goes on as it was; the next poll tries again
-        if stamps == blob.stamps:
+            self._offered[path, stamps[path]] = self._polls + self.AGAIN
+        self._offered = {key: due for key, due in self._offered.items() if due > self._polls}
+        if files == blob.files:
             return None
         return msgspec.structs.replace(blob, files=files, stamps=stamps, hash=fingerprint(files, blob.policies))
 

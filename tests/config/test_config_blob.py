@@ -75,6 +75,26 @@ def test_a_changed_table_is_taken_when_it_looks_the_same_twice(folder: Folder) -
     assert watch.poll(changed, snapshot.table_files) is None
 
 
+def test_a_version_that_does_not_get_into_force_is_not_offered_each_second(folder: Folder) -> None:
+    folder.write("policies/access.toml", 'client = ["texthash:t"]\n')
+    folder.write("policies/t", "a OK\n")
+    snapshot = build(blob.read(folder.main))
+    folder.write("policies/t", "without a value\nnothing\n")
+    watch = blob.TableWatch()
+    offers = [watch.poll(snapshot.blob, snapshot.table_files) is not None for _ in range(2 * watch.AGAIN)]
+    assert offers.index(True) == 1
+    assert offers.count(True) == 2
+
+
+def test_a_table_that_was_only_touched_is_no_change(folder: Folder) -> None:
+    folder.write("policies/access.toml", 'client = ["texthash:t"]\n')
+    table = folder.write("policies/t", "a OK\n")
+    snapshot = build(blob.read(folder.main))
+    os.utime(table, (1, 1))
+    watch = blob.TableWatch()
+    assert [watch.poll(snapshot.blob, snapshot.table_files) for _ in range(4)] == [None] * 4
+
+
 def test_a_table_that_vanished_stays_in_force(folder: Folder) -> None:
     folder.write("policies/access.toml", 'client = ["texthash:t"]\n')
     table = Path(folder.write("policies/t", "a OK\n"))
