@@ -6,8 +6,9 @@ What failure means for the mail: put off with 451 until the table is mended.
 """
 
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from appliance.checks import knobs
 from appliance.mail.context import Context, Stage
@@ -51,6 +52,12 @@ _FIELD = re.compile(r"[!-9;-~]+[ \t]*:")
 #: The code of words that refuse, when the text comes from the table.
 _CODES = {"reject": 554, "defer": 450, "defer_if_permit": 450, "defer_if_reject": 450}
 _WORDS = {"ok": "ok", "relay": "ok", "permit": "ok"} | {w: w for w in OUTCOMES if w != "temperror"}
+
+
+# The same clients, names and addresses come again and again; their keys cost more than looking them up.
+_client_keys = lru_cache(4096)(client_keys)
+_domain_keys = lru_cache(4096)(lambda name: tuple(domain_keys(name)))
+_address_keys = lru_cache(4096)(address_keys)
 
 
 class Policy(knobs.Policy):
@@ -111,20 +118,23 @@ def _reply(code: int, text: str, subject: Subject) -> str:
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
     """Look up what the stage has brought."""
     stage, delimiter = ctx.stage, ports.site.recipient_delimiter
-    if stage == "connect" and policy.client:
-        return look_up(policy.client, ports, "client", client_keys(ctx.client.name, ctx.client.address))
-    if stage == "helo" and policy.helo:
-        return look_up(policy.helo, ports, "helo", domain_keys(ctx.helo))
-    if stage == "mail" and policy.sender and ctx.sender is not None:
-        return look_up(policy.sender, ports, "sender", address_keys(ctx.sender, delimiter))
-    if stage == "rcpt" and policy.recipient and ctx.recipient is not None:
-        return look_up(policy.recipient, ports, "recipient", address_keys(ctx.recipient.address, delimiter))
+    if stage == "connect":
+        return look_up(policy.client, ports, "client", _client_keys, ctx.client.name, ctx.client.address)
+    if stage == "helo":
+        return look_up(policy.helo, ports, "helo", _domain_keys, ctx.helo)
+    if stage == "mail" and ctx.sender is not None:
+        return look_up(policy.sender, ports, "sender", _address_keys, ctx.sender, delimiter)
+    if stage == "rcpt" and ctx.recipient is not None:
+        return look_up(policy.recipient, ports, "recipient", _address_keys, ctx.recipient.address, delimiter)
     return _NOTHING
 
 
-def look_up(specs: Iterable[str], ports: Ports, subject: Subject, keys: Iterable[Key]) -> Verdict:
-    """The verdict of the first hit. Raises Unavailable if a table cannot be read."""
-    found = search([_table(ports, spec) for spec in specs], keys)
+def look_up(
+    specs: Iterable[str], ports: Ports, subject: Subject, keys_of: Callable[..., Iterable[Key]], *about: Any
+) -> Verdict:
+    """The verdict of the first hit; `keys_of(*about)` are the keys. Raises Unavailable if a table cannot be read."""
+    tables = [table for spec in specs if (table := _table(ports, spec))]
+    found = search(tables, keys_of(*about)) if tables else None
     if found is None:
         return _NOTHING
     evidence = {"subject": subject, "key": found.key, "value": found.value, "table": found.place}
@@ -143,6 +153,7 @@ def look_up(specs: Iterable[str], ports: Ports, subject: Subject, keys: Iterable
 
 
 def _table(ports: Ports, spec: str) -> Table:
+    """An open table; one that is empty is false, and need not be searched."""
     table = ports.tables.get(spec)
     if table is None:
         raise Unavailable(f"{spec} is not open")

@@ -46,7 +46,10 @@ class Hearing:
     @property
     def over(self) -> bool:
         """Nothing that is still to be asked can change anything."""
-        return all(party.judgement.decided is not None for party in self.parties)
+        for party in self.parties:  # noqa: SIM110 - a generator costs more than all else here
+            if party.judgement.decided is None:
+                return False
+        return True
 
     def ask(self, step: Sequence[Slot]) -> list[Asking]:
         """Ask one step. If every answer came at once it is heard already and the list is empty."""
@@ -54,20 +57,25 @@ class Hearing:
         waits = False
         for slot in step:
             told = self._told(slot)
-            if told is not None:
-                answer = call(slot, self.ctx, told, self.ports)
-                waits = waits or not isinstance(answer, Verdict)
-                asked.append((slot, answer))
+            if told is None:
+                continue
+            answer = call(slot, self.ctx, told, self.ports)
+            if type(answer) is Verdict and len(step) == 1:
+                self._hear(slot.policy, stamp(slot, self.ctx, answer))
+                return asked
+            waits = waits or type(answer) is not Verdict
+            asked.append((slot, answer))
         if waits:
             return asked
-        self.hear(asked, [stamp(slot, self.ctx, answer) for slot, answer in asked])
+        for slot, answer in asked:
+            self._hear(slot.policy, stamp(slot, self.ctx, answer))
         return []
 
     def _told(self, slot: Slot) -> CheckPolicy | None:
         """The policy the check is run with, or None if nobody wants its verdict."""
         policy, ctx = slot.policy, self.ctx
         for party in self.parties:
-            if self.delayed or party.judgement.wants(slot.check.name, ctx.stage):
+            if self.delayed or party.judgement.wants(policy.name, ctx.stage):
                 told = policy.under(ctx, party.recipient) if policy.exceptions else policy
                 if told.mode != "off":
                     return told
@@ -75,10 +83,15 @@ class Hearing:
 
     def hear(self, asked: Iterable[Asking], verdicts: Sequence[Verdict]) -> None:
         """Judge the answers of one step, in list order."""
-        self.found += verdicts
         for (slot, _), verdict in zip(asked, verdicts, strict=True):
-            for party in self.parties:
-                self._judge(party, slot.policy, verdict)
+            self._hear(slot.policy, verdict)
+
+    def _hear(self, policy: CheckPolicy, verdict: Verdict) -> None:
+        self.found.append(verdict)
+        if policy.is_quiet(verdict):
+            return
+        for party in self.parties:
+            self._judge(party, policy, verdict)
 
     def _judge(self, party: Party, policy: CheckPolicy, verdict: Verdict) -> None:
         told = policy.under(self.ctx, party.recipient) if policy.exceptions else policy
@@ -92,7 +105,7 @@ class Hearing:
             if verdict.stage not in EARLY:
                 break
             policy = self.policies.checks.get(verdict.check)
-            if policy is not None:
+            if policy is not None and not policy.is_quiet(verdict):
                 for party in self.parties:
                     self._judge(party, policy, verdict)
 
@@ -111,16 +124,16 @@ class Hearing:
         return listed
 
 
-def parties(policies: PolicySet, ctx: Context) -> tuple[Party, ...]:
-    """The groups of recipients that are treated alike: same exceptions, same effects of what RCPT found for them."""
-    common, own = _split(ctx.trail)
-    personal = [policy for policy in policies.checks.values() if is_personal(policy)]
+def parties(policies: PolicySet, personal: Sequence[CheckPolicy], ctx: Context) -> tuple[Party, ...]:
+    """The groups of recipients that are treated alike: same exceptions, same effects of what RCPT found for them.
+    `personal`: the policies whose exceptions tell recipients apart."""
+    common, own = _split(policies, ctx.trail)
     found: dict[object, tuple[Judgement, Address, list[int]]] = {}
     plain: object = None
     for index, recipient in enumerate(ctx.recipients):
         address = recipient.address
         trail = own.get(address.text, ())
-        special = bool(personal) or any(_matters(policies, verdict) for verdict in trail)
+        special = bool(personal or trail)
         if plain is not None and not special:
             found[plain][2].append(index)
             continue
@@ -137,29 +150,21 @@ def is_personal(policy: CheckPolicy) -> bool:
     return any(item.facts & PER_RECIPIENT for item in policy.exceptions)
 
 
-def _split(trail: Iterable[Verdict]) -> tuple[list[Verdict], dict[str, list[Verdict]]]:
-    """What was found about the whole transaction, and about each recipient."""
+def _split(policies: PolicySet, trail: Iterable[Verdict]) -> tuple[list[Verdict], dict[str, list[Verdict]]]:
+    """What was found about the whole transaction, and about each recipient, as far as it can do anything."""
     common: list[Verdict] = []
     own: dict[str, list[Verdict]] = {}
     for verdict in trail:
-        (own.setdefault(verdict.recipient, []) if verdict.stage == "rcpt" else common).append(verdict)
+        policy = policies.checks.get(verdict.check)
+        if policy is not None and not policy.is_quiet(verdict):
+            (own.setdefault(verdict.recipient, []) if verdict.stage == "rcpt" else common).append(verdict)
     return common, own
-
-
-def _matters(policies: PolicySet, verdict: Verdict) -> bool:
-    """Whether a verdict at RCPT may do something to the message."""
-    policy = policies.checks.get(verdict.check)
-    if policy is None or verdict.edits or policy.exceptions:
-        return policy is not None
-    return policy.rulings[verdict.outcome].action not in (Action.DUNNO, Action.ACCEPT)
 
 
 def judge_past(policies: PolicySet, ctx: Context, recipient: Address, trail: Iterable[Verdict]) -> Judgement:
     """What earlier stages do to the message for this recipient."""
     judgement = Judgement()
     for verdict in trail:
-        policy = policies.checks.get(verdict.check)
-        if policy is not None:
-            ruling = policy.under(ctx, recipient).rulings[verdict.outcome]
-            judgement.add(verdict, ruling, past=True)
+        ruling = policies.checks[verdict.check].under(ctx, recipient).rulings[verdict.outcome]
+        judgement.add(verdict, ruling, past=True)
     return judgement

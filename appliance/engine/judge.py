@@ -50,9 +50,11 @@ class Judgement:
         "prepends",
         "redirect",
         "reply",
+        "touched",
     )
 
     def __init__(self) -> None:
+        self.touched = False
         self.decided: Action | None = None
         self.deciding: Verdict | None = None
         self.reply: Refusal | None = None
@@ -78,6 +80,7 @@ class Judgement:
         if not self.wants(verdict.check, verdict.stage) or ruling.mode == "off":
             return
         action = ruling.action
+        self.touched = True
         if ruling.mode == "monitor":
             if not past and action is not Action.DUNNO:
                 self.notes.append(_note(f"monitor: would {action}", verdict))
@@ -144,10 +147,10 @@ class Judgement:
 
     def decision(self, verdicts: tuple[Verdict, ...], transaction: str = "", soft_bounce: bool = False) -> Decision:
         """What is to be done. Refusals end with the transaction id."""
+        if not self.touched:
+            return Decision(verb="accept", verdicts=verdicts)
         if self.decided is None:
             self._hold_off()
-        if self.decided is None and not self._touched():
-            return Decision(verb="accept", verdicts=verdicts)
         verb = self._verb()
         reply = ""
         if verb not in ("accept", "discard"):
@@ -181,11 +184,6 @@ class Judgement:
             tuple(self.edits),
             tuple(self.prepends),
             tuple(self.bcc),
-        )
-
-    def _touched(self) -> bool:
-        return bool(
-            self.marks or self.edits or self.prepends or self.notes or self.bcc or self.redirect or self.keep_reason
         )
 
     def _verb(self) -> Verb:

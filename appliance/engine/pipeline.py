@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from appliance.checks import Check, catalogue
 from appliance.engine.asking import Slot, settle
-from appliance.engine.hearing import EARLY, Asking, Hearing, Party, parties
+from appliance.engine.hearing import EARLY, Asking, Hearing, Party, is_personal, parties
 from appliance.engine.judge import Combined, Group, Judgement, combine
 from appliance.engine.rules import PolicySet
 from appliance.mail.context import Context, Role, Stage
@@ -45,6 +45,8 @@ class Engine:
         known = catalogue() if checks is None else checks
         self._steps = {key: self._slots(steps, known) for key, steps in policies.plan.steps.items()}
 
+        self._personal = [policy for policy in policies.checks.values() if is_personal(policy)]
+
     def _slots(self, steps: tuple[tuple[str, ...], ...], known: Mapping[str, Check]) -> Steps:
         """The steps without checks that are off for everybody."""
         placed = []
@@ -74,7 +76,7 @@ class Engine:
 
     def message(self, ctx: Context) -> list[Group] | Awaitable[list[Group]]:
         """Judge the message once, for every group of recipients that are treated alike; see `combine`."""
-        hearing = Hearing(self.policies, self.ports, ctx, parties(self.policies, ctx), False)
+        hearing = Hearing(self.policies, self.ports, ctx, parties(self.policies, self._personal, ctx), False)
 
         def conclude() -> list[Group]:
             return hearing.groups(self.soft_bounce)

@@ -10,7 +10,7 @@ from appliance.engine.exceptions import Exemption
 from appliance.engine.plan import Plan
 from appliance.mail.context import Context
 from appliance.mail.replies import Refusal
-from appliance.mail.verdict import Action
+from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.smtp.address import Address
 
 Mode = Literal["enforce", "monitor", "off"]
@@ -39,6 +39,10 @@ class CheckPolicy(msgspec.Struct, frozen=True, kw_only=True):
     exceptions: tuple[Exemption, ...] = ()
     derive: Callable[[tuple[Exemption, ...]], "CheckPolicy"] | None = None
     derived: dict[tuple[int, ...], "CheckPolicy"] = msgspec.field(default_factory=dict)
+
+    def is_quiet(self, verdict: Verdict) -> bool:
+        """Whether nothing follows from the verdict, for anybody."""
+        return self.rulings[verdict.outcome].action is Action.DUNNO and not self.exceptions and not verdict.edits
 
     def under(self, ctx: Context, recipient: Address | None) -> "CheckPolicy":
         """This policy as it is for this client, sender and recipient."""

@@ -1,8 +1,8 @@
 """The one place where ports and adapters meet: settings in, an engine with everything that its checks may ask out.
 
 Contract: one Composition a process, on its loop. `engine(snapshot)` never waits and touches no file. Adapters outlive
-reloads where their settings are the same, so that caches, health and idle connections stay. What failure means for the mail: a
-peer that is away makes its port raise Unavailable when it is asked, never before; an engine can always be built.
+reloads where their settings are the same, so that caches, health and idle connections stay. What failure means for the
+mail: a peer that is away makes its port raise Unavailable when it is asked, never before.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """Whether every next hop takes SMTPUTF8 (RFC 6531 section 3.6): only then may a listener offer it.
 
 Contract: learned by an EHLO to each next hop, again every ten minutes. What is not known is not offered; next
-hops in a transport table are never known. What failure means for the mail: internationalised addresses are refused in the session, by us,
-instead of bounced later.
+hops in a transport table are never known. What failure means for the mail: internationalised addresses are refused in
+the session, by us, instead of bounced later.
 """
 
 import asyncio
