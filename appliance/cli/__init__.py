@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "table": ("appliance.cli.table:command", "Look keys up in a lookup table."),
     "queue": ("appliance.cli.queue:command", "Show and manage queued messages."),
     "quarantine": ("appliance.cli.quarantine:command", "Show and manage quarantined messages."),
+    "greylist": ("appliance.cli.greylist:command", "Show and manage the greylist."),
     "recipients": ("appliance.cli.recipients:command", "Import and look up known recipients."),
     "send-test": ("appliance.cli.send_test:command", "Send a test mail and show the dialogue."),
     "install-users": ("appliance.cli.install_users:command", "Make the service users (once, as root)."),

@@ -71,8 +71,8 @@ class State:
             wire.Report: self._report,
             wire.ProbeGet: lambda ask, _: self._probe(ask.key),
             wire.ProbePut: self._put_probe,
-            wire.ListGreylist: self._list,
-            wire.DeleteGreylist: self._delete,
+            wire.List: self._list,
+            wire.Delete: self._delete,
             wire.PassGreylist: self._let_pass,
             wire.Facts: lambda _, __: self.health(),
         }
@@ -169,17 +169,16 @@ class State:
         self.probes.put(ask.key, Probe(ask.state, ask.reply, now, ask.source), now + ask.keep)
 
     def _shelf(self, kind: str) -> Shelf[Any]:
-        shelves: dict[str, Shelf[Any]] = {"triplet": self.triplets, "origin": self.origins, "pair": self.pairs}
-        return shelves[kind]
+        return next(shelf for shelf in self.shelves if shelf.table == kind)
 
-    def _list(self, ask: wire.ListGreylist, _: Open) -> Sequence[Any]:
+    def _list(self, ask: wire.List, _: Open) -> Sequence[Any]:
         """A page in key order from the database (changes of the last fraction of a second may be missing)."""
         shelf = self._shelf(ask.kind)
         page = self.database.walk(shelf.table, ask.after, max(1, min(ask.count, 1000)))
         found = [(key, shelf.decode(raw), expires + self._offset) for key, raw, expires in page if ask.match in key]
-        return [row for row in found if row[1] is not None], page[-1][0] if page else ""
+        return [row for row in found if row[1] is not None], page[-1][0] if page else "", self._offset
 
-    def _delete(self, ask: wire.DeleteGreylist, _: Open) -> bool:
+    def _delete(self, ask: wire.Delete, _: Open) -> bool:
         shelf = self._shelf(ask.kind)
         there = shelf.get(ask.key) is not None
         shelf.delete(ask.key)

@@ -95,8 +95,9 @@ class ProbePut(msgspec.Struct, frozen=True, array_like=True, tag=11):
     keep: float
 
 
-class ListGreylist(msgspec.Struct, frozen=True, array_like=True, tag=20):
-    """Operators: records whose key contains `match`. The answer is a page: rows and where the next page begins."""
+class List(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """Operators: records whose key contains `match`. The answer is a page: rows [key, record, expires], where the next
+    page begins ("" = no more), and what to add to the records' times to make them wall time."""
 
     kind: str
     match: str
@@ -104,7 +105,7 @@ class ListGreylist(msgspec.Struct, frozen=True, array_like=True, tag=20):
     count: int
 
 
-class DeleteGreylist(msgspec.Struct, frozen=True, array_like=True, tag=21):
+class Delete(msgspec.Struct, frozen=True, array_like=True, tag=21):
     """Operators: forget one record; the answer tells whether it was there."""
 
     kind: str
@@ -135,8 +136,8 @@ Ask = (
     | Report
     | ProbeGet
     | ProbePut
-    | ListGreylist
-    | DeleteGreylist
+    | List
+    | Delete
     | PassGreylist
     | Facts
 )

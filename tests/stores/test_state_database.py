@@ -210,7 +210,7 @@ async def test_record_of_an_unknown_version_counts_as_unknown(make: Make) -> Non
 async def test_one_broken_ask_costs_itself_only(make: Make) -> None:
     state = make()
     good = wire.Step(("net:1",), "s", "r", "c", 90.0, 172800.0, 3110400.0, 5)
-    answers = state.answer([wire.ListGreylist("nonsense", "", "", 10), good], {})
+    answers = state.answer([wire.List("nonsense", "", "", 10), good], {})
     assert "error" in answers[0]
     assert answers[1][0] == "new"
 
