@@ -9,6 +9,21 @@ from pydantic import BaseModel, ValidationError
 
 from appliance.config.positions import Path, Positions
 
+#: pydantic's error types in an operator's words; the others keep theirs.
+_WORDING = {
+    "model_type": "must be a section",
+    "dict_type": "must be a section",
+    "tuple_type": "must be a list",
+    "string_type": "must be a text in quotes",
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+    "greater_than": "must be more than {gt:.0f}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must name at least {min_length}",
+    "string_pattern_mismatch": "must look like {pattern}",
+}
+
 
 class Mistake(NamedTuple):
     """One mistake: `file:line:column: text`. `fatal` False = a warning (an exception past its end, a dead knob)."""
@@ -95,14 +110,14 @@ def explain(item: Any, path: Path, shape: "Shape") -> tuple[str, bool]:
         return f"{name} must be {expected}, not {shown(value)}{hint}", False
     if item["type"] == "value_error":
         return f"{name}: {item['ctx']['error']}", False
-    text = item["msg"].replace("Input should be", "must be")
-    return f"{name} {text}, not {shown(item['input'])}", False
+    text = _WORDING.get(item["type"], item["msg"].replace("Input should be", "must be"))
+    return f"{name} {text.format(**item.get('ctx', {}))}, not {shown(item['input'])}", False
 
 
 def shown(value: Any) -> str:
     """A value as it may stand in a message: short, on one line."""
     if isinstance(value, dict | list):
-        return "a table" if isinstance(value, dict) else "a list"
+        return "a table" if isinstance(value, dict) else "a list" if value else "an empty list"
     text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
     text = text.encode("unicode_escape").decode()
     return text if len(text) <= 60 else text[:57] + '..."'

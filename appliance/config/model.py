@@ -24,21 +24,23 @@ from appliance import tables
 from appliance.checks.knobs import Duration
 from appliance.config import values
 
-Network = Annotated[values.Network, PlainValidator(values.network)]
-Whole = Annotated[int, Strict(), Field(ge=0)]
-Span = Annotated[Duration, Field(gt=0)]
-Flag = Annotated[bool, Strict()]
 
-
-def _lone(value: Any) -> Any:
+def lone(value: Any) -> Any:
     """A lone string counts as a list of one."""
     if isinstance(value, dict):
         raise ValueError('a key with dots must be quoted, for example "example.com" = ...')
     return (value,) if isinstance(value, str) else value
 
 
+Network = Annotated[values.Network, PlainValidator(values.network)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(lone)]
+Whole = Annotated[int, Strict(), Field(ge=0)]
+Span = Annotated[Duration, Field(gt=0)]
+Flag = Annotated[bool, Strict()]
+
+
 def _lone_level(value: Any) -> Any:
-    return _lone(value) if isinstance(value, dict) else value
+    return lone(value) if isinstance(value, dict) else value
 
 
 def _checked(parse: Callable[[str], object], *, empty: bool = False) -> AfterValidator:
@@ -81,9 +83,9 @@ def route_key(text: str) -> str:
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
 Level = Literal["none", "may", "encrypt", "verify"]
-Domains = Annotated[tuple[Annotated[str, AfterValidator(our_domain)], ...], BeforeValidator(_lone)]
-Hops = Annotated[tuple[Annotated[str, _checked(values.parse_next_hop)], ...], BeforeValidator(_lone)]
-Peers = Annotated[tuple[Annotated[str, _checked(values.parse_peer)], ...], BeforeValidator(_lone), Field(min_length=1)]
+Domains = Annotated[tuple[Annotated[str, AfterValidator(our_domain)], ...], BeforeValidator(lone)]
+Hops = Annotated[tuple[Annotated[str, _checked(values.parse_next_hop)], ...], BeforeValidator(lone)]
+Peers = Annotated[tuple[Annotated[str, _checked(values.parse_peer)], ...], BeforeValidator(lone), Field(min_length=1)]
 RouteMap = dict[Annotated[str, AfterValidator(route_key)], Hops]
 Routing = Annotated[
     Annotated[RouteMap, Tag("domains")] | Annotated[str, AfterValidator(table_spec), Tag("table")],
@@ -105,7 +107,7 @@ class Gateway(Section):
     state_dir: str = "/var/lib/postgate"
     policies: str = "policies"
     drop: Literal["auto", "require", "off"] = "auto"
-    trusted_relays: tuple[Network, ...] = ()
+    trusted_relays: Networks = ()
     soft_bounce: Flag = False
     delay_reject: Flag = True
     recipient_delimiter: Annotated[str, Field(pattern=r"^[!#$%&*+/=?^_|~.-]{0,8}$")] = "+"
@@ -115,7 +117,7 @@ class Gateway(Section):
 class EhloOff(Section):
     """EHLO keywords that are not offered to some clients (Postfix: smtpd_discard_ehlo_keyword_address_maps)."""
 
-    networks: tuple[Network, ...]
+    networks: Networks
     keywords: tuple[str, ...]
 
 
@@ -124,8 +126,8 @@ class Listen(Section):
     protocol: Literal["smtp", "policy", "milter"] = "smtp"
     role: Literal["inbound", "outbound", "reinject"] = "inbound"
     address: Annotated[str, _checked(values.parse_listen_address)] = "127.0.0.1:2525"
-    xclient: tuple[Network, ...] = ()
-    proxy: tuple[Network, ...] = ()
+    xclient: Networks = ()
+    proxy: Networks = ()
     tls: TlsFiles = TlsFiles()
     workers: Annotated[int, Strict(), Field(ge=0, le=256)] = 0
     ehlo_off: tuple[EhloOff, ...] = ()
