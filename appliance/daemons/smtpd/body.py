@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Octets of a message that stay in RAM.
 RAM = 65536
-#: Octets of header that are kept at hand for checks (mail.ports.Content).
+#: Octets of header that are kept at hand for checks, unless the wiring says otherwise (mail.ports.Content).
 HEADER = 524288
 _EMPTY_LINE = b"\r\n\r\n"
 
@@ -42,13 +42,13 @@ class Files(Protocol):
 class Body:
     """One message on its way in, our trace field on top. `feed` takes content that the decoder gave."""
 
-    def __init__(self, top: bytes, limit: int, memory: Memory, files: Files) -> None:
+    def __init__(self, top: bytes, limit: int, memory: Memory, files: Files, header: int = HEADER) -> None:
         self.size = 0
         self.limit = limit + len(top) if limit else 0
         self.too_big = False
         self.trouble: SpoolError | None = None
         self.file: LargeFile | None = None
-        self._memory, self._files = memory, files
+        self._memory, self._files, self._header_limit = memory, files, header or HEADER
         self._chunks: list[bytes] = []
         self._held = 0
         self._header = b""
@@ -97,14 +97,14 @@ class Body:
         end = self._header.find(_EMPTY_LINE, start)
         if end >= 0:
             self._header, self._header_done = self._header[: end + 4], True
-        elif len(self._header) >= HEADER:
-            self._header, self._header_done = self._header[:HEADER], True
+        elif len(self._header) >= self._header_limit:
+            self._header, self._header_done = self._header[: self._header_limit], True
 
     def content(self) -> "RamContent | FileContent":
         """The whole message; call it behind the end of data, once."""
         if self.file is not None:
-            return FileContent(self.file, self.size, self._header)
-        return RamContent(b"".join(self._chunks))
+            return FileContent(self.file, self.size, self._header, len(self._header) < self._header_limit)
+        return RamContent(b"".join(self._chunks), self._header_limit)
 
     def drop(self) -> None:
         """Give up the file (if it was not committed) and the memory; safe to call twice."""
@@ -122,10 +122,12 @@ class Body:
 class RamContent:
     """A message in RAM."""
 
-    def __init__(self, octets: bytes) -> None:
+    def __init__(self, octets: bytes, limit: int = HEADER) -> None:
         self.octets = octets
         end = octets.find(_EMPTY_LINE)
-        self._end = min(len(octets) if end < 0 else end + 4, HEADER)
+        self._end = len(octets) if end < 0 else end + 4
+        self.header_complete = self._end <= limit
+        self._end = min(self._end, limit)
 
     @property
     def size(self) -> int:
@@ -134,10 +136,6 @@ class RamContent:
     @property
     def header(self) -> bytes:
         return self.octets[: self._end]
-
-    @property
-    def header_complete(self) -> bool:
-        return self._end < HEADER
 
     def chunks(self, size: int = 65536) -> Iterator[bytes]:
         for start in range(0, len(self.octets), size):
@@ -160,11 +158,9 @@ class RamContent:
 class FileContent:
     """A message in its granted file."""
 
-    def __init__(self, file: LargeFile, size: int, header: bytes) -> None:
-        self.file = file
-        self.size = size
-        self.header = header
-        self.header_complete = len(header) < HEADER
+    def __init__(self, file: LargeFile, size: int, header: bytes, complete: bool) -> None:
+        self.file, self.size = file, size
+        self.header, self.header_complete = header, complete
 
     def chunks(self, size: int = 65536) -> Iterator[bytes]:
         self.file.flush()

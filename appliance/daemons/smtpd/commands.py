@@ -56,7 +56,7 @@ def greet(session: "Session") -> None:
 def offer(session: "Session") -> bytes:
     """The answer to EHLO as this client may see it."""
     starttls = session.client.tls is None and session.door.name in session.front.contexts
-    return session.door.offer(Offers(starttls, session.facts.xclient, session.facts.ehlo_off))
+    return session.door.offer(Offers(starttls, session.facts.xclient, session.rules.utf8, session.facts.ehlo_off))
 
 
 def _rset(session: "Session", command: Command) -> Step:
@@ -121,5 +121,7 @@ VERBS: dict[str, Run] = {
     "XFORWARD": privileged.xforward,
     **dict.fromkeys(("EXPN", "ETRN", "AUTH", "LHLO", "TURN"), _not_here),
 }
+#: Lines that need no parser.
+PLAIN = {line: Command(line[:4].decode()) for line in (b"DATA\r\n", b"QUIT\r\n", b"RSET\r\n")}
 #: Behind these a client has to wait for our answer (RFC 2920 section 3.1).
 LAST_OF_GROUP = frozenset({"EHLO", "HELO", "NOOP", "VRFY", "HELP", "XCLIENT"})

@@ -17,7 +17,7 @@ from appliance.mail.ports import Unavailable
 from appliance.mail.verdict import Decision
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.smtp.command import Command, mail_parameters, rcpt_parameters
-from appliance.protocol.smtp.parameters import MailParameters
+from appliance.protocol.smtp.parameters import MailParameters, RcptParameters
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
@@ -28,6 +28,7 @@ _SENDER_OK = b"250 2.1.0 Ok\r\n"
 _RECIPIENT_OK = b"250 2.1.5 Ok\r\n"
 _FULL = "452 4.3.1 Insufficient system storage"
 _TOO_BIG = "552 5.3.4 Message size exceeds fixed limit"
+_NO_MAIL_PARAMETERS, _NO_RCPT_PARAMETERS = MailParameters(), RcptParameters()
 _STAGES: tuple[Stage, ...] = ("connect", "helo", "mail")
 #: Answers of 452 to recipients over the limit that are no errors yet (Postfix: smtpd_recipient_overshoot_limit).
 OVERSHOOT = 1000
@@ -37,7 +38,7 @@ def mail(session: "Session", command: Command) -> Step:
     """MAIL: a transaction begins, with the rules that are in force now."""
     session.renew()
     try:
-        parameters = mail_parameters(command)
+        parameters = mail_parameters(command) if command.parameters else _NO_MAIL_PARAMETERS
     except ProtocolError as error:
         session.refuse(error.reply)
         return None
@@ -49,11 +50,10 @@ def mail(session: "Session", command: Command) -> Step:
         hit("messages_per_session", session.who)
         session.dismiss(f"421 4.7.0 {session.rules.hostname} Error: too many messages in one session", "messages")
         return None
-    assert command.address is not None
     if session.messages:
         session.id = next(session.front.ids)
     session.messages += 1
-    transaction = session.transaction = Transaction(session, command.address, parameters)
+    transaction = session.transaction = Transaction(session, command, parameters)
     if limits.message_rate:
         return _rated_mail(session, transaction)
     return _ask_mail(session, transaction)
@@ -110,7 +110,7 @@ def rcpt(session: "Session", command: Command) -> Step:
         session.refuse(f"503 5.5.1 Error: {'need MAIL command' if transaction is None else 'content has begun'}")
         return None
     try:
-        parameters = rcpt_parameters(command)
+        parameters = rcpt_parameters(command) if command.parameters else _NO_RCPT_PARAMETERS
     except ProtocolError as error:
         session.refuse(error.reply)
         return None

@@ -111,7 +111,9 @@ def _answer(
         size = f"{transaction.octets()} bytes " if isinstance(receiver, BdatReceiver) else ""
         session.ok(f"250 2.0.0 Ok: {size}queued as {transaction.id}\r\n".encode("ascii"))
         session.errors = session.junk = 0
-        session.front.connections.praise(session.client.address)
+        address = session.client.address
+        if session.front.connections.praise(address, session.loop.time()):
+            session.front.state.accepted(address)
         return
     reply = reply or f"451 4.7.1 Service unavailable [{transaction.id}]"
     record.rejected(session, END, reply)

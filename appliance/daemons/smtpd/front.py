@@ -88,8 +88,8 @@ class Front:
         self.ids = QueueIds(index)
         self.clock = time.time
         self.memory = Memory(rules.limits.memory_messages)
-        self.connections = Connections()
-        self.watch = Watch()
+        self.connections = Connections(rules.limits)
+        self.watch = Watch(self.connections.export)
         self.sessions: set[Session] = set()
         self.contexts: Mapping[str, ssl.SSLContext] = {}
         self.draining = False
@@ -118,11 +118,17 @@ class Front:
         if session.counted_by_state:
             self.state.disconnect(session.counted)
 
+    def follow(self, rules: Rules) -> None:
+        """Other rules are in force, for the next transaction of every session."""
+        self.rules = rules
+        self.memory.limit = rules.limits.memory_messages
+        self.connections.follow(rules.limits)
+
     def patience(self, seconds: float | None = None) -> float:
         """How long a client may take; less when connections run out."""
         limits = self.rules.limits
         wanted = limits.timeout_command if seconds is None else seconds
-        return min(wanted, limits.stress_timeout) if self.connections.stress(limits) else wanted
+        return min(wanted, limits.stress_timeout) if self.connections.stressed else wanted
 
     async def penalty(self) -> None:
         """A client that makes errors waits."""

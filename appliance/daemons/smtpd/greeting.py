@@ -57,7 +57,7 @@ async def _no_place(session: "Session") -> str:
     front, limits, address = session.front, session.rules.limits, session.client.address
     front.connections.enter(address)
     session.counted = address
-    if front.connections.full(limits, front.connections.known_good(address) or session.facts.trusted_relay):
+    if front.connections.full(front.connections.known_good(address) or session.facts.trusted_relay):
         hit("connections", f"{front.connections.open} open: {session.who} is sent away")
         return _BUSY
     if session.facts.xclient:

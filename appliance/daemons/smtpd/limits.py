@@ -6,7 +6,9 @@ or 452 and comes again; nothing accepted is touched.
 """
 
 import asyncio
+import math
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Protocol
 
 from appliance.config.model import Limits
@@ -18,6 +20,8 @@ _stress = metrics.gauge("postgate_smtpd_stress", "1 while timeouts are short bec
 
 #: Clients that are remembered because a message of theirs was accepted.
 KNOWN_GOOD = 10_000
+#: Seconds for which stated is not told again that a client is good.
+TELL_AGAIN = 600.0
 #: Share of the connections for strangers at which timeouts become short.
 STRESS_AT = 0.75
 #: A client that said it has no more than "." behind a bare LF waits for an answer: it gets one after this time.
@@ -33,19 +37,29 @@ def hit(limit: str, text: str) -> None:
 class Connections:
     """The open sessions of this worker, by client."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.open = 0
+        #: Connections run out: timeouts are short.
+        self.stressed = False
         self._of: dict[str, int] = {}
-        self._good: OrderedDict[str, None] = OrderedDict()
+        self._good: OrderedDict[str, float] = OrderedDict()
+        self.follow(limits)
+
+    def follow(self, limits: Limits) -> None:
+        """Other limits are in force."""
+        self.limit = limits.connections or math.inf
+        self._reserve = min(limits.connections_reserve, limits.connections // 2)
+        self._stress = (self.limit - self._reserve) * STRESS_AT
+        self.stressed = self.open > self._stress
 
     def enter(self, address: str) -> None:
         self.open += 1
         self._of[address] = self._of.get(address, 0) + 1
-        _open.set(self.open)
+        self.stressed = self.open > self._stress
 
     def leave(self, address: str) -> None:
         self.open -= 1
-        _open.set(self.open)
+        self.stressed = self.open > self._stress
         left = self._of.get(address, 1) - 1
         if left:
             self._of[address] = left
@@ -56,28 +70,29 @@ class Connections:
         """Sessions of this client, here."""
         return self._of.get(address, 0)
 
-    def praise(self, address: str) -> None:
-        """A message of this client was accepted: it may use the reserve."""
-        self._good[address] = None
-        self._good.move_to_end(address)
+    def praise(self, address: str, now: float) -> bool:
+        """A message of this client was accepted: it may use the reserve. True: others have not been told for a while."""
+        told = self._good.get(address, -math.inf)
+        if told > 0:
+            self._good.move_to_end(address)
+        if now - told < TELL_AGAIN:
+            return False
+        self._good[address] = now
         if len(self._good) > KNOWN_GOOD:
             self._good.popitem(last=False)
+        return True
 
     def known_good(self, address: str) -> bool:
         return address in self._good
 
-    def full(self, limits: Limits, good: bool) -> bool:
+    def full(self, good: bool) -> bool:
         """Is there no place for one more than those who entered? The reserve is for known-good clients."""
-        if not limits.connections:
-            return False
-        return self.open > limits.connections - (0 if good else min(limits.connections_reserve, limits.connections // 2))
+        return self.open > self.limit - (0 if good else self._reserve)
 
-    def stress(self, limits: Limits) -> bool:
-        """Do connections run out?"""
-        places = limits.connections - min(limits.connections_reserve, limits.connections // 2)
-        stressed = bool(limits.connections) and self.open > places * STRESS_AT
-        _stress.set(stressed)
-        return stressed
+    def export(self) -> None:
+        """Set the gauges; the watch does it now and then."""
+        _open.set(self.open)
+        _stress.set(self.stressed)
 
 
 class Watched(Protocol):
@@ -94,8 +109,8 @@ class Watch:
     A deadline is an attribute, so moving it costs nothing; it is kept to within one interval.
     """
 
-    def __init__(self, interval: float = 0.5) -> None:
-        self.interval = interval
+    def __init__(self, then: Callable[[], None], interval: float = 0.5) -> None:
+        self.interval, self._then = interval, then
         self.watched: set[Watched] = set()
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.TimerHandle | None = None
@@ -106,6 +121,7 @@ class Watch:
         now = self._loop.time()
         for late in [one for one in self.watched if one.deadline < now]:
             late.expired(now)
+        self._then()
 
     def stop(self) -> None:
         if self._handle is not None:

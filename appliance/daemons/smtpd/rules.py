@@ -33,6 +33,7 @@ class Offers(NamedTuple):
 
     starttls: bool
     xclient: bool
+    utf8: bool
     off: frozenset[str]
 
 
@@ -42,7 +43,7 @@ class Asked(Protocol):
     def engine(self, snapshot: Snapshot) -> Engine: ...
 
     def takes_utf8(self, snapshot: Snapshot) -> bool:
-        """Does every next hop take SMTPUTF8?"""
+        """Is every next hop known, now, to take SMTPUTF8?"""
 
 
 def _listed(address: str, networks: Iterable[Network]) -> bool:
@@ -66,13 +67,12 @@ class Door:
         trusted: tuple[Network, ...],
         hostname: str,
         size_limit: int,
-        utf8: bool,
     ) -> None:
         self.name, self.role = listen.name, listen.role
         self.listen = listen
         #: Stages at which any check is asked: the others need no question.
         self.standing = frozenset(stage for stage in STAGES if engine.stands(self.role, stage))
-        self._trusted, self._hostname, self._size_limit, self._utf8 = trusted, hostname, size_limit, utf8
+        self._trusted, self._hostname, self._size_limit = trusted, hostname, size_limit
         self.facts = lru_cache(maxsize=4096)(self._facts)
         self.offer = lru_cache(maxsize=64)(self._offer)
 
@@ -93,7 +93,7 @@ class Door:
         words += ["STARTTLS"] if offers.starttls else []
         words += [_XCLIENT, _XFORWARD] if offers.xclient else []
         words += ["ENHANCEDSTATUSCODES", "8BITMIME", "DSN"]
-        words += ["SMTPUTF8"] if self._utf8 else []
+        words += ["SMTPUTF8"] if offers.utf8 else []
         words += ["CHUNKING", "HELP"]
         return ehlo.offer(self._hostname, [word for word in words if word.partition(" ")[0] not in offers.off])
 
@@ -105,7 +105,7 @@ class Rules:
         wiring = snapshot.wiring
         self.snapshot = snapshot
         self.engine = asked.engine(snapshot)
-        self.utf8 = asked.takes_utf8(snapshot)
+        self._asked = asked
         self.hostname = wiring.gateway.hostname
         self.delay_reject = wiring.gateway.delay_reject
         self.smtp = wiring.smtp
@@ -114,9 +114,12 @@ class Rules:
         self.home = next((name for name in wiring.relay.domains if ":" not in name), self.hostname)
         self.banner = f"220 {self.hostname} {wiring.smtp.banner}\r\n".encode("ascii", "replace")
         self.doors: Mapping[str, Door] = {
-            listen.name: Door(
-                listen, self.engine, wiring.gateway.trusted_relays, self.hostname, wiring.smtp.size_limit, self.utf8
-            )
+            listen.name: Door(listen, self.engine, wiring.gateway.trusted_relays, self.hostname, wiring.smtp.size_limit)
             for listen in wiring.listen
             if listen.protocol == "smtp"
         }
+
+    @property
+    def utf8(self) -> bool:
+        """Is SMTPUTF8 offered? It changes with what next hops say."""
+        return self._asked.takes_utf8(self.snapshot)

@@ -104,17 +104,15 @@ class Session(Wire):
     # ------------------------------------------------------------------ from the wire
 
     def on_line(self, line: bytes) -> Step:
-        limits = self.rules.limits
-        if len(line) > limits.command_line and (
-            len(line) > limits.command_line_parameters or line[:4].upper() not in (b"MAIL", b"RCPT")
-        ):
-            self._too_long()
-            return None
-        utf8 = self.rules.utf8 if self.transaction is None else self.transaction.utf8
-        try:
-            command = parse(line, utf8=utf8, strict=self.rules.smtp.strict)
-        except ProtocolError as error:
-            return self._misspelt(line, error)
+        command = commands.PLAIN.get(line)
+        if command is None:
+            if len(line) > self.rules.limits.command_line and self._over_length(line):
+                return None
+            utf8 = self.rules.utf8 if self.transaction is None else self.transaction.utf8
+            try:
+                command = parse(line, utf8=utf8, strict=self.rules.smtp.strict)
+            except ProtocolError as error:
+                return self._misspelt(line, error)
         run = commands.VERBS.get(command.verb)
         if run is None:
             return self._misspelt(line, ProtocolError("unknown", "500 5.5.2 Error: command not recognized"))
@@ -125,6 +123,13 @@ class Session(Wire):
             self._pipelined()
         step = run(self, command)
         return step if step is not None else self.judge_client()
+
+    def _over_length(self, line: bytes) -> bool:
+        """Longer than a line may be without parameters: is it too long?"""
+        if len(line) <= self.rules.limits.command_line_parameters and line[:4].upper() in (b"MAIL", b"RCPT"):
+            return False
+        self._too_long()
+        return True
 
     def _pipelined(self) -> None:
         """RFC 2920 3.1: behind some commands, and behind all without EHLO, a client waits for our answer."""

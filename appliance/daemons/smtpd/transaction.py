@@ -11,7 +11,7 @@ from appliance.daemons.smtpd import trace
 from appliance.daemons.smtpd.body import Body
 from appliance.mail.context import Context, Recipient, Stage
 from appliance.mail.verdict import Verdict
-from appliance.protocol.smtp.address import Address
+from appliance.protocol.smtp.command import Command
 from appliance.protocol.smtp.data import BdatDecoder, DataDecoder
 from appliance.protocol.smtp.parameters import MailParameters
 
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 class Transaction:
     """The state between MAIL and the end of data."""
 
-    def __init__(self, session: "Session", sender: Address, parameters: MailParameters) -> None:
+    def __init__(self, session: "Session", command: Command, parameters: MailParameters) -> None:
+        assert command.address is not None
         self.session, self.rules = session, session.rules
         self.id = session.id
-        self.sender, self.parameters = sender, parameters
+        self.command, self.parameters = command, parameters
+        self.sender = command.address
         self.utf8 = parameters.smtputf8
         self.recipients: list[Recipient] = []
         #: Recipients that got 250 and whose copy is thrown away (an operator's discard); `discard`: all of them.
@@ -40,6 +42,11 @@ class Transaction:
         self.data_since = session.loop.time()
         #: A BDAT chunk failed: what follows is refused until RSET.
         self.failed = False
+
+    @property
+    def options(self) -> list[str]:
+        """The parameters of MAIL as they were sent: "SIZE=1000", "SMTPUTF8"."""
+        return [f"{name}={value}" if value else name for name, value in self.command.parameters]
 
     def octets(self) -> int:
         """Content so far."""
@@ -79,7 +86,8 @@ class Transaction:
             now=session.front.clock(),
         )
         self.decoder = decoder
-        self.body = Body(top, self.rules.smtp.size_limit, session.front.memory, session.front.intake)
+        rules, front = self.rules, session.front
+        self.body = Body(top, rules.smtp.size_limit, front.memory, front.intake, rules.limits.header_size)
         self.data_since = session.loop.time()
         return self.body
 

@@ -9,7 +9,7 @@ What failure means for the mail: an error below is handed to `on_error`, the con
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 #: What must be awaited before the next command may run; None: nothing.
 Step = Awaitable[None] | None
@@ -89,9 +89,8 @@ class Wire(asyncio.Protocol):
     # ------------------------------------------------------------------ transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(UNREAD)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by descent
+        self.transport.set_write_buffer_limits(UNREAD)
 
     def data_received(self, data: bytes) -> None:
         if self.closing:

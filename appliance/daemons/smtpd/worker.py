@@ -37,7 +37,7 @@ class Smtpd:
 
     async def start(self) -> None:
         """Connect to the other processes, then accept."""
-        await self._composition.start()
+        await self._composition.open()
         self._intake = IntakeLog(None, self._birth.worker)
         composition = self._composition
         self.front = Front(self._rules, self._intake, composition.state, composition.client_name, index=self._birth.index)
@@ -63,8 +63,7 @@ class Smtpd:
         rules, self._prepared = self._prepared, None
         if rules is None or rules.snapshot.hash != snapshot.hash:
             rules = Rules(snapshot, self._composition)
-        self.front.rules = rules
-        self.front.memory.limit = rules.limits.memory_messages
+        self.front.follow(rules)
 
     def certificates(self, certificates: Mapping[str, tuple[bytes, bytes]]) -> None:
         """Sessions that begin TLS from now on get these; one that does not load leaves the old one."""
@@ -90,7 +89,7 @@ class Smtpd:
             degraded.append("delivery is away: mail is taken only as long as there are granted files")
         if not front.has_room(front.rules, 0):
             degraded.append("no room in the spool: MAIL is answered 452")
-        if front.connections.stress(front.rules.limits):
+        if front.connections.stressed:
             degraded.append("connections run out: timeouts are short")
         health = self._composition.health()
         return {
