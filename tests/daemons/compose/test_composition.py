@@ -1,0 +1,160 @@
+"""Composition: settings in, an engine that judges with real adapters out; nothing waits for who is away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from appliance.config import blob
+from appliance.config.snapshot import Snapshot, build
+from appliance.daemons.compose import Composition
+from appliance.daemons.skeleton import Birth
+from appliance.mail.context import Client, Context
+from appliance.mail.verdict import Decision
+from tests.engine.scripted import address, recipient
+
+WIRING = """
+[gateway]
+hostname = "mx.example.com"
+state_dir = "state"
+policies = "policies"
+soft_bounce = {soft}
+[relay]
+domains = ["example.com"]
+next_hop = "{hop}"
+[dns]
+nameservers = ["127.0.0.1:9"]
+timeout = "1s"
+zone = "zone"
+"""
+ZONE = b"1.2.0.192.in-addr.arpa. 60 IN PTR mail.example.net.\nmail.example.net. 60 IN A 192.0.2.1\n"
+NO_STATE = {"ratelimit": 'mode = "off"\n', "greylist": 'mode = "off"\n'}
+Serve = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """An inner server that knows `known@` only; gives its next hop."""
+    servers: list[asyncio.Server] = []
+
+    async def start(*offers: str) -> str:
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"220 inner ESMTP\r\n")
+            while line := await reader.readline():
+                verb = line[:4].upper()
+                if verb == b"EHLO":
+                    writer.write("\r\n".join(["250-inner", *[f"250-{o}" for o in offers], "250 HELP", ""]).encode())
+                elif verb == b"RCPT":
+                    writer.write(b"250 2.1.5 Ok\r\n" if b"<known@" in line else b"550 5.1.1 No such user\r\n")
+                elif verb == b"QUIT":
+                    break
+                else:
+                    writer.write(b"250 2.0.0 Ok\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(talk, "127.0.0.1", 0)
+        servers.append(server)
+        return f"smtp:[127.0.0.1]:{server.sockets[0].getsockname()[1]}"
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def snapshot(folder: Path, hop: str, soft: str = "false", **policies: str) -> Snapshot:
+    (folder / "policies").mkdir(exist_ok=True)
+    for name, text in (NO_STATE | policies).items():
+        (folder / "policies" / f"{name}.toml").write_text(text)
+    (folder / "zone").write_bytes(ZONE)
+    (folder / "postgate.toml").write_text(WIRING.format(hop=hop, soft=soft))
+    return build(blob.read(str(folder / "postgate.toml")))
+
+
+def composition(folder: Path, found: Snapshot) -> Composition:
+    rendezvous = {name: str(folder / f"{name}.sock") for name in ("stated", "scand")}
+    return Composition(
+        Birth(
+            service="smtpd",
+            index=0,
+            snapshot=found,
+            listening={},
+            rendezvous=rendezvous,
+            state_dir=folder,
+            certificates={},
+        )
+    )
+
+
+async def decide(made: Composition, found: Snapshot, to: str) -> Decision:
+    """What a client of the zone is answered at RCPT."""
+    name = await made.client_name("192.0.2.1")
+    client = Client(address="192.0.2.1", name=name.name, reverse_name=name.reverse, proof=name.proof)
+    engine, trail = made.engine(found), ()
+    decision: Any = None
+    for stage in ("connect", "helo", "mail", "rcpt"):
+        ctx = Context(
+            stage=stage,  # type: ignore[arg-type]
+            transaction="ID1",
+            client=client,
+            helo="mail.example.net",
+            sender=address("s@example.net"),
+            recipient=recipient(to) if stage == "rcpt" else None,
+            now=1_700_000_000.0,
+            trail=trail,
+        )
+        decision = engine.ask(ctx)
+        decision = decision if isinstance(decision, Decision) else await decision
+        trail += decision.verdicts
+    return decision
+
+
+async def test_the_engine_judges_with_what_was_composed(tmp_path: Path, serve: Serve) -> None:
+    found = snapshot(tmp_path, await serve("SMTPUTF8", "8BITMIME"))
+    made = composition(tmp_path, found)
+    await made.open()
+    try:
+        assert (await made.client_name("192.0.2.1")).proof == "pass"
+        assert (await decide(made, found, "known@example.com")).verb == "accept"
+        unknown = await decide(made, found, "nobody@example.com")
+        assert unknown.reply == "550 5.1.1 Recipient address rejected: no such mailbox here [ID1]"
+        assert (await decide(made, found, "u@elsewhere.example")).reply == "550 5.7.1 Relaying denied [ID1]"
+        assert made.takes_utf8(found)
+    finally:
+        await made.close()
+
+
+async def test_smtputf8_is_not_offered_where_the_next_hop_does_not(tmp_path: Path, serve: Serve) -> None:
+    found = snapshot(tmp_path, await serve("8BITMIME"))
+    made = composition(tmp_path, found)
+    await made.open()
+    assert not made.takes_utf8(found)
+    await made.close()
+
+
+async def test_a_reload_is_followed(tmp_path: Path, serve: Serve) -> None:
+    before = snapshot(tmp_path, await serve())
+    made = composition(tmp_path, before)
+    await made.open()
+    old, resolver = made.engine(before), made.resolver
+    after = snapshot(tmp_path, await serve(), soft="true", relay='mode = "monitor"\n')
+    new = made.engine(after)
+    assert made.resolver is resolver  # its settings are the same
+    assert new.policies is after.policies and new.soft_bounce and not old.soft_bounce
+    (tmp_path / "zone").write_bytes(ZONE.replace(b"mail.", b"other."))
+    made.engine(build(blob.read(str(tmp_path / "postgate.toml"))))
+    assert made.resolver is not resolver
+    await made.close()
+
+
+async def test_everything_away_starts_all_the_same_and_says_so(tmp_path: Path) -> None:
+    found = snapshot(tmp_path, "smtp:[127.0.0.1]:9", greylist='when = "always"\n')
+    made = composition(tmp_path, found)
+    await made.open()
+    try:
+        assert any(text.startswith("stated is away") for text in made.health()["degraded"])
+        decision = await decide(made, found, "known@example.com")
+        assert decision.verb == "defer" and decision.reply.startswith("451 4.1.1 ")
+        assert not made.takes_utf8(found)
+    finally:
+        await made.close()
