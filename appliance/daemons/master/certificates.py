@@ -116,7 +116,7 @@ class Certificates:
         self.replace(listeners)
 
     def replace(self, listeners: Iterable[Listen]) -> None:
-        """Other files may be named now (a reload)."""
+        """Other files may be named now (a reload); the next look reads them."""
         named = {
             listen.name: (listen.tls.certificate, listen.tls.key or listen.tls.certificate)
             for listen in listeners
@@ -124,7 +124,6 @@ class Certificates:
         }
         kept = {name: held for name, held in self.held.items() if named.get(name) == (held.certificate, held.key)}
         self.held = {name: kept.get(name) or Held(*files) for name, files in named.items()}
-        self.look()
 
     def pairs(self) -> dict[str, tuple[bytes, bytes]]:
         """What is in force."""

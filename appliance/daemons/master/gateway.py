@@ -90,7 +90,7 @@ class Gateway:
         maillog.configure(self._log.fd, service="master", host=host, facility=logging.facility)
         self._keep_last_good(self._start.snapshot)
         self._say_what_is_off()
-        self._spawner.certificates = self._certificates.pairs()
+        self._certificates.look()
         self._arrange()
         warm(spec.module for spec in self._specs if not spec.execed)
         gc.collect()
@@ -202,6 +202,7 @@ class Gateway:
         self._spawner.snapshot = snapshot
         oplog.configure(snapshot.wiring.logging.level)
         self._certificates.replace(snapshot.wiring.listen)
+        self._certificates.look()
         self._keep_last_good(snapshot)
 
     def _keep_last_good(self, snapshot: Snapshot) -> None:

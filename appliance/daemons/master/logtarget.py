@@ -14,7 +14,7 @@ from appliance.observe import oplog
 
 log = oplog.get("master")
 SYSLOG = "/dev/log"
-Mark = tuple[int, int] | None
+Mark = tuple[int, ...] | None
 
 
 class LogTarget:
@@ -74,8 +74,10 @@ class LogTarget:
 
 
 def _mark(path: str) -> Mark:
+    """What the path leads to. Our open file keeps its inode from being used again; a socket's may be, at once."""
     try:
         found = Path(path).stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    at = found.st_ctime_ns if stat.S_ISSOCK(found.st_mode) else 0
+    return found.st_dev, found.st_ino, at
