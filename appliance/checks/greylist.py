@@ -11,6 +11,7 @@ What failure means for the mail: without the store the outcome is temperror (shi
 
 import re
 from collections.abc import Awaitable, Sequence
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -92,6 +93,7 @@ def recipient_key(recipient: Address, delimiter: str) -> str:
     return f"{split_extension(recipient.local.lower(), delimiter)[0]}@{recipient.domain}"
 
 
+@lru_cache(maxsize=4096)
 def dynamic_name(name: str, address: str) -> bool:
     """Does the name look like that of a subscriber's line: the address in it, or a word for such lines? The names of
     mail servers (mx, mail, smtp, ... as a word) do not."""
@@ -217,11 +219,11 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     if ctx.recipient is None or ctx.sender is None:
         return Verdict(check=NAME, outcome="skipped", reason="no envelope")
     recipient = ctx.recipient.address
-    if why := exemption(ctx, recipient, policy, ports):
-        return Verdict(check=NAME, outcome="exempt", reason=why, recipient=recipient.text)
     reasons = suspicion(ctx)
     if policy.when == "suspicious" and not reasons:
         return Verdict(check=NAME, outcome="not_suspicious", recipient=recipient.text)
+    if why := exemption(ctx, recipient, policy, ports):
+        return Verdict(check=NAME, outcome="exempt", reason=why, recipient=recipient.text)
     if ports.greylist is None:
         return Verdict(check=NAME, outcome="skipped", reason="no store configured", recipient=recipient.text)
     ask = question(ctx, ctx.sender, recipient, policy, ports.site.recipient_delimiter)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from appliance.connectors import smtp
 from appliance.connectors.probing import Destination, Door, state_of
 from appliance.connectors.session import SmtpSession
-from appliance.connectors.target import ConnectFailed
+from appliance.connectors.target import ConnectFailed, Target
 from appliance.mail.ports import Probe, Unavailable
 from appliance.net.mx import NoPlace
 from appliance.observe import metrics
@@ -67,7 +67,7 @@ class Callahead:
     ) -> None:
         self._doors_of, self._cache = doors_of, cache
         self._hostname, self._sender, self._deadline = hostname, sender, deadline
-        self._destinations: dict[str, Destination] = {}
+        self._destinations: dict[tuple[str, Target], Destination] = {}
         self._running: dict[str, asyncio.Task[Probe]] = {}
         self._blind: dict[str, float] = {}
 
@@ -132,7 +132,10 @@ class Callahead:
         with_random = domain is None or domain.stale
         why = "no next hop"
         for door in await self._doors_of(address.domain):
-            destination = self._destinations.setdefault(door.name, Destination(door.name))
+            place = door.name, door.target
+            destination = self._destinations.get(place)
+            if destination is None:
+                destination = self._destinations[place] = Destination(door.name)
             if time.monotonic() < destination.rests_until:
                 why = destination.trouble
                 continue
@@ -188,7 +191,7 @@ class Callahead:
 
     def health(self) -> dict[str, Any]:
         """Facts for `postgate status`."""
-        away = {d.name: d.trouble for d in self._destinations.values() if d.trouble}
+        away = {d.name: d.trouble for d in self._destinations.values() if d.is_away}
         degraded = [f"call-ahead: {why}" for why in away.values()]
         degraded += [f"call-ahead: the next hop of {domain} accepts every address" for domain in sorted(self._blind)]
         return {"probing": len(self._running), "blind": sorted(self._blind), "away": away, "degraded": degraded}

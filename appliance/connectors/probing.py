@@ -1,7 +1,7 @@
 """A next hop as call-ahead sees it: where it is, how it may be asked, and what its answers mean.
 
-Contract: Destination keeps the limits of one next hop: CONCURRENCY sessions, RATE questions a second with BURST at once;
-after a failure it rests for REST seconds. Sessions are used again, and closed when idle. state_of is pure.
+Contract: Destination keeps the limits of one place of a next hop: CONCURRENCY sessions, RATE questions a second with
+BURST at once; after a failure it rests for REST seconds. Sessions are used again, and closed when idle. state_of is pure.
 What failure means for the mail: a next hop that rests, or was asked too often, verifies nothing: unverifiable.
 """
 
@@ -20,6 +20,8 @@ CONCURRENCY = 4
 RATE, BURST = 20.0, 100.0
 #: A next hop that failed is not asked again for so long (seconds).
 REST = 5.0
+#: A failure is told in status for so long, unless the place answers again.
+TOLD = 300.0
 #: A session is given up when it was idle for so long, or after so many questions.
 IDLE, REUSE = 30.0, 100
 
@@ -50,7 +52,7 @@ def state_of(result: Result) -> str:
 
 
 class Destination:
-    """One next hop: its idle sessions, its limits, its rest after a failure."""
+    """One place of a next hop: its idle sessions, its limits, its rest after a failure."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -91,6 +93,11 @@ class Destination:
 
     def failed(self, why: str) -> None:
         self.trouble, self.rests_until = why, time.monotonic() + REST
+
+    @property
+    def is_away(self) -> bool:
+        """Did the last question fail, not long ago?"""
+        return bool(self.trouble) and time.monotonic() < self.rests_until - REST + TOLD
 
     def _tidy(self) -> None:
         """Close what was idle for too long."""

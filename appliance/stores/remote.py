@@ -81,6 +81,11 @@ class StateClient:
     def ready(self) -> bool:
         return self._ready
 
+    def health(self) -> dict[str, Any]:
+        """Facts for `postgate status`."""
+        degraded = [] if self._ready else [f"stated does not answer: {self.why}; greylist and rates do not hold"]
+        return {"ready": self._ready, "failures": self.failures, "why": self.why, "degraded": degraded}
+
     def close(self) -> None:
         """Give everything up: asks under way raise Unavailable."""
         self._stopped = True

@@ -15,12 +15,15 @@ import msgspec
 
 from appliance.mail.network import network
 from appliance.mail.ports import Probe
+from appliance.observe import oplog
 from appliance.stores import greylist, wire
 from appliance.stores.clock import STEP, SavedClock, SteadyClock
 from appliance.stores.embedded import Database
 from appliance.stores.keeper import Keeper
 from appliance.stores.rates import Buckets, Clients
 from appliance.stores.shelf import Shelf
+
+log = oplog.get("stated")
 
 #: Joins origin, sender and recipient in keys; no address and no network can contain it.
 SEP = "\x1f"
@@ -112,6 +115,8 @@ class State:
         self._write(ask, step, known, keys, tail[1:])
         answer = step.answer
         self.outcomes[answer.state] = self.outcomes.get(answer.state, 0) + 1
+        if answer.state == "loop":
+            log.warning("greylist let a pool in", sender=ask.sender, recipient=ask.recipient, client=ask.client)
         return answer.state, answer.first + self._offset, answer.attempts, answer.passes, answer.wait, answer.key
 
     def _write(self, ask: wire.Step, step: greylist.Step, known: greylist.Known, keys: Sequence[str], pair: str) -> None:

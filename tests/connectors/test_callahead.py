@@ -232,18 +232,20 @@ async def test_a_dead_kept_session_is_replaced(make: Make) -> None:
     assert inner.connections == inner_first + 1
 
 
-async def test_the_second_place_answers_when_the_first_is_away(make: Make) -> None:
+@pytest.mark.parametrize("names", [("one", "two"), ("hop", "hop")])
+async def test_the_second_place_answers_when_the_first_is_away(names: tuple[str, str]) -> None:
     inner = await Inner(bob="250 ok").start()
     dead = await Inner().start()
     dead.server.close()
     await dead.server.wait_closed()
 
     async def doors(domain: str) -> list[Door]:
-        ports = {"dead": dead.port, "alive": inner.port}
-        return [Door(name, Target(host=name, address="127.0.0.1", port=port)) for name, port in ports.items()]
+        ports = zip(names, (dead.port, inner.port), strict=True)
+        return [Door(name, Target(host=name, address="127.0.0.1", port=port)) for name, port in ports]
 
     ahead = Callahead(doors, CallaheadCache(None), hostname="mx.example.com")
-    assert (await ahead.probe(address("bob"))).source == "alive"
+    assert (await ahead.probe(address("bob"))).source == names[1]
+    assert (await ahead.probe(address("eve"))).state == "unknown"
     await ahead.close()
     inner.server.close()
 
