@@ -1,0 +1,91 @@
+"""Events reach the journal whole and in order, or are counted; nothing waits for them."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from appliance.observe import events
+
+
+@pytest.fixture(autouse=True)
+def off_again() -> Iterator[None]:
+    yield
+    events.configure("")
+
+
+def listening(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    sock.listen(8)
+    sock.settimeout(10)
+    return sock
+
+
+async def take(sock: socket.socket, count: int) -> list[dict[str, object]]:
+    """Accept a sender and read `count` events from it."""
+
+    def read() -> list[dict[str, object]]:
+        peer, _ = sock.accept()
+        peer.settimeout(10)
+        with peer, peer.makefile("rb") as file:
+            return [json.loads(file.readline()) for _ in range(count)]
+
+    return await asyncio.to_thread(read)
+
+
+async def test_events_arrive_in_order(tmp_path: Path) -> None:
+    with listening(tmp_path / "j") as sock:
+        events.configure(str(tmp_path / "j"))
+        for number in range(1000):
+            events.emit({"n": number, "text": "a\nb"})
+        assert [event["n"] for event in await take(sock, 1000)] == list(range(1000))
+    assert events.waiting() == 0
+
+
+async def test_a_journal_that_comes_late_or_back_misses_nothing_that_waited(tmp_path: Path) -> None:
+    events.configure(str(tmp_path / "j"))
+    events.emit({"n": 1})
+    await asyncio.sleep(0)
+    assert events.waiting() == 1
+    with listening(tmp_path / "j") as sock:
+        assert await take(sock, 1) == [{"n": 1}]
+    (tmp_path / "j").unlink()
+    for number in range(2, 6):
+        events.emit({"n": number})
+        await asyncio.sleep(0.01)
+    with listening(tmp_path / "j") as sock:
+        assert await take(sock, 4) == [{"n": 2}, {"n": 3}, {"n": 4}, {"n": 5}]
+
+
+async def test_a_line_that_was_sent_half_is_sent_again_whole(tmp_path: Path) -> None:
+    with listening(tmp_path / "j") as sock:
+        events.configure(str(tmp_path / "j"))
+        events.emit({"n": 0, "big": "x" * 3_000_000})  # more than a socket holds: it stands half sent
+        events.emit({"n": 1})
+        await asyncio.sleep(0.1)
+        peer, _ = sock.accept()
+        assert peer.recv(1000)
+        peer.close()
+        first, second = await take(sock, 2)
+    assert (first["n"], len(str(first["big"])), second["n"]) == (0, 3_000_000, 1)
+
+
+async def test_beyond_the_bound_events_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "BACKLOG", 10_000)
+    events.configure("/nonexistent/journal.sock")
+    before = events._dropped._value.get()
+    for _ in range(1000):
+        events.emit({"text": "x" * 100})
+    assert events._dropped._value.get() - before > 800
+    assert events.waiting() < 200
+
+
+async def test_what_cannot_be_encoded_is_counted_and_does_not_raise() -> None:
+    events.configure("/nonexistent/journal.sock")
+    before = events._dropped._value.get()
+    events.emit({"odd": object()})
+    events.emit({"surrogate": "\udc80"})
+    assert events._dropped._value.get() - before == 2

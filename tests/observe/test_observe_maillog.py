@@ -1,0 +1,102 @@
+"""The mail log never blocks and never loses quietly."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from appliance.observe import maillog, sink
+
+
+@pytest.fixture(autouse=True)
+def back_to_stderr() -> Iterator[None]:
+    yield
+    maillog.configure(2)
+
+
+def opened(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+
+async def test_lines_of_a_turn_are_written_together_in_postfix_form(tmp_path: Path) -> None:
+    fd = opened(tmp_path / "log")
+    maillog.configure(fd, pid=77, service="smtpd", host="mx.example.com")
+    maillog.log("connect from unknown[192.0.2.1]")
+    maillog.log("ABC: removed", service="qmgr")
+    assert (tmp_path / "log").read_text() == ""  # nothing before the turn is over
+    await asyncio.sleep(0)
+    first, second = (tmp_path / "log").read_text().splitlines()
+    assert first[3] == " " and first[15:] == " mx postgate/smtpd[77]: connect from unknown[192.0.2.1]"
+    assert second.endswith(" mx postgate/qmgr[77]: ABC: removed")
+
+
+def test_without_a_loop_lines_are_written_at_once(tmp_path: Path) -> None:
+    maillog.configure(opened(tmp_path / "log"))
+    maillog.log("one\ntwo")
+    assert (tmp_path / "log").read_text().count("\n") == 1
+
+
+async def test_swap_sends_what_waits_to_the_old_file(tmp_path: Path) -> None:
+    maillog.configure(opened(tmp_path / "old"))
+    maillog.log("before")
+    maillog.swap(opened(tmp_path / "new"))
+    maillog.log("after")
+    await asyncio.sleep(0)
+    assert "before" in (tmp_path / "old").read_text()
+    assert "after" in (tmp_path / "new").read_text() and "before" not in (tmp_path / "new").read_text()
+
+
+async def test_syslog_gets_a_datagram_a_line_with_priority_and_no_host(tmp_path: Path) -> None:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours,
+    ):
+        server.bind(str(tmp_path / "log"))
+        server.settimeout(5)
+        ours.connect(str(tmp_path / "log"))
+        maillog.configure(ours.fileno(), pid=7, service="smtpd", host="mx", facility="mail")
+        maillog.log("one")
+        maillog.log("warning: two")
+        await asyncio.sleep(0)
+        first, second = server.recv(4096).decode(), server.recv(4096).decode()
+        maillog.configure(2)
+    assert first.startswith("<22>") and first.endswith(" postgate/smtpd[7]: one")
+    assert second.startswith("<20>") and " mx " not in second
+
+
+async def test_a_reader_that_stands_still_never_blocks_us_and_gets_the_rest_later() -> None:
+    reading, writing = os.pipe()
+    maillog.configure(writing)
+    for number in range(3000):  # far more than a pipe holds
+        maillog.log(f"line {number} {'x' * 100}")
+    await asyncio.sleep(0)
+    got = b""
+    while got.count(b"\n") < 3000:
+        got += await asyncio.get_running_loop().run_in_executor(None, os.read, reading, 65536)
+        await asyncio.sleep(0.01)
+    assert [int(line.split(b"line ")[1].split()[0]) for line in got.splitlines()] == list(range(3000))
+    os.close(reading)
+
+
+async def test_what_does_not_fit_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink, "BACKLOG", 10_000)
+    reading, writing = os.pipe()
+    before = sink._dropped._value.get()
+    maillog.configure(writing)
+    for _ in range(2000):
+        maillog.log("x" * 200)
+    assert sink._dropped._value.get() - before > 1000
+    os.close(reading)
+    await asyncio.sleep(0)  # the reader is gone: that must not raise either
+    maillog.log("and on")
+    await asyncio.sleep(0)
+
+
+def test_a_closed_descriptor_does_not_raise() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    maillog.configure(writing)
+    os.close(writing)
+    maillog.log("nobody hears this")
