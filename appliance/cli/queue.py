@@ -38,9 +38,8 @@ def acting(command: _Command) -> _Command:
 
 
 def next_hop(command: _Command) -> _Command:
-    return click.option("--next-hop", default="", help="Destination as `queue list --json` names it; with wildcards.")(
-        command
-    )
+    """Choose by destination."""
+    return click.option("--next-hop", default="", help="As `queue list --json` names it; * and ? are wildcards.")(command)
 
 
 def request(command: str, queue: str = "queue", **more: Any) -> dict[str, Any]:
