@@ -22,7 +22,7 @@ POLICIES = {
     "stages.toml": STAGES,
     "access.toml": 'recipient = ["texthash:access/recipient"]\n',
     "access/recipient": "user@example.com DISCARD\n",
-    "recipient.toml": 'known = ["texthash:recipients"]\n',
+    "recipient.toml": 'tables = ["texthash:recipients"]\ncallahead = false\n',
     "recipients": "user@example.com ok\n",
 }
 

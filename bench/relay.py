@@ -24,7 +24,7 @@ POLICIES = {
     "stages.toml": STAGES,
     "access.toml": 'client = ["cidr:access/client.cidr"]\n',
     "access/client.cidr": "192.0.2.0/24 REJECT\n",
-    "recipient.toml": 'known = ["texthash:recipients"]\n',
+    "recipient.toml": 'tables = ["texthash:recipients"]\ncallahead = false\n',
     "recipients": "user@example.com ok\n",
 }
 SIZES = {"2 KB": (2048, 4000), "10 KB": (10240, 3000), "1 MB": (1048576, 150)}

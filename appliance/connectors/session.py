@@ -10,6 +10,7 @@ content it is `unknown` (the server may have the message), and it is tried again
 import asyncio
 import ssl
 from collections.abc import Iterator
+from typing import cast
 
 from appliance.connectors.target import ConnectFailed, Target, Timeouts
 from appliance.net import tls
@@ -55,9 +56,8 @@ class SmtpSession(asyncio.Protocol):
     # ------------------------------------------------------------------ asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=_WRITE_BUFFER)
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's transports do not inherit from asyncio's
+        self.transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         self._extend()
 
     def data_received(self, data: bytes) -> None:

@@ -13,17 +13,9 @@ import pytest
 from tests.faults.senders import Reckoning, Senders, reckon
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
+from tests.peers.policies import plain
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(400)]
-STAGES = """\
-[inbound]
-connect = ["access"]
-helo = []
-mail = ["size"]
-rcpt = ["relay", "access"]
-data = []
-message = ["size", "loop"]
-"""
 QUEUE = '[queue]\nretry_min = "1s"\nretry_max = "2s"\ndead_probe = "1s"\n'
 SERVICES = ("smtpd", "delivery", "stated", "scand", "journal")
 
@@ -65,9 +57,7 @@ def test_nothing_accepted_is_lost_when_processes_are_killed(
     gateway: Callable[..., Gateway], inner: Inner, seed: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     long = request.config.getoption("--long")
-    made = gateway(
-        policies={"stages.toml": STAGES}, more='[queue]\nretry_min = "1s"\nretry_max = "2s"\ndead_probe = "1s"\n'
-    )
+    made = gateway(policies=plain(), more='[queue]\nretry_min = "1s"\nretry_max = "2s"\ndead_probe = "1s"\n')
     senders = Senders(made.port).start()
     try:
         rounds(made, senders, 200 if long else 24, random.Random(seed))

@@ -13,18 +13,10 @@ import pytest
 from tests.faults.senders import Senders, message, reckon, talk
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
+from tests.peers.policies import plain
 from tests.peers.ports import wait_for
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(180)]
-STAGES = """\
-[inbound]
-connect = []
-helo = []
-mail = ["size"]
-rcpt = ["relay", "access"]
-data = []
-message = ["size", "loop"]
-"""
 QUICK = '[queue]\nretry_min = "1s"\nretry_max = "2s"\ndead_probe = "1s"\n'
 SMALL = "[smtp]\nsize_limit = 4000000\n"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system or to trace")
@@ -56,7 +48,7 @@ def fill(path: Path, keep: int) -> None:
 def test_a_full_disk_puts_mail_off_at_mail_and_the_queue_drains(
     small_disk: Path, gateway: Callable[..., Gateway], inner: Inner
 ) -> None:
-    made = gateway(policies={"stages.toml": STAGES}, more=QUICK + SMALL)
+    made = gateway(policies=plain(), more=QUICK + SMALL)
     assert talk(made.port, message(1, 500), "user@example.com")[0] == "accepted"
     fill(small_disk / "filler", 5_000_000)
     wait_for(lambda: talk(made.port, message(2, 500), "user@example.com")[1].startswith("452 4.3.1"), 10, "452 at MAIL")
@@ -70,7 +62,7 @@ def test_a_full_disk_puts_mail_off_at_mail_and_the_queue_drains(
 def test_a_disk_that_fills_up_under_load_loses_nothing(
     small_disk: Path, gateway: Callable[..., Gateway], inner: Inner
 ) -> None:
-    made = gateway(policies={"stages.toml": STAGES}, more=QUICK + SMALL)
+    made = gateway(policies=plain(), more=QUICK + SMALL)
     senders = Senders(made.port, sizes=(2000, 100_000, 1_000_000)).start()
     try:
         for _ in range(4):
@@ -91,7 +83,7 @@ def test_a_disk_that_fills_up_under_load_loses_nothing(
 def test_a_sync_that_fails_refuses_and_never_delivers_what_it_refused(
     gateway: Callable[..., Gateway], inner: Inner
 ) -> None:
-    made = gateway(workers=1, policies={"stages.toml": STAGES}, more=QUICK)
+    made = gateway(workers=1, policies=plain(), more=QUICK)
     assert talk(made.port, message(999_999, 500), "user@example.com")[0] == "accepted"
     [worker] = made.children()["smtpd"]
     argv = ["strace", "-f", "-p", str(worker), "-e", "trace=fdatasync,fsync", "-o", "/dev/null"]
@@ -116,7 +108,7 @@ def test_a_sync_that_fails_refuses_and_never_delivers_what_it_refused(
 
 def test_descriptors_used_up_pause_accepting_and_recover(gateway: Callable[..., Gateway], inner: Inner) -> None:
     limits = "[limits]\nconnections_per_client = 1000\nconnections_reserve = 0\n"
-    made = gateway(workers=1, policies={"stages.toml": STAGES}, more=QUICK + limits)
+    made = gateway(workers=1, policies=plain(), more=QUICK + limits)
     [worker] = made.children()["smtpd"]
     used = len(os.listdir(f"/proc/{worker}/fd"))
     _, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)

@@ -10,17 +10,9 @@ import pytest
 from tests.faults.senders import message, talk
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
+from tests.peers.policies import plain
 
 pytestmark = pytest.mark.peer
-STAGES = """\
-[inbound]
-connect = []
-helo = []
-mail = ["size"]
-rcpt = ["relay", "access"]
-data = []
-message = ["size", "loop"]
-"""
 
 
 def needs(program: str) -> pytest.MarkDecorator:
@@ -30,7 +22,7 @@ def needs(program: str) -> pytest.MarkDecorator:
 @needs("smtp-source")
 @pytest.mark.parametrize("kept", [(), ("-d",)], ids=["new connections", "kept connections"])
 def test_smtp_source(gateway: Callable[..., Gateway], inner: Inner, kept: tuple[str, ...]) -> None:
-    made = gateway(policies={"stages.toml": STAGES})
+    made = gateway(policies=plain())
     argv = ["smtp-source", "-s", "10", "-m", "300", "-l", "3000", *kept, "-f", "a@example.org", "-t", "user@example.com"]
     subprocess.run([*argv, f"127.0.0.1:{made.port}"], check=True, timeout=60)
     assert len(inner.wait(300, 30)) == 300
@@ -40,7 +32,7 @@ def test_smtp_source(gateway: Callable[..., Gateway], inner: Inner, kept: tuple[
 
 @needs("swaks")
 def test_swaks_with_pipelining_and_a_body_of_dots(gateway: Callable[..., Gateway], inner: Inner) -> None:
-    made = gateway(policies={"stages.toml": STAGES})
+    made = gateway(policies=plain())
     argv = ["swaks", "--server", f"127.0.0.1:{made.port}", "--from", "a@example.org", "--to", "user@example.com"]
     done = subprocess.run(
         [*argv, "--pipeline", "--body", ".\\n..\\nend"], capture_output=True, text=True, timeout=60, check=False
@@ -52,7 +44,7 @@ def test_swaks_with_pipelining_and_a_body_of_dots(gateway: Callable[..., Gateway
 
 @needs("pflogsumm")
 def test_pflogsumm_reads_our_log(gateway: Callable[..., Gateway], inner: Inner, tmp_path: Path) -> None:
-    made = gateway(policies={"stages.toml": STAGES})
+    made = gateway(policies=plain())
     for number in range(5):
         assert talk(made.port, message(number, 2000), "user@example.com")[0] == "accepted"
     for _ in range(3):

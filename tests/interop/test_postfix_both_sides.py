@@ -7,18 +7,10 @@ import pytest
 from tests.faults.senders import digest, message
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
+from tests.peers.policies import plain
 from tests.peers.postfix import Postfix
 
 pytestmark = pytest.mark.peer
-STAGES = """\
-[inbound]
-connect = ["access"]
-helo = ["helo"]
-mail = ["size"]
-rcpt = ["relay", "access"]
-data = []
-message = ["size", "loop"]
-"""
 
 
 @pytest.fixture
@@ -27,7 +19,7 @@ def chain(
 ) -> tuple[Postfix, Gateway, Postfix]:
     """sending Postfix -> gateway -> inner Postfix -> a server that keeps all."""
     behind = make_postfix(hostname="inner.example.com", relay=f"[127.0.0.1]:{inner.port}", relay_domains="example.com")
-    made = gateway(inner=behind.port, policies={"stages.toml": STAGES})
+    made = gateway(inner=behind.port, policies=plain())
     outside = make_postfix(hostname="mail.example.org", relay=f"[127.0.0.1]:{made.port}")
     return outside, made, behind
 

@@ -12,6 +12,7 @@ from tests.peers import clamd, spamd
 from tests.peers.clamd import Clamd, eicar_mail
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
+from tests.peers.policies import plain
 from tests.peers.spamd import GTUBE, Spamd
 
 pytestmark = [
@@ -19,15 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not clamd.available(), reason="Debian package clamav-daemon is not installed"),
     pytest.mark.skipif(not spamd.available(), reason="Debian package spamd is not installed"),
 ]
-STAGES = """\
-[inbound]
-connect = ["access"]
-helo = []
-mail = ["size"]
-rcpt = ["relay", "access"]
-data = []
-message = ["size", "loop", ["antivirus", "antispam"]]
-"""
+SCANNED = plain(message='["size", "loop", ["antivirus", "antispam"]]')
 HAM = b"""From: Ann Example <ann@example.org>\r
 To: Bob <bob@example.com>\r
 Subject: the minutes of our meeting\r
@@ -67,7 +60,7 @@ def wiring(av_address: str, as_address: str, timeout: str = "3s") -> str:
 
 @pytest.fixture
 def scanned(gateway: Callable[..., Gateway], av: Clamd, judge: Spamd) -> Gateway:
-    return gateway(policies={"stages.toml": STAGES}, more=wiring(av.address, judge.address, "20s"))
+    return gateway(policies=SCANNED, more=wiring(av.address, judge.address, "20s"))
 
 
 def test_a_virus_is_refused_and_the_scanner_is_not_named(scanned: Gateway, inner: Inner) -> None:
@@ -92,7 +85,7 @@ def test_spam_is_refused_and_ham_passes(scanned: Gateway, inner: Inner) -> None:
 def test_without_clamd_mail_is_put_off(
     gateway: Callable[..., Gateway], av: Clamd, judge: Spamd, inner: Inner, trouble: str
 ) -> None:
-    made = gateway(policies={"stages.toml": STAGES}, more=wiring(av.address, judge.address))
+    made = gateway(policies=SCANNED, more=wiring(av.address, judge.address))
     {"stopped": av.stop, "hung": av.hang}[trouble]()
     kind, reply = talk(made.port, HAM, "bob@example.com")
     assert kind == "refused"
@@ -112,7 +105,7 @@ def test_a_reload_of_clamd_lets_nothing_pass_unscanned(
     gateway: Callable[..., Gateway], tmp_path: Path, judge: Spamd, inner: Inner
 ) -> None:
     av = Clamd(tmp_path / "blocking", concurrent="no").start()
-    made = gateway(policies={"stages.toml": STAGES}, more=wiring(av.address, judge.address, "20s"))
+    made = gateway(policies=SCANNED, more=wiring(av.address, judge.address, "20s"))
     try:
         for number in range(12):
             with socket.create_connection(("127.0.0.1", av.port), timeout=5) as sock:
@@ -148,7 +141,7 @@ def test_rubbish_from_clamd_is_never_clean(
     gateway: Callable[..., Gateway], judge: Spamd, inner: Inner, answer: bytes
 ) -> None:
     server, port = rubbish(answer)
-    made = gateway(policies={"stages.toml": STAGES}, more=wiring(f"127.0.0.1:{port}", judge.address))
+    made = gateway(policies=SCANNED, more=wiring(f"127.0.0.1:{port}", judge.address))
     kind, reply = talk(made.port, HAM, "bob@example.com")
     server.close()
     assert kind == "refused"
@@ -160,7 +153,7 @@ def test_rubbish_from_clamd_is_never_clean(
 def test_without_spamd_mail_passes_marked(
     gateway: Callable[..., Gateway], av: Clamd, judge: Spamd, inner: Inner, trouble: str
 ) -> None:
-    made = gateway(policies={"stages.toml": STAGES}, more=wiring(av.address, judge.address))
+    made = gateway(policies=SCANNED, more=wiring(av.address, judge.address))
     {"stopped": judge.stop, "hung": judge.hang}[trouble]()
     assert talk(made.port, HAM, "bob@example.com")[0] == "accepted"
     [kept] = inner.wait(1)

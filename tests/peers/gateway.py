@@ -25,21 +25,39 @@ workers = {workers}
 [relay]
 domains = ["example.com"]
 next_hop = "smtp:[127.0.0.1]:{inner}"
-[relay.tls]
-"*" = "none"
+[dns]
+zone = "zone"
+nameservers = ["127.0.0.1:9"]
+"""
+
+
+#: 127.0.0.1 is client.example.org and back; the name server itself is away.
+ZONE = """\
+$ORIGIN .
+$TTL 300
+1.0.0.127.in-addr.arpa PTR client.example.org.
+client.example.org A 127.0.0.1
 """
 
 
 class Gateway:
-    """`more` are further lines of the wiring file; `policies` maps a policy file's name to its text."""
+    """`more` are further lines of the wiring file; `policies` maps a policy file's name to its text; `zone` is what
+    DNS says."""
 
     def __init__(
-        self, root: Path, inner: int, workers: int = 2, more: str = "", policies: dict[str, str] | None = None
+        self,
+        root: Path,
+        inner: int,
+        workers: int = 2,
+        more: str = "",
+        policies: dict[str, str] | None = None,
+        zone: str = ZONE,
     ) -> None:
         self.root, self.port = root, free_port()
         self.config = root / "postgate.toml"
         (root / "policies").mkdir(parents=True, exist_ok=True)
         self.config.write_text(CONFIG.format(port=self.port, inner=inner, workers=workers) + more)
+        (root / "zone").write_text(zone)
         for name, text in (policies or {}).items():
             path = root / "policies" / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests.peers.ports import free_port, greets, wait_for
-from tests.peers.process import Process
+from tests.peers.process import Process, reachable
 
 DAEMONS = "/usr/lib/postfix/sbin"
 MAIN_CF = """\
@@ -80,9 +80,7 @@ class Postfix:
         (root / "data").mkdir(exist_ok=True)
         owner = pwd.getpwnam("postfix")
         shutil.chown(root / "data", owner.pw_uid)
-        for parent in root.parents:
-            if not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
+        reachable(root)
 
     def start(self) -> "Postfix":
         subprocess.run(["postfix", "-c", str(self.root), "check"], check=False, capture_output=True)

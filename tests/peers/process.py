@@ -8,6 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
+def reachable(folder: Path) -> None:
+    """Let other users walk through the parents of a test's folder (pytest makes them 0700)."""
+    for parent in folder.parents:
+        mode = parent.stat().st_mode
+        if not mode & 0o001:
+            parent.chmod(mode & 0o7777 | 0o011)
+
+
 class Process:
     """One running program. `log` is the file that takes its stdout and stderr."""
 

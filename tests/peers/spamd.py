@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 from tests.peers.ports import answers, free_port, wait_for
-from tests.peers.process import Process
+from tests.peers.process import Process, reachable
 
 #: SpamAssassin's own test line, in two pieces so that this source file is not spam.
 GTUBE = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*" + b"GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
@@ -20,6 +20,7 @@ class Spamd:
         self.root, self.port = root, free_port()
         for folder in ("home", "site"):
             (root / folder).mkdir(parents=True, exist_ok=True)
+        reachable(root)  # spamd reads its configuration as the user nobody
         for plugins in Path("/etc/spamassassin").glob("*.pre"):
             shutil.copy(plugins, root / "site")
         self.address = f"127.0.0.1:{self.port}"
