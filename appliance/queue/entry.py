@@ -150,6 +150,11 @@ def find_header(fd: int, start: int, limit: int, salt: bytes) -> int | None:
     return None
 
 
+def is_draft(fd: int) -> bool:
+    """True for a large file whose message was never committed: the place of the header is empty."""
+    return not os.pread(fd, HEADER, 0).strip(b"\0")
+
+
 def iterate(fd: int, salt: bytes, start: int = 0, end: int | None = None) -> Iterator[Found | Damaged | Torn]:
     """All entries of [start, end) in order; content over INLINE is checked by who reads it. Without `end` the
     file has no announced end (its writer died): what is cut off at the end of the file is then Torn; with it everything

@@ -143,7 +143,14 @@ class Granted:
     def lost(self) -> list[IntakeFile]:
         """The files nobody stands for and nobody can write to any more: to be scanned now."""
         waiting = [f for f in self.files.values() if not f.worker and f.sealed is None and not f.scanning]
-        return [file for file in waiting if not disk.held(file.path)]
+        return [file for file in waiting if self._free(file)]
+
+    def _free(self, file: IntakeFile) -> bool:
+        try:
+            return not disk.held(file.path)
+        except FileNotFoundError:  # somebody's hands: there is nothing left to find
+            del self.files[file.name]
+            return False
 
     def scan(self, file: IntakeFile) -> Iterator[Found | Damaged]:
         """Every entry that is not known yet, then the file is sealed where the scan ended. Run it to its end.
@@ -152,6 +159,8 @@ class Granted:
         file.scanning = True
         fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if end is None and file.name.endswith(_EXTENSION["large"]) and entry.is_draft(fd):
+                end = 0
             for one in entry.iterate(fd, entry.salt_of(file.name), file.end, end):
                 if isinstance(one, Found | Damaged) and one.offset not in file.known:
                     file.known.add(one.offset)

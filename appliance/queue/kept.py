@@ -186,8 +186,8 @@ class KeptEntries:
             log.unlink(missing_ok=True)
 
     def in_disk_order(self) -> list[str]:
-        """All names that `listing` found, those with a log in the order of the logs' inodes: reading 100,000 small files in
-        the folder's order would be a seek each."""
+        """All names that `listing` found, those with a log in the order of the logs' inodes: reading 100,000 small files
+        in the folder's order would be a seek each."""
         inodes, self._inodes = self._inodes, {}
         order = dict.fromkeys(inodes[inode] for inode in sorted(inodes))
         order.update(dict.fromkeys(self.names))

@@ -44,7 +44,7 @@ class Spool(Books):
         self.granted = Granted(root / "intake", self._lane)
         self.kept = KeptEntries(root, self._lane)
         self.damaged = 0
-        self._late: dict[str, list[Note]] = {}
+        self._late: set[str] = set()
         self.granted.refill()
 
     # ------------------------------------------------------------------ intake
@@ -112,8 +112,11 @@ class Spool(Books):
         reported: the worst of it is that something is tried again."""
         item.apply(note)
         if item.moving:
-            self._late.setdefault(item.queue_id, []).append(note)
+            self._late.add(item.queue_id)
             return False
+        return self._write_down(item, note, sync)
+
+    def _write_down(self, item: Item, note: Note, sync: bool) -> bool:
         if item.finished:
             self._finish(item)
             return True
@@ -147,7 +150,7 @@ class Spool(Books):
         """An operator's delete, or the end of a message that nobody is told of: it is gone. Log it first."""
         item.results = {index: Result("done") for index in range(len(item.trailer.recipients))}
         if item.moving:
-            self._late.setdefault(item.queue_id, [])
+            self._late.add(item.queue_id)
         else:
             self._finish(item)
 
@@ -186,10 +189,9 @@ class Spool(Books):
             item.name, item.offset = item.queue_id, 0
             item.state_octets = item.state_base = len(state)
             self.add(item)
-        for note in self._late.pop(item.queue_id, []):
-            self.record(item, note)
-        if item.finished and self.get(item.queue_id) is item:
-            self._finish(item)
+        if item.queue_id in self._late:  # what happened meanwhile is in the item, not yet on disk
+            self._late.discard(item.queue_id)
+            self._write_down(item, item.summary(self.clock.wall()), False)
         if error is None:
             future.set_result(None)
         else:
