@@ -5,7 +5,7 @@ Crashes are traced to the operators' log, never to the peer. Cancelling (the cli
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -18,11 +18,10 @@ from appliance.mail.verdict import Verdict
 from appliance.observe import metrics, oplog
 
 _log = oplog.get("engine")
-_outcomes = metrics.counter("postgate_check_outcomes_total", "Verdicts by check and outcome.", ("check", "outcome"))
+_outcomes = metrics.tally("postgate_check_outcomes_total", "Verdicts by check and outcome.", ("check", "outcome")).counts
 _seconds = metrics.histogram("postgate_check_seconds", "Time of checks that had to wait.", ("check",))
 _crashes = metrics.counter("postgate_check_crashes_total", "Checks that failed by a mistake of ours.", ("check",))
 _deadlines = metrics.counter("postgate_check_deadlines_total", "Checks that missed the deadline.", ("check",))
-_counts: dict[tuple[str, str], Callable[[], None]] = {}
 _replace = msgspec.structs.replace
 
 
@@ -58,11 +57,7 @@ def stamp(slot: Slot, ctx: Context, answer: object) -> Verdict:
     name = slot.policy.name
     if not isinstance(answer, Verdict) or answer.check != name or answer.outcome not in slot.policy.rulings:
         answer = failed(name, ctx, TypeError(f"{name} answered {answer!r}"[:300]))
-    key = name, answer.outcome
-    count = _counts.get(key)
-    if count is None:
-        count = _counts[key] = _outcomes.labels(*key).inc
-    count()
+    _outcomes[name, answer.outcome] += 1
     recipient = ctx.recipient.address.text if ctx.stage == "rcpt" and ctx.recipient else answer.recipient
     return _replace(answer, stage=ctx.stage, recipient=recipient)
 
