@@ -11,6 +11,7 @@ import asyncio
 import ssl
 from collections.abc import Iterator
 from typing import cast
+from typing import cast
 
 from appliance.connectors.target import ConnectFailed, Target, Timeouts
 from appliance.net import tls
