@@ -11,7 +11,6 @@ import asyncio
 import ssl
 from collections.abc import Iterator
 from typing import cast
-from typing import cast
 
 from appliance.connectors.target import ConnectFailed, Target, Timeouts
 from appliance.net import tls
