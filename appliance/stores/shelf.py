@@ -15,8 +15,8 @@ import msgspec
 
 T = TypeVar("T")
 #: Records of a shelf in RAM, and changes that may wait for the disk. Growing a dictionary copies it in one go: beyond
-#: these sizes (two thirds of a power of two) that takes more of the loop's time than a call may (20 ms).
-HOT_CAP, DIRTY_CAP = 87_000, 87_000
+#: these sizes that takes more of the loop's time than a call may (20 ms; several shelves may grow in one call).
+HOT_CAP, DIRTY_CAP = 50_000, 87_000
 #: (key, record as msgpack or None = delete, expiry in steady seconds): one row of a batch.
 Row = tuple[str, bytes | None, float]
 #: Reads one record of a table: (table, key) -> msgpack or None.
