@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from appliance.mail.context import STAGES, Context, Stage
+from appliance.mail.network import network
 from appliance.protocol.smtp.address import Address
 
 #: What an exception may match, and the first stage at which it is known.
@@ -88,7 +89,7 @@ def _network_test(networks: list[Network]) -> Test:
 _NAME: dict[str, Callable[[Context, Address | None], str]] = {
     "client_name": lambda ctx, _: ctx.client.name,
     "helo_name": lambda ctx, _: ctx.helo,
-    "identity": lambda ctx, _: ctx.identity,
+    "identity": lambda ctx, _: ctx.identity or network(ctx.client.address),
     "recipient_domain": lambda _, recipient: recipient.domain if recipient else "",
 }
 

@@ -122,7 +122,9 @@ class Judgement:
     def _collect(self, action: Action, verdict: Verdict, argument: str, past: bool) -> None:
         """Actions that go on."""
         if action is Action.MARK:
-            self.marks.append(f"{verdict.check}:{verdict.outcome}")
+            mark = f"{verdict.check}:{verdict.outcome}"
+            if mark not in self.marks:
+                self.marks.append(mark)
         elif action is Action.WARN or action is Action.INFO:
             if not past:
                 self.notes.append(_note(action, verdict))
@@ -252,6 +254,13 @@ def _set_aside(group: Group) -> Group:
     decision = group.decision
     why = f"{decision.deciding.check}:{decision.deciding.outcome}" if decision.deciding else "refused"
     kept = msgspec.structs.replace(
-        decision, verb="accept", reply="", keep="quarantine", keep_reason=f"{why}, accepted for other recipients"
+        decision,
+        verb="accept",
+        reply="",
+        keep="quarantine",
+        keep_reason=f"{why}, accepted for other recipients",
+        redirect="",
+        bcc=(),
+        filter="",
     )
     return Group(group.recipients, kept)

@@ -92,7 +92,12 @@ def did_you_mean(word: str, known: Any) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def compile_plan(raw: Mapping[str, Any], checks: Mapping[str, Check]) -> tuple[Plan, list[Complaint]]:
+Gates = Mapping[tuple[Role, Stage], tuple[str, ...]]
+
+
+def compile_plan(
+    raw: Mapping[str, Any], checks: Mapping[str, Check], gates: Gates = GATES
+) -> tuple[Plan, list[Complaint]]:
     """The plan of a parsed stages.toml, and everything that is wrong with it."""
     complaints: list[Complaint] = []
     known = ("deadline", "message_deadline", *ROLES)
@@ -113,7 +118,7 @@ def compile_plan(raw: Mapping[str, Any], checks: Mapping[str, Check]) -> tuple[P
             if key not in STAGES:
                 complaints.append(Complaint(FILE, (role, key), f"no stage {key}{did_you_mean(key, STAGES)}"))
         for stage in STAGES:
-            steps[role, stage] = _stage(role, stage, table, checks, complaints)
+            steps[role, stage] = _stage(role, stage, table, checks, gates, complaints)
     return Plan(steps, *deadlines), complaints
 
 
@@ -129,11 +134,16 @@ def _deadline(raw: Mapping[str, Any], key: str, shipped: float, complaints: list
 
 
 def _stage(
-    role: Role, stage: Stage, table: Mapping[str, Any], checks: Mapping[str, Check], complaints: list[Complaint]
+    role: Role,
+    stage: Stage,
+    table: Mapping[str, Any],
+    checks: Mapping[str, Check],
+    gates: Gates,
+    complaints: list[Complaint],
 ) -> Steps:
     """One stage; with a mistake in it the shipped one."""
     listed = table.get(stage, shipped(role, stage, checks))
-    before = len(complaints)
+    before = sum(complaint.fatal for complaint in complaints)
     steps: list[tuple[str, ...]] = []
     seen: set[str] = set()
     if not isinstance(listed, list):
@@ -141,10 +151,12 @@ def _stage(
         listed = []
     for index, item in enumerate(listed):
         names = item if isinstance(item, list) else [item]
-        if landing := [name for name in names if name in NAMES and name not in checks and "access" in checks]:
-            names = [name for name in names if name not in landing]  # until every check has landed
-            if not names:
-                continue
+        absent = [name for name in names if name in NAMES and name not in checks]
+        for name in absent:
+            complaints.append(Complaint(FILE, (role, stage, index), f"{name} is not installed: not asked", fatal=False))
+        if absent and len(absent) == len(names):
+            continue
+        names = [name for name in names if name not in absent]
         for name in names:
             wrong = _misplaced(name, stage, seen, checks)
             if wrong:
@@ -153,14 +165,14 @@ def _stage(
         if not names:
             complaints.append(Complaint(FILE, (role, stage, index), "an inner list names at least one check"))
         steps.append(tuple(names))
-    for gate in GATES.get((role, stage), ()):
-        if gate in checks and gate not in seen:
+    for gate in gates.get((role, stage), ()):
+        if gate not in seen:
             complaints.append(Complaint(FILE, (role, stage), f"{gate} must stand here: without it no mail is safe"))
     if stage == "rcpt" and {"recipient", "greylist"} <= seen:
         order = [name for step in steps for name in step]
         if order.index("greylist") < order.index("recipient"):
             complaints.append(Complaint(FILE, (role, stage), "recipient must stand before greylist"))
-    if len(complaints) > before:
+    if sum(complaint.fatal for complaint in complaints) > before:
         steps = [tuple(item) if isinstance(item, list) else (item,) for item in shipped(role, stage, checks)]
     return tuple(steps)
 

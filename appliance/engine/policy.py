@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from appliance.checks import Check, catalogue, knobs
-from appliance.engine.plan import FILE, Complaint, compile_plan, did_you_mean
+from appliance.engine.plan import FILE, GATES, Complaint, compile_plan, did_you_mean
 from appliance.engine.reader import FileReader
 from appliance.engine.rules import CheckPolicy, PolicySet
 
@@ -25,12 +25,14 @@ def compile_policies(
 ) -> tuple[PolicySet, list[Complaint]]:
     """`parsed`: file name below policies/ ("greylist.toml") to its TOML. An absent file means the shipped values.
 
-    `delay_reject` as in the wiring: it says when early verdicts are judged, hence which facts exceptions may match.
-    `today` is for the warning about exceptions past their end; a running one ends by Context.now.
+    `checks`: the installed ones, gates and all, unless a test brings its own. `delay_reject` as in the wiring: it says when
+    early verdicts are judged, hence which facts exceptions may match. `today` is for the warning about exceptions past
+    their end; a running one ends by Context.now.
     """
     known = catalogue() if checks is None else checks
     files = {f"{name}.toml": name for name in known}
-    plan, complaints = compile_plan(parsed.get(FILE, {}), known)
+    gates = {place: tuple(name for name in names if checks is None or name in checks) for place, names in GATES.items()}
+    plan, complaints = compile_plan(parsed.get(FILE, {}), known, gates)
     for file in parsed:
         if file not in files and file != FILE:
             complaints.append(Complaint(file, (), f"no check has this name{did_you_mean(file, files)}"))

@@ -154,9 +154,9 @@ def test_combine() -> None:
 @pytest.mark.parametrize("verb", ["reject", "disconnect"])
 def test_the_refusing_groups_copy_goes_to_quarantine(verb: str) -> None:
     deciding = Verdict(check="antispam", outcome="spam")
-    mixed = combine([group("accept", 0), group(verb, 1, deciding=deciding)])
+    mixed = combine([group("accept", 0), group(verb, 1, deciding=deciding, bcc=("c@x",), redirect="d@x")])
     assert mixed.verb == "accept" and mixed.reply == ""
     kept = mixed.store[1]
-    assert kept.recipients == (1,)
+    assert kept.recipients == (1,) and (kept.decision.bcc, kept.decision.redirect) == ((), "")
     assert (kept.decision.verb, kept.decision.keep, kept.decision.reply) == ("accept", "quarantine", "")
     assert kept.decision.keep_reason == "antispam:spam, accepted for other recipients"

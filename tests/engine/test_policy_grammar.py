@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from appliance.engine.exceptions import end_of
+from appliance.engine.plan import compile_plan
 from appliance.engine.policy import Complaint, PolicySet, compile_policies
 from appliance.mail.context import STAGES
 from appliance.mail.verdict import Action
@@ -178,7 +179,9 @@ NULL = Address("", "", "")
         ({"client_name": ".ample.net"}, {}, False),
         ({"helo_name": "mail.example.net"}, {"helo": "Mail.Example.Net"}, True),
         ({"helo_name": ".net"}, {"helo": ""}, False),
-        ({"identity": "192.0.2.0/24"}, {"identity": "192.0.2.0/24"}, True),
+        ({"identity": "192.0.2.0/24"}, {}, True),
+        ({"identity": "example.net"}, {"identity": "example.net"}, True),
+        ({"identity": "192.0.2.0/24"}, {"identity": "example.net"}, False),
         ({"sender": "S@Example.net"}, {}, True),
         ({"sender": "example.net"}, {}, True),
         ({"sender": "@example.net"}, {}, True),
@@ -276,6 +279,21 @@ def test_mistakes_of_the_plan(plan: dict[str, Any], path: tuple[str, ...], text:
     assert [(c.file, c.path, c.fatal) for c in found] == [("stages.toml", path, True)]
     assert found[0].text.startswith(text)
     assert policies.plan == compile_policies({}, checks=checks)[0].plan  # the shipped plan stands in, gates and all
+
+
+def test_a_check_that_is_not_installed_is_a_warning_unless_it_is_a_gate() -> None:
+    without = {name: made for name, made in KNOWN.items() if name != "greylist"}
+    policies, (found,) = compile_policies(
+        {"stages.toml": {"inbound": {"rcpt": ["relay", "recipient", "greylist"]}}}, checks=without
+    )
+    assert not found.fatal and found.text == "greylist is not installed: not asked"
+    assert policies.plan.steps["inbound", "rcpt"] == (("relay",), ("recipient",))
+
+
+def test_an_installation_without_its_gates_is_none() -> None:
+    without = {name: made for name, made in KNOWN.items() if name != "relay"}
+    found = compile_plan({}, without)[1]
+    assert [(c.path, c.fatal) for c in found] == [(("inbound", "rcpt"), True)]
 
 
 def test_an_absent_stage_is_as_shipped_and_an_empty_one_is_empty() -> None:
