@@ -57,7 +57,7 @@ def lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield "Try, in another terminal:"
     yield f"  {program()} send-test --server {server} --to you@example.com"
-    yield f"  swaks --server {server} --from friend@example.net --to you@example.com"
+    yield f"  swaks --server {server} --helo mail.example.net --from friend@example.net --to you@example.com"
     yield f"  ls {inbox}"
     yield f"  {program()} status"
     yield 'To put it in front of your own server: README.md, "In front of my server".'

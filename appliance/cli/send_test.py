@@ -18,7 +18,7 @@ _GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*" + "GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.
 @click.option("--server", default="127.0.0.1:2525", show_default=True, metavar="HOST:PORT")
 @click.option("--to", "to", default=("you@example.com",), multiple=True, show_default=True, help="Again for more.")
 @click.option("--from", "sender", default="friend@example.net", show_default=True)
-@click.option("--helo", default="client.example.net", show_default=True, help="The name we greet with.")
+@click.option("--helo", default="mail.example.net", show_default=True, help="The name we greet with.")
 @click.option("--subject", default="A test mail", show_default=True)
 @click.option("--eicar", is_flag=True, help="Attach the EICAR test virus (harmless).")
 @click.option("--gtube", is_flag=True, help="Put the GTUBE line in (certain spam).")

@@ -4,11 +4,14 @@ Contract: the text is an ordinary wiring file, read by the same code as any othe
 working folder.
 """
 
-LABEL = "(embedded default)"
+from pathlib import Path
 
-TEXT = """\
+LABEL = "(embedded default)"
+ZONE = Path(__file__).with_name("demo.zone")
+
+TEXT = f"""\
 [gateway]
-hostname = "localhost.localdomain"
+hostname = "mx.example.com"
 state_dir = "run"
 drop = "auto"
 
@@ -20,4 +23,7 @@ address = "127.0.0.1:2525"
 
 [relay]
 domains = ["example.com"]   # no next_hop: the demo inbox takes the mail
+
+[dns]
+zone = "{ZONE}"
 """

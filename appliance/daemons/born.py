@@ -15,6 +15,7 @@ from typing import NoReturn
 from appliance.config import snapshot as config
 from appliance.daemons import control, process, skeleton
 from appliance.net.channel import Channel, Frame
+from appliance.observe import oplog
 
 
 def main() -> NoReturn:
@@ -25,8 +26,12 @@ def main() -> NoReturn:
     frames = _first_frames(channel)
     if not frames:
         sys.exit(3)
-    birth = _born(*frames[0])
-    create = importlib.import_module(sys.argv[2]).create
+    try:
+        birth = _born(*frames[0])
+        create = importlib.import_module(sys.argv[2]).create
+    except Exception:
+        oplog.get("master").exception("could not be born", module=sys.argv[2])
+        sys.exit(1)
     gc.freeze()
     skeleton.run_child(birth, channel, create, identity=None, master=master, early=frames[1:])
 

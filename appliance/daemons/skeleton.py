@@ -86,6 +86,8 @@ class _Life:
         self._snapshot = birth.snapshot
         self._prepared: dict[int, Snapshot] = {}
         self._log_fd = birth.log_fd
+        self._pairs: Mapping[str, tuple[bytes, bytes]] | None = None
+        self._started = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._since = time.time()
 
@@ -111,6 +113,9 @@ class _Life:
 
     async def _start(self) -> None:
         await self._daemon.start()
+        self._started = True
+        if self._pairs is not None:
+            self._daemon.certificates(self._pairs)
         self._report(control.Ready())
 
     def _report(self, report: control.Report) -> None:
@@ -125,7 +130,15 @@ class _Life:
         self._finish(3)
 
     def _on_order(self, payload: bytes, fds: list[int]) -> None:
-        order = control.decode_order(payload)
+        """An order that fails must not take those behind it along."""
+        try:
+            self._obey(control.decode_order(payload), fds)
+        except Exception:
+            log.exception("an order of the master failed")
+        for fd in fds:
+            os.close(fd)
+
+    def _obey(self, order: control.Order, fds: list[int]) -> None:
         match order:
             case control.Prepare():
                 self._spawn(self._prepare(order.id, fds.pop()))
@@ -134,7 +147,9 @@ class _Life:
             case control.Abort():
                 self._prepared.pop(order.id, None)
             case control.Certificates():
-                self._daemon.certificates(order.pairs)
+                self._pairs = order.pairs
+                if self._started:
+                    self._daemon.certificates(order.pairs)
             case control.LogFd():
                 self._swap_log(fds.pop())
             case control.Ask():
@@ -143,8 +158,6 @@ class _Life:
                 self._spawn(self._drain(order.grace))
             case control.Born():
                 log.warning("the master sent a second birth")
-        for fd in fds:
-            os.close(fd)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

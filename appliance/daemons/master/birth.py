@@ -55,9 +55,9 @@ class Spawner:
 
     def _listening(self, child: Child) -> dict[str, list[socket.socket]]:
         listening: dict[str, list[socket.socket]] = {}
-        own = self._sockets.rendezvous.get(child.spec.name)
-        if own is not None:
-            listening[f"unix:{child.spec.name}"] = [own]
+        for name in (child.spec.name, *child.spec.operators):
+            if name in self._sockets.rendezvous:
+                listening[f"unix:{name}"] = [self._sockets.rendezvous[name]]
         if child.spec.metrics and self._sockets.metrics:
             listening["metrics"] = self._sockets.metrics
         if child.spec.public:

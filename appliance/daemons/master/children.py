@@ -104,9 +104,10 @@ class Children:
         """Those that serve."""
         return [child for child in self.all if child.state == "up"]
 
-    def all_up(self) -> bool:
-        """Every process serves."""
-        return all(child.state == "up" for child in self.all)
+    def ready(self) -> bool:
+        """Who takes mail serves, and of the others each does or has failed already (that is a degraded gateway, no
+        unborn one)."""
+        return all(child.state == "up" or (child.restarts > 0 and not child.spec.public) for child in self.all)
 
     def living(self) -> list[Child]:
         return [child for child in self.all if child.pid]

@@ -62,6 +62,8 @@ class Gateway:
         self._sockets.bind_public(wiring, gid)
         names = [*(spec.name for spec in self._specs if spec.rendezvous), "control"]
         self._sockets.bind_rendezvous(names, self._state_dir / "run", gid)
+        operators = [name for spec in self._specs for name in spec.operators]
+        self._sockets.bind_rendezvous(operators, self._state_dir / "run", None)
         self._log = LogTarget(wiring.logging.target, gid, self._log_moved)
 
     def _wire(self, snapshot: Snapshot) -> None:
@@ -123,7 +125,7 @@ class Gateway:
     def _changed(self, child: Child) -> None:
         self._rounds.changed(child)
         self._ending.changed()
-        if self._announced or not self.children.all_up():
+        if self._announced or not self.children.ready():
             return
         self._announced = True
         blob = self._rounds.current.blob

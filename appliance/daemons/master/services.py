@@ -23,6 +23,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     metrics: bool = False
     execed: bool = False
     rendezvous: bool = True
+    operators: tuple[str, ...] = ()
     phase: int = 1
 
 
@@ -48,7 +49,13 @@ def inbox_count(wiring: Wiring) -> int:
 SHIPPED = (
     Spec(name="journal", module="appliance.daemons.journal", user="postgate-log", metrics=True, phase=4),
     Spec(name="stated", module="appliance.daemons.stated", user="postgate-state", phase=2),
-    Spec(name="delivery", module="appliance.daemons.delivery", user="postgate-queue", phase=2),
+    Spec(
+        name="delivery",
+        module="appliance.daemons.delivery",
+        user="postgate-queue",
+        operators=("queue",),
+        phase=2,
+    ),
     Spec(name="scand", module="appliance.daemons.scand", user="postgate-scan", execed=True, phase=2),
     Spec(name="inbox", module="appliance.daemons.inbox", user="postgate-inbox", count=inbox_count, phase=3),
     Spec(

@@ -14,6 +14,9 @@ from appliance.config.snapshot import Snapshot
 from appliance.daemons import control
 from appliance.daemons.master.children import Child
 
+#: Keys of a daemon's health that tell of others.
+DEPENDENCIES = ("state", "dns", "callahead", "scanners", "inspector", "destinations")
+
 
 def worker(child: Child, answer: control.Answer | None) -> dict[str, Any]:
     """One process."""
@@ -62,12 +65,13 @@ def collect(children: list[Child], answers: Mapping[str, control.Answer], key: s
 
 
 def dependencies(children: list[Child], answers: Mapping[str, control.Answer]) -> dict[str, Any]:
-    """What each process says of those it depends on (scanners, DNS, next hops), by worker."""
+    """What each process says of those it depends on, with the age of that knowledge where it gives one, by worker."""
     found = {}
     for child in children:
-        answer = answers.get(child.worker)
-        if answer and answer.health.get("dependencies"):
-            found[child.worker] = answer.health["dependencies"]
+        health = answers[child.worker].health if child.worker in answers else {}
+        named = {key: health[key] for key in DEPENDENCIES if key in health}
+        if named:
+            found[child.worker] = named
     return found
 
 
@@ -101,6 +105,7 @@ def build(
         **own,
         "workers": [worker(child, answers.get(child.worker)) for child in children],
         "queue": collect(children, answers, "queue"),
+        "oldest": collect(children, answers, "oldest"),
         "dependencies": dependencies(children, answers),
         "degraded": degraded(children, answers, known),
     }
