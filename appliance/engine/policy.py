@@ -25,9 +25,9 @@ def compile_policies(
 ) -> tuple[PolicySet, list[Complaint]]:
     """`parsed`: file name below policies/ ("greylist.toml") to its TOML. An absent file means the shipped values.
 
-    `checks`: the installed ones, gates and all, unless a test brings its own. `delay_reject` as in the wiring: it says when
-    early verdicts are judged, hence which facts exceptions may match. `today` is for the warning about exceptions past
-    their end; a running one ends by Context.now.
+    `checks`: the installed ones, gates and all, unless a test brings its own. `delay_reject` as in the wiring: it says
+    when early verdicts are judged, hence which facts exceptions may match. `today` is for the warning about exceptions
+    past their end; a running one ends by Context.now.
     """
     known = catalogue() if checks is None else checks
     files = {f"{name}.toml": name for name in known}
