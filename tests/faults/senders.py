@@ -11,6 +11,10 @@ from typing import NamedTuple
 from tests.peers.inner import Kept
 
 
+#: A message without these gets them from every Postfix on its way.
+STAMP = b"From: sender@example.org\r\nDate: Sat, 21 Nov 2026 10:00:00 +0000\r\n"
+
+
 class Outcome(NamedTuple):
     """`kind`: accepted (250 after the dot), refused (4xx or 5xx after the dot), unknown (the dot was sent, no answer
     came), unsent (it never came to the dot)."""
@@ -26,7 +30,8 @@ def message(number: int, size: int) -> bytes:
     rng = random.Random(number)
     lines = [b"." * rng.randrange(3) + rng.randbytes(rng.randrange(1, 60)).hex().encode() for _ in range(size // 60)]
     body = b"\r\n".join([*lines, b"caf\xc3\xa9", b".", b"end"])
-    return b"Subject: test\r\nX-Number: %d\r\nMessage-ID: <%d@example.org>\r\n\r\n" % (number, number) + body + b"\r\n"
+    header = b"Subject: test\r\nX-Number: %d\r\nMessage-ID: <%d@example.org>\r\n" % (number, number)
+    return header + STAMP + b"\r\n" + body + b"\r\n"
 
 
 def digest(content: bytes) -> str:

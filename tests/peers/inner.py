@@ -71,7 +71,12 @@ class Inner:
         content = envelope.original_content or b""
         with self._changed:
             self.messages.append(
-                Kept(envelope.mail_from or "", list(envelope.rcpt_tos), content, list(envelope.mail_options))
+                Kept(
+                    "" if envelope.mail_from in (None, "<>") else str(envelope.mail_from),
+                    list(envelope.rcpt_tos),
+                    content,
+                    list(envelope.mail_options),
+                )
             )
             self._changed.notify_all()
         return "250 2.0.0 Ok: kept"
