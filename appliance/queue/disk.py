@@ -24,14 +24,25 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def write_file(path: Path, pieces: Iterable[bytes]) -> None:
-    """`path` (made or overwritten) holds `pieces`, durably, its name not yet. On an error it is removed."""
+def create(path: Path, pieces: Iterable[bytes]) -> int:
+    """`path` (made or overwritten) holds `pieces`; the caller syncs and closes it. On an error it is removed."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         for piece in pieces:
             write_all(fd, piece)
+    except Exception:
+        os.close(fd)
+        path.unlink(missing_ok=True)
+        raise
+    return fd
+
+
+def write_file(path: Path, pieces: Iterable[bytes]) -> None:
+    """`path` (made or overwritten) holds `pieces`, durably, its name not yet. On an error it is removed."""
+    fd = create(path, pieces)
+    try:
         os.fsync(fd)
-    except BaseException:
+    except OSError:
         path.unlink(missing_ok=True)
         raise
     finally:

@@ -8,7 +8,7 @@ What failure means for the mail: an entry that cannot be deleted or marked is ha
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,8 @@ from appliance.queue.writer import Writer
 Purpose = Literal["segment", "large"]
 _EXTENSION: dict[str, str] = {"segment": ".seg", "large": ".big"}
 _POOL: dict[Purpose, int] = {"segment": 4, "large": 8}
+#: No file is that long: a notice that says so comes from a broken worker (its file is scanned when the worker is gone).
+MAX_END = 1 << 48
 
 
 class IntakeFile:
@@ -71,12 +73,21 @@ class Granted:
 
     def _make(self, missing: dict[Purpose, int]) -> dict[Purpose, list[tuple[str, int]]]:
         made: dict[Purpose, list[tuple[str, int]]] = {purpose: [] for purpose in missing}
-        for purpose, count in missing.items():
-            for _ in range(count):
-                name = os.urandom(8).hex() + _EXTENSION[purpose]
-                made[purpose].append((name, disk.create_locked(self.folder / name)))
-        disk.sync_folder(self.folder)
+        try:
+            for purpose, count in missing.items():
+                for _ in range(count):
+                    name = os.urandom(8).hex() + _EXTENSION[purpose]
+                    made[purpose].append((name, disk.create_locked(self.folder / name)))
+            disk.sync_folder(self.folder)
+        except OSError:
+            self._discard(pair for files in made.values() for pair in files)
+            raise
         return made
+
+    def _discard(self, files: Iterable[tuple[str, int]]) -> None:
+        for name, fd in files:
+            (self.folder / name).unlink(missing_ok=True)
+            os.close(fd)
 
     def _made(self, made: dict[Purpose, list[tuple[str, int]]] | Exception) -> None:
         self._making = False
@@ -91,7 +102,7 @@ class Granted:
     def committed(self, notice: Committed) -> bool:
         """True if this entry was not known yet. Files that we do not know have been dealt with already."""
         file = self.files.get(notice.name)
-        if file is None or notice.offset in file.known:
+        if file is None or notice.offset in file.known or not 0 <= notice.offset < MAX_END:
             return False
         self._admit(file, notice.offset)
         if notice.offset == file.end:
@@ -106,7 +117,7 @@ class Granted:
         """Nothing more is written to the file, entries end at `end` (made durable if anything stands behind it).
         Returns the file if it must be scanned for entries we were not told of. Raises OSError."""
         file = self.files.get(name)
-        if file is None or file.sealed is not None or file.scanning:
+        if file is None or file.sealed is not None or file.scanning or not 0 <= end < MAX_END:
             return None
         if file.path.stat().st_size > end:
             file.marks.seal(end)
@@ -214,7 +225,5 @@ class Granted:
 
     def _empty_pool(self) -> None:
         for pool in self._pool.values():
-            while pool:
-                name, fd = pool.popleft()
-                (self.folder / name).unlink(missing_ok=True)
-                os.close(fd)
+            self._discard(pool)
+            pool.clear()

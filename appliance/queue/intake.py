@@ -277,7 +277,8 @@ class IntakeLog:
         """The worker ends: after the last commit returned. Gives all files back; blocks until the threads are idle."""
         self._segments.close()
         self._large.close()
-        self._retire()
+        if not self._writing:  # else its end is not known here: delivery scans it when this process is gone
+            self._retire()
         self._return_unused()
 
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from appliance.queue.writer import Writer
 
 KEPT: tuple[Kept, ...] = ("quarantine", "hold", "deferred")
 _NEW = ".new"
+#: Messages that are moved together: two descriptors each.
+BATCH = 64
 
 
 class Source(NamedTuple):
@@ -67,7 +70,7 @@ class KeptEntries:
     def _next(self) -> None:
         if self._busy or not self._jobs:
             return
-        batch, self._jobs = self._jobs[:256], self._jobs[256:]
+        batch, self._jobs = self._jobs[:BATCH], self._jobs[BATCH:]
         self._busy = True
         self._lane.run(lambda: self._work(batch), lambda errors: self._worked(batch, errors))
 
@@ -82,8 +85,13 @@ class KeptEntries:
         self._next()
 
     def _work(self, batch: list[Job]) -> list[SpoolError | None]:
-        """In the thread: all files, then all names, then each folder's sync."""
-        errors = [_caught(partial(self._write, job)) for job in batch]
+        """In the thread: all files, then their syncs (the first one brings most of the others to the disk), then all
+        names, then each folder's sync."""
+        fds: list[list[int]] = [[] for _ in batch]
+        errors = [_caught(partial(self._write, job, mine)) for job, mine in zip(batch, fds, strict=True)]
+        errors = [e or _caught(partial(_sync, mine)) for e, mine in zip(errors, fds, strict=True)]
+        for fd in chain.from_iterable(fds):
+            os.close(fd)
         errors = [e or _caught(partial(self._name, job)) for e, job in zip(errors, batch, strict=True)]
         touched = {job.folder for job in batch} | {self.names[job.item.queue_id] for job in batch if not job.source}
         for folder in touched:
@@ -95,16 +103,16 @@ class KeptEntries:
                 self._undo(job)
         return errors
 
-    def _write(self, job: Job) -> None:
+    def _write(self, job: Job, fds: list[int]) -> None:
         queue_id = job.item.queue_id
         if job.source is not None and self.path(job.folder, queue_id).exists():
             raise SpoolError(f"{queue_id} exists in {job.folder}")
-        disk.write_file(self.state(job.folder, queue_id + _NEW), [job.state])
+        fds.append(disk.create(self.state(job.folder, queue_id + _NEW), [job.state]))
         if job.source is None or job.source.link:
             return
         source = job.source
         pieces = source.data or entry.octets(source.path, source.start)
-        disk.write_file(self.path(job.folder, queue_id + _NEW), pieces)
+        fds.append(disk.create(self.path(job.folder, queue_id + _NEW), pieces))
 
     def _name(self, job: Job) -> None:
         """The state log gets its name first: a log without an entry is dropped at start, an entry always has its log."""
@@ -124,11 +132,13 @@ class KeptEntries:
         """What did not become durable: the names are taken back, the old place stays the true one."""
         queue_id = job.item.queue_id
         old = self.names.get(queue_id)
+        drafts = [queue_id + _NEW, queue_id + _NEW + SUFFIX]
+        for name in drafts if old is not None else [queue_id, queue_id + SUFFIX, *drafts]:
+            with contextlib.suppress(OSError):
+                (self.root / job.folder / name).unlink(missing_ok=True)
         if old is None:
-            for name in (queue_id, queue_id + _NEW, queue_id + SUFFIX, queue_id + _NEW + SUFFIX):
-                with contextlib.suppress(OSError):
-                    (self.root / job.folder / name).unlink(missing_ok=True)
-        elif old != job.folder:
+            return
+        if old != job.folder:
             with contextlib.suppress(OSError):
                 self.path(job.folder, queue_id).rename(self.path(old, queue_id))
                 self.state(job.folder, queue_id).replace(self.state(old, queue_id))
@@ -202,6 +212,11 @@ class KeptEntries:
             disk.write_file(self.state(folder, queue_id), [log])
             item.state_octets = len(log)
         return item
+
+
+def _sync(fds: list[int]) -> None:
+    for fd in fds:
+        os.fsync(fd)
 
 
 def _caught(work: Callable[[], None]) -> SpoolError | None:

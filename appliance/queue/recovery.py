@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from appliance.queue import disk, ids
 from appliance.queue.entry import Damaged, Found, read_header
+from appliance.queue.envelope import Trailer
 from appliance.queue.errors import from_oserror
 from appliance.queue.granted import IntakeFile
 from appliance.queue.item import Item, Result
@@ -96,8 +97,8 @@ def _found(spool: "Spool", file: IntakeFile, one: Found | Damaged) -> Item | Non
     if trailer.queue_id in spool.kept.names:  # moved before the crash, its mark was lost
         spool.granted.close_entry(file.name, one.offset)
         return None
-    if not ids.valid(trailer.queue_id) or spool.get(trailer.queue_id) is not None:
-        set_aside(spool, file.name, one.offset, one.end, "its queue id is in use or no id at all")
+    if wrong := unacceptable(spool, trailer):
+        set_aside(spool, file.name, one.offset, one.end, wrong)
         return None
     item = Item(trailer, "intake", file.name, one.offset, spool.clock.now())
     item.results = {index: Result("done") for index in file.marks.recipients.get(one.offset, ())}
@@ -105,6 +106,15 @@ def _found(spool: "Spool", file: IntakeFile, one: Found | Damaged) -> Item | Non
         spool.granted.close_entry(file.name, one.offset)
         return None
     return spool.add(item, one.content)
+
+
+def unacceptable(spool: "Spool", trailer: Trailer) -> str | None:
+    """Why no message may have this trailer: only a broken worker writes such a thing. None if it may."""
+    if not ids.valid(trailer.queue_id):
+        return "its queue id is not one"
+    if not trailer.recipients:
+        return "it has no recipient"
+    return "its queue id is in use" if spool.get(trailer.queue_id) is not None else None
 
 
 def set_aside(spool: "Spool", name: str, offset: int, end: int, why: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
-from appliance.queue import content, disk, ids, recovery, statelog
+from appliance.queue import content, disk, recovery, statelog
 from appliance.queue.books import Books
 from appliance.queue.clock import SpoolClock
 from appliance.queue.content import Content
@@ -63,11 +63,11 @@ class Spool(Books):
         is none, or is in use: set aside and reported)."""
         if not self.granted.committed(notice):
             return None
-        trailer = notice.trailer
-        if not ids.valid(trailer.queue_id) or trailer.queue_id in self.kept.names or self.get(trailer.queue_id):
-            recovery.set_aside(self, notice.name, notice.offset, notice.end, "its queue id is in use or no id at all")
+        wrong = "its queue id is in use" if notice.trailer.queue_id in self.kept.names else None
+        if wrong := wrong or recovery.unacceptable(self, notice.trailer):
+            recovery.set_aside(self, notice.name, notice.offset, notice.end, wrong)
             return None
-        return self.add(Item(trailer, "intake", notice.name, notice.offset, self.clock.now()), notice.content)
+        return self.add(Item(notice.trailer, "intake", notice.name, notice.offset, self.clock.now()), notice.content)
 
     def sealed(self, notice: Sealed) -> Batches:
         """The file is finished; gives the messages that no notice told of (none, unless a connection broke)."""

@@ -158,12 +158,18 @@ async def test_a_notice_for_an_unknown_file_or_twice_is_harmless(rig: Rig) -> No
     assert rig.spool.committed(notice) is None
     assert rig.spool.committed(Committed("0123456789abcdef.seg", 0, sent)) is None
     assert list(rig.spool.sealed(Sealed("../../etc/passwd", 0))) == []
+    assert list(rig.spool.sealed(Sealed(notice.name, -1))) == []
+    assert list(rig.spool.sealed(Sealed(notice.name, 1 << 62))) == []
+    assert rig.spool.committed(Committed(notice.name, -5, sent)) is None
+    assert rig.spool.committed(Committed(notice.name, 1 << 70, sent)) is None
     assert len(rig.spool) == 1
 
 
-@pytest.mark.parametrize("queue_id", ["../../escape", "", "a/b"])
-async def test_a_hostile_queue_id_is_set_aside(rig: Rig, queue_id: str) -> None:
-    await rig.commit(b"evil", queue_id=queue_id)
+@pytest.mark.parametrize(
+    "more", [{"queue_id": "../../escape"}, {"queue_id": ""}, {"queue_id": "a/b"}, {"recipients": 0}], ids=str
+)
+async def test_what_only_a_broken_worker_writes_is_set_aside(rig: Rig, more: dict) -> None:
+    await rig.commit(b"evil", **more)
     assert rig.pump() == []
     from tests.queue.queue_rig import settled
 
