@@ -11,6 +11,7 @@ from appliance.mail.context import Client, Context, Recipient
 from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports, Site, Unavailable
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import Address
+from appliance.tables import open_table
 from tests.stores.state_fakes import Direct, Time, state_at
 
 EXEMPT = ("postgrey_clients:exempt/clients", "postgrey_recipients:exempt/recipients")
@@ -257,3 +258,14 @@ def test_every_answer_of_the_store_has_an_outcome() -> None:
     for state in ("new", "early", "passed", "known", "auto", "loop"):
         answer = GreylistAnswer(state=state, first=0.0, attempts=1)
         assert greylist.decide(asked, answer, (), address("c@d.example")).outcome in greylist.OUTCOMES
+
+
+async def test_the_shipped_lists_are_sound_and_say_when_they_were_made(store: Direct) -> None:
+    folder = Path(__file__).parents[2] / "policies"
+    opened = {spec: open_table(spec, lambda name: (folder / name).read_bytes()) for spec in EXEMPT}
+    assert [table.source.flaws for table in opened.values()] == [(), ()]
+    assert all("2026-" in (folder / spec.partition(":")[2]).read_text() for spec in EXEMPT)
+    assert opened[EXEMPT[1]].get("abuse@example.net") == ("abuse@", "exempt/recipients:10")
+    given = Ports(site=ports().site, greylist=store, tables=opened)
+    assert (await judge(context(recipient="abuse+x@example.com"), given)).outcome == "exempt"
+    assert (await judge(context(), given)).outcome == "early"
