@@ -202,11 +202,11 @@ class Judgement:
 
 
 def _own_reply(verdict: Verdict) -> Refusal | None:
-    """An operator's own text, from a table (the check has repaired it)."""
-    if not verdict.reply:
-        return None
+    """An operator's own text, from a table (the check has repaired it); None where there is none, or it is no refusal."""
     code, _, rest = verdict.reply.partition(" ")
     enhanced, _, text = rest.partition(" ")
+    if len(code) != 3 or not code.isdecimal() or code[0] not in "45" or enhanced[:1] != code[0]:
+        return None
     return Refusal(int(code), enhanced, text)
 
 

@@ -80,6 +80,13 @@ def test_a_text_from_a_table_is_sent_instead_and_made_safe() -> None:
     assert len(reply) == 510 and reply.endswith(" [ID1]") and reply.isascii() and reply.isprintable()
 
 
+@pytest.mark.parametrize(
+    "text", ["no", "550", "250 2.0.0 Ok", "550 4.7.1 x", "5x0 5.7.1 x", "\u0665\u0665\u0660 5.7.1 x"]
+)
+def test_a_text_that_is_no_refusal_is_not_sent(text: str) -> None:
+    assert judge([table(text)], "ID1").reply == "550 5.7.1 Policy [ID1]"
+
+
 def table(text: str) -> tuple[Verdict, Ruling]:
     return Verdict(check="access", outcome="reject", reply=text), Ruling(A.REJECT, "", parse("550 5.7.1 Policy"))
 
