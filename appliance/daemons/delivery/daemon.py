@@ -76,6 +76,7 @@ class Delivery:
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []
         self._prepared: tuple[Snapshot, Ways, Routing] | None = None
+        self._started = False
         self._recovering = True
         self._recovered = 0
         self._reported = 0
@@ -99,6 +100,7 @@ class Delivery:
         self.workers.listen(self._birth.listening.get("unix:delivery", []))
         self.admin = Admin(self.dispatch)
         await self.admin.listen(self._admin_socket(root))
+        self._started = True
         self._tasks = [self._loop.create_task(self._recover()), self._loop.create_task(self._tick())]
 
     def _hostname(self) -> str:
@@ -156,8 +158,9 @@ class Delivery:
         if self._prepared is None or self._prepared[0] is not snapshot:
             self.prepare(snapshot)
         assert self._prepared is not None
-        _, self.dispatch.ways, self.dispatch.routing = self._prepared
+        _, ways, routing = self._prepared
         self._prepared = None
+        self.dispatch.renew(ways, routing)
         self._snapshot = snapshot
         self.dispatch.schedule.limits = _limits(snapshot.wiring)
         self.dispatch.lifetime = snapshot.wiring.queue.lifetime
@@ -186,6 +189,8 @@ class Delivery:
 
     def health(self) -> dict[str, Any]:
         """Queue sizes, the oldest message, destinations with their state, what is impaired."""
+        if not self._started:
+            return {"degraded": ["delivery is starting"]}
         spool, schedule = self.spool, self.dispatch.schedule
         workers = self.workers.health()
         degraded = list(workers.pop("degraded"))  # type: ignore[call-overload]

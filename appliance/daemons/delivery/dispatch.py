@@ -166,12 +166,16 @@ class Dispatch:
     def ended(self, runner: Runner) -> None:
         """A runner is over."""
         self._runners.pop(runner, None)
+        self.unlist(runner)
+        self._loop.call_soon(self.pump)
+
+    def unlist(self, runner: Runner) -> None:
+        """A runner is not idle any more."""
         idle = self._idle.get(runner.destination.name, [])
         if runner in idle:
             idle.remove(runner)
             if not idle:
                 del self._idle[runner.destination.name]
-        self._loop.call_soon(self.pump)
 
     # ------------------------------------------------------------------ for runners
 
@@ -221,7 +225,9 @@ class Dispatch:
 
     def expired(self, item: Item) -> bool:
         """True if the message was too old: it is out of the schedule then."""
-        if self.spool.clock.age(item.born) < self.lifetime or item.moving or not item.todo:
+        if item.folder not in ("intake", "deferred") or item.moving or not item.todo:
+            return False
+        if self.spool.clock.age(item.born) < self.lifetime:
             return False
         if any(job.state == "busy" for job in self.schedule.jobs(item.queue_id)):
             return False
@@ -240,9 +246,19 @@ class Dispatch:
         jobs = self.schedule.jobs(queue_id)
         if item is None or not jobs or any(job.state == "busy" for job in jobs):
             return
-        due = min(job.due for job in jobs)
-        self.schedule.remove(queue_id)
-        self.enter(item, due)
+        ways = self._ways_of(item)
+        split = None if len(ways) == 1 else ways
+        if ways.keys() != {job.destination for job in jobs} or split != self._plans[queue_id].split:
+            due = min(job.due for job in jobs)
+            self.schedule.remove(queue_id)
+            self.enter(item, due)
+
+    def renew(self, ways: Ways, routing: Routing) -> None:
+        """A reload: what is tried from now on goes the new way; kept connections end after their message."""
+        self.ways, self.routing = ways, routing
+        self._destinations = {name: routing.renewed(old) for name, old in self._destinations.items()}
+        for runner in self._runners:
+            runner.retire()
 
     def forget(self, queue_id: str) -> None:
         """Out of the schedule (held, deleted, expired); a delivery that runs comes to its end."""

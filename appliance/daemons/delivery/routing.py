@@ -42,6 +42,10 @@ class Routing:
             return self._outward(recipient.domain)
         return self._destination(hops) if hops else NOWHERE
 
+    def renewed(self, old: Destination) -> Destination:
+        """The same next hops with the TLS levels that are in force now."""
+        return old._replace(hops=tuple((hop, self._routes.tls_level(hop)) for hop, _ in old.hops))
+
     def _destination(self, hops: tuple[NextHop, ...]) -> Destination:
         built = self._built.get(hops)
         if built is None:

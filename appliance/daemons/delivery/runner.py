@@ -45,6 +45,7 @@ class Runner:
         self._job: Job | None = None
         self._wake: asyncio.Future[None] | None = None
         self._connecting = 0.0
+        self._retired = False
 
     # ------------------------------------------------------------------ its life
 
@@ -53,6 +54,12 @@ class Runner:
         self._job = job
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+    def retire(self) -> None:
+        """End after the message that is under way: the destination's settings have changed."""
+        self._retired = True
+        self._dispatch.unlist(self)
+        self.stop()
 
     def stop(self) -> None:
         """End when idle."""
@@ -66,6 +73,8 @@ class Runner:
             while self._job is not None:
                 job, self._job = self._job, None
                 await self._deliver(job)
+                if self._retired:
+                    break
                 self._dispatch.idle(self)
                 if self._job is None and not self._dispatch.draining:
                     self._wake = loop.create_future()

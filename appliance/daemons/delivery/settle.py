@@ -16,7 +16,7 @@ from appliance.mail import apply, dsn
 from appliance.mail.dsn import RecipientReport, Report
 from appliance.observe import lines, maillog, metrics, oplog
 from appliance.queue.envelope import Origin, QueuedRecipient, Trailer
-from appliance.queue.errors import SpoolError
+from appliance.queue.errors import ContentDamaged, SpoolError
 from appliance.queue.item import Item, Note, Result
 from appliance.queue.spool import Spool
 
@@ -41,11 +41,15 @@ class Settlement:
     ) -> None:
         self._spool, self._ids, self._hostname, self._queued = spool, ids, hostname, queued
         self._again: dict[str, Item] = {}
+        self._paying: set[str] = set()
         self.alarms = 0
 
     def settle(self, item: Item) -> None:
         """Call it when nothing of `item` is being tried and some of its recipients failed."""
-        if item.moving or not item.failed or item.folder in ("hold", "quarantine"):
+        if not item.failed or item.folder in ("hold", "quarantine") or self._spool.get(item.queue_id) is not item:
+            return
+        if item.moving or item.queue_id in self._paying:
+            self._again[item.queue_id] = item
             return
         if is_our_notice(item.trailer):
             self._drop(item)
@@ -55,7 +59,7 @@ class Settlement:
             self._alarm(item)
 
     def retry(self) -> None:
-        """Pay what could not be paid before (the disk was full); call it now and then."""
+        """Pay what could not be paid before (the disk was full, the message was being moved); call it now and then."""
         again, self._again = self._again, {}
         for item in again.values():
             self.settle(item)
@@ -133,9 +137,13 @@ class Settlement:
         notice_id = next(self._ids)
         try:
             octets = self._build(item, reports, notice_id)
-        except SpoolError as error:
-            self._spool.set_aside(item, f"its content cannot be read for a notice: {error}")
+        except ContentDamaged as error:
+            self._spool.set_aside(item, f"a notice needs its content: {error}")
             return
+        except SpoolError as error:
+            self._failed(item, reports, error)
+            return
+        self._paying.add(item.queue_id)
         trailer = Trailer(
             queue_id=notice_id,
             received=time.time(),
@@ -182,16 +190,20 @@ class Settlement:
         notice: Item | None,
         then: Callable[[], None],
     ) -> None:
+        self._paying.discard(item.queue_id)
         if notice is None:
-            if reports[0].action == "failed":
-                self._again[item.queue_id] = item
-            log.error("a notice could not be queued, it is tried again", id=item.queue_id, why=str(error))
+            self._failed(item, reports, error)
             return
         kind = "non-delivery" if reports[0].action == "failed" else "delivery status"
         NOTICES.labels(reports[0].action).inc()
         maillog.log(lines.notified(item.queue_id, kind, notice.queue_id), "bounce")
         then()
         self._queued(notice)
+
+    def _failed(self, item: Item, reports: tuple[RecipientReport, ...], error: BaseException | None) -> None:
+        if reports[0].action == "failed":
+            self._again[item.queue_id] = item
+        log.error("a notice could not be queued, it is tried again", id=item.queue_id, why=str(error))
 
     def _done(self, item: Item, indexes: list[int]) -> None:
         """Nothing more is owed to these recipients."""

@@ -47,9 +47,9 @@ class Upkeep:
         self._move_lingering()
         self._expire_slice()
         self._measure()
+        self._settlement.retry()
         if self._count % 10 == 0:
             self._dispatch.reroute_lost()
-            self._settlement.retry()
         if self._count % 60 == 0:
             self._minute()
 

@@ -126,8 +126,8 @@ class Worker:
         return trailer.queue_id
 
     def close(self) -> None:
-        self.channel.close()
         self.log.close()
+        self.channel.close()
 
 
 class Running:
