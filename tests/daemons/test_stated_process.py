@@ -85,6 +85,14 @@ async def client(process: Process) -> AsyncIterator[Callable[[], Any]]:
         one.close()
 
 
+async def again(state: StateClient) -> None:
+    """Wait until the client noticed that its stated is gone, and has the new one."""
+    async with asyncio.timeout(20):
+        while state.ready:
+            await asyncio.sleep(0.005)
+    assert await state.wait_ready(20)
+
+
 async def test_all_asks_of_a_turn_go_in_one_frame_and_each_has_its_answer(
     process: Process, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,10 +112,12 @@ async def test_all_asks_of_a_turn_go_in_one_frame_and_each_has_its_answer(
 
 async def test_killed_between_asks_the_state_survives(process: Process, client: Any) -> None:
     state = await client()
-    short = {"delay": 0.2}
+    short = {"delay": 0.05}
     assert (await state.step(ask(**short))).state == "new"
     state.put_probe("a@example.com", Probe("known", "250 ok", time.time(), "hop"), 86400.0)
-    await asyncio.sleep(0.6)  # what is older than a fraction of a second
+    async with asyncio.timeout(20):
+        while (await state.ask(wire.Facts()))["unwritten"]:
+            await asyncio.sleep(0.01)
     process.end(signal.SIGKILL)
     with pytest.raises(Unavailable):
         while True:
@@ -154,8 +164,7 @@ async def test_drain_writes_everything(process: Process, client: Any) -> None:
     await asyncio.gather(*(state.step(ask(n, delay=0.05)) for n in range(20)))
     process.end(signal.SIGTERM)
     process.start()
-    await asyncio.sleep(0.05)
-    assert await state.wait_ready(20)
+    await again(state)
     answers = await asyncio.gather(*(state.step(ask(n, delay=0.05)) for n in range(20)))
     assert {answer.state for answer in answers} == {"passed"}
 
@@ -183,8 +192,7 @@ async def test_open_connections_are_reported_to_a_new_stated(process: Process, c
     state.disconnect("192.0.2.1")
     process.end(signal.SIGKILL)
     process.start()
-    await asyncio.sleep(0.05)
-    assert await state.wait_ready(20)
+    await again(state)
     assert (await state.connect("192.0.2.1", LIMITS)).connections == 3
 
 
