@@ -68,7 +68,7 @@ def not_after(pem: bytes) -> float:
     data = base64.b64decode(found[1])
     _, start, _ = _item(data, 0)
     _, at, _ = _item(data, start)
-    if data[at] == 0xA0:  # the version, which version 1 leaves out
+    if data[at : at + 1] == b"\xa0":  # the version, which version 1 leaves out
         at = _item(data, at)[2]
     for _field in ("serial number", "signature", "issuer"):
         at = _item(data, at)[2]

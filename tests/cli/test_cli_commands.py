@@ -1,0 +1,148 @@
+"""The command line itself: quick help, every command there, errors with what to do."""
+
+import asyncio
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from aiosmtpd.smtp import SMTP, Envelope, Session
+from appliance.cli import COMMANDS, common, install_users, main, send_test, status
+from appliance.cli.run import lines
+from appliance.daemons.master.services import SHIPPED
+from click.testing import CliRunner
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_is_there_and_takes_config(name: str) -> None:
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    command = getattr(importlib.import_module(module), attribute)
+    assert isinstance(command, click.Command)
+    if name not in ("install-users", "table"):
+        leaves = command.commands.values() if isinstance(command, click.Group) else [command]
+        for leaf in leaves:
+            assert any("--config" in option.opts for option in [*leaf.params, *command.params]), leaf.name
+
+
+def test_help_loads_no_heavy_module() -> None:
+    code = (
+        "import sys; from appliance.cli import main; main(['--help'], standalone_mode=False); print(sorted(sys.modules))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Run the gateway in the foreground" in told
+    for heavy in ("'pydantic'", "'asyncio'", "'appliance.config.model'", "'prometheus_client'"):
+        assert heavy not in told
+
+
+def test_status_of_what_does_not_run_says_how_to_start_it(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[gateway]\nstate_dir = "state"\n')
+    done = CliRunner().invoke(main, ["status", "--config", str(tmp_path / "c.toml")])
+    assert done.exit_code == 2
+    assert f"postgate run --config {tmp_path / 'c.toml'}" in done.output
+    done = CliRunner().invoke(main, ["status", "--json", "--config", str(tmp_path / "c.toml")])
+    assert json.loads(done.output)["state"] == "not running"
+
+
+def test_a_file_that_is_not_there_is_an_error_of_its_own(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["reload", "--config", str(tmp_path / "none.toml")])
+    assert done.exit_code == 1 and "no such file" in done.output
+
+
+def test_the_state_folder_of_a_broken_file_is_still_found(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[gateway]\nstate_dir = "over/there"\n[[[broken\n')
+    assert common.state_dir(str(tmp_path / "c.toml")) == tmp_path / "over/there"
+
+
+def test_the_status_page() -> None:
+    worker = {
+        "service": "smtpd", "worker": "smtpd.0", "pid": 7, "state": "up", "since": 900.0, "restarts": 2,
+        "last_end": "signal SIGKILL", "health": {"rss": 50 << 20, "lag_max": 0.012},
+    }  # fmt: skip
+    facts = {
+        "version": "1",
+        "hostname": "mx", "state": "running", "now": 1000.0, "since": 100.0, "config": "/c", "running": "aa",
+        "on_disk": {"same": False, "hash": "bb", "problem": ""}, "last_reload": None, "state_dir": "/s",
+        "listening": {"public": "0.0.0.0:25"}, "separation": "", "workers": [worker], "queue": {"deferred": 3},
+        "certificates": {"public": {"file": "/x.pem", "not_after": 0.0, "problem": "gone"}}, "dependencies": {},
+        "degraded": ["clamd is away"],
+    }  # fmt: skip
+    page = "\n".join(status.lines(facts))
+    assert "ON DISK IS bb: run `postgate reload`" in page
+    assert "smtpd.0" in page and "2 restarts (last end: signal SIGKILL)" in page and "loop lag max 12 ms" in page
+    assert "! clamd is away" in page and "deferred 3" in page and "/x.pem, until none; gone" in page
+
+
+def test_what_the_demo_prints_can_be_copied() -> None:
+    page = list(lines({"listening": {"public": "127.0.0.1:2525"}, "separation": "", "state_dir": "/tmp/run"}))
+    assert any("send-test --server 127.0.0.1:2525" in line for line in page)
+    assert any(line.strip().startswith("swaks --server 127.0.0.1:2525") for line in page)
+    assert sum("to switch on" in line for line in page) >= 2
+
+
+class Keeper:
+    """An aiosmtpd handler that keeps what it got, and refuses one recipient."""
+
+    def __init__(self) -> None:
+        self.mails: list[bytes] = []
+
+    async def handle_RCPT(
+        self, _s: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        if address.startswith("nobody"):
+            return "550 5.1.1 no such user"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 Ok"
+
+    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:
+        assert isinstance(envelope.content, bytes)
+        self.mails.append(envelope.content)
+        return "250 2.0.0 kept"
+
+
+async def test_send_test_sends_and_tells() -> None:
+    keeper = Keeper()
+    server = await asyncio.get_running_loop().create_server(lambda: SMTP(keeper), "127.0.0.1", 0)
+    where = "127.0.0.1:%d" % server.sockets[0].getsockname()[1]  # noqa: UP031
+
+    async def run(*words: str) -> tuple[int, str]:
+        done = await asyncio.to_thread(CliRunner().invoke, main, ["send-test", "--server", where, *words])
+        return done.exit_code, done.output
+
+    code, told = await run("--eicar", "--gtube", "--count", "2", "--helo", "me.example.net")
+    assert code == 0 and ">>> ehlo me.example.net" in told and "<<< 250 2.0.0 kept" in told and "2 of 2 accepted" in told
+    assert len(keeper.mails) == 2 and send_test._GTUBE.encode() in keeper.mails[0] and b"eicar.com" in keeper.mails[0]
+    assert b"\n" not in keeper.mails[0].replace(b"\r\n", b"")
+    code, told = await run("--to", "nobody@example.com", "--quiet")
+    assert code == 1 and "nobody@example.com not accepted: 550 5.1.1 no such user" in told and "<<<" not in told
+    server.close()
+    await server.wait_closed()
+    code, told = await run()
+    assert code == 1 and "cannot talk to" in told
+
+
+def test_install_users_makes_what_is_missing_by_fixed_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def missing(_name: str) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(install_users.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(install_users.grp, "getgrnam", missing)
+    monkeypatch.setattr(install_users.pwd, "getpwnam", lambda name: name == "postgate-smtpd" or missing(name))
+    monkeypatch.setattr(install_users, "_run", lambda *words: ran.append(words))
+    done = CliRunner().invoke(main, ["install-users"])
+    assert done.exit_code == 0, done.output
+    assert ran[0] == ("groupadd", "--system", "postgate")
+    assert [words[-1] for words in ran[1:]] == [spec.user for spec in SHIPPED if spec.user != "postgate-smtpd"]
+    assert all(
+        words[:4] == ("useradd", "--system", "--gid", "postgate") and "--no-create-home" in words for words in ran[1:]
+    )
+
+
+@pytest.mark.skipif("os.getuid() == 0", reason="for who is not root")
+def test_install_users_needs_root() -> None:
+    done = CliRunner().invoke(main, ["install-users"])
+    assert done.exit_code == 1 and "needs root" in done.output
