@@ -12,7 +12,7 @@ import fnmatch
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import msgspec
@@ -98,10 +98,12 @@ class Admin:
         self, request: Request, act: Callable[[Item, Request], Awaitable[None]] | None, writer: asyncio.StreamWriter
     ) -> dict[str, Any]:
         """Act on all messages that are meant, a slice at a time, and tell of each."""
-        items = list(self._meant(request))
+        items = self._candidates(request)
         failures: list[str] = []
+        count = 0
         for start in range(0, len(items), _SLICE):
-            part = items[start : start + _SLICE]
+            part = [item for item in items[start : start + _SLICE] if self._matches(item, request)]
+            count += len(part)
             facts = [self._facts(item, full=request.command == "show") for item in part]
             if act is not None and not request.dry_run:
                 outcomes = await asyncio.gather(*(act(item, request) for item in part), return_exceptions=True)
@@ -113,8 +115,8 @@ class Admin:
         if request.command == "flush" and not request.dry_run:
             self._dispatch.pump()
         if failures:
-            return {"error": "; ".join(failures[:20]), "done": len(items) - len(failures)}
-        return {"done": len(items)}
+            return {"error": "; ".join(failures[:20]), "done": count - len(failures)}
+        return {"done": count}
 
     # ------------------------------------------------------------------ which messages
 
@@ -122,7 +124,8 @@ class Admin:
         item = self._spool.get(queue_id)
         return item is not None and (item.folder == "quarantine") == (request.queue == "quarantine")
 
-    def _meant(self, request: Request) -> Iterator[Item]:
+    def _candidates(self, request: Request) -> list[Item]:
+        """By id, or all of the folders that the command is about; the other conditions are looked at slice by slice."""
         folders = self._spool.folders
         if request.ids:
             items = [item for queue_id in request.ids if (item := self._spool.get(queue_id)) is not None]
@@ -134,11 +137,11 @@ class Admin:
             items = [item for item in items if item.folder == "hold"]
         if request.command in ("hold", "flush"):
             items = [item for item in items if item.folder in ("intake", "deferred")]
-        return (item for item in items if self._matches(item, request))
+        return items
 
     def _matches(self, item: Item, request: Request) -> bool:
         trailer = item.trailer
-        if request.folder and item.folder != request.folder:
+        if self._spool.get(item.queue_id) is not item or (request.folder and item.folder != request.folder):
             return False
         if request.sender is not None and not _like(trailer.sender, request.sender):
             return False

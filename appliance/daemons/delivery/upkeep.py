@@ -6,6 +6,7 @@ into slices. What failure means for the mail: nothing is removed but what retent
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from appliance.config.model import Queue
 from appliance.daemons.delivery.dispatch import Dispatch
@@ -67,11 +68,14 @@ class Upkeep:
         """Bounded: moving costs more than delivering, so what a living destination will take soon stays where it is."""
         moves = 0
         schedule = self._dispatch.schedule
-        for item in self._spool.lingering(LINGER)[: 4 * _MOVES]:
+        clock = self._spool.clock
+        for item in list(islice(self._spool.folders["intake"].values(), 8 * _MOVES)):
+            if clock.age(item.born) < LINGER:
+                return
             jobs = schedule.jobs(item.queue_id)
             stuck = all(job.state == "resting" or (job.state == "ready" and job.site.dead) for job in jobs)
-            old = self._spool.clock.age(item.born) > LINGER_BUSY and not any(job.state == "busy" for job in jobs)
-            if (stuck or old) and item.trailer.keep == "deliver":
+            old = clock.age(item.born) > LINGER_BUSY and not any(job.state == "busy" for job in jobs)
+            if (stuck or old) and item.trailer.keep == "deliver" and not item.moving:
                 note = Note(time.time(), "deferred", item.reason or "waits its turn")
                 moved = self._spool.keep(item, "deferred", note)
                 moved.add_done_callback(lambda future: future.exception())

@@ -55,7 +55,8 @@ class Ways:
             try:
                 return await smtp.connect(target, self._hostname, level, self._contexts[level], self.timeouts)
             except ConnectFailed as error:
-                last = NoWay(str(error), error.status, relay=str(target))
+                reached = not str(error).startswith("connect to ")
+                last = NoWay(str(error), error.status, relay=str(target) if reached else "none")
         if last is None:
             last = NoWay("no next hop is configured for this recipient", "4.3.5")
         raise last
