@@ -1,13 +1,15 @@
 """Who may scan a file, and when: deaths of worker and delivery in every order (docs/queue.md, handshake)."""
 
+import asyncio
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 from appliance.queue import disk
 from appliance.queue.envelope import Committed, Sealed
-from tests.queue.queue_rig import Rig
+from tests.queue.queue_rig import Rig, trailer
 
 
 async def test_worker_dies_after_the_sync_before_the_notice(rig: Rig) -> None:
@@ -28,8 +30,6 @@ async def test_worker_dies_after_the_sync_before_the_notice(rig: Rig) -> None:
 
 
 async def _large(file):
-    from tests.queue.queue_rig import trailer
-
     one = trailer(file.size)
     await file.commit(one)
     return one
@@ -123,18 +123,43 @@ async def test_both_die_drafts_and_unused_grants_go_messages_stay(rig: Rig) -> N
     rig.start_worker()
 
 
-async def test_a_batch_in_the_writer_while_delivery_changes(rig: Rig) -> None:
-    """The segment of the old delivery is sealed after the running sync, its commits are told once."""
-    import asyncio
+async def test_a_batch_in_the_writer_while_delivery_changes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The segment of the old delivery is sealed after the running sync; nothing in it is told twice or forgotten."""
+    rig.wire.cut = True
+    before = await rig.commit(b"its notice is lost")
+    real, running, go_on = os.fdatasync, threading.Event(), threading.Event()
 
-    running = [asyncio.ensure_future(rig.commit(b"%d" % i)) for i in range(5)]
-    await asyncio.sleep(0)  # handed to the thread
+    def slow(fd: int) -> None:
+        running.set()
+        go_on.wait(10)
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    batch = [asyncio.ensure_future(rig.commit(b"%d" % i)) for i in range(5)]
+    while not running.is_set():
+        await asyncio.sleep(0.001)
     rig.kill_delivery()
     rig.open()
-    rig.reconnect()
-    sent = await asyncio.gather(*running)
+    assert rig.reconnect() == []
+    go_on.set()
+    sent = await asyncio.gather(*batch)
     rig.pump()
-    assert {i.queue_id for i in rig.spool} == {t.queue_id for t in sent}
+    assert {i.queue_id for i in rig.spool} == {t.queue_id for t in [before, *sent]}
+
+
+async def test_a_worker_that_ends_with_a_commit_on_its_way_loses_nothing(rig: Rig) -> None:
+    """The thread has synced, the loop does not know yet: the file must not be given back as if it were empty."""
+    sent = trailer(1)
+    future = rig.log.commit(b"x", sent)
+    await asyncio.sleep(0)  # handed to the thread
+    rig.log.close()  # joins it; the result waits in the loop
+    rig.wire.cut = True
+    rig.pump()
+    await future
+    rig.kill_worker()
+    rig.spool.gone("smtpd.0")
+    assert [i.queue_id for i in rig.recheck()] == [sent.queue_id]
+    rig.start_worker()
 
 
 async def test_sealed_is_not_lost_with_the_connection(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
