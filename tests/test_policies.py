@@ -80,10 +80,8 @@ def test_what_a_check_module_promises(check: Check) -> None:
 
 @BY_NAME
 def test_replies_are_bland(check: Check) -> None:
-    for text in check.replies.values():
-        assert not re.search(
-            r"clam|spam|scan|score|postgate|rule|redis|table|\d+\.\d+\.\d+\.\d+", parse(text).text, re.IGNORECASE
-        )
+    told = re.compile(r"clam|assassin|spamd|rspam|score|postgate|rule|redis|table|\d+\.\d+\.\d+\.\d+", re.IGNORECASE)
+    assert not [text for text in check.replies.values() if told.search(parse(text).text)]
 
 
 def test_the_shipped_plan() -> None:

@@ -11,7 +11,7 @@ from appliance.mail.edits import Edit
 
 MARK_FIELD = "X-Postgate-Mark"
 #: Fields that we write; those that nobody reads come after them.
-OURS = ("x-postgate-mark",)
+OURS = ("x-postgate-mark", "x-postgate-spam")
 #: Deletions for one message: each costs a pass over the header.
 MOST = 50
 _FAMILY = b"x-postgate-"

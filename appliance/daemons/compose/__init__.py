@@ -9,8 +9,11 @@ from typing import Any
 
 from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
-from appliance.config.values import parse_listen_address
+from appliance.config.values import parse_listen_address, parse_peer
 from appliance.connectors.callahead import Callahead
+from appliance.connectors.conversation import Server
+from appliance.connectors.scanner import Settings
+from appliance.connectors.scanners import Scanners
 from appliance.daemons.compose.doors import Doors
 from appliance.daemons.compose.smtputf8 import Utf8
 from appliance.daemons.skeleton import Birth
@@ -25,7 +28,7 @@ __all__ = ["Composition"]
 
 
 class Composition:
-    """Owns resolver, state client and call-ahead. Give it up with close()."""
+    """Owns resolver, state client, call-ahead and scanners. Give it up with close()."""
 
     def __init__(self, birth: Birth) -> None:
         snapshot = birth.snapshot
@@ -36,10 +39,12 @@ class Composition:
         hostname = snapshot.wiring.gateway.hostname
         self.callahead = Callahead(self.doors.of, CallaheadCache(self.state), hostname=hostname)
         self.utf8 = Utf8(self.doors, hostname)
+        self.scanners = Scanners(tests=birth.index == 0)
 
     async def open(self) -> None:
         """Begin to connect; a peer that does not answer keeps nobody waiting for more than a second."""
         self.state.start()
+        self.scanners.start()
         await self.utf8.learn()
 
     def engine(self, snapshot: Snapshot) -> Engine:
@@ -64,6 +69,7 @@ class Composition:
             greylist=self.state,
             rates=self.state,
             recipients=self.callahead,
+            scanners=self.scanners.follow(scanner_settings(snapshot), snapshot.wiring.smtp.size_limit),
         )
 
     def takes_utf8(self, snapshot: Snapshot) -> bool:
@@ -81,12 +87,13 @@ class Composition:
             "dns": self.resolver.health(),
             "callahead": self.callahead.health(),
         }
-        degraded = [why for part in parts.values() for why in part.pop("degraded", [])]
-        return {**parts, "smtputf8": self.utf8.everywhere, "degraded": degraded}
+        degraded = [why for part in parts.values() for why in part.pop("degraded", [])] + self.scanners.degraded
+        return {**parts, **self.scanners.facts(), "smtputf8": self.utf8.everywhere, "degraded": degraded}
 
     async def close(self) -> None:
         """Hang up everywhere."""
         self.utf8.close()
+        self.scanners.close()
         await self.callahead.close()
         self.state.close()
 
@@ -100,6 +107,21 @@ def zone_of(snapshot: Snapshot) -> bytes:
 def build_resolver(snapshot: Snapshot) -> Resolver:
     dns = snapshot.wiring.dns
     return Resolver(dns.nameservers, zone_of(snapshot), dns.timeout, dns.ttl_floor)
+
+
+def scanner_settings(snapshot: Snapshot) -> list[Settings]:
+    """`[scanners.NAME]`, each as its adapter wants it."""
+    return [
+        Settings(
+            name,
+            entry.kind,
+            tuple(Server(peer.path, peer.host, peer.port) for peer in map(parse_peer, entry.address)),
+            entry.timeout,
+            entry.concurrency,
+            entry.size_limit,
+        )
+        for name, entry in snapshot.wiring.scanners.items()
+    ]
 
 
 def build_site(snapshot: Snapshot) -> Site:

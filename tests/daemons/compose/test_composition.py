@@ -62,12 +62,12 @@ async def serve() -> AsyncIterator[Serve]:
         server.close()
 
 
-def snapshot(folder: Path, hop: str, soft: str = "false", **policies: str) -> Snapshot:
+def snapshot(folder: Path, hop: str, soft: str = "false", more: str = "", **policies: str) -> Snapshot:
     (folder / "policies").mkdir(exist_ok=True)
     for name, text in (NO_STATE | policies).items():
         (folder / "policies" / f"{name}.toml").write_text(text)
     (folder / "zone").write_bytes(ZONE)
-    (folder / "postgate.toml").write_text(WIRING.format(hop=hop, soft=soft))
+    (folder / "postgate.toml").write_text(WIRING.format(hop=hop, soft=soft) + more)
     return build(blob.read(str(folder / "postgate.toml")))
 
 
@@ -145,6 +145,26 @@ async def test_a_reload_is_followed(tmp_path: Path, serve: Serve) -> None:
     made.engine(build(blob.read(str(tmp_path / "postgate.toml"))))
     assert made.resolver is not resolver
     await made.close()
+
+
+SCANNERS = """
+[scanners.clamav]
+kind = "clamd"
+address = ["unix:/nowhere/clamd.ctl", "127.0.0.1:9"]
+"""
+
+
+async def test_configured_scanners_reach_the_checks(tmp_path: Path) -> None:
+    found = snapshot(tmp_path, "smtp:[127.0.0.1]:9", more=SCANNERS)
+    made = composition(tmp_path, found)
+    await made.open()
+    try:
+        scanner = made.engine(found).ports.scanners["clamav"]
+        assert scanner.kind == "clamd"
+        assert made.engine(found).ports.scanners["clamav"] is scanner  # it outlives a reload
+        assert "scanner clamav (clamd)" in made.health()
+    finally:
+        await made.close()
 
 
 async def test_everything_away_starts_all_the_same_and_says_so(tmp_path: Path) -> None:
