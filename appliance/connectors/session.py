@@ -213,7 +213,7 @@ class SmtpSession(asyncio.Protocol):
             upgraded = await self._loop.start_tls(
                 plain, self, context, server_hostname=self.target.host, ssl_handshake_timeout=self.timeouts.tls
             )
-        except (OSError, ssl.SSLError, TimeoutError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a host name that TLS cannot ask for
             plain.abort()
             raise ConnectFailed(f"Cannot start TLS: {tls.reason(error)}", "4.7.5", tls=True) from error
         if upgraded is None:

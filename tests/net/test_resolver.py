@@ -255,6 +255,12 @@ async def test_client_name(nameserver, names, forwards, expected):
     assert await resolver(nameserver).client_name("192.0.2.1") == expected
 
 
+async def test_client_name_asks_at_most_six_questions(nameserver):
+    nameserver.script = ptr([f"h{n}.example.com" for n in range(40)], {})
+    assert (await resolver(nameserver).client_name("192.0.2.1")).proof == "fail"
+    assert len([one for one in nameserver.asked if one[2] == "udp"]) <= 6
+
+
 async def test_client_name_without_dns_is_temperror(nameserver):
     nameserver.script = script(rcode=2)
     assert (await resolver(nameserver).client_name("192.0.2.1")).proof == "temperror"

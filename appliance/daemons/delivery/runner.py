@@ -36,6 +36,10 @@ PIECE = 256 * 1024
 log = oplog.get("delivery")
 
 
+class _Unsendable(Exception):
+    """The envelope cannot be written as commands: this is not what the gateway queued."""
+
+
 class Runner:
     """`idle` runners wait for `give`; `destination` is theirs for life."""
 
@@ -103,7 +107,7 @@ class Runner:
             assert item is not None
             self._no_way(job, item, error)
             return
-        except (ContentDamaged, ValueError) as error:
+        except (ContentDamaged, _Unsendable) as error:
             assert item is not None
             dispatch.set_aside(item, str(error))
             dispatch.finished(job)
@@ -205,6 +209,8 @@ class Runner:
                 content = self._dispatch.spool.open_content(item)
                 data = _octets(content, trailer)
             finished = await session.send(_outgoing(trailer, indexes, data), data)
+        except ValueError as error:
+            raise _Unsendable(str(error)) from error
         finally:
             if content is not None:
                 content.close()

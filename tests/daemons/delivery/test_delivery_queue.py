@@ -191,6 +191,17 @@ async def test_damaged_content_is_set_aside_and_nothing_of_it_is_delivered(tmp_p
     assert {p.name for p in (tmp_path / "state/spool/corrupt").iterdir()} >= {small, big}
 
 
+async def test_an_envelope_that_would_break_out_of_a_command_is_set_aside(tmp_path: Path, log):
+    peer = await Peer(PIPE).start()
+    async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
+        await running.put("a@example.com>\r\nRCPT TO:<evil@example.com")
+        await running.until(lambda: running.spool.damaged == 1)
+        await running.put()
+        await running.until(lambda: peer.bodies)
+    await peer.stop()
+    assert not any("evil" in command for command in peer.commands)
+
+
 async def test_a_reload_takes_waiting_mail_along(tmp_path: Path, log):
     old, new = await Peer(PIPE, rcpt=LATER).start(), await Peer(PIPE).start()
     async with delivery(tmp_path, settings(tmp_path, hop(old))) as running:
