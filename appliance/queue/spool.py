@@ -86,7 +86,8 @@ class Spool(Books):
             self.report(f"{notice.name} could not be deleted: {error}")
 
     def gone(self, worker: str) -> None:
-        """The connection of `worker` is closed. Call `recheck` now and about every second while any worker is gone."""
+        """A connection of `worker` is closed (also if it has a new one already: what it holds is never scanned). Then
+        call `recheck`, and about every second from then on."""
         self.granted.gone(worker)
 
     def recheck(self) -> Batches:

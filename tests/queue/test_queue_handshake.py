@@ -162,6 +162,18 @@ async def test_a_worker_that_ends_with_a_commit_on_its_way_loses_nothing(rig: Ri
     rig.start_worker()
 
 
+async def test_gone_is_said_late_when_the_worker_is_back_already(rig: Rig) -> None:
+    """A restarted worker has the same name: its new files are not touched, the dead one's are scanned."""
+    rig.wire.cut = True
+    silent = await rig.commit(b"silent")
+    rig.kill_worker()
+    rig.start_worker()
+    rig.spool.gone("smtpd.0")
+    assert [i.queue_id for i in rig.recheck()] == [silent.queue_id]
+    fresh = await rig.commit(b"fresh")
+    assert [i.queue_id for i in rig.pump()] == [fresh.queue_id]
+
+
 async def test_sealed_is_not_lost_with_the_connection(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     from appliance.queue import intake
 
