@@ -208,7 +208,8 @@ class _Life:
 
     async def _drain(self, grace: float) -> None:
         try:
-            await asyncio.wait_for(self._daemon.drain(grace), grace + 2.0)
+            if self._started:
+                await asyncio.wait_for(self._daemon.drain(grace), grace + 2.0)
         except Exception:
             log.exception("could not end in good order")
         self._finish(0)

@@ -36,7 +36,7 @@ def run(
         _open_many_files()
         setproctitle.setproctitle(f"postgate: master ({start.snapshot.blob.label})")
         gateway = Gateway(start, config, services, announce)
-    except (cold.ColdError, BindError, SeparationError, StateError) as error:
+    except (cold.ColdError, BindError, SeparationError, StateError, OSError) as error:
         print(f"postgate: cannot start\n{error}", file=sys.stderr)
         return 1
     return gateway.run()

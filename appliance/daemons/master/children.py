@@ -19,7 +19,7 @@ from appliance.daemons.master.loop import Loop, Timer
 from appliance.daemons.master.services import Spec
 from appliance.net import channel as channels
 from appliance.net.channel import Channel
-from appliance.observe import oplog
+from appliance.observe import metrics, oplog
 
 log = oplog.get("master")
 QUICK_DEATH = 10.0
@@ -85,8 +85,13 @@ class Children:
         spawner: Spawner,
         on_report: Callable[[Child, control.Report], None],
         on_change: Callable[[Child], None],
+        registry: metrics.Registry,
     ) -> None:
         self._loop, self._spawner = loop, spawner
+        self._ends = registry.counter(
+            "postgate_process_ends_total", "Processes that ended without being asked.", ("service",)
+        )
+        self._up = registry.gauge("postgate_process_up", "Whether a process serves.", ("process",))
         self._on_report, self._on_change = on_report, on_change
         self.all: list[Child] = []
         self.ending = False
@@ -108,6 +113,11 @@ class Children:
         """Who takes mail serves, and of the others each does or has failed already (that is a degraded gateway, no
         unborn one)."""
         return all(child.state == "up" or (child.restarts > 0 and not child.spec.public) for child in self.all)
+
+    def count(self) -> None:
+        """Bring the gauges up to date."""
+        for child in self.all:
+            self._up.labels(child.worker).set(child.state == "up")
 
     def living(self) -> list[Child]:
         return [child for child in self.all if child.pid]
@@ -154,7 +164,10 @@ class Children:
             for payload, fds in channel.on_readable():
                 for passed in fds:
                     os.close(passed)
-                self._heard(child, control.decode_report(payload))
+                try:
+                    self._heard(child, control.decode_report(payload))
+                except Exception:  # the reports behind it must not go along
+                    log.exception("a report could not be dealt with", worker=child.worker)
         if channel.closed:
             self._loop.watch(fd, 0, lambda _ready: None)
         else:
@@ -228,6 +241,7 @@ class Children:
         child.pid, child.state = 0, "down"
         if not self.ending:
             child.restarts += 1
+            self._ends.labels(child.spec.name).inc()
             child.quick_deaths = child.quick_deaths + 1 if lived < QUICK_DEATH else 0
             log.warning("process ended", worker=child.worker, pid=was, how=child.last_end, lived=f"{lived:.1f}s")
             self._again(child)

@@ -71,8 +71,8 @@ class Gateway:
         rendezvous = {name: str(run / f"{name}.sock") for name in self._sockets.rendezvous}
         self._spawner = Spawner(self._sockets, self._separation, self._state_dir, rendezvous, self._close_in_child)
         self._spawner.snapshot, self._spawner.log_fd = snapshot, self._log.fd
-        self.children = Children(self._loop, self._spawner, self._heard, self._changed)
-        self._rounds = Rounds(self._loop, self.children, self._adopt, snapshot)
+        self.children = Children(self._loop, self._spawner, self._heard, self._changed, self.registry)
+        self._rounds = Rounds(self._loop, self.children, self._adopt, snapshot, self.registry)
         self._certificates = Certificates(snapshot.wiring.listen, self._certificates_changed, self.registry)
         self._ending = Ending(self._loop, self.children, self._sockets)
         servants = frozenset(identity.uid for identity in self._separation.identities.values())

@@ -59,6 +59,7 @@ class Operations:
         self._gateway.children.ask(lambda answers: answer({"text": self._merged(answers)}), metrics=True, within=PATIENCE)
 
     def _merged(self, answers: Mapping[str, control.Answer]) -> str:
+        self._gateway.children.count()
         parts = [("master", self._gateway.registry.exposition())]
         return metrics.merge(parts + [(worker, found.metrics) for worker, found in answers.items()]).decode()
 

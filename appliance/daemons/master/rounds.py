@@ -16,7 +16,7 @@ from appliance.config.snapshot import Snapshot
 from appliance.daemons import control
 from appliance.daemons.master.children import Child, Children
 from appliance.daemons.master.loop import Loop, Timer
-from appliance.observe import oplog
+from appliance.observe import metrics, oplog
 
 log = oplog.get("master")
 #: Seconds that all processes have to compile a new snapshot.
@@ -38,7 +38,15 @@ Done = Callable[[Outcome], None]
 class Rounds:
     """`adopt(snapshot)` puts a snapshot in force in the master itself."""
 
-    def __init__(self, loop: Loop, children: Children, adopt: Callable[[Snapshot], None], current: Snapshot) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        children: Children,
+        adopt: Callable[[Snapshot], None],
+        current: Snapshot,
+        registry: metrics.Registry,
+    ) -> None:
+        self._reloads = registry.counter("postgate_reloads_total", "Reloads by how they went.", ("result",))
         self._loop, self._children, self._adopt = loop, children, adopt
         self.current = current
         self.last: Outcome | None = None
@@ -115,6 +123,7 @@ class Rounds:
 
     def _end(self, this: "_Round", outcome: Outcome) -> None:
         self._round, self.last = None, outcome
+        self._reloads.labels("in_force" if outcome.good else "refused").inc()
         if this.timer:
             this.timer.cancel()
         (log.info if outcome.good else log.error)("reload", result=outcome.text, hash=outcome.hash[:12])
@@ -124,6 +133,7 @@ class Rounds:
 
     def refused(self, why: str) -> Outcome:
         """A reload that did not even begin: the files have mistakes."""
+        self._reloads.labels("refused").inc()
         self.last = Outcome(False, f"nothing was changed: {why}", self.current.hash, time.time())
         log.error("reload", result=self.last.text)
         return self.last

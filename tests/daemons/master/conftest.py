@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.peers.ports import free_port
 from tests.peers.process import Process
 
 ROOT = Path(__file__).resolve().parents[3]
+TINY = "tests.daemons.master.start"
 STAGES = '[inbound]\nconnect = []\nhelo = []\nmail = []\nrcpt = ["relay", "recipient"]\ndata = []\nmessage = []\n'
 CONFIG = """\
 [gateway]
@@ -62,8 +64,8 @@ class Master:
         text = CONFIG.format(hostname=hostname, drop=drop, port=self.port, tls=tls, more=more, domains=domains)
         self.config.write_text(text)
 
-    def start(self, *, wait: bool = True, python: str = sys.executable, **env: str) -> "Master":
-        argv = [python, "-m", "tests.daemons.master.start", str(self.config)]
+    def start(self, *, wait: bool = True, python: str = sys.executable, module: str = TINY, **env: str) -> "Master":
+        argv = [python, "-m", module, str(self.config)]
         self.process = Process(
             argv, self.logfile, {"PYTHONPATH": f"{ROOT}:{Path(msgspec.__file__).parents[1]}", **env}, cwd=ROOT
         )
@@ -108,6 +110,16 @@ def master(tmp_path: Path) -> Iterator[Master]:
     made = Master(tmp_path)
     yield made
     made.stop()
+
+
+@pytest.fixture
+def open_master() -> Iterator[Master]:
+    """As `master`, in a folder that every user may pass through (pytest closes its own ones, again and again)."""
+    with tempfile.TemporaryDirectory(prefix="postgate-test-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        made = Master(Path(folder))
+        yield made
+        made.stop()
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from appliance.daemons.master import separation, services
 from appliance.daemons.process import Identity
 from tests.daemons.master.conftest import ROOT, Master
-from tests.peers.process import reachable
 
 root = pytest.mark.skipif(os.getuid() != 0, reason="needs root to change users")
 USERS = {"journal.0": "games", "stated.0": "bin", "scand.0": "daemon", "smtpd.0": "nobody", "smtpd.1": "nobody"}
@@ -33,13 +32,11 @@ def open_python() -> str:
 
 
 @pytest.fixture
-def separated(master: Master) -> Master:
+def separated(open_master: Master) -> Master:
     """Started as root, every service as a user of its own."""
     python = open_python()
-    reachable(master.root / "x")
-    master.root.chmod(0o755)
-    master.write(drop="require")
-    return master.start(TINY_USERS="1", python=python)
+    open_master.write(drop="require")
+    return open_master.start(TINY_USERS="1", python=python)
 
 
 def ids(pid: int) -> tuple[set[str], set[str], str, str]:

@@ -20,6 +20,7 @@ from appliance.daemons.master.loop import Loop
 from appliance.daemons.master.rounds import Outcome, Rounds
 from appliance.daemons.master.services import Spec
 from appliance.net.channel import Channel
+from appliance.observe import metrics
 
 
 class Puppets:
@@ -63,8 +64,8 @@ class Stage:
         self.reports: list[control.Report] = []
         self.snapshot: Any = Snap("old")
         self.adopted: list[Any] = []
-        self.children = Children(self.loop, self.puppets, self.heard, self.changed)
-        self.rounds = Rounds(self.loop, self.children, self.adopted.append, self.snapshot)
+        self.children = Children(self.loop, self.puppets, self.heard, self.changed, metrics.Registry())
+        self.rounds = Rounds(self.loop, self.children, self.adopted.append, self.snapshot, metrics.Registry())
         specs = [Spec(name=name, module="", user="", phase=index) for index, name in enumerate(names)]
         self.children.begin((spec, 1) for spec in specs)
         for worker in self.puppets.ends:

@@ -1,0 +1,73 @@
+"""The real daemons under the real master: each as its own user; mail still goes through (threats P1)."""
+
+import json
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+from appliance.cli import main
+from appliance.config.default import ZONE
+from appliance.daemons.master import separation
+from appliance.daemons.process import Identity
+from click.testing import CliRunner
+from tests.daemons.master.conftest import Master, until
+from tests.daemons.master.test_master_separation import open_python
+from tests.daemons.master.whole import USERS
+
+CONFIG = """\
+[gateway]
+hostname = "mx.example.com"
+state_dir = "state"
+drop = "require"
+[[listen]]
+address = "127.0.0.1:{port}"
+[relay]
+domains = ["example.com"]
+[dns]
+zone = "{zone}"
+[logging]
+metrics = "unix:{root}/metrics.sock"
+"""
+
+
+@pytest.fixture
+def whole(open_master: Master) -> Master:
+    if os.getuid() != 0:
+        pytest.skip("needs root to change users")
+    master, python = open_master, open_python()
+    for path in (master.root / "policies").iterdir():
+        path.unlink()
+    master.config.write_text(CONFIG.format(port=master.port, zone=ZONE, root=master.root))
+    return master.start(python=python, module="tests.daemons.master.whole")
+
+
+def test_mail_goes_through_while_each_process_is_a_user_of_its_own(whole: Master) -> None:
+    words = ["send-test", "--server", f"127.0.0.1:{whole.port}"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output + whole.log()
+    inbox = whole.state / "inbox" / "new"
+    (mail,) = until(lambda: list(inbox.iterdir()), "the mail in the inbox")
+    assert b"Subject: A test mail" in mail.read_bytes()
+    journal = whole.state / "journal"
+    event = until(
+        lambda: [json.loads(line) for path in journal.iterdir() for line in path.read_bytes().splitlines()], "the event"
+    )
+    assert event[0]["sender"] == "friend@example.net"
+    for worker in whole.workers().values():
+        facts = dict(line.split(":\t", 1) for line in Path(f"/proc/{worker['pid']}/status").read_text().splitlines())
+        assert facts["Uid"].split()[0] == str(pwd.getpwnam(USERS[worker["service"]]).pw_uid)
+        assert (facts["NoNewPrivs"], int(facts["CapEff"], 16)) == ("1", 0)
+    assert whole.stop() == 0
+    assert "ended by an error" not in whole.log()
+
+
+def test_who_speaks_to_strangers_reaches_neither_spool_nor_files(whole: Master) -> None:
+    """What smtpd's user could open if smtpd were taken over: no message, no state, no configuration in force."""
+    smtpd = next(worker for worker in whole.workers().values() if worker["service"] == "smtpd")
+    facts = dict(line.split(":", 1) for line in Path(f"/proc/{smtpd['pid']}/status").read_text().splitlines())
+    uid, gid = int(facts["Uid"].split()[0]), int(facts["Gid"].split()[0])
+    taken_over = Identity("smtpd", uid, gid)
+    closed = [whole.state / name for name in ("spool", "stores", "journal", "inbox", "last-good")]
+    assert not [path for path in closed if separation.reaches(taken_over, path)]
+    assert (whole.state / "run" / "queue.sock").stat().st_mode & 0o777 == 0o600
