@@ -8,7 +8,7 @@ good only if the caller says that the name came from a mail address, and not fro
 import ipaddress
 import random
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from appliance.protocol.dns import Answer
 from appliance.protocol.errors import Unavailable
@@ -22,7 +22,7 @@ class Resolver(Protocol):
 
     async def query(self, name: str, rtype: str) -> Answer: ...
 
-    def health(self) -> dict[str, object]: ...
+    def health(self) -> dict[str, Any]: ...
 
 
 class Place(NamedTuple):
@@ -46,7 +46,7 @@ class MailHosts:
     def __init__(self, resolver: Resolver, hosts: Mapping[str, tuple[str, ...]], ourselves: str) -> None:
         self._resolver, self._hosts, self._ourselves = resolver, hosts, ourselves.lower()
 
-    def health(self) -> dict[str, object]:
+    def health(self) -> dict[str, Any]:
         """Facts of the resolver, for status."""
         return self._resolver.health()
 

@@ -194,6 +194,8 @@ class Delivery:
         spool, schedule = self.spool, self.dispatch.schedule
         workers = self.workers.health()
         degraded = list(workers.pop("degraded"))  # type: ignore[call-overload]
+        dns = self.dispatch.ways.resolver_health()
+        degraded += dns.pop("degraded", [])
         dead = sorted(site.name for site in schedule.sites.values() if site.dead)
         degraded += [f"next hop {name} is not reached" for name in dead[:20]]
         if self.settlement.alarms:
@@ -209,7 +211,7 @@ class Delivery:
                 {"name": s.name, "messages": s.jobs, "busy": s.busy, "window": s.window, "dead": s.dead}
                 for s in list(schedule.sites.values())[:100]
             ],
-            "dns": self.dispatch.ways.resolver_health(),
+            "dns": dns,
             "recovering": self._recovering,
             "reports": self._reported,
             **workers,

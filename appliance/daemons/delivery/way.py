@@ -7,6 +7,7 @@ ones (the domain of a mail address does not exist or takes no mail) fail the rec
 
 import ssl
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from appliance.config.values import NextHop
 from appliance.connectors import smtp
@@ -37,7 +38,7 @@ class Ways:
     ) -> None:
         self._hosts, self._hostname, self._contexts, self.timeouts = hosts, hostname, contexts, timeouts
 
-    def resolver_health(self) -> dict[str, object]:
+    def resolver_health(self) -> dict[str, Any]:
         """Facts of the resolver, for status."""
         return self._hosts.health()
 
