@@ -20,7 +20,7 @@ from appliance.queue.writer import Writer
 
 Purpose = Literal["segment", "large"]
 _EXTENSION: dict[str, str] = {"segment": ".seg", "large": ".big"}
-_POOL: dict[Purpose, int] = {"segment": 4, "large": 8}
+_POOL: dict[Purpose, int] = {"segment": 4, "large": 32}
 #: No file is that long: a notice that says so comes from a broken worker (its file is scanned when the worker is gone).
 MAX_END = 1 << 48
 

@@ -24,7 +24,7 @@ from appliance.queue.writer import Writer
 SEGMENT_OCTETS = 16 * 1024 * 1024
 SEGMENT_ENTRIES = 5000
 SPARE_SEGMENTS = 1
-SPARE_LARGE = 2
+SPARE_LARGE = 16
 #: One writev: at most IOV_MAX (1024) buffers, three an entry; and not so much that a sync takes long.
 BATCH_ENTRIES = 256
 BATCH_OCTETS = 8 * 1024 * 1024
