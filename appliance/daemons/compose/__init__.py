@@ -12,6 +12,7 @@ from appliance.config.snapshot import Snapshot
 from appliance.config.values import parse_listen_address, parse_peer
 from appliance.connectors.callahead import Callahead
 from appliance.connectors.conversation import Server
+from appliance.connectors.inspector import Inspector
 from appliance.connectors.scanner import Settings
 from appliance.connectors.scanners import Scanners
 from appliance.daemons.compose.doors import Doors
@@ -28,7 +29,7 @@ __all__ = ["Composition"]
 
 
 class Composition:
-    """Owns resolver, state client, call-ahead and scanners. Give it up with close()."""
+    """Owns resolver, state client, call-ahead, scanners and inspector. Give it up with close()."""
 
     def __init__(self, birth: Birth) -> None:
         snapshot = birth.snapshot
@@ -40,6 +41,7 @@ class Composition:
         self.callahead = Callahead(self.doors.of, CallaheadCache(self.state), hostname=hostname)
         self.utf8 = Utf8(self.doors, hostname)
         self.scanners = Scanners(tests=birth.index == 0)
+        self.inspector = Inspector(birth.rendezvous["scand"])
 
     async def open(self) -> None:
         """Begin to connect; a peer that does not answer keeps nobody waiting for more than a second."""
@@ -70,6 +72,7 @@ class Composition:
             rates=self.state,
             recipients=self.callahead,
             scanners=self.scanners.follow(scanner_settings(snapshot), snapshot.wiring.smtp.size_limit),
+            inspector=self.inspector,
         )
 
     def takes_utf8(self, snapshot: Snapshot) -> bool:
@@ -86,6 +89,7 @@ class Composition:
             "state": {"degraded": [] if self.state.ready else [f"stated is away: {self.state.why}"]},
             "dns": self.resolver.health(),
             "callahead": self.callahead.health(),
+            "inspector": self.inspector.health(),
         }
         degraded = [why for part in parts.values() for why in part.pop("degraded", [])] + self.scanners.degraded
         return {**parts, **self.scanners.facts(), "smtputf8": self.utf8.everywhere, "degraded": degraded}
@@ -94,6 +98,7 @@ class Composition:
         """Hang up everywhere."""
         self.utf8.close()
         self.scanners.close()
+        self.inspector.close()
         await self.callahead.close()
         self.state.close()
 
