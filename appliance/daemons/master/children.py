@@ -94,6 +94,7 @@ class Children:
         self._up = registry.gauge("postgate_process_up", "Whether a process serves.", ("process",))
         self._on_report, self._on_change = on_report, on_change
         self.all: list[Child] = []
+        self.on_pulse: Callable[[Mapping[str, control.Answer]], None] = lambda _answers: None
         self.ending = False
         self._ids = itertools.count(1)
         self._asked: dict[int, _Question] = {}
@@ -219,7 +220,7 @@ class Children:
             if child.missed > MISSED:
                 log.error("process is hung, killing it", worker=child.worker, pid=child.pid)
                 self.kill(child)
-        self.ask(lambda _answers: None, within=PULSE)
+        self.ask(self.on_pulse, within=PULSE / 2)
 
     def reap(self) -> None:
         """Collect all children that ended (SIGCHLD)."""

@@ -19,6 +19,7 @@ from appliance.config.blob import Blob, TableWatch
 from appliance.config.snapshot import Snapshot
 from appliance.daemons import control
 from appliance.daemons.master import cold, listeners, notify, operations, separation, statedir, status
+from appliance.daemons.master.alarms import Alarms
 from appliance.daemons.master.birth import Spawner, warm
 from appliance.daemons.master.certificates import Certificates
 from appliance.daemons.master.children import Child, Children
@@ -74,6 +75,8 @@ class Gateway:
         self.children = Children(self._loop, self._spawner, self._heard, self._changed, self.registry)
         self._rounds = Rounds(self._loop, self.children, self._adopt, snapshot, self.registry)
         self._certificates = Certificates(snapshot.wiring.listen, self._certificates_changed, self.registry)
+        self._alarms = Alarms(self.registry)
+        self.children.on_pulse = self._pulse
         self._ending = Ending(self._loop, self.children, self._sockets)
         servants = frozenset(identity.uid for identity in self._separation.identities.values())
         self._control = ControlSocket(self._loop, self._sockets.rendezvous["control"], operations.table(self), servants)
@@ -218,9 +221,16 @@ class Gateway:
         notify.notify("STOPPING=1")
         self._ending.begin(self._rounds.current.wiring.gateway.grace)
 
+    def _impaired(self) -> list[str]:
+        """What the master itself knows to be wrong."""
+        return [*self._problems, *self._certificates.degraded(), *([self._log.problem] if self._log.problem else [])]
+
+    def _pulse(self, answers: Mapping[str, control.Answer]) -> None:
+        if not self._ending.begun:
+            self._alarms.update(status.degraded(self.children.all, answers, self._impaired()))
+
     def status(self, answers: Mapping[str, control.Answer]) -> dict[str, Any]:
         """What `postgate status` shows."""
-        impaired = [*self._problems, *self._certificates.degraded()]
         return status.build(
             main=self._config or "",
             running=self._rounds.current,
@@ -229,7 +239,7 @@ class Gateway:
             children=self.children.all,
             answers=answers,
             own=self._facts(),
-            impaired=[*impaired, self._log.problem] if self._log.problem else impaired,
+            impaired=self._impaired(),
         )
 
 

@@ -7,10 +7,12 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from appliance.daemons import control
+from appliance.daemons.master import alarms
 from appliance.daemons.master import children as children_module
 from appliance.daemons.master.children import Child, Children, patience
 from appliance.daemons.master.control_socket import ControlSocket
@@ -302,6 +304,23 @@ def test_a_dead_rendezvous_is_replaced_a_living_one_is_not(tmp_path: Path) -> No
     second.close()
     with pytest.raises(BindError, match="too long"):
         bind_unix("/tmp/" + "x" * 120, 0o600)
+
+
+def test_what_is_degraded_is_logged_when_it_comes_and_when_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[str, str]] = []
+    heard = {name: (lambda text, what, name=name: said.append((name, f"{text}: {what}"))) for name in ("info", "warning")}
+    monkeypatch.setattr(alarms, "log", SimpleNamespace(**heard))
+    registry = metrics.Registry()
+    made = alarms.Alarms(registry)
+    for now in (["clamd is away"], ["clamd is away"], ["clamd is away", "disk full"], []):
+        made.update(now)
+    assert said == [
+        ("warning", "degraded: clamd is away"),
+        ("warning", "degraded: disk full"),
+        ("info", "no longer degraded: clamd is away"),
+        ("info", "no longer degraded: disk full"),
+    ]
+    assert b"postgate_degraded 0.0" in registry.exposition()
 
 
 def test_the_master_has_no_threads() -> None:
