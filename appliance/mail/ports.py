@@ -14,6 +14,7 @@ import msgspec
 
 from appliance.mail.scan import ScanResult
 from appliance.protocol.errors import Unavailable as Unavailable  # the port's error; net may not import mail
+from appliance.protocol.mime import Limits
 
 if TYPE_CHECKING:
     from appliance.mail.context import Context
@@ -143,7 +144,7 @@ class Structure(msgspec.Struct, frozen=True, kw_only=True):
 class Inspector(Protocol):
     """Structure of hostile content, read in a process of its own (scand). Raises Unavailable if that process fails."""
 
-    async def structure(self, content: Content) -> Structure: ...
+    async def structure(self, content: Content, limits: Limits) -> Structure: ...
 
 
 class Clock(Protocol):

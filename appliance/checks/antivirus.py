@@ -1,0 +1,139 @@
+"""antivirus: what the virus scanners find in a message. A gate: mail that could not be scanned does not pass as clean.
+
+Every scanner of `scanners` is asked (empty: all that are configured and scan for viruses), one after the other until one
+finds something. Outcomes: clean, infected, suspicious, unscannable, oversize, error, skipped (no scanner is configured).
+What failure means for the mail: no answer, an unknown answer, a scanner that is away: `error` (shipped: put off).
+"""
+
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
+
+from appliance.checks import knobs
+from appliance.mail.context import Context, Stage
+from appliance.mail.ports import Content, Ports, Scanner
+from appliance.mail.scan import ScanResult
+from appliance.mail.verdict import Action, Verdict
+
+NAME = "antivirus"
+STAGES: tuple[Stage, ...] = ("message",)
+GATE = True
+OUTCOMES = {
+    "clean": Action.DUNNO,
+    "infected": Action.REJECT,
+    "suspicious": Action.QUARANTINE,
+    "unscannable": Action.QUARANTINE,
+    "oversize": Action.MARK,
+    "error": Action.DEFER_IF_PERMIT,
+    "skipped": Action.DUNNO,
+    "temperror": Action.DEFER_IF_PERMIT,
+}
+_LATER = "451 4.3.2 Message content cannot be checked just now, please try again later"
+REPLIES = {
+    "infected": "550 5.7.1 Message refused: malicious content",
+    "error": _LATER,
+    "temperror": _LATER,
+}
+#: Kinds of scanners that scan for viruses.
+KINDS = frozenset({"clamd"})
+#: The worst first: what any scanner says so is said of the message.
+_ORDER = ("infected", "error", "suspicious", "unscannable", "oversize", "clean")
+
+Found = Literal["infected", "suspicious", "unscannable", "clean"]
+
+
+def patterns(value: dict[str, Found]) -> dict[str, Found]:
+    """A star may stand at the end or at the beginning of each."""
+    for pattern in value:
+        if not pattern.strip("*") or "*" in pattern.strip("*") or (pattern[0] == pattern[-1] == "*"):
+            raise ValueError(f'"{pattern}": write a name, "Prefix*" or "*Suffix"')
+    return value
+
+
+Names = Annotated[dict[str, Found], AfterValidator(patterns)]
+_NAMES: dict[str, Found] = {
+    "Heuristics.*": "suspicious",
+    "Heuristics.Limits.Exceeded*": "unscannable",
+    "PUA.*": "suspicious",
+    "(null)": "unscannable",
+}
+
+
+class Policy(knobs.Policy):
+    """`names`: what a found name means, by pattern; the longest that fits counts, what fits none is infected."""
+
+    scanners: knobs.Scanners = ()
+    names: Names = _NAMES
+
+
+def meaning(name: str, names: Mapping[str, Found]) -> Found:
+    """What it means that `name` was found."""
+    fitting = [pattern for pattern in names if fits(name, pattern)]
+    return names[max(fitting, key=len)] if fitting else "infected"
+
+
+def fits(name: str, pattern: str) -> bool:
+    """`Prefix*`, `*Suffix`, or the name itself."""
+    if pattern.endswith("*"):
+        return name.startswith(pattern[:-1])
+    if pattern.startswith("*"):
+        return name.endswith(pattern[1:])
+    return name == pattern
+
+
+def outcome(result: ScanResult, names: Mapping[str, Found]) -> str:
+    """One scanner's answer as an outcome; what we do not know is an error."""
+    if result.kind == "infected":
+        found = {meaning(name, names) for name in result.names} or {"infected"}
+        return next(word for word in _ORDER if word in found)
+    return result.kind if result.kind in _ORDER else "error"
+
+
+def decide(results: Sequence[ScanResult], names: Mapping[str, Found]) -> Verdict:
+    """The worst answer decides."""
+    outcomes = [outcome(result, names) for result in results]
+    word = next((word for word in _ORDER if word in outcomes), "error")
+    reason = "; ".join(
+        _words(result) for result, said in zip(results, outcomes, strict=True) if said == word and word != "clean"
+    )
+    return Verdict(check=NAME, outcome=word, reason=reason, evidence={"scanners": [_fact(result) for result in results]})
+
+
+def _words(result: ScanResult) -> str:
+    return f"{result.scanner}: {result.why or ', '.join(result.names) or result.kind}"
+
+
+def _fact(result: ScanResult) -> dict[str, Any]:
+    fact: dict[str, Any] = {"scanner": result.scanner, "kind": result.kind, "seconds": result.seconds}
+    if result.names:
+        fact["names"] = list(result.names)
+    if result.why:
+        fact["why"] = result.why
+    return fact
+
+
+def chosen(policy: Policy, ports: Ports) -> list[Scanner]:
+    """The scanners to ask. Raises KeyError for one that is not configured (the configuration check finds it before)."""
+    if policy.scanners:
+        return [ports.scanners[name] for name in policy.scanners]
+    return [scanner for scanner in ports.scanners.values() if scanner.kind in KINDS]
+
+
+async def _ask(scanners: Sequence[Scanner], content: Content, ctx: Context, policy: Policy) -> Verdict:
+    results: list[ScanResult] = []
+    for scanner in scanners:
+        results.append(await scanner.scan(content, ctx))
+        if outcome(results[-1], policy.names) == "infected":
+            break
+    return decide(results, policy.names)
+
+
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
+    """Have the message scanned."""
+    scanners = chosen(policy, ports)
+    if not scanners:
+        return Verdict(check=NAME, outcome="skipped", reason="no virus scanner is configured")
+    if ctx.content is None:
+        return Verdict(check=NAME, outcome="error", reason="no content")
+    return _ask(scanners, ctx.content, ctx, policy)

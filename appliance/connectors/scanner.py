@@ -1,0 +1,219 @@
+"""One configured scanner as checks see it (mail.ports.Scanner): any number of servers of one kind behind one name.
+
+Contract: `scan` always answers; trouble is kind `error`, never an exception and never `clean`. One deadline, which
+grows with the size, covers waiting for a turn, connecting, sending and the whole answer. A server that gave no answer is
+followed by the next one; an answer that makes no sense is not asked for twice. What failure means for the mail:
+antivirus puts off, antispam marks (as their policies say).
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Hashable
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from appliance.connectors import clamd, spamd
+from appliance.connectors.breaker import Breaker
+from appliance.connectors.condition import Condition
+from appliance.connectors.conversation import NoAnswer, Progress, Server, ask
+from appliance.connectors.joining import Joining
+from appliance.connectors.source import TRACE, Octets, Source
+from appliance.mail.context import Client, Context
+from appliance.mail.ports import Content, Unavailable
+from appliance.mail.scan import ScanResult
+from appliance.observe import oplog
+from appliance.protocol.errors import ProtocolError
+
+log = oplog.get("scanner")
+#: Octets a second that a scan may take beyond its base time.
+RATE = 1024 * 1024
+#: Seconds that a server which failed is tried last.
+REST = 30.0
+#: Times that a content may run into the deadline, while other mail was scanned, until it counts as unscannable.
+ABANDONED = 3
+_REMEMBERED = 1000
+_KINDS: dict[str, ModuleType] = {clamd.KIND: clamd, spamd.KIND: spamd}
+_PROBE = Octets(TRACE + b"From: <postmaster@localhost>\r\nSubject: probe\r\n\r\nIs anybody there?\r\n")
+
+
+def trial_context(transaction: str) -> Context:
+    """The context of a message of our own."""
+    return Context(stage="message", transaction=transaction, client=Client(address="127.0.0.1"))
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """One `[scanners.NAME]`. Seconds and octets; `size_limit` 0: what the scanner itself takes."""
+
+    name: str
+    kind: str
+    servers: tuple[Server, ...]
+    timeout: float = 60.0
+    concurrency: int = 10
+    size_limit: int = 0
+
+
+class Scanner:
+    """Give it up with close()."""
+
+    def __init__(self, settings: Settings, *, rest: float = REST) -> None:
+        self.name, self.kind, self.settings = settings.name, settings.kind, settings
+        self.condition = Condition(settings.name)
+        self.breaker = Breaker(self._is_well)
+        #: What the servers take at most, 0 = not known or no less than we take.
+        self.taken = 0
+        self.limit_known = settings.kind != clamd.KIND
+        self._dialect: Any = _KINDS[settings.kind]
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._joining: Joining[ScanResult] = Joining()
+        self._resting: dict[Server, float] = {}
+        self._rest = rest
+        self._abandoned: OrderedDict[Hashable, int] = OrderedDict()
+        self._answers = 0
+
+    @property
+    def limit(self) -> int:
+        """Octets above which a message is not sent, 0 = none."""
+        own = self.settings.size_limit or self._dialect.DEFAULT_LIMIT
+        return min(own, self.taken) if own and self.taken else own or self.taken
+
+    async def scan(self, content: Content, ctx: Context) -> ScanResult:
+        """One message. Never raises but for a cancelled caller."""
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        self.condition.under_way(1)
+        try:
+            found = await self._scan(content, ctx)
+        except Exception as error:
+            log.exception("a scan failed by a mistake of ours", scanner=self.name, transaction=ctx.transaction)
+            found = self._error(f"{type(error).__name__}")
+        finally:
+            self.condition.under_way(-1)
+        seconds = round(clock() - start, 4)
+        self.condition.count(found.kind, seconds, ctx.transaction)
+        return msgspec.structs.replace(found, seconds=seconds)
+
+    async def _scan(self, content: Content, ctx: Context) -> ScanResult:
+        if self.limit and content.size > self.limit:
+            why = f"{content.size} octets, the scanner takes {self.limit}"
+            return ScanResult(kind="oversize", scanner=self.name, why=why)
+        if self.breaker.is_open:
+            return self._error(f"left alone after failures: {self.condition.last_trouble}")
+        try:
+            source = await Source.of(content)
+        except Unavailable as error:
+            return self._error(str(error))
+        key = self._dialect.key(source, ctx)
+        if self._abandoned.get(key, 0) >= ABANDONED:
+            source.close()
+            why = f"not scanned in time {ABANDONED} times, while other mail was"
+            return ScanResult(kind="unscannable", scanner=self.name, why=why)
+        return await self._joining.run(key, lambda: self._run(source, ctx, key), source.close)
+
+    async def _run(self, source: Source, ctx: Context, key: Hashable) -> ScanResult:
+        """The scan itself: whoever wants the same content meanwhile gets this one's result."""
+        loop, progress = asyncio.get_running_loop(), Progress()
+        start, answers = loop.time(), self._answers
+        try:
+            async with asyncio.timeout_at(start + self.patience(source.size)), self._slots:
+                return await self._ask(source, ctx, progress)
+        except TimeoutError:
+            if progress.server is not None:
+                self._tire(progress.server)
+                if self._answers > answers:
+                    self._abandon(key)
+            return self._trouble(f"no answer within {loop.time() - start:.1f} s ({progress})")
+        except (NoAnswer, ProtocolError) as error:
+            return self._trouble(f"{error} ({progress}, {loop.time() - start:.1f} s)")
+        except Unavailable as error:  # our content: nothing is wrong with the scanner
+            return self._error(str(error))
+
+    def patience(self, size: int) -> float:
+        """Seconds for content of `size` octets, all together."""
+        return self.settings.timeout + size / RATE
+
+    async def _ask(self, source: Source, ctx: Context, progress: Progress) -> ScanResult:
+        missed: list[str] = []
+        for server in self._order():
+            try:
+                answer = await ask(server, self._dialect.question(source, ctx), progress)
+            except NoAnswer as error:
+                self._tire(server)
+                missed.append(f"{server}: {error}")
+            except ProtocolError:
+                self._tire(server)
+                raise
+            else:
+                self._resting.pop(server, None)
+                return self._heard(self._dialect.result(answer, self.name))
+        raise NoAnswer("; ".join(missed))
+
+    def _heard(self, found: ScanResult) -> ScanResult:
+        self._answers += 1
+        self.condition.answered()
+        self.breaker.succeeded()
+        if found.kind == "oversize":
+            self.limit_known = False  # it takes less than it did: learned again soon
+        return found
+
+    def _order(self) -> list[Server]:
+        """As configured, those that failed a short while ago last."""
+        now = asyncio.get_running_loop().time()
+        return sorted(self.settings.servers, key=lambda server: self._resting.get(server, 0.0) > now)
+
+    def _tire(self, server: Server) -> None:
+        self._resting[server] = asyncio.get_running_loop().time() + self._rest
+
+    def _abandon(self, key: Hashable) -> None:
+        self._abandoned[key] = self._abandoned.pop(key, 0) + 1
+        if len(self._abandoned) > _REMEMBERED:
+            self._abandoned.popitem(last=False)
+
+    def _trouble(self, why: str) -> ScanResult:
+        self.condition.failed(why)
+        self.breaker.failed()
+        return self._error(why)
+
+    def _error(self, why: str) -> ScanResult:
+        return ScanResult(kind="error", scanner=self.name, why=why)
+
+    async def trial(self, content: Content, transaction: str) -> ScanResult:
+        """A message of our own, whatever the breaker says. Never raises; not counted as a message."""
+        try:
+            source = await Source.of(content)
+        except Unavailable as error:
+            return self._error(str(error))
+        try:
+            return await self._run(source, trial_context(transaction), None)
+        finally:
+            source.close()
+
+    async def _is_well(self) -> bool:
+        answers = self._answers
+        await self.trial(_PROBE, "probe")
+        return self._answers > answers
+
+    async def learn_limit(self, wanted: int) -> None:
+        """Find out whether the servers take `wanted` octets, and if not, how many (clamd only). Raises NoAnswer."""
+        if self.kind != clamd.KIND:
+            return
+        limits, missed = [], []
+        for server in self.settings.servers:
+            try:
+                limits.append(await clamd.stream_limit(server, wanted))
+            except (NoAnswer, ProtocolError) as error:
+                missed.append(f"{server}: {error}")
+        if not limits:
+            raise NoAnswer("; ".join(missed))
+        self.taken = min((limit for limit in limits if limit), default=0)
+        self.limit_known = True
+
+    def facts(self) -> dict[str, Any]:
+        """For status."""
+        more = {"limit": self.limit} if self.limit else {}
+        breaker = "open" if self.breaker.is_open else "closed"
+        return {**self.condition.facts(), **more, "breaker": breaker, "under way": len(self._joining)}
+
+    def close(self) -> None:
+        self.breaker.close()
