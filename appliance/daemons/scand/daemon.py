@@ -1,0 +1,167 @@
+"""The dispatcher of scand: takes jobs from the workers, gives them to the nursery, and the findings back.
+
+Contract: at most [limits] scand children at once; more jobs wait, QUEUE of them at most, each no longer than its own
+time. It looks into no content: a descriptor goes through unread. What failure means for the mail: every job gets an
+answer; where there is no shape it says why, and the message counts as not inspected.
+"""
+
+import asyncio
+import os
+import socket
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from appliance.config.snapshot import Snapshot
+from appliance.daemons.scand.hatchery import Hatchery
+from appliance.daemons.skeleton import Birth
+from appliance.mail.inspection import Finding, Job, Shape, decode_job
+from appliance.net.channel import Channel
+from appliance.observe import metrics, oplog
+
+log = oplog.get("scand")
+#: Jobs that may wait.
+QUEUE = 1000
+#: Seconds that a start waits for the nursery.
+FIRST = 10.0
+_jobs = metrics.counter("postgate_scand_jobs_total", "Messages taken apart, by result.", ["result"])
+_queue = metrics.gauge("postgate_scand_queue", "Jobs that wait for a process.")
+
+
+class _Waiting:
+    """A job, its descriptor, who asked, and until when (loop time) an answer is of use."""
+
+    def __init__(self, job: Job, fd: int, channel: Channel, until: float) -> None:
+        self.job, self.fd, self.channel, self.until = job, fd, channel, until
+
+    def answer(self, shape: Shape | None, why: str) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        _jobs.labels("failed" if shape is None else "over" if shape.over else "read").inc()
+        if not self.channel.closed:
+            self.channel.send(Finding(self.job.id, shape, why[:500]))
+
+
+class Scand:
+    """The daemon (daemons.skeleton.Daemon)."""
+
+    def __init__(self, birth: Birth) -> None:
+        self._listening = birth.listening["unix:scand"]
+        self._limit = birth.snapshot.wiring.limits.scand
+        self._channels: set[Channel] = set()
+        self._queue: deque[_Waiting] = deque()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.read = self.failed = 0
+
+    async def start(self) -> None:
+        """The nursery first: who comes meanwhile waits in the backlog."""
+        self._loop = asyncio.get_running_loop()
+        self._hatchery = Hatchery(self._next)
+        self._hatchery.start()
+        await asyncio.wait_for(self._hatchery.ready.wait(), FIRST)
+        missing = {"network", "files", "processes"} - set(self._hatchery.refused)
+        if missing:
+            log.warning("this kernel does not take everything from readers of content", left=", ".join(sorted(missing)))
+        for sock in self._listening:
+            sock.setblocking(False)
+            self._loop.add_reader(sock.fileno(), self._accept, sock)
+
+    def _accept(self, sock: socket.socket) -> None:
+        try:
+            connection, _ = sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            log.error("cannot accept a worker", why=error.strerror)
+            self._loop.remove_reader(sock.fileno())
+            self._loop.call_later(1.0, self._loop.add_reader, sock.fileno(), self._accept, sock)
+            return
+        channel = Channel(connection)
+        self._channels.add(channel)
+        channel.attach(self._loop, lambda data, fds: self._asked(channel, data, fds), lambda: self._gone(channel))
+
+    def _asked(self, channel: Channel, payload: bytes, fds: list[int]) -> None:
+        try:
+            job = decode_job(payload)
+        except msgspec.DecodeError as error:
+            job = None
+            log.error("a worker sent what is no job", why=str(error))
+        if job is None or len(fds) != 1:
+            for fd in fds:
+                os.close(fd)
+            channel.close()
+            return
+        waiting = _Waiting(job, fds[0], channel, self._loop.time() + job.seconds)
+        if len(self._queue) >= QUEUE:
+            self._answer(waiting, None, f"{QUEUE} messages wait already")
+            return
+        self._queue.append(waiting)
+        self._next()
+
+    def _next(self) -> None:
+        """Start what there is room for."""
+        while self._queue and self._hatchery.running < self._limit and self._hatchery.ready.is_set():
+            waiting = self._queue.popleft()
+            left = waiting.until - self._loop.time()
+            if waiting.channel.closed or left <= 0:
+                self._answer(waiting, None, "no process became free in time")
+                continue
+            self._idle.clear()
+            self._hatchery.run(waiting.job, waiting.fd, left, lambda shape, why, job=waiting: self._done(job, shape, why))  # type: ignore[misc]
+        _queue.set(len(self._queue))
+        if not self._queue and not self._hatchery.running:
+            self._idle.set()
+
+    def _done(self, waiting: _Waiting, shape: Shape | None, why: str) -> None:
+        self._answer(waiting, shape, why)
+        self._loop.call_soon(self._next)
+
+    def _answer(self, waiting: _Waiting, shape: Shape | None, why: str) -> None:
+        if shape is None:
+            self.failed += 1
+            log.warning("a message was not read", why=why, size=waiting.job.size)
+        else:
+            self.read += 1
+        waiting.answer(shape, why)
+
+    def _gone(self, channel: Channel) -> None:
+        """Its jobs that have not begun are dropped when their turn comes."""
+        self._channels.discard(channel)
+
+    def prepare(self, snapshot: Snapshot) -> None:
+        """Every [limits] scand will do."""
+
+    def commit(self, snapshot: Snapshot) -> None:
+        """More or fewer children from now on."""
+        self._limit = snapshot.wiring.limits.scand
+        self._next()
+
+    def certificates(self, certificates: Any) -> None:
+        """scand speaks no TLS."""
+
+    async def drain(self, grace: float) -> None:
+        """Take no new worker, finish what waits, end the nursery."""
+        for sock in self._listening:
+            self._loop.remove_reader(sock.fileno())
+        try:
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("ends with messages unread", running=self._hatchery.running, waiting=len(self._queue))
+        self._hatchery.stop()
+        for channel in tuple(self._channels):
+            channel.close()
+
+    def health(self) -> dict[str, Any]:
+        hatchery = self._hatchery
+        return {
+            "read": self.read,
+            "not read": self.failed,
+            "running": hatchery.running,
+            "waiting": len(self._queue),
+            "confined": ", ".join(hatchery.refused) or "no",
+            "degraded": [] if hatchery.ready.is_set() else ["scand: the process that reads messages is not there"],
+        }

@@ -1,0 +1,134 @@
+"""The slim process that forks a child for every message, and sees to it that each one ends.
+
+Contract: started by exec with one end of a SEQPACKET socket pair as its only descriptor besides stdio; dies with its
+parent. A packet in is (number, offset, size, seconds, limits) with two descriptors: content, and where the shape
+goes (msgpack). For every packet a packet out: (number, exit status, killed for its time or not). It decodes no content,
+and believes its children nothing. What failure means for the mail: see the package.
+"""
+
+import gc
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
+import setproctitle
+
+from appliance.daemons import process
+from appliance.daemons.scand import confine
+from appliance.protocol import mime
+
+_PACKET = 4096
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(tuple[int, int, int, float, mime.Limits]).decode
+
+
+class Child(NamedTuple):
+    """One child: the job's number, and until when it may live (monotonic)."""
+
+    number: int
+    until: float
+
+
+class Nursery:
+    """Serves one socket until its other end is closed."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._children: dict[int, Child] = {}
+        self._late: set[int] = set()
+        self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def run(self) -> None:
+        """Returns when nobody wants anything any more."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while True:
+            ready = dict(poll.poll(self._pause()))
+            if self._wake in ready:
+                os.read(self._wake, _PACKET)
+            self._reap()
+            self._kill()
+            if self._sock.fileno() in ready and not self._take():
+                return
+
+    def _pause(self) -> float | None:
+        """Milliseconds until the next child's time is up."""
+        if not self._children:
+            return None
+        return max(0.0, min(child.until for child in self._children.values()) - time.monotonic()) * 1000 + 1
+
+    def _take(self) -> bool:
+        """One packet; False at the end of the stream."""
+        packet, fds, _, _ = socket.recv_fds(self._sock, _PACKET, 4)
+        if not packet:
+            return False
+        number, offset, size, seconds, limits = decode(packet)
+        content, result = fds
+        pid = os.fork()
+        if pid == 0:
+            _read(self._sock, content, result, offset, size, seconds, limits)
+        os.close(content)
+        os.close(result)
+        self._children[pid] = Child(number, time.monotonic() + seconds)
+        return True
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            child = self._children.pop(pid)
+            report = child.number, os.waitstatus_to_exitcode(status), pid in self._late
+            self._late.discard(pid)
+            self._sock.send(encode(report))
+
+    def _kill(self) -> None:
+        now = time.monotonic()
+        for pid, child in self._children.items():
+            if child.until <= now and pid not in self._late:
+                self._late.add(pid)
+                os.kill(pid, signal.SIGKILL)
+        for pid in self._late & self._children.keys():
+            self._children[pid] = self._children[pid]._replace(until=now + 1.0)
+
+
+def _read(
+    sock: socket.socket, content: int, result: int, offset: int, size: int, seconds: float, limits: mime.Limits
+) -> NoReturn:
+    """The whole life of a child."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        sock.close()
+        data: Any = mmap.mmap(content, offset + size, mmap.MAP_PRIVATE, mmap.PROT_READ) if size else b""
+        confine.child(offset + size, seconds)
+        shape = mime.read(data, offset if size else 0, offset + size if size else 0, limits)
+        answer = memoryview(encode(shape))
+        while answer:
+            answer = answer[os.write(result, answer) :]
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def main() -> None:
+    """argv: descriptor, the parent's process id."""
+    process.seal(int(sys.argv[2]))
+    setproctitle.setproctitle("postgate: scand.nursery")
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    mime.read(b'Content-Type: multipart/mixed; boundary="warm"\r\n\r\n--warm\r\n\r\n--warm--\r\n')
+    confine.nursery()
+    gc.collect()
+    gc.freeze()
+    sock.send(encode(confine.trial()))
+    Nursery(sock).run()
