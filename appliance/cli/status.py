@@ -86,6 +86,8 @@ def _dependencies(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "Dependencies"
     for worker, found in facts["dependencies"].items():
         for name, state in found.items():
+            if not state:
+                continue
             text = (
                 ", ".join(f"{key} {shown(value)}" for key, value in state.items()) if isinstance(state, dict) else state
             )

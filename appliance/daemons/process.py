@@ -64,6 +64,7 @@ def become(identity: Identity | None, master: int) -> None:
 def seal(master: int) -> None:
     """The part of `become` that an exec undoes: no core, not dumpable, death signal."""
     os.umask(0o077)
+    sys.dont_write_bytecode = True  # with our umask nobody else could read it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prctl(PR_SET_DUMPABLE, 0)
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

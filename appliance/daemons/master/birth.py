@@ -97,7 +97,7 @@ class Spawner:
             process.quiet_signals()
             process.become(self._separation.identities.get(child.spec.name), master)
             os.set_inheritable(fd, True)
-            os.execv(sys.executable, [sys.executable, "-P", "-c", _EXEC, str(fd), child.spec.module])  # noqa: S606 - no shell wanted
+            os.execv(sys.executable, [sys.executable, "-PB", "-c", _EXEC, str(fd), child.spec.module])  # noqa: S606 - no shell wanted
         except BaseException:
             log.exception("could not be executed", worker=child.worker)
         finally:
