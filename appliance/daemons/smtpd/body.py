@@ -5,13 +5,14 @@ hold at most `memory_messages` octets in RAM. What is over the size limit is rea
 the mail: trouble with the file is kept in `trouble` and answered behind the end of data; nothing was promised before.
 """
 
+import asyncio
 import fcntl
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from appliance.protocol.smtp.data import BdatDecoder, DataDecoder
-from appliance.queue.errors import SpoolError, SpoolFull
+from appliance.queue.errors import SpoolError
 from appliance.queue.large import LargeFile
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ class Files(Protocol):
     """Where files for large messages come from (queue.intake.IntakeLog)."""
 
     def large(self) -> LargeFile | None:
-        """A granted file, None if there is none."""
+        """A granted file, None if there is none just now."""
+
+    def large_soon(self) -> "asyncio.Future[LargeFile]":
+        """The next one; SpoolFull if it does not come in time."""
 
 
 class Body:
@@ -48,6 +52,8 @@ class Body:
         self.too_big = False
         self.trouble: SpoolError | None = None
         self.file: LargeFile | None = None
+        #: A file is being waited for; what comes meanwhile stays in RAM (the client is not read until `placed`).
+        self.placing: asyncio.Future[LargeFile] | None = None
         self._memory, self._files, self._header_limit = memory, files, header or HEADER
         self._chunks: list[bytes] = []
         self._held = 0
@@ -69,17 +75,37 @@ class Body:
         self._chunks.append(content)
         self._held += len(content)
         self._memory.used += len(content)
-        if self._held > RAM or self._memory.used > self._memory.limit:
-            self._to_file()
+        if self.placing is None and (self._held > RAM or self._memory.used > self._memory.limit):
+            file = self._files.large()
+            if file is None:
+                self.placing = self._files.large_soon()
+            else:
+                self._move_to(file)
 
-    def _to_file(self) -> None:
+    def _move_to(self, file: LargeFile) -> None:
         content = b"".join(self._chunks)
         self._forget()
-        self.file = self._files.large()
-        if self.file is None:
-            self.trouble = SpoolFull("no granted file is left for a large message")
-            return
+        self.file = file
         self._write(content)
+
+    async def placed(self) -> None:
+        """Await the file that is being waited for, if any; without it there is `trouble`."""
+        if self.placing is None:
+            return
+        placing = self.placing
+        try:
+            file = await placing
+        except SpoolError as error:
+            self.trouble = error
+            self._forget()
+            return
+        except asyncio.CancelledError:
+            if placing.cancelled():  # dropped meanwhile: the content is not wanted any more
+                return
+            raise
+        finally:
+            self.placing = None
+        self._move_to(file)
 
     def _write(self, content: bytes) -> None:
         assert self.file is not None
@@ -108,6 +134,8 @@ class Body:
 
     def drop(self) -> None:
         """Give up the file (if it was not committed) and the memory; safe to call twice."""
+        if self.placing is not None and not self.placing.cancel():
+            self.placing.add_done_callback(_release)
         if self.file is not None:
             self.file.abort()
             self.file = None
@@ -117,6 +145,12 @@ class Body:
         self._memory.used -= self._held
         self._held = 0
         self._chunks = []
+
+
+def _release(placing: "asyncio.Future[LargeFile]") -> None:
+    """A file came although its message is gone."""
+    if not placing.cancelled() and placing.exception() is None:
+        placing.result().abort()
 
 
 class RamContent:

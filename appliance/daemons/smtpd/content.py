@@ -8,7 +8,7 @@ What failure means for the mail: a refused beginning leaves the transaction or e
 from typing import TYPE_CHECKING
 
 from appliance.daemons.smtpd import record
-from appliance.daemons.smtpd.body import BdatReceiver, DataReceiver
+from appliance.daemons.smtpd.body import BdatReceiver, Body, DataReceiver
 from appliance.daemons.smtpd.limits import hit
 from appliance.daemons.smtpd.questions import ask, refused
 from appliance.daemons.smtpd.transaction import Transaction
@@ -43,6 +43,21 @@ def _problem(session: "Session") -> str:
 def trouble(error: SpoolError) -> str:
     """What a client is told of trouble with the queue."""
     return FULL if isinstance(error, SpoolFull) else WRITE_ERROR
+
+
+def unplaced(session: "Session") -> Body | None:
+    """The body that waits for its file."""
+    body = session.transaction.body if session.transaction is not None else None
+    return body if body is not None and body.placing is not None else None
+
+
+async def placed(session: "Session", body: Body, receiver: DataReceiver | BdatReceiver | None = None) -> None:
+    """Wait until the body has its file (or has none: then it is in trouble); all is there if `receiver` is given."""
+    await body.placed()
+    if session.lost:
+        session.reset()
+    elif receiver is not None and (step := session.on_received(receiver)) is not None:
+        await step
 
 
 # ---------------------------------------------------------------------- DATA

@@ -11,7 +11,7 @@ What failure means for the mail: a hook that raises is 451, unless its handle_ex
 import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aiosmtpd.smtp import Envelope
 from aiosmtpd.smtp import Session as HookSession
@@ -87,7 +87,7 @@ class Plug:
     def _know(self) -> None:
         """What the connection is now: XCLIENT and STARTTLS change it, the Session stays the same."""
         session = self._session
-        self._facts.peer = (session.client.address, session.client.port)
+        self._facts.peer = cast(Any, (session.client.address, session.client.port))
         tls = session.client.tls
         self._facts.ssl = {"version": tls.version, "cipher": tls.cipher} if tls else None
 

@@ -141,8 +141,10 @@ def message(session: "Session", ctx: Context, combined: "Combined", message_id: 
     """The journal's event of a message that was judged."""
     failed = reply[0] == "4" and combined.verb in ("accept", "discard")
     _RESULTS["defer" if failed else combined.verb].inc()
-    deciding = next((group.decision.deciding for group in combined.store if group.decision.deciding), None)
-    found = {id(verdict): verdict for group in combined.store for verdict in group.decision.verdicts}
+    deciding = combined.deciding
+    found = {id(verdict): verdict for group in combined.groups for verdict in group.decision.verdicts}
+    if deciding is not None:
+        maillog.log(f"{ctx.transaction}: {combined.verb} by {deciding.check}:{deciding.outcome} {deciding.reason}".rstrip())
     events.emit(
         {
             "event": "message",

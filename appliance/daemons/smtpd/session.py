@@ -103,6 +103,10 @@ class Session(Wire):
 
     # ------------------------------------------------------------------ from the wire
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.front.entered(self)
+
     def on_line(self, line: bytes) -> Step:
         command = commands.PLAIN.get(line)
         if command is None:
@@ -154,13 +158,13 @@ class Session(Wire):
         limits = self.rules.limits
         if self.junk > limits.junk_commands:
             self.errors += 1
-        if self.errors <= limits.errors_soft or self.closing:
+        if self.closing or self.errors <= min(limits.errors_soft, limits.errors_hard):
             return None
-        if self.errors > limits.errors_hard:
-            hit("errors", f"{self.who} after {self.verb}")
-            self.dismiss(f"421 4.7.0 {self.rules.hostname} Error: too many errors", "errors")
-            return None
-        return self.front.penalty()
+        if self.errors <= limits.errors_hard:
+            return self.front.penalty()
+        hit("errors", f"{self.who} after {self.verb}")
+        self.dismiss(f"421 4.7.0 {self.rules.hostname} Error: too many errors", "errors")
+        return None
 
     def on_bare(self, line: bytes) -> None:
         if kind := wrong_protocol(line):
@@ -187,6 +191,8 @@ class Session(Wire):
         self.dismiss(GOODBYE, "protocol")
 
     def on_received(self, receiver: Any) -> Step:
+        if (body := content.unplaced(self)) is not None:
+            return content.placed(self, body, receiver)
         if isinstance(receiver, BdatReceiver) and not (receiver.last and receiver.transaction is not None):
             return content.chunk(self, receiver)
         return finish.finish(self, receiver)
@@ -214,17 +220,18 @@ class Session(Wire):
     def on_choked(self) -> None:
         self.deadline = self.loop.time() + self.rules.limits.timeout_write
 
-    def on_progress(self) -> None:
+    def on_progress(self) -> Step:
         """Silence is bounded, and so is the time that an octet may take on the whole (Postfix: smtpd_min_data_rate)."""
         transaction, limits, now = self.transaction, self.rules.limits, self.loop.time()
         if isinstance(self.receiving, DataReceiver) and self.receiving.pseudo_end:
             self.deadline = now + PSEUDO_END_WAIT
-            return
+            return None
         silence = now + self.front.patience(limits.timeout_data)
         if transaction is not None and limits.data_rate:
             allowed = limits.timeout_data + transaction.octets() / limits.data_rate
             silence = min(silence, transaction.data_since + allowed)
         self.deadline = min(silence, self.life)
+        return content.placed(self, body) if (body := content.unplaced(self)) is not None else None
 
     def expired(self, now: float) -> None:
         """The watch found the deadline passed."""

@@ -71,8 +71,9 @@ class Wire(asyncio.Protocol):
         """All content is there."""
         raise RuntimeError
 
-    def on_progress(self) -> None:
-        """Some content came."""
+    def on_progress(self) -> Step:
+        """Some content came; what must be awaited before more is taken."""
+        return None
 
     def on_error(self, error: Exception) -> None:
         """A step failed; it is our mistake."""
@@ -190,9 +191,10 @@ class Wire(asyncio.Protocol):
         step: Step = None
         while step is None and not self.closing and not self.choked:
             if self.receiving is not None:
-                rest = self._receive(data[pos:] if pos else data)
+                rest = self.receiving.feed(data[pos:] if pos else data)
                 data, pos = rest or b"", 0
                 if rest is None:
+                    step = self.on_progress()
                     break
                 receiver, self.receiving = self.receiving, None
                 step = self._guarded(self.on_received, receiver)
@@ -209,13 +211,6 @@ class Wire(asyncio.Protocol):
         if step is None:
             self.flush()
         return step
-
-    def _receive(self, data: bytes) -> bytes | None:
-        assert self.receiving is not None
-        rest = self.receiving.feed(data)
-        if rest is None:
-            self.on_progress()
-        return rest
 
     def _part(self, part: bytes) -> bytes:
         """The octet that is kept of a skipped line may be the CR of its end."""
@@ -263,8 +258,11 @@ class Wire(asyncio.Protocol):
         self.flush()
         if linger and not self._eof and self.transport.can_write_eof():
             self._resume_reading()
-            self.transport.write_eof()
             self.deadline = self.loop.time() + LINGER
+            try:
+                self.transport.write_eof()
+            except OSError:  # it is gone; the loop has not told us yet
+                self.cut()
         else:
             self._close()
 

@@ -30,7 +30,7 @@ class Engine:
     def __init__(self) -> None:
         self.rules: dict[str, Rule] = {}
         self.asked: list[Context] = []
-        self.all_stages = False
+        self.all_stages = True
 
     def stands(self, role: str, stage: str) -> bool:
         return self.all_stages or stage in self.rules
