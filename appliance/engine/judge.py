@@ -231,11 +231,21 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Combined(msgspec.Struct, frozen=True):
-    """One answer for all groups: what the client is told, and which groups are stored, each as an entry of its own."""
+    """One answer for all groups: what the client is told, and which groups are stored, each as an entry of its own.
+    `groups` are all, as they were judged."""
 
     verb: Verb
     reply: str = ""
     store: tuple[Group, ...] = ()
+    groups: tuple[Group, ...] = ()
+
+    @property
+    def deciding(self) -> Verdict | None:
+        """The verdict that made this answer; None if nothing objected."""
+        alike = [group.decision for group in self.groups if group.decision.verb == self.verb] or [
+            group.decision for group in self.groups
+        ]
+        return next((decision.deciding for decision in alike if decision.deciding), None)
 
 
 def combine(groups: Iterable[Group]) -> Combined:
@@ -245,9 +255,9 @@ def combine(groups: Iterable[Group]) -> Combined:
     for verb in ("defer", "reject"):
         hits = [g for g in listed if g.decision.verb == verb or (verb == "reject" and g.decision.verb == "disconnect")]
         if hits and (verb == "defer" or len(hits) == len(listed)):
-            return Combined(hits[0].decision.verb, hits[0].decision.reply)
+            return Combined(hits[0].decision.verb, hits[0].decision.reply, (), tuple(listed))
     store = tuple(g if g.decision.verb == "accept" else _set_aside(g) for g in listed if g.decision.verb != "discard")
-    return Combined("accept" if store else "discard", "", store)
+    return Combined("accept" if store else "discard", "", store, tuple(listed))
 
 
 def _set_aside(group: Group) -> Group:

@@ -150,12 +150,21 @@ def test_combine() -> None:
     yes, no, later, gone, bye = (
         group(v, n) for n, v in enumerate(("accept", "reject", "defer", "discard", "disconnect"))
     )
-    assert combine([yes]) == Combined("accept", "", (yes,))
-    assert combine([no]) == Combined("reject", "550 5.7.1 No [ID1]")
+    assert combine([yes]) == Combined("accept", "", (yes,), (yes,))
+    assert combine([no]) == Combined("reject", "550 5.7.1 No [ID1]", (), (no,))
     assert combine([no, bye]).verb == "reject" and combine([bye]).verb == "disconnect"
-    assert combine([yes, no, later]) == combine([later]) == Combined("defer", "451 4.7.1 Later [ID1]")
-    assert combine([gone]) == Combined("discard")
-    assert combine([yes, gone]) == Combined("accept", "", (yes,))
+    assert combine([later]) == Combined("defer", "451 4.7.1 Later [ID1]", (), (later,))
+    assert combine([yes, no, later]) == Combined("defer", "451 4.7.1 Later [ID1]", (), (yes, no, later))
+    assert combine([gone]) == Combined("discard", "", (), (gone,))
+    assert combine([yes, gone]) == Combined("accept", "", (yes,), (yes, gone))
+
+
+def test_the_verdict_that_decided_is_told_also_where_nothing_is_stored() -> None:
+    found, other = Verdict(check="antivirus", outcome="infected"), Verdict(check="size", outcome="over")
+    no, later = group("reject", 0, deciding=found), group("defer", 1, deciding=other)
+    assert combine([no]).deciding is found
+    assert combine([no, later]).deciding is other
+    assert combine([group("accept", 0)]).deciding is None
 
 
 @pytest.mark.parametrize("verb", ["reject", "disconnect"])

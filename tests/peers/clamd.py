@@ -23,6 +23,7 @@ TemporaryDirectory {root}/tmp
 StreamMaxLength {stream_max}
 OfficialDatabaseOnly no
 SelfCheck 3600
+IdleTimeout 1
 ConcurrentDatabaseReload {concurrent}
 """
 
