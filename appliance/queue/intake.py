@@ -18,18 +18,16 @@ from appliance.queue.entry import HEADER, encode_entry, salt_of
 from appliance.queue.envelope import Committed, Grant, Returned, Sealed, Trailer, Want
 from appliance.queue.errors import SpoolError, SpoolFull, from_oserror
 from appliance.queue.large import LargeFile
+from appliance.queue.pool import GRANT_WAIT, LargePool
 from appliance.queue.space import Space, space
 from appliance.queue.writer import Writer
 
 SEGMENT_OCTETS = 16 * 1024 * 1024
 SEGMENT_ENTRIES = 5000
 SPARE_SEGMENTS = 1
-SPARE_LARGE = 16
 #: One writev: at most IOV_MAX (1024) buffers, three an entry; and not so much that a sync takes long.
 BATCH_ENTRIES = 256
 BATCH_OCTETS = 8 * 1024 * 1024
-#: Seconds that a commit waits for a file that a living delivery was asked for.
-GRANT_WAIT = 5.0
 
 
 class NoticeChannel(Protocol):
@@ -90,10 +88,10 @@ class IntakeLog:
         self._channel: NoticeChannel | None = None
         self._current: _Segment | None = None
         self._spares: deque[_Segment] = deque()
-        self._idle: deque[LargeFile] = deque()
+        self._pool = LargePool()
         self._pending: deque[_Waiting] = deque()
         self._writing = self._give_back = False
-        self._asked = {"segment": 0, "large": 0}
+        self._asked = self._pool.asked = 0
         self._unsent: list[tuple[Committed | Sealed | Returned, int]] = []
         self._starving: asyncio.TimerHandle | None = None
         if channel is not None:
@@ -181,15 +179,22 @@ class IntakeLog:
     # ------------------------------------------------------------------ large files
 
     def large(self) -> LargeFile | None:
-        """A file of its own for one message, or None: answer 452 (none is left until delivery grants more)."""
-        file = self._idle.popleft() if self._idle else None
+        """A file of its own for one message, or None: `large_soon` gets one as soon as delivery grants it."""
+        file = self._pool.take()
         self._want()
         return file
+
+    def large_soon(self) -> "asyncio.Future[LargeFile]":
+        """Await it: the next file that is free, or SpoolFull (452) when there is none for some time. Cancel it if it is
+        not wanted any more."""
+        future = self._pool.soon()
+        self._want()
+        return future
 
     def _large_end(self, file: LargeFile, notices: list[Committed | Sealed | Returned]) -> None:
         """A large file is committed (Committed, Sealed), given up (Returned), or was never written to (nothing)."""
         if not notices:
-            self._idle.append(file)
+            self._pool.free(file)
         for notice in notices[:-1]:
             self._tell(notice)
         if notices:
@@ -200,10 +205,10 @@ class IntakeLog:
 
     def on_grant(self, grant: Grant, fd: int) -> None:
         """A granted file; `fd` is ours from now on."""
-        self._asked[grant.purpose] = max(0, self._asked[grant.purpose] - 1)
         if grant.purpose == "large":
-            self._idle.append(LargeFile(grant.name, fd, self._large, self._large_end))
+            self._pool.granted(LargeFile(grant.name, fd, self._large, self._large_end))
             return
+        self._asked = max(0, self._asked - 1)
         self._spares.append(_Segment(grant.name, fd))
         if self._starving is not None:
             self._starving.cancel()
@@ -213,7 +218,7 @@ class IntakeLog:
     def disconnected(self) -> None:
         """The channel is closed: notices are kept, work goes on with the files that are here."""
         self._channel = None
-        self._asked = {"segment": 0, "large": 0}
+        self._asked = self._pool.asked = 0
         if self._starving is not None:
             self._starving.cancel()
             self._fail_pending()
@@ -231,24 +236,24 @@ class IntakeLog:
         self._give_back = self._writing
         if not self._writing:
             self._retire()
-        self._asked = {"segment": 0, "large": 0}
+        self._asked = self._pool.asked = 0
         self._want()
 
     def _return_unused(self) -> None:
-        unused: list[_Segment | LargeFile] = [*self._spares, *self._idle]
+        unused: list[_Segment | LargeFile] = [*self._spares, *self._pool.idle]
         self._spares.clear()
-        self._idle.clear()
+        self._pool.idle.clear()
         for file in unused:
             self._tell(Returned(file.name), file.fd)
 
     def _want(self) -> None:
-        segment = SPARE_SEGMENTS + (self._current is None) - len(self._spares) - self._asked["segment"]
-        large = SPARE_LARGE - len(self._idle) - self._asked["large"]
-        if self._channel is None or (segment <= 0 and large <= 0):
+        if self._channel is None:
             return
-        segment, large = max(segment, 0), max(large, 0)
-        self._asked["segment"] += segment
-        self._asked["large"] += large
+        segment = max(0, SPARE_SEGMENTS + (self._current is None) - len(self._spares) - self._asked)
+        large = self._pool.missing()
+        if not segment and not large:
+            return
+        self._asked += segment
         self._tell(Want(self.worker, segment, large))
 
     def _tell(self, notice: Want | Committed | Sealed | Returned, fd: int = -1) -> None:

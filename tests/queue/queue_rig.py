@@ -115,7 +115,7 @@ class Rig:
         self.wire.cut = True
         self.log._segments.close()
         self.log._large.close()
-        files = [self.log._current, *self.log._spares, *self.log._idle, *[f for f in self.drafts if not f._ended]]
+        files = [self.log._current, *self.log._spares, *self.log._pool.idle, *[f for f in self.drafts if not f._ended]]
         for fd in {file.fd for file in files if file is not None} | {fd for _, fd in self.log._unsent}:
             os.close(fd)
         self.start_worker_later()

@@ -12,7 +12,8 @@ from appliance.queue import intake as intake_module
 from appliance.queue.entry import HEADER
 from appliance.queue.envelope import Committed, Returned, Sealed, Want
 from appliance.queue.errors import SpoolError, SpoolFull
-from appliance.queue.intake import SPARE_LARGE, IntakeLog
+from appliance.queue.intake import IntakeLog
+from appliance.queue.pool import SPARE_LARGE
 from tests.queue.queue_rig import Rig, Wire, trailer
 
 
@@ -184,7 +185,7 @@ async def test_large_file_round_trip(rig: Rig) -> None:
     assert rig.content(item) == body
     assert item.queue_id == one.queue_id
     file.abort()  # of no effect after the end
-    assert len(rig.log._idle) == SPARE_LARGE  # a new one was asked for
+    assert len(rig.log._pool.idle) == SPARE_LARGE  # a new one was asked for
 
 
 async def test_aborted_drafts_are_deleted_and_untouched_files_used_again(rig: Rig) -> None:
@@ -196,7 +197,7 @@ async def test_aborted_drafts_are_deleted_and_untouched_files_used_again(rig: Ri
     assert file.name not in rig.names("intake")
     fresh = rig.log.large()
     fresh.abort()
-    assert fresh in rig.log._idle
+    assert fresh in rig.log._pool.idle
 
 
 @pytest.mark.parametrize("name", ["pwrite", "fdatasync"])

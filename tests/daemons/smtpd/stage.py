@@ -17,6 +17,7 @@ from appliance.mail.ports import Unavailable
 from appliance.mail.verdict import ACCEPT, Decision
 from appliance.net.client_name import ClientName
 from appliance.queue.envelope import Trailer
+from appliance.queue.errors import SpoolFull
 from appliance.queue.large import LargeFile
 from appliance.queue.space import Space
 from appliance.queue.writer import Writer
@@ -81,6 +82,12 @@ class Intake:
             return None
         self.larges -= 1
         return LargeFile(f"large{self.larges}", os.dup(self._file()), self._lane, self._ended)
+
+    def large_soon(self) -> "asyncio.Future[LargeFile]":
+        """None comes any more: as a queue whose delivery is away."""
+        future: asyncio.Future[LargeFile] = asyncio.get_running_loop().create_future()
+        future.set_exception(SpoolFull("none is left"))
+        return future
 
     def _file(self) -> int:
         with tempfile.TemporaryFile() as file:
