@@ -15,7 +15,7 @@ from appliance.daemons import control
 from appliance.daemons.master.children import Child
 
 #: Keys of a daemon's health that tell of others.
-DEPENDENCIES = ("state", "dns", "callahead", "scanners", "inspector", "destinations")
+DEPENDENCIES = ("state", "dns", "callahead", "inspector", "destinations")
 
 
 def worker(child: Child, answer: control.Answer | None) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def dependencies(children: list[Child], answers: Mapping[str, control.Answer]) -
     found = {}
     for child in children:
         health = answers[child.worker].health if child.worker in answers else {}
-        named = {key: health[key] for key in DEPENDENCIES if key in health}
+        named = {key: health[key] for key in health if key in DEPENDENCIES or key.startswith("scanner ")}
         if named:
             found[child.worker] = named
     return found

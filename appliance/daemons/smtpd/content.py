@@ -92,7 +92,7 @@ def _begin(session: "Session", transaction: Transaction, decision: Decision) -> 
         return
     decoder = DataDecoder(transaction.rules.smtp.bare_lf)
     session.receiving = DataReceiver(decoder, transaction.open_body(decoder))
-    session.ok(_START)
+    session.out.append(_START)  # DATA counts as accepted when its message is
 
 
 # ---------------------------------------------------------------------- BDAT

@@ -80,7 +80,10 @@ async def _judge(session: "Session", transaction: Transaction, receiver: DataRec
         else:
             reply = ""
     _answer(session, transaction, receiver, combined, reply)
-    record.message(session, ctx, combined, message_id, reply or "250 2.0.0 Ok", content.size)
+    try:
+        record.message(session, ctx, combined, message_id, reply or "250 2.0.0 Ok", content.size)
+    except Exception as error:  # it is answered: a second answer would be taken for that of the next command
+        record.internal(session, error)
     session.reset()
 
 
