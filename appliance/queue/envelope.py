@@ -41,7 +41,8 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `sender` is "" for the null sender. `proven`: the sender is authenticated (SPF pass or aligned DKIM), so a DSN may be
     sent to it; else a message that cannot be delivered goes to hold with an alarm. `keep` says where the entry starts.
-    `verdicts` are plain dicts (check, outcome, reason, action) for quarantine, log and explain.
+    `plain`: the content has CRLF line ends only, the last line's too, and no line that begins with a dot, so that it can
+    be sent as it stands. `verdicts` are plain dicts (check, outcome, reason, action) for quarantine, log and explain.
     """
 
     queue_id: str
@@ -61,6 +62,7 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     edits: tuple[Edit, ...] = ()
     verdicts: tuple[dict[str, Any], ...] = ()
     policy: str = ""
+    plain: bool = False
 
 
 class Grant(msgspec.Struct, frozen=True, tag="grant"):

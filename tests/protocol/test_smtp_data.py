@@ -232,3 +232,25 @@ def test_endless_lines_go_through(size: int) -> None:
     wire = encoder.feed(line * 2) + encoder.finish()
     assert wire == line * 2 + b".\r\n"
     assert decode([wire[:size], wire[size:]])[0] == line * 2
+
+
+@pytest.mark.parametrize(
+    ("wire", "plain"),
+    [
+        (b"a\r\nb.c\r\n.\r\n", True),
+        (b".\r\n", True),
+        (b"..a\r\n.\r\n", False),
+        (b"a\r\n..\r\n.\r\n", False),
+        (b"a\r\n.b\r\n.\r\n", False),
+        (b"a\nb\r\n.\r\n", False),
+        (b"a\n.b\r\n.\r\n", False),
+        (b"a\rb\r\n.\r\n", False),
+    ],
+)
+def test_content_that_may_go_out_as_it_stands_is_told_from_what_may_not(wire: bytes, plain: bool) -> None:
+    for cut in range(len(wire)):
+        decoder = DataDecoder()
+        content = decoder.feed(wire[:cut]) + decoder.feed(wire[cut:])
+        assert decoder.plain is plain, cut
+        encoder = DataEncoder()
+        assert (encoder.feed(content) + encoder.finish() == content + b".\r\n") or not plain

@@ -19,6 +19,7 @@ from appliance.engine.pipeline import Combined, Group, combine
 from appliance.mail.context import Context, Recipient
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import parse_address
+from appliance.protocol.smtp.data import DataDecoder
 from appliance.queue.envelope import Origin, QueuedRecipient, Trailer
 from appliance.queue.errors import SpoolError, SpoolFull
 from appliance.queue.large import LargeFile
@@ -203,6 +204,7 @@ def _trailer(
         edits=decision.edits,
         verdicts=tuple(plain(verdict) for verdict in (*session.trail, *transaction.trail, *decision.verdicts)),
         policy=transaction.rules.snapshot.hash,
+        plain=isinstance(transaction.decoder, DataDecoder) and transaction.decoder.plain,
     )
 
 

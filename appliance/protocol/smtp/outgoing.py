@@ -29,7 +29,8 @@ class Outgoing(NamedTuple):
     """One message to hand over. `sender` "" is the null sender; `size` octets of content with CRLF, 0 if not known.
 
     `smtputf8`: it may only go to a server that offers SMTPUTF8. `body` "", "7BIT" or "8BITMIME": said where 8BITMIME is
-    offered; elsewhere the content goes as it is, unchanged, as most mailers do. `xforward`: attributes by name.
+    offered; elsewhere the content goes as it is, unchanged, as most mailers do. `xforward`: attributes by name. `plain`:
+    the content is known to have CRLF line ends only, the last line's too, and no line that begins with a dot.
     """
 
     sender: str
@@ -40,6 +41,7 @@ class Outgoing(NamedTuple):
     ret: str = ""
     envid: str = ""
     xforward: Mapping[str, str] = {}
+    plain: bool = False
 
 
 class Result(NamedTuple):

@@ -215,8 +215,8 @@ class Transaction:
         if self.phase != "content":
             return b""
         if not self.chunking:
-            return self._encoder.feed(chunk)
-        return self._chunk(self._chunks.feed(chunk), last=False)
+            return chunk if self.message.plain else self._encoder.feed(chunk)
+        return self._chunk(chunk if self.message.plain else self._chunks.feed(chunk), last=False)
 
     def end(self) -> bytes:
         """The octets that end the content; b"" when the server has refused already."""
@@ -226,7 +226,9 @@ class Transaction:
 
     def _whole(self, content: bytes) -> bytes:
         if self.chunking:
-            return self._ended(self._chunks.feed(content) + self._chunks.finish())
+            return self._ended(content if self.message.plain else self._chunks.feed(content) + self._chunks.finish())
+        if self.message.plain:
+            return self._ended(content + b".\r\n")
         return self._ended(self._encoder.feed(content) + self._encoder.finish())
 
     def _ended(self, data: bytes) -> bytes:
