@@ -21,6 +21,8 @@ from appliance.protocol.mime import Limits
 log = oplog.get("inspector")
 #: Seconds for any message, and octets a second beyond that.
 BASE, RATE = 10.0, 2 * 1024 * 1024
+#: Seconds behind that for scand to say what went wrong.
+BEHIND = 2.0
 #: Jobs that may be under way: more are refused at once, so that a stuck scand holds no descriptors without end.
 MOST = 200
 
@@ -57,10 +59,10 @@ class Inspector:
         self._waiting[number] = future
         try:
             self._send(number, content, limits, seconds)
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds + BEHIND):
                 return await future
         except TimeoutError:
-            raise Unavailable(f"scand: no answer within {seconds:.0f} s") from None
+            raise Unavailable(f"scand: no answer within {seconds + BEHIND:.0f} s") from None
         finally:
             self._waiting.pop(number, None)
 

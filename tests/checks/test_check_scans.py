@@ -1,0 +1,290 @@
+"""antivirus, antispam and attachments: what they make of what scanners and scand say."""
+
+import inspect
+from collections.abc import Iterator
+
+import pytest
+from appliance.checks import antispam, antivirus, attachments, catalogue
+from appliance.mail.context import Client, Context
+from appliance.mail.ports import Content, Ports, Site, Structure, Unavailable
+from appliance.mail.scan import ScanResult
+from appliance.mail.verdict import Action, Verdict
+from appliance.protocol.mime import LIMITS, Limits
+from pydantic import ValidationError
+
+PLAIN = b"Received: x\r\nSubject: y\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nhello\r\n"
+
+
+class Text:
+    """mail.ports.Content."""
+
+    def __init__(self, octets: bytes = PLAIN, complete: bool = True) -> None:
+        self.octets, self.header_complete = octets, complete
+
+    @property
+    def size(self) -> int:
+        return len(self.octets)
+
+    @property
+    def header(self) -> bytes:
+        return self.octets[: self.octets.find(b"\r\n\r\n") + 4]
+
+    def chunks(self, size: int = 65536) -> Iterator[bytes]:
+        yield self.octets
+
+    def open_fd(self) -> int:
+        raise OSError
+
+
+class Fixed:
+    """A scanner that always says the same."""
+
+    def __init__(self, name: str, kind: str, result: ScanResult) -> None:
+        self.name, self.kind, self.result = name, kind, result
+        self.asked = 0
+
+    async def scan(self, content: Content, ctx: Context) -> ScanResult:
+        self.asked += 1
+        return self.result
+
+
+class Reader:
+    """An inspector that always says the same."""
+
+    def __init__(self, found: Structure | Exception) -> None:
+        self.found = found
+        self.asked: list[Limits] = []
+
+    async def structure(self, content: Content, limits: Limits) -> Structure:
+        self.asked.append(limits)
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+def ports(*scanners: Fixed, inspector: Reader | None = None) -> Ports:
+    site = Site(hostname="mx.example.com", is_ours=lambda domain: True)
+    return Ports(site=site, scanners={scanner.name: scanner for scanner in scanners}, inspector=inspector)
+
+
+def context(content: Text | None = None) -> Context:
+    return Context(stage="message", client=Client(address="192.0.2.1"), content=content or Text())
+
+
+def av(kind: str, *names: str, scanner: str = "av", why: str = "") -> Fixed:
+    return Fixed(scanner, "clamd", ScanResult(kind=kind, scanner=scanner, names=names, why=why))  # type: ignore[arg-type]
+
+
+def spam(score: float, kind: str = "clean", scanner: str = "sa", rules: tuple[str, ...] = ("A", "B")) -> Fixed:
+    result = ScanResult(kind=kind, scanner=scanner, score=score, threshold=5.0, names=rules, why="" if rules else "gone")  # type: ignore[arg-type]
+    return Fixed(scanner, "spamd", result)
+
+
+async def answer(asked: object) -> Verdict:
+    found = await asked if inspect.isawaitable(asked) else asked
+    assert isinstance(found, Verdict)
+    return found
+
+
+async def antivirus_of(*scanners: Fixed, policy: antivirus.Policy | None = None) -> Verdict:
+    return await answer(antivirus.check(context(), policy or antivirus.Policy(), ports(*scanners)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome", "action"),
+    [
+        ("clean", "clean", Action.DUNNO),
+        ("infected", "infected", Action.REJECT),
+        ("suspicious", "suspicious", Action.QUARANTINE),
+        ("unscannable", "unscannable", Action.QUARANTINE),
+        ("oversize", "oversize", Action.MARK),
+        ("error", "error", Action.DEFER_IF_PERMIT),
+        ("skipped", "error", Action.DEFER_IF_PERMIT),
+        ("spam", "error", Action.DEFER_IF_PERMIT),
+    ],
+)
+async def test_every_kind_of_answer(kind: str, outcome: str, action: Action) -> None:
+    verdict = await antivirus_of(av(kind, why="because"))
+    assert verdict.outcome == outcome
+    assert catalogue()["antivirus"].outcomes[verdict.outcome] is action
+    assert (verdict.reason == "") == (outcome == "clean")
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [
+        ("Eicar-Test-Signature", "infected"),
+        ("Sanesecurity.Junk.1.UNOFFICIAL", "infected"),
+        ("Heuristics.Phishing.Email.SpoofedDomain", "suspicious"),
+        ("Heuristics.Encrypted.Zip", "suspicious"),
+        ("Heuristics.Limits.Exceeded.MaxFileSize", "unscannable"),
+        ("Heuristics.Limits.Exceeded", "unscannable"),
+        ("PUA.Win.Packer", "suspicious"),
+        ("(null)", "unscannable"),
+        ("heuristics.X", "infected"),
+    ],
+)
+async def test_what_a_name_means(name: str, outcome: str) -> None:
+    verdict = await antivirus_of(av("infected", name))
+    assert verdict.outcome == outcome and name in verdict.reason
+
+
+async def test_names_are_the_operators() -> None:
+    policy = antivirus.Policy(names={"*.UNOFFICIAL": "suspicious", "Junk.*": "clean", "Junk.Bad.UNOFFICIAL": "infected"})
+    for name, outcome in {"A.UNOFFICIAL": "suspicious", "Junk.X": "clean", "Junk.Bad.UNOFFICIAL": "infected"}.items():
+        assert (await antivirus_of(av("infected", name), policy=policy)).outcome == outcome
+    for wrong in ({"a*b": "clean"}, {"*": "clean"}, {"*a*": "clean"}, {"": "clean"}, {"a": "harmless"}):
+        with pytest.raises(ValidationError):
+            antivirus.Policy(names=wrong)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "outcome"),
+    [
+        (("clean", "clean"), "clean"),
+        (("clean", "error"), "error"),
+        (("error", "infected"), "infected"),
+        (("suspicious", "error"), "error"),
+        (("oversize", "clean"), "oversize"),
+        (("unscannable", "suspicious"), "suspicious"),
+    ],
+)
+async def test_the_worst_of_several_scanners_counts(kinds: tuple[str, ...], outcome: str) -> None:
+    verdict = await antivirus_of(*(av(kind, scanner=f"s{n}", why="w") for n, kind in enumerate(kinds)))
+    assert verdict.outcome == outcome
+    assert len(verdict.evidence["scanners"]) == 2
+
+
+async def test_whom_it_asks() -> None:
+    one, two, other = av("clean", scanner="one"), av("infected", "X", scanner="two"), spam(20)
+    assert (await antivirus_of(one, two, other)).outcome == "infected" and other.asked == 0
+    assert (await antivirus_of(one, two, policy=antivirus.Policy(scanners=("one",)))).outcome == "clean"
+    assert (await antivirus_of(other)).outcome == "skipped"
+    assert catalogue()["antivirus"].gate and not catalogue()["antispam"].gate and not catalogue()["attachments"].gate
+
+
+async def antispam_of(*scanners: Fixed, **knobs: object) -> Verdict:
+    return await answer(antispam.check(context(), antispam.Policy(**knobs), ports(*scanners)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("score", "outcome"),
+    [(-3.0, "clean"), (4.9, "clean"), (5.0, "spam"), (14.9, "spam"), (15.0, "high"), (1000.0, "high")],
+)
+async def test_scores(score: float, outcome: str) -> None:
+    verdict = await antispam_of(spam(score))
+    assert (verdict.outcome, verdict.score) == (outcome, score)
+    [edit] = verdict.edits
+    assert (edit.op, edit.name) == ("prepend", "X-Postgate-Spam")
+    assert edit.value == f"{'no' if outcome == 'clean' else 'yes'}, score={score:.1f} rules=A,B"
+
+
+async def test_scores_are_the_operators() -> None:
+    assert (await antispam_of(spam(3.0), mark_score=2, reject_score=3)).outcome == "high"
+    assert (await antispam_of(spam(3.0), header="spam")).edits == ()
+    assert len((await antispam_of(spam(6.0), header="spam")).edits) == 1
+    assert (await antispam_of(spam(16.0), header="never")).edits == ()
+    for wrong in ("nan", float("nan"), float("inf")):
+        with pytest.raises(ValidationError):
+            antispam.Policy(mark_score=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"), [("error", "error"), ("oversize", "oversize"), ("skipped", "error"), ("infected", "error")]
+)
+async def test_what_was_not_scored_is_neither_clean_nor_spam(kind: str, outcome: str) -> None:
+    verdict = await antispam_of(spam(0.0, kind, rules=()))
+    assert verdict.outcome == outcome and verdict.edits == () and "sa" in verdict.reason
+    assert catalogue()["antispam"].outcomes[outcome] is Action.MARK
+    both = await antispam_of(spam(1.0, scanner="good"), spam(0.0, kind, rules=()))
+    assert both.outcome == outcome, "one scanner gave no score"
+    assert (await antispam_of(spam(20.0, scanner="good"), spam(0.0, kind, rules=()))).outcome == "high"
+
+
+async def test_no_scanner_is_skipped_not_clean() -> None:
+    assert (await antispam_of()).outcome == (await antivirus_of()).outcome == "skipped"
+
+
+async def test_a_long_list_of_rules_is_cut() -> None:
+    verdict = await antispam_of(spam(9.0, rules=tuple(f"RULE_NUMBER_{n}" for n in range(500))))
+    assert len(verdict.edits[0].value) < 900 and verdict.edits[0].value.endswith(",...")
+    assert len(verdict.evidence["scanners"][0]["rules"]) == 500
+
+
+def asks(header: bytes, complete: bool = True) -> bool:
+    """Whether scand is asked about a message with this header."""
+    content = Text(b"Received: x\r\n" + header + b"\r\nbody\r\n", complete)
+    return inspect.isawaitable(
+        asked := attachments.check(context(content), attachments.Policy(), ports(inspector=READER))
+    ) and (
+        asked.close() is None  # type: ignore[attr-defined]
+    )
+
+
+READER = Reader(Structure(parts=1))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"Subject: x\r\n",
+        b"Content-Type: text/plain\r\n",
+        b"content-type:TEXT/HTML; charset=x\r\n",
+        b"Content-Type : text/plain\r\n",
+        b"Content-Type: application/pdf; name=x\r\nSubject: y\r\n",
+        b"DKIM-Signature: h=Content-Type:Subject\r\nContent-Type: text/plain\r\n",
+    ],
+)
+def test_what_is_plainly_one_part_goes_at_once(header: bytes) -> None:
+    assert not asks(header)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Content-Type: multipart/mixed; boundary=x\r\n",
+        b"Content-Type: message/rfc822\r\n",
+        b"Content-Type: text/plain\r\nContent-Type: multipart/mixed; boundary=x\r\n",
+        b"Content-Type: text/plain\r\n multipart/mixed; boundary=x\r\n",
+        b"Content-Type: text/plain, multipart/mixed; boundary=x\r\n",
+        b"Content-Type: text /plain\r\n",
+        b"Content-Type:\r\n text/plain\r\n",
+        b"Content-Type: (x) text/plain\r\n",
+        b"Content-Type: text\r\n",
+        b"Content-Type: x-unknown/x\r\n",
+        b"Content-Type: text/plain\0\r\n",
+        b"Content-Type\0: text/plain\r\n",
+        b"Content-Type-X: y\r\n",
+        b"X: y\r\n" * 10001,
+    ],
+)
+def test_c2_anything_odd_goes_to_scand(header: bytes) -> None:
+    assert asks(header)
+
+
+def test_c2_a_header_that_is_not_whole_goes_to_scand() -> None:
+    assert asks(b"Content-Type: text/plain\r\n", complete=False)
+
+
+@pytest.mark.parametrize("over", ["depth", "parts", "header", "fields", "parameters"])
+async def test_c2_over_a_limit_is_an_outcome(over: str) -> None:
+    content = Text(PLAIN.replace(b"text/plain", b"multipart/mixed"))
+    reader = Reader(Structure(parts=2000, depth=3, over=over))
+    verdict = await answer(attachments.check(context(content), attachments.Policy(), ports(inspector=reader)))
+    assert verdict.outcome == "too_complex" and over in verdict.reason
+    assert catalogue()["attachments"].outcomes["too_complex"] is Action.QUARANTINE
+    assert reader.asked == [LIMITS]
+
+
+async def test_attachments_without_scand() -> None:
+    content = Text(PLAIN.replace(b"text/plain", b"multipart/mixed"))
+    policy = attachments.Policy(depth_limit=3, parts_limit=4)
+    assert (await answer(attachments.check(context(content), policy, ports()))).outcome == "skipped"
+    reader = Reader(Unavailable("scand is away"))
+    with pytest.raises(Unavailable):
+        await answer(attachments.check(context(content), policy, ports(inspector=reader)))
+    assert reader.asked[0][:2] == (3, 4)
+    names = Reader(Structure(parts=2, depth=1, names=("../x; rm -rf /",)))
+    verdict = await answer(attachments.check(context(content), policy, ports(inspector=names)))
+    assert (verdict.outcome, verdict.reason, verdict.evidence["names"]) == ("ok", "", ["../x; rm -rf /"])

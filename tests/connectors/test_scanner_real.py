@@ -1,0 +1,77 @@
+"""The connectors with a real clamd and a real spamd."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from appliance.config.values import parse_peer
+from appliance.connectors.checkup import Checkup
+from appliance.connectors.conversation import Server
+from appliance.connectors.scanner import Scanner, Settings
+from appliance.connectors.source import TRACE, Octets
+from tests.connectors.scanner_peer import context
+from tests.peers import clamd, spamd
+from tests.peers.clamd import Clamd, eicar_mail
+from tests.peers.spamd import GTUBE, Spamd
+
+pytestmark = [pytest.mark.peer]
+HAM = (
+    TRACE
+    + b"From: <a@example.org>\r\nTo: <b@example.com>\r\nSubject: the minutes\r\n\r\nDear Bob, see you next week.\r\n"
+)
+
+
+def make(kind: str, address: str) -> Scanner:
+    peer = parse_peer(address)
+    return Scanner(Settings("x", kind, (Server(peer.path, peer.host, peer.port),), 30.0))
+
+
+@pytest.fixture(scope="module")
+def av(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clamd]:
+    if not clamd.available():
+        pytest.skip("Debian package clamav-daemon is not installed")
+    server = Clamd(tmp_path_factory.mktemp("clamd") / "x", stream_max="3M").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spamd]:
+    if not spamd.available():
+        pytest.skip("Debian package spamd is not installed")
+    server = Spamd(Path(tmp_path_factory.mktemp("spamd")) / "x").start()
+    yield server
+    server.stop()
+
+
+async def test_c7_clamd_finds_what_a_mail_carries(av: Clamd) -> None:
+    for address in (av.address, f"127.0.0.1:{av.port}"):
+        scanner = make("clamd", address)
+        assert (await scanner.scan(Octets(HAM), context())).kind == "clean"
+        found = await scanner.scan(Octets(TRACE + eicar_mail()), context())
+        assert (found.kind, found.names) == ("infected", ("Eicar-Test-Signature.UNOFFICIAL",))
+
+
+async def test_c7_the_limit_of_clamd_is_learned(av: Clamd) -> None:
+    scanner = make("clamd", av.address)
+    large = Octets(HAM + b"x" * (3 * 1024 * 1024))
+    assert (await scanner.scan(large, context())).kind == "oversize", "by its own answer, in the middle of the content"
+    assert not scanner.limit_known
+    test = Checkup(scanner, 52428800, eicar=True)
+    await test.run()
+    assert scanner.limit == 3 * 1024 * 1024
+    assert test.tested.startswith("found") and set(scanner.condition.wrong) == {"size"}
+    assert (await scanner.scan(Octets(large.octets[: scanner.limit]), context())).kind == "clean"
+    before = scanner._answers
+    assert (await scanner.scan(Octets(large.octets[: scanner.limit + 1]), context())).kind == "oversize"
+    assert scanner._answers == before, "it was not even sent"
+
+
+async def test_spamd_scores(judge: Spamd) -> None:
+    scanner = make("spamd", judge.address)
+    ham = await scanner.scan(Octets(HAM), context())
+    assert ham.kind == "clean" and ham.score < ham.threshold and ham.names
+    spam = await scanner.scan(Octets(HAM.replace(b"Dear Bob", GTUBE)), context())
+    assert spam.kind == "spam" and spam.score > 900 and "GTUBE" in spam.names
+    large = Octets(HAM + b"x" * 600_000)
+    assert (await scanner.scan(large, context())).kind == "oversize"
