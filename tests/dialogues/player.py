@@ -1,10 +1,10 @@
 r"""Plays *.smtp scripts against a real session over loopback.
 
-A script is lines: `C: text` the client sends text and CRLF (lines in a row go out in one write); `B: text` it sends octets
-with Python escapes and no CRLF; `S: text` the server answers this line (`...` stands for anything); `X:` the server ends the
-connection; `F:` the client half-closes; `K: n` so many messages are kept by now; `=: section.key = value` a setting
-(TOML), before the first word; `E: stage reply` the engine answers so at a stage ("discard" is a reply, too); `#` is a
-remark. At the end nothing more may be said.
+A script is lines: `C: text` the client sends text and CRLF (lines in a row go out in one write); `B: text` it sends
+octets with Python escapes and no CRLF; `S: text` the server answers this line (`...` stands for anything); `X:` the
+server ends the connection; `F:` the client half-closes; `K: n` so many messages are kept by now; `=: section.key = value`
+a setting (TOML), before the first word; `E: stage reply` the engine answers so at a stage ("discard" is a reply, too);
+`#` is a remark. At the end nothing more may be said.
 """
 
 import asyncio

@@ -32,7 +32,7 @@ async def greet(session: "Session", early: bool) -> None:
     session.naming = session.front.name_of(session)
     record.connected(session)
     if text := await _no_place(session):
-        session.dismiss(text.format(host=rules.hostname, address=address), "limit")
+        session.dismiss(text.format(host=rules.hostname, address=address), "limit", linger=False)
         return
     if not rules.delay_reject:
         step = ask(session, ("connect",), session.context, lambda decision: _welcome(session, decision))

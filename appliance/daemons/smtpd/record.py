@@ -144,7 +144,8 @@ def message(session: "Session", ctx: Context, combined: "Combined", message_id: 
     deciding = combined.deciding
     found = {id(verdict): verdict for group in combined.groups for verdict in group.decision.verdicts}
     if deciding is not None:
-        maillog.log(f"{ctx.transaction}: {combined.verb} by {deciding.check}:{deciding.outcome} {deciding.reason}".rstrip())
+        why = f"{deciding.check}:{deciding.outcome} {deciding.reason}".rstrip()
+        maillog.log(f"{ctx.transaction}: {combined.verb} by {why}")
     events.emit(
         {
             "event": "message",

@@ -88,12 +88,13 @@ class Session(Wire):
         tail = f" [{self.id}]"
         self.refuse(text if text.endswith(tail) else text[: MAX_REPLY - len(tail)] + tail)
 
-    def dismiss(self, text: str, end: str) -> None:
+    def dismiss(self, text: str, end: str, linger: bool = True) -> None:
         """Say `text` ("" = nothing more) and end the session; `end` is the reason in the log."""
         self.end = end
+        self.reset()
         if text:
             self.out.append(from_text(text).encode())
-        self.hang_up()
+        self.hang_up(linger)
 
     def count(self, verb: str) -> None:
         """One more command."""

@@ -191,7 +191,12 @@ class Wire(asyncio.Protocol):
         step: Step = None
         while step is None and not self.closing and not self.choked:
             if self.receiving is not None:
-                rest = self.receiving.feed(data[pos:] if pos else data)
+                try:
+                    rest = self.receiving.feed(data[pos:] if pos else data)
+                except Exception as error:  # where the content would end is not known any more
+                    self.on_error(error)
+                    self.hang_up()
+                    break
                 data, pos = rest or b"", 0
                 if rest is None:
                     step = self.on_progress()
@@ -243,10 +248,11 @@ class Wire(asyncio.Protocol):
 
     def flush(self) -> None:
         """Write the replies of this batch, all at once."""
+        answered = bool(self.out) or self.deadline == math.inf
         if self.out and self.transport is not None and not self.lost:
             self.transport.write(self.out[0] if len(self.out) == 1 else b"".join(self.out))
             self.out.clear()
-        if not self.closing and not self.choked and self.receiving is None:
+        if answered and not self.closing and not self.choked and self.receiving is None:
             self.on_idle()
 
     def hang_up(self, linger: bool = True) -> None:

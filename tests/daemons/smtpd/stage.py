@@ -12,7 +12,7 @@ from appliance.config.model import Wiring
 from appliance.daemons.smtpd.front import Front
 from appliance.daemons.smtpd.rules import Rules
 from appliance.engine.pipeline import Group
-from appliance.mail.context import STAGES, Context
+from appliance.mail.context import Context
 from appliance.mail.ports import Unavailable
 from appliance.mail.verdict import ACCEPT, Decision
 from appliance.net.client_name import ClientName

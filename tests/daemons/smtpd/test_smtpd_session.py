@@ -13,7 +13,9 @@ async def test_a_message_is_kept_with_our_trace_field_on_top() -> None:
         assert not large
         head, _, rest = content.partition(b"Subject:")
         assert rest == b" hi\r\nMessage-ID: <1@example.net>\r\n\r\nbody\r\n"
-        assert head.startswith(b"Received: from client.example.net (unknown [127.0.0.1])\r\n\tby mx.example.com (Postgate)")
+        assert head.startswith(
+            b"Received: from client.example.net (unknown [127.0.0.1])\r\n\tby mx.example.com (Postgate)"
+        )
         assert f" with ESMTP id {trailer.queue_id}\r\n\tfor <b@example.com>; ".encode() in head
         assert (trailer.sender, trailer.recipients[0].address) == ("a@example.net", "b@example.com")
         assert trailer.message_id == "<1@example.net>"

@@ -90,7 +90,9 @@ async def test_a_pipelined_session_split_anywhere(bite: int) -> None:
 async def test_what_stands_behind_data_is_neither_content_nor_commands() -> None:
     async with Stage() as stage:
         client = await stage.hello()
-        client.send(b"MAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nSubject: hasty\r\n\r\n.\r\nQUIT\r\n")
+        client.send(
+            b"MAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nSubject: hasty\r\n\r\n.\r\nQUIT\r\n"
+        )
         replies = await many(client, 3)
         assert replies[2] == "554 5.5.0 Error: SMTP protocol synchronization"
         assert await client.ended() == b""
@@ -276,7 +278,8 @@ async def test_q6_all_bodies_in_memory_are_bounded() -> None:
         assert stage.front.memory.used == 0
 
 
-async def test_q6_what_comes_while_a_question_is_open_is_bounded() -> None:
+async def test_q6_what_comes_while_a_question_is_open_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.daemons.smtpd.front.PENALTY", 0.0)
     async with Stage() as stage:
         gate = asyncio.Event()
 
@@ -290,8 +293,9 @@ async def test_q6_what_comes_while_a_question_is_open_is_bounded() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(client.writer.drain(), 0.3)
         assert len(stage.session().ahead) < 700_000
+        client.reset()
         gate.set()
-        assert (await client.reply()).startswith("250 2.1.0")
+        await until(lambda: not stage.front.sessions)
 
 
 async def test_q6_without_descriptors_accepting_pauses_and_recovers(
