@@ -84,7 +84,7 @@ def show(**given: Any) -> None:
 @next_hop
 def flush(**given: Any) -> None:
     """Try messages now, whatever their waiting time."""
-    queue_socket.act(given["config"], request("flush", **given), "to be tried now", given["as_json"])
+    queue_socket.act(given["config"], request("flush", **given), "put first in line", given["as_json"])
 
 
 @command.command()

@@ -49,7 +49,7 @@ def announce(facts: Mapping[str, Any]) -> None:
 def lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """What runs, what is off and how to switch it on, what to try next."""
     server = next(iter(facts["listening"].values()))
-    inbox = Path(facts["state_dir"]) / "inbox" / "new"
+    inbox = here(Path(facts["state_dir"]) / "inbox" / "new")
     yield ""
     yield f"Postgate takes mail for example.com on {server}; stop it with Ctrl-C."
     yield ""
@@ -62,6 +62,11 @@ def lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"  {program()} status"
     yield 'To put it in front of your own server: README.md, "In front of my server".'
     yield ""
+
+
+def here(path: Path) -> Path:
+    """As seen from this folder, where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def program() -> str:

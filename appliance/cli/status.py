@@ -88,14 +88,15 @@ def _dependencies(facts: Mapping[str, Any]) -> Iterator[str]:
         for name, state in found.items():
             if not state:
                 continue
-            text = (
-                ", ".join(f"{key} {shown(value)}" for key, value in state.items()) if isinstance(state, dict) else state
-            )
-            yield f"  {worker:<12} {name}: {text}"
+            yield f"  {worker:<12} {name}: {shown(state)}"
 
 
 def shown(value: Any) -> str:
     """A value for people."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {shown(one)}" for key, one in value.items()) or "none"
+    if isinstance(value, list):
+        return "; ".join(map(shown, value)) or "none"
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 

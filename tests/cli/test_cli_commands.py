@@ -82,6 +82,12 @@ def test_what_the_demo_prints_can_be_copied() -> None:
     assert sum("to switch on" in line for line in page) >= 2
 
 
+def test_the_demo_names_its_inbox_as_seen_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = list(lines({"listening": {"public": "127.0.0.1:2525"}, "separation": "", "state_dir": str(tmp_path / "run")}))
+    assert "  ls run/inbox/new" in page
+
+
 class Keeper:
     """An aiosmtpd handler that keeps what it got, and refuses one recipient."""
 

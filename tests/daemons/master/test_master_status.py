@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
-from appliance.cli.status import lines
+from appliance.cli.status import lines, shown
 from appliance.daemons import control
 from appliance.daemons.master import status
 from appliance.daemons.master.children import Child
@@ -24,3 +24,8 @@ def test_scanners_with_the_age_of_their_last_answer_stand_among_the_dependencies
     facts |= {"certificates": {}, "separation": "", "queue": None, "dependencies": found, "degraded": []}
     page = "\n".join(lines(facts))
     assert "scanner clamav (clamd): state well, last answer 3 s ago" in page
+
+
+def test_nested_facts_are_shown_without_brackets() -> None:
+    assert shown({"blind": [], "servers": {"192.0.2.53:53": 0}}) == "blind none, servers 192.0.2.53:53 0"
+    assert shown([{"name": "smtp:[a]:25", "dead": True}, {"name": "b"}]) == "name smtp:[a]:25, dead True; name b"
