@@ -201,6 +201,9 @@ class Session(Wire):
     def on_error(self, error: Exception) -> None:
         record.internal(self, error)
         self.receiving = None
+        if self.verb == "CONNECT":  # no greeting was given: there is nothing to go on with
+            self.dismiss(f"421 4.3.0 {self.rules.hostname} Server local data error", "error")
+            return
         self.reset()
         self.reject("451 4.3.0 Error: internal error, please try again later")
 
@@ -253,7 +256,6 @@ class Session(Wire):
     def wind_down(self, now: bool = False) -> None:
         """The worker ends: so does the session, between transactions, or `now` unless something is being awaited."""
         if not self.busy and not self.closing and (now or self.transaction is None):
-            self.reset()
             self.shut_down()
 
     def shut_down(self) -> None:
@@ -264,8 +266,6 @@ class Session(Wire):
     def stage(self) -> str:
         """The last verb; behind 354 "DATA content"."""
         return "DATA content" if self.receiving is not None else self.verb
-
-    # ------------------------------------------------------------------ state
 
     def renew(self) -> None:
         """Between transactions: take the rules that are in force now."""

@@ -5,6 +5,13 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
+from appliance.observe import maillog
+
+
+@pytest.fixture(autouse=True)
+def log_to_stderr() -> None:
+    """Whatever tests before have set."""
+    maillog.configure(2, "postgate", service="smtpd")
 
 
 def pytest_asyncio_loop_factories(

@@ -227,6 +227,29 @@ async def test_b11_internal_errors_at_every_stage(stage_name: str) -> None:
         assert await client.say("NOOP") == "250 2.0.0 Ok"
 
 
+async def test_b11_an_internal_error_before_the_greeting_ends_the_session() -> None:
+    async def broken(address: str, limits: object) -> object:
+        raise ValueError("secret")
+
+    async with Stage() as stage:
+        stage.state.connect = broken  # type: ignore[assignment,method-assign]
+        client = await stage.connect(banner=False)
+        assert await client.reply() == "421 4.3.0 mx.example.com Server local data error"
+        assert await client.ended() == b""
+
+
+async def test_b11_an_internal_error_amid_content_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, data: bytes) -> None:
+        raise ValueError("secret")
+
+    async with Stage() as stage:
+        client = await stage.content()
+        monkeypatch.setattr("appliance.daemons.smtpd.body.Body.feed", broken)
+        client.send(b"MAIL FROM:<evil@example.net>\r\n.\r\nNOOP\r\n")
+        assert (await client.reply()).startswith("451 4.3.0 Error: internal error")
+        assert await client.ended() == b""
+
+
 async def test_b12_xclient_is_for_listed_clients_only() -> None:
     async with Stage() as stage:
         client = await stage.connect()
