@@ -92,8 +92,7 @@ class Composition:
             "inspector": self.inspector.health(),
         }
         degraded = [why for part in parts.values() for why in part.pop("degraded", [])] + self.scanners.degraded
-        dependencies = {**parts, **self.scanners.facts(), "smtputf8": self.utf8.everywhere}
-        return {"dependencies": dependencies, "degraded": degraded}
+        return {**parts, **self.scanners.facts(), "smtputf8": self.utf8.everywhere, "degraded": degraded}
 
     async def close(self) -> None:
         """Hang up everywhere."""
