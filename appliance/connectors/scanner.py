@@ -7,6 +7,7 @@ antivirus puts off, antispam marks (as their policies say).
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Hashable
 from types import ModuleType
@@ -80,8 +81,7 @@ class Scanner:
 
     async def scan(self, content: Content, ctx: Context) -> ScanResult:
         """One message. Never raises but for a cancelled caller."""
-        clock = asyncio.get_running_loop().time
-        start = clock()
+        start = time.monotonic()  # a loop's own clock may be a millisecond behind
         self.condition.under_way(1)
         try:
             found = await self._scan(content, ctx)
@@ -90,7 +90,7 @@ class Scanner:
             found = self._error(f"{type(error).__name__}")
         finally:
             self.condition.under_way(-1)
-        seconds = round(clock() - start, 4)
+        seconds = round(time.monotonic() - start, 4)
         self.condition.count(found.kind, seconds, ctx.transaction)
         return msgspec.structs.replace(found, seconds=seconds)
 
