@@ -4,10 +4,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.peers.gateway import Gateway
-
 from bench.load import AiosmtpdDiscard, send
 from bench.pairs import Row, compare
+from tests.peers.gateway import Gateway
 
 STAGES = """\
 [inbound]

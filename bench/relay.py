@@ -5,11 +5,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.peers.gateway import Gateway
-from tests.peers.postfix import Postfix
-
 from bench.load import Sink, send
 from bench.pairs import Row, compare
+from tests.peers.gateway import Gateway
+from tests.peers.postfix import Postfix
 
 STAGES = """\
 [inbound]

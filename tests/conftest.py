@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.peers import postfix
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from appliance.checks import Check
 from appliance.engine.pipeline import Engine
 from appliance.engine.policy import compile_policies

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from pydantic import BaseModel, TypeAdapter
+from pydantic_core import PydanticUndefined
+
 from appliance.config import blob, default
 from appliance.config.model import Wiring
 from appliance.config.snapshot import build
-from pydantic import BaseModel, TypeAdapter
-from pydantic_core import PydanticUndefined
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "config.example.toml"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from appliance.checks import NAMES, Check, catalogue
 from appliance.engine import plan
 from appliance.engine.policy import compile_policies

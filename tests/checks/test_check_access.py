@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from appliance.checks import access
 from appliance.mail.context import Client
 from appliance.mail.ports import Ports, Site, Unavailable

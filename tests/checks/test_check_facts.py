@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from appliance.checks import helo, loop, rdns, relay, size
 from appliance.mail.context import Client, Recipient
 from appliance.mail.ports import Ports, Site

@@ -4,13 +4,14 @@ import inspect
 from collections.abc import Iterator
 
 import pytest
+from pydantic import ValidationError
+
 from appliance.checks import antispam, antivirus, attachments, catalogue
 from appliance.mail.context import Client, Context
 from appliance.mail.ports import Content, Ports, Site, Structure, Unavailable
 from appliance.mail.scan import ScanResult
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.mime import LIMITS, Limits
-from pydantic import ValidationError
 
 PLAIN = b"Received: x\r\nSubject: y\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nhello\r\n"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from appliance.checks import greylist
 from appliance.mail.context import Client, Context, Recipient
 from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports, Site, Unavailable

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from appliance.checks import ratelimit
 from appliance.mail.context import Client, Context, Recipient
 from appliance.mail.ports import Ports, RateAsk, Site

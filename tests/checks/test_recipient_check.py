@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import pytest
+
 from appliance.checks import recipient
 from appliance.mail.context import Client, Context, Recipient
 from appliance.mail.ports import Ports, Probe, Site, Unavailable

@@ -10,10 +10,11 @@ from pathlib import Path
 import click
 import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from click.testing import CliRunner
+
 from appliance.cli import COMMANDS, common, install_users, main, send_test, status
 from appliance.cli.run import lines
 from appliance.daemons.master.services import SHIPPED
-from click.testing import CliRunner
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))

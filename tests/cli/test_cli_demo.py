@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.peers.ports import answers, greets, wait_for
 from tests.peers.process import Process
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
 from appliance.cli import greylist, recipients
 from appliance.stores import wire
 from appliance.stores.console import Console
-from click.testing import CliRunner
 
 MAIN = Path(__file__).parents[1] / "daemons" / "stated_main.py"
 

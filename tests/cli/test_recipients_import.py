@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+
 from appliance.checks.recipient import listed
 from appliance.cli.recipients import command, decoded, imported
 from appliance.protocol.smtp.address import parse_address
 from appliance.tables import open_table
-from click.testing import CliRunner, Result
 
 PLAIN = ["ann@example.com", "bob@example.com"]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from appliance.config import blob, lastgood
 from appliance.config.snapshot import build
 from tests.config.folders import WIRING, Folder

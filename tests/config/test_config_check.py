@@ -2,8 +2,9 @@
 
 import json
 
-from appliance.cli import check, table
 from click.testing import CliRunner
+
+from appliance.cli import check, table
 from tests.config.folders import WIRING, Folder
 
 

@@ -4,9 +4,10 @@ import tomllib
 from typing import Any
 
 import pytest
-from appliance.config.positions import Path, Positions
 from hypothesis import given
 from hypothesis import strategies as st
+
+from appliance.config.positions import Path, Positions
 
 TEXT = '''\
 # comment with [brackets] and = signs

@@ -1,6 +1,7 @@
 """Which domains are ours, and where their mail goes (protocols 2.9)."""
 
 import pytest
+
 from appliance.config.model import Wiring
 from appliance.config.routes import Routes, parse_transport
 from appliance.config.values import NextHop

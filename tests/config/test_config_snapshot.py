@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from appliance.config import blob
 from appliance.config import snapshot as snapshot_module
 from appliance.config.snapshot import ConfigError, Mistake, Snapshot, build

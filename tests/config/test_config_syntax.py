@@ -1,6 +1,7 @@
 """Files that are not TOML: said where and how, for all of them at once, and never an exception."""
 
 import pytest
+
 from appliance.config.syntax import parse
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+
 from appliance.connectors import probing
 from appliance.connectors.callahead import Callahead
 from appliance.connectors.probing import Door, state_of

@@ -5,6 +5,7 @@ import os
 import tempfile
 
 import pytest
+
 from appliance.connectors import conversation
 from appliance.connectors.conversation import Server
 from tests.connectors.scanner_peer import CLEAN, FOUND, HAM, MAIL, Message, Peer, context, hangs, hangs_up, make, says

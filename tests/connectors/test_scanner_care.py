@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 
 import pytest
+
 from appliance.connectors import breaker, checkup, scanner
 from appliance.connectors.checkup import Checkup
 from appliance.connectors.conversation import Server

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from appliance.config.values import parse_peer
 from appliance.connectors.checkup import Checkup
 from appliance.connectors.conversation import Server

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+
 from appliance.connectors.session import SmtpSession
 from appliance.connectors.smtp import connect
 from appliance.connectors.target import ConnectFailed, Target, Timeouts

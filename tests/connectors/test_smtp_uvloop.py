@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trustme
+
 from appliance.connectors.smtp import connect
 from appliance.connectors.target import ConnectFailed, Target, Timeouts
 from appliance.net.tls import client_context

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from appliance.daemons.inbox import Inbox
 
 

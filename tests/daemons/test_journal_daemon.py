@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from appliance.config import blob as blobs
 from appliance.config import snapshot as config
 from appliance.daemons.journal import Journal, printable

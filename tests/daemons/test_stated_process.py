@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from appliance.mail.ports import GreylistAsk, Probe, RateAsk, Unavailable
 from appliance.net.channel import Channel
 from appliance.stores import remote, wire

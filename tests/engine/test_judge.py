@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+
 from appliance.engine.judge import Combined, Group, Judgement, combine, judge
 from appliance.engine.rules import Ruling
 from appliance.mail.edits import Edit

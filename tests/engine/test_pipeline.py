@@ -5,12 +5,13 @@ import inspect
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from appliance.engine.pipeline import Engine, combine
 from appliance.mail.edits import Edit
 from appliance.mail.ports import Unavailable
 from appliance.mail.verdict import Action, Decision, Verdict
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests.engine.scripted import ARGUMENTS, check, context, engine, later, recipient, said
 
 

@@ -4,6 +4,7 @@ from datetime import date
 from typing import Any
 
 import pytest
+
 from appliance.engine.exceptions import end_of
 from appliance.engine.plan import compile_plan
 from appliance.engine.policy import Complaint, PolicySet, compile_policies

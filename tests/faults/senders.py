@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from tests.peers.inner import Kept
 
-
 #: A message without these gets them from every Postfix on its way.
 STAMP = b"From: sender@example.org\r\nDate: Sat, 21 Nov 2026 10:00:00 +0000\r\n"
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests.faults.senders import Reckoning, Senders, reckon
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.faults.senders import Senders, message, reckon, talk
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests.faults.senders import message, talk
 from tests.peers import clamd
 from tests.peers.clamd import Clamd, eicar_mail

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests.faults.senders import message, talk
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner

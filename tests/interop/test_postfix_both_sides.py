@@ -4,6 +4,7 @@ import smtplib
 from collections.abc import Callable
 
 import pytest
+
 from tests.faults.senders import digest, message
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.faults.senders import message, talk
 from tests.peers import clamd, spamd
 from tests.peers.clamd import Clamd, eicar_mail

@@ -1,4 +1,5 @@
 import pytest
+
 from appliance.mail import apply
 from appliance.mail.edits import Edit
 

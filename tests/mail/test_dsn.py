@@ -2,6 +2,7 @@ import email
 import re
 
 import pytest
+
 from appliance.mail.dsn import RecipientReport, Report, build, wants
 
 ORIGINAL = b"Subject: hi\r\nFrom: a@example.org\r\n\r\nbody\r\n"

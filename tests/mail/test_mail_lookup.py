@@ -1,6 +1,7 @@
 """Key orders of access(5), transport(5) and recipient lists (protocols 2.1, 2.2, 2.9)."""
 
 import pytest
+
 from appliance.mail.lookup import (
     Found,
     Key,

@@ -1,9 +1,10 @@
 """Replies: read strictly, made to fit, safe for the wire whatever is in them."""
 
 import pytest
-from appliance.mail.replies import CLASS, Refusal, as_class, finish, parse, repair
 from hypothesis import given
 from hypothesis import strategies as st
+
+from appliance.mail.replies import CLASS, Refusal, as_class, finish, parse, repair
 
 
 def test_parts() -> None:

@@ -1,4 +1,5 @@
 import pytest
+
 from appliance.net.hosts import parse
 from appliance.net.mx import MAX_PLACES, MailHosts, NoPlace, Place
 from appliance.protocol.dns import Answer

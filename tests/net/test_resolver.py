@@ -3,6 +3,7 @@ import time
 
 import dns.flags
 import pytest
+
 from appliance.net.resolver import Resolver, system_nameservers
 from appliance.protocol.errors import Unavailable
 from tests.net.nameserver import NameServer, answer

@@ -1,4 +1,5 @@
 import pytest
+
 from appliance.net.zone import Zone
 
 TEXT = b"""$TTL 300

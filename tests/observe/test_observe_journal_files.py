@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from appliance.observe import journal_files
 from appliance.observe.journal_files import JournalFiles, files, search
 

@@ -1,8 +1,9 @@
 """Metrics of many processes as one exposition."""
 
 import pytest
-from appliance.observe import metrics
 from prometheus_client.parser import text_string_to_metric_families
+
+from appliance.observe import metrics
 
 
 def made(count: int, level: float) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from appliance.observe import maillog, oplog
 from appliance.observe.sink import Sink
 

@@ -1,6 +1,7 @@
 """The counter of hot paths: counted by hand, shown like any other."""
 
 import pytest
+
 from appliance.observe import metrics
 
 

@@ -1,8 +1,9 @@
 """One event, one line: nothing a stranger sends can forge or split a log line (threats P4)."""
 
-from appliance.observe.text import CAP, clean
 from hypothesis import given
 from hypothesis import strategies as st
+
+from appliance.observe.text import CAP, clean
 
 
 @given(st.text(max_size=3000))

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
+
 from tests.peers.ports import free_port
 
 

@@ -3,11 +3,12 @@
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from appliance.protocol import clamd
 from appliance.protocol.clamd import Answer, ReplyReader
 from appliance.protocol.errors import ProtocolError
-from hypothesis import given
-from hypothesis import strategies as st
 
 LONG = b"Win.Test." + b"A" * 300
 

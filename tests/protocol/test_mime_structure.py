@@ -3,9 +3,10 @@
 import time
 
 import pytest
-from appliance.protocol.mime import LIMITS, MAX_NAME, MAX_NAMES, Limits, Shape, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from appliance.protocol.mime import LIMITS, MAX_NAME, MAX_NAMES, Limits, Shape, read
 
 MIXED = b'Content-Type: multipart/mixed; boundary="x"\r\n\r\n'
 

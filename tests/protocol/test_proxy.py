@@ -4,10 +4,11 @@ import ipaddress
 import struct
 
 import pytest
-from appliance.protocol.errors import ProtocolError
-from appliance.protocol.proxy import MAX_V2_BODY, SIGNATURE, ProxyInfo, parse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from appliance.protocol.errors import ProtocolError
+from appliance.protocol.proxy import MAX_V2_BODY, SIGNATURE, ProxyInfo, parse
 
 
 def version_2(command: int, family: int, body: bytes) -> bytes:

@@ -3,11 +3,12 @@
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from appliance.protocol.smtp import address as module
 from appliance.protocol.smtp.address import Address, AddressError, parse_address, parse_path, relay_tricks
 from appliance.protocol.smtp.domain import parse_domain
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 # text, local, domain, external form, leniencies
 TAKEN = [

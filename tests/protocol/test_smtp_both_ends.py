@@ -4,6 +4,9 @@ import random
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.smtp import ehlo
 from appliance.protocol.smtp.client import ClientMachine
@@ -20,8 +23,6 @@ from appliance.protocol.smtp.outgoing import (
     Write,
 )
 from appliance.protocol.smtp.reply import Reply, from_text
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 OK = "250 2.0.0 Ok"
 

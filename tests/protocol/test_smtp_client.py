@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+
 from appliance.protocol.smtp.client import ClientMachine
 from appliance.protocol.smtp.outgoing import (
     Closed,

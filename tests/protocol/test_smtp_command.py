@@ -1,6 +1,9 @@
 """Command lines: what each verb takes, which reply a mistake gets, what lenient means, and other protocols."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.smtp import xtext
 from appliance.protocol.smtp.attributes import format_xforward
@@ -17,8 +20,6 @@ from appliance.protocol.smtp.command import (
     wrong_protocol,
 )
 from appliance.protocol.smtp.reply import from_text
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def words(text: str) -> frozenset[str]:

@@ -3,9 +3,10 @@
 import itertools
 
 import pytest
-from appliance.protocol.smtp.data import BareLineEnds, BdatDecoder, DataDecoder, DataEncoder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+from appliance.protocol.smtp.data import BareLineEnds, BdatDecoder, DataDecoder, DataEncoder
 
 
 def reference_lines(raw: bytes) -> bytes:

@@ -3,11 +3,12 @@
 import itertools
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.smtp import ehlo
 from appliance.protocol.smtp.reply import Reply, ReplyReader, from_text, printable
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from appliance.protocol import spamd
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.spamd import Answer, ReplyReader
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def reply(spam: str = "False ; 1.5 / 5.0", body: bytes = b"A,B_2", length: str | None = None, more: str = "") -> bytes:

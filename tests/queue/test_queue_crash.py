@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from appliance.queue.item import Item, Note
 from appliance.queue.spool import Spool
 from tests.queue.queue_rig import Killed, Rig, trailer

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from appliance.queue import entry
 from appliance.queue.entry import HEADER, Damaged, Found, Header, Torn
 from appliance.queue.ids import QueueIds, valid

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from appliance.queue import disk
 from appliance.queue.envelope import Committed, Sealed
 from tests.queue.queue_rig import Rig, trailer

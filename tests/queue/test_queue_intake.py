@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+
 from appliance.queue import intake as intake_module
 from appliance.queue.entry import HEADER
 from appliance.queue.envelope import Committed, Returned, Sealed, Want

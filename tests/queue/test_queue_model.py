@@ -8,12 +8,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from appliance.queue import intake
 from appliance.queue.envelope import Trailer
 from appliance.queue.errors import SpoolError
 from appliance.queue.item import Item, Note
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from tests.queue.queue_rig import Rig, trailer
 
 MAIL = ["small", "small", "batch", "large", "abort", "read", "done", "some", "keep", "hold", "release", "remove"]

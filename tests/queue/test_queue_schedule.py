@@ -5,6 +5,7 @@ from pathlib import Path
 from time import perf_counter
 
 import pytest
+
 from appliance.queue.clock import MAX_GAP, SpoolClock
 from appliance.queue.schedule import Job, Limits, Schedule
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from appliance.queue.envelope import Trailer
 from appliance.queue.errors import ContentDamaged, SpoolError, SpoolLocked
 from appliance.queue.item import Item, Note, Result

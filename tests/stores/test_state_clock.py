@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from appliance.mail.ports import GreylistAsk
 from hypothesis import given
 from hypothesis import strategies as st
+
+from appliance.mail.ports import GreylistAsk
 from tests.stores.state_fakes import Direct, Time, state_at
 
 YEAR = 365 * 86400.0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+
 from appliance.mail.ports import GreylistAsk
 from appliance.stores import keeper, wire
 from appliance.stores.greylist import Triplet

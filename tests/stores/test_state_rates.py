@@ -1,9 +1,10 @@
 """Token buckets against a model; client counts."""
 
 import pytest
-from appliance.stores.rates import AskedRate, Buckets, Clients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from appliance.stores.rates import AskedRate, Buckets, Clients
 
 
 def test_a_bucket_is_used_up_and_refills() -> None:

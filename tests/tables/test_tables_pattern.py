@@ -3,6 +3,7 @@
 import time
 
 import pytest
+
 from appliance.mail.ports import Unavailable
 from appliance.tables import Opened, open_table
 

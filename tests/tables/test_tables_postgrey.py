@@ -1,6 +1,7 @@
 """postgrey's white lists as they are (protocols 7.1)."""
 
 import pytest
+
 from appliance.tables import open_table
 
 CLIENTS = b"""# shipped

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+
 from appliance.tables import Opened, TableError, open_table
 
 

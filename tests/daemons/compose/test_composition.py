@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from appliance.config import blob
 from appliance.config.snapshot import Snapshot, build
 from appliance.daemons.compose import Composition

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from appliance.cli import quarantine, queue
 from click.testing import CliRunner, Result
+
+from appliance.cli import quarantine, queue
 from tests.connectors.smtp_peer import Peer
 from tests.daemons.delivery.harness import Running, delivery, mail_log, settings
 

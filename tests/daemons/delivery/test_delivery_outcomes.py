@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from appliance.mail.edits import Edit
 from appliance.queue.envelope import QueuedRecipient
 from tests.connectors.smtp_peer import CUT, SILENT, Peer

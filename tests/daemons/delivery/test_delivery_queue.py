@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+
 from appliance.daemons.delivery import upkeep
 from appliance.queue.errors import SpoolError, SpoolLocked
 from appliance.queue.space import Space

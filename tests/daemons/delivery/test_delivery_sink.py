@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from tests.daemons.delivery.harness import delivery, mail_log, settings
 
 SINK = shutil.which("smtp-sink", path="/usr/sbin:/usr/bin") or ""

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from tests.peers.ports import free_port
 from tests.peers.process import Process
 

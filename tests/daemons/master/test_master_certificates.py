@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+
 from appliance.daemons.master import certificates
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import trustme
+
 from tests.daemons.master.conftest import Master, until
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from appliance.daemons.master import separation, services
 from appliance.daemons.process import Identity
 from tests.daemons.master.conftest import ROOT, Master

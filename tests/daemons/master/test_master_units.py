@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from appliance.daemons import control
 from appliance.daemons.master import alarms
 from appliance.daemons.master import children as children_module

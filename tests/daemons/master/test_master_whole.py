@@ -6,11 +6,12 @@ import pwd
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
 from appliance.cli import main
 from appliance.config.default import ZONE
 from appliance.daemons.master import separation
 from appliance.daemons.process import Identity
-from click.testing import CliRunner
 from tests.daemons.master.conftest import Master, until
 from tests.daemons.master.test_master_separation import open_python
 from tests.daemons.master.whole import USERS

@@ -3,6 +3,7 @@
 import sys
 
 import msgspec
+
 from appliance.daemons import master
 from appliance.daemons.master import separation
 from appliance.daemons.master.services import SHIPPED

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from appliance.connectors.inspector import Inspector
 from appliance.connectors.source import Octets
 from appliance.daemons.scand import daemon, hatchery

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import uvloop
+
 from appliance.observe import maillog
 
 

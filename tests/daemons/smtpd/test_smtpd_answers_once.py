@@ -1,6 +1,7 @@
 """Each command has one answer, whatever goes wrong behind it; and the counts of the log are true."""
 
 import pytest
+
 from appliance.daemons.smtpd import record
 from tests.daemons.smtpd.stage import Stage
 

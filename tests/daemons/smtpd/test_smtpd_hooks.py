@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from aiosmtpd.handlers import Debugging, Message, Sink
+
 from appliance.daemons.smtpd import hooks
 from appliance.mail.verdict import Decision
 from tests.daemons.smtpd.stage import Client, Stage

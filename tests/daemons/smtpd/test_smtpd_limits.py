@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from appliance.daemons.smtpd import limits
 from appliance.mail.verdict import ACCEPT
 from tests.daemons.smtpd.stage import Client, Stage

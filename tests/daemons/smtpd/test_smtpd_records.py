@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from appliance.daemons.smtpd import record
 from appliance.daemons.smtpd.front import textual
 from appliance.daemons.smtpd.handover import Handover

@@ -4,6 +4,7 @@ import asyncio
 import re
 
 import pytest
+
 from tests.daemons.smtpd.stage import Client, Stage
 
 HELLO = "EHLO client.example.net"

@@ -5,6 +5,7 @@ import ssl
 
 import pytest
 import trustme
+
 from appliance.daemons.smtpd import tls
 from tests.daemons.smtpd.stage import Client, Stage
 

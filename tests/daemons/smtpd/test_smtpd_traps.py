@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+
 from appliance.engine.pipeline import Group
 from appliance.mail.verdict import ACCEPT, Decision, Verdict
 from appliance.queue.errors import SpoolError, SpoolFull
