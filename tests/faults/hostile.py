@@ -1,0 +1,111 @@
+"""Connections of an attacker, what a gateway may say to them, and how late event loops were meanwhile."""
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from tests.peers.gateway import Gateway
+
+#: A reply line (RFC 5321 4.2.1), and what must never stand in one: traces, our files, classes, exceptions.
+REPLY = re.compile(rb"[2-5]\d\d(?:[ -][\x20-\x7e]{0,505})?")
+INTERNAL = re.compile(
+    rb"(?i)traceback|\.py\b|appliance|python|aiosmtpd|asyncio|exception|\w+error\(|object at 0x|/tmp|line \d+, in"
+)
+#: A loop that waits for the processor measures the machine, not itself: this one does nothing else.
+CANARY = """
+import sys, time
+worst = 0.0
+print(flush=True)
+import select
+while not select.select([sys.stdin], [], [], 0)[0]:
+    due = time.monotonic() + 0.05
+    time.sleep(0.05)
+    worst = max(worst, time.monotonic() - due)
+print(worst)
+"""
+
+
+class Heard(NamedTuple):
+    """What came back until the end, how long that took, and how it ended: "closed", "reset", or "still open"."""
+
+    octets: bytes
+    seconds: float
+    end: str
+
+    @property
+    def replies(self) -> list[bytes]:
+        return self.octets.split(b"\r\n")[:-1]
+
+
+def attack(
+    port: int,
+    payload: bytes | Iterable[bytes],
+    early: bool = False,
+    half: bool = True,
+    seconds: float = 25,
+    opening: bytes = b"",
+) -> Heard:
+    """Send `payload` (before the greeting if `early`, behind `opening` and its 354 if that is given), say no more
+    (unless not `half`), hear all that comes."""
+    start = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as sock:
+        heard = bytearray() if early else bytearray(sock.recv(1000))
+        sock.sendall(opening)
+        while opening and b"\r\n354 " not in heard and (octets := sock.recv(65536)):
+            heard += octets
+        sender = threading.Thread(target=_send, args=(sock, payload, half), daemon=True)
+        sender.start()
+        end = "closed"
+        try:
+            while octets := sock.recv(65536):
+                heard += octets
+        except TimeoutError:
+            end = "still open"
+        except OSError:
+            end = "reset"
+    sender.join(seconds)
+    return Heard(bytes(heard), time.monotonic() - start, end)
+
+
+def _send(sock: socket.socket, payload: bytes | Iterable[bytes], half: bool) -> None:
+    try:
+        for part in (payload,) if isinstance(payload, bytes) else payload:
+            sock.sendall(part)
+        if half:
+            sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # thrown out while talking: what was heard tells
+
+
+def tidy(heard: Heard) -> None:
+    """Only replies, whole ones, that tell nothing of our inside; and an end."""
+    assert heard.end != "still open", heard.octets[-300:]
+    assert heard.octets.endswith(b"\r\n") or not heard.octets or heard.end == "reset", heard.octets[-300:]
+    for line in heard.replies:
+        assert REPLY.fullmatch(line), line
+        assert not INTERNAL.search(line), line
+
+
+class Canary:
+    """How late a loop that does nothing would have been on this machine, in seconds."""
+
+    def __enter__(self) -> "Canary":
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CANARY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout
+        self._process.stdout.readline()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.worst = float(self._process.communicate("\n", timeout=10)[0])
+
+
+def worst_lag(gateway: Gateway) -> dict[str, float]:
+    """The longest lag since the start, in seconds, by process."""
+    return {w["worker"]: w["health"].get("lag_max", 0.0) for w in gateway.status()["workers"]}
