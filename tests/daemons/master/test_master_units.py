@@ -326,8 +326,7 @@ def test_what_is_degraded_is_logged_when_it_comes_and_when_it_goes(monkeypatch: 
 
 
 def test_the_master_has_no_threads() -> None:
-    """It forks at any time: a thread's lock held at that moment would hang the child. In a process of its own, since other
-    tests leave threads behind."""
-    code = "import appliance.daemons.master, threading; print(threading.active_count())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    """It forks at any time: a thread's lock held at that moment would hang the child."""
+    program = "import threading, appliance.daemons.master; print(threading.active_count())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "1"
