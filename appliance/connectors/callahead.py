@@ -60,13 +60,13 @@ class Found(NamedTuple):
 
 
 class Callahead:
-    """mail.ports.Recipients. `sender` is the probes' MAIL FROM ("" = `<>`)."""
+    """mail.ports.Recipients. `hostname` (may change) is our EHLO name, `sender` the probes' MAIL FROM ("" = `<>`)."""
 
     def __init__(
         self, doors_of: DoorsOf, cache: Cache, *, hostname: str, sender: str = "", deadline: float = DEADLINE
     ) -> None:
         self._doors_of, self._cache = doors_of, cache
-        self._hostname, self._sender, self._deadline = hostname, sender, deadline
+        self.hostname, self._sender, self._deadline = hostname, sender, deadline
         self._destinations: dict[tuple[str, Target], Destination] = {}
         self._running: dict[str, asyncio.Task[Probe]] = {}
         self._blind: dict[str, float] = {}
@@ -162,7 +162,7 @@ class Callahead:
             results = await self._once(session, asked, destination)
             if session.alive or results[-1].code:
                 return self._found(destination, results)
-        session = await smtp.connect(door.target, self._hostname, door.level, door.context, chunking=False)
+        session = await smtp.connect(door.target, self.hostname, door.level, door.context, chunking=False)
         results = await self._once(session, asked, destination)
         if not session.alive and not results[-1].code:
             raise ConnectFailed(f"{door.name}: {results[-1].text}")

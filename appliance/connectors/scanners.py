@@ -23,14 +23,20 @@ class Scanners:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def follow(self, settings: Iterable[Settings], wanted: int) -> Mapping[str, Scanner]:
-        """The scanners for these settings; `wanted`: octets of the largest message that we take, 0 = any."""
+    def find(self, settings: Iterable[Settings]) -> Mapping[str, Scanner]:
+        """The scanners for these settings; those that are new are nobody's business yet but the caller's."""
         found: dict[str, Scanner] = {}
         for entry in settings:
             scanner = self._made.get(entry)
             if scanner is None:
                 scanner = self._made[entry] = Scanner(entry)
             found[entry.name] = scanner
+        return found
+
+    def follow(self, settings: Iterable[Settings], wanted: int) -> Mapping[str, Scanner]:
+        """The scanners for these settings are those in force: looked after, and told of in status. `wanted`: octets of
+        the largest message that we take, 0 = any."""
+        found = self.find(settings)
         checkups = {name: self._checkup(name, scanner, wanted) for name, scanner in found.items()}
         if checkups != self._checkups:
             self._checkups = checkups

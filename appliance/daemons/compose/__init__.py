@@ -1,12 +1,14 @@
 """The one place where ports and adapters meet: settings in, an engine with everything that its checks may ask out.
 
-Contract: one Composition a process, on its loop. `engine(snapshot)` never waits and touches no file. Adapters outlive
-reloads where their settings are the same, so that caches, health and idle connections stay. What failure means for the
-mail: a peer that is away makes its port raise Unavailable when it is asked, never before.
+Contract: one Composition a process, on its loop. `engine(snapshot)` never waits and changes nothing for others: a reload
+that another process refuses leaves everything as it was; `adopt(snapshot)` puts in force. Adapters outlive reloads where
+their settings are the same, so that caches, health and idle connections stay. What failure means for the mail: a peer
+that is away makes its port raise Unavailable when it is asked, never before.
 """
 
 from typing import Any
 
+from appliance.config import model
 from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
 from appliance.config.values import parse_listen_address, parse_peer
@@ -27,6 +29,9 @@ from appliance.stores.remote import StateClient
 
 __all__ = ["Composition"]
 
+#: What a resolver is made of: its section of the wiring and the octets of its zone.
+Dns = tuple[model.Dns, bytes]
+
 
 class Composition:
     """Owns resolver, state client, call-ahead, scanners and inspector. Give it up with close()."""
@@ -34,44 +39,61 @@ class Composition:
     def __init__(self, birth: Birth) -> None:
         snapshot = birth.snapshot
         self.state = StateClient(birth.rendezvous["stated"])
-        self.resolver = build_resolver(snapshot)
-        self._dns = snapshot.wiring.dns, zone_of(snapshot)
+        self._dns = _dns_of(snapshot), build_resolver(snapshot)
+        self._next: tuple[Dns, Resolver] | None = None
         self.doors = Doors(snapshot, self.resolver)
         hostname = snapshot.wiring.gateway.hostname
         self.callahead = Callahead(self.doors.of, CallaheadCache(self.state), hostname=hostname)
         self.utf8 = Utf8(self.doors, hostname)
         self.scanners = Scanners(tests=birth.index == 0)
         self.inspector = Inspector(birth.rendezvous["scand"])
+        self._first = snapshot
 
     async def open(self) -> None:
         """Begin to connect; a peer that does not answer keeps nobody waiting for more than a second."""
+        self.adopt(self._first)
         self.state.start()
         self.scanners.start()
         await self.utf8.learn()
 
     def engine(self, snapshot: Snapshot) -> Engine:
         """The engine of this snapshot; raises only for settings that cannot be (a broken CA file): ValueError."""
-        self._follow(snapshot)
+        self.doors.way(snapshot)
         gateway = snapshot.wiring.gateway
         return Engine(snapshot.policies, self._ports(snapshot), gateway.delay_reject, gateway.soft_bounce)
 
-    def _follow(self, snapshot: Snapshot) -> None:
-        """Adapters whose settings changed are made anew."""
-        dns = snapshot.wiring.dns, zone_of(snapshot)
-        if dns != self._dns:
-            self.resolver, self._dns = build_resolver(snapshot), dns
+    def adopt(self, snapshot: Snapshot) -> None:
+        """This snapshot is in force from now on: what lives besides transactions follows its settings."""
+        self._dns = _dns_of(snapshot), self._resolver(snapshot)
+        self._next = None
         self.doors.follow(snapshot, self.resolver)
+        self.callahead.hostname = self.utf8.hostname = snapshot.wiring.gateway.hostname
         self.utf8.learn_soon()
+        self.scanners.follow(scanner_settings(snapshot), snapshot.wiring.smtp.size_limit)
+
+    @property
+    def resolver(self) -> Resolver:
+        """The one that is in force."""
+        return self._dns[1]
+
+    def _resolver(self, snapshot: Snapshot) -> Resolver:
+        """The one in force, or that which was made for these settings, or a new one."""
+        wanted = _dns_of(snapshot)
+        for made in (self._dns, self._next):
+            if made is not None and made[0] == wanted:
+                return made[1]
+        self._next = wanted, build_resolver(snapshot)
+        return self._next[1]
 
     def _ports(self, snapshot: Snapshot) -> Ports:
         return Ports(
             site=build_site(snapshot),
             tables=snapshot.tables,
-            resolver=self.resolver,
+            resolver=self._resolver(snapshot),
             greylist=self.state,
             rates=self.state,
             recipients=self.callahead,
-            scanners=self.scanners.follow(scanner_settings(snapshot), snapshot.wiring.smtp.size_limit),
+            scanners=self.scanners.find(scanner_settings(snapshot)),
             inspector=self.inspector,
         )
 
@@ -107,6 +129,10 @@ def zone_of(snapshot: Snapshot) -> bytes:
     """The octets of `[dns] zone`, b"" without one."""
     zone = snapshot.wiring.dns.zone
     return snapshot.blob.files.get(zone, b"") if zone else b""
+
+
+def _dns_of(snapshot: Snapshot) -> Dns:
+    return snapshot.wiring.dns, zone_of(snapshot)
 
 
 def build_resolver(snapshot: Snapshot) -> Resolver:

@@ -24,18 +24,25 @@ class Doors:
         self._hosts = hosts.read()
         self.follow(snapshot, resolver)
 
-    def follow(self, snapshot: Snapshot, resolver: Resolver) -> None:
-        """Raises ValueError for a CA file that holds no certificate."""
+    def way(self, snapshot: Snapshot) -> "Way":
+        """A snapshot's routes and the TLS for them. Raises ValueError for a CA file that holds no certificate."""
         wiring = snapshot.wiring
-        self.routes = Routes(wiring, snapshot.tables)
-        self.in_table = isinstance(wiring.relay.routes, str)
-        self._mail_hosts = MailHosts(resolver, self._hosts, wiring.gateway.hostname)
         ca = snapshot.blob.files.get(wiring.relay.tls_ca, b"") if wiring.relay.tls_ca else b""
-        levels: set[tls.Level] = {self.routes.tls_level(hop) for hop in self.routes.all_hops()}
-        self._contexts: dict[tls.Level, ssl.SSLContext | None] = {}
-        self._ca = ca
-        for level in levels:
-            self._context(level)
+        way = Way(Routes(wiring, snapshot.tables), ca)
+        for hop in way.routes.all_hops():
+            way.context(way.routes.tls_level(hop))
+        return way
+
+    def follow(self, snapshot: Snapshot, resolver: Resolver) -> None:
+        """Raises as `way`."""
+        self._way = self.way(snapshot)
+        self.in_table = isinstance(snapshot.wiring.relay.routes, str)
+        self._mail_hosts = MailHosts(resolver, self._hosts, snapshot.wiring.gateway.hostname)
+
+    @property
+    def routes(self) -> Routes:
+        """Those in force."""
+        return self._way.routes
 
     async def of(self, domain: str) -> list[Door]:
         """The doors for one of our domains."""
@@ -53,7 +60,7 @@ class Doors:
     async def of_hop(self, hop: NextHop) -> list[Door]:
         """The doors of one next hop."""
         level = self.routes.tls_level(hop)
-        return [Door(str(hop), target, level, self._context(level)) for target in await self._targets(hop)]
+        return [Door(str(hop), target, level, self._way.context(level)) for target in await self._targets(hop)]
 
     async def _targets(self, hop: NextHop) -> list[Target]:
         lmtp = hop.kind == "lmtp"
@@ -62,11 +69,20 @@ class Doors:
         places = await self._mail_hosts.places(hop.host, hop.mx)
         return [Target(host=place.host, address=place.address, port=hop.port, lmtp=lmtp) for place in places]
 
-    def _context(self, level: tls.Level) -> ssl.SSLContext | None:
-        if level not in self._contexts:
-            self._contexts[level] = tls.client_context(level, self._ca)
-        return self._contexts[level]
-
     def all_hops(self) -> Iterator[NextHop]:
         """Every next hop that the wiring itself names."""
         return self.routes.all_hops()
+
+
+class Way:
+    """Routes, and the TLS contexts of their levels, each made once."""
+
+    def __init__(self, routes: Routes, ca: bytes) -> None:
+        self.routes, self._ca = routes, ca
+        self._contexts: dict[tls.Level, ssl.SSLContext | None] = {}
+
+    def context(self, level: tls.Level) -> ssl.SSLContext | None:
+        """Raises ValueError for a CA file that holds no certificate."""
+        if level not in self._contexts:
+            self._contexts[level] = tls.client_context(level, self._ca)
+        return self._contexts[level]

@@ -22,10 +22,10 @@ _TIMEOUTS = Timeouts(connect=TIMEOUT, greeting=TIMEOUT, hello=TIMEOUT, tls=TIMEO
 
 
 class Utf8:
-    """What is known of the next hops."""
+    """What is known of the next hops. `hostname` (may change) is our EHLO name."""
 
     def __init__(self, doors: Doors, hostname: str) -> None:
-        self._doors, self._hostname = doors, hostname
+        self._doors, self.hostname = doors, hostname
         self._known: dict[NextHop, bool] = {}
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -60,7 +60,7 @@ class Utf8:
         with contextlib.suppress(ConnectFailed, Unavailable, NoPlace, OSError):
             for door in await self._doors.of_hop(hop):
                 with contextlib.suppress(ConnectFailed):
-                    session = await connect(door.target, self._hostname, door.level, door.context, _TIMEOUTS)
+                    session = await connect(door.target, self.hostname, door.level, door.context, _TIMEOUTS)
                     offered = "SMTPUTF8" in session.machine.features
                     session.quit()
                     return offered

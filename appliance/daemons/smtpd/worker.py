@@ -63,6 +63,7 @@ class Smtpd:
         rules, self._prepared = self._prepared, None
         if rules is None or rules.snapshot.hash != snapshot.hash:
             rules = Rules(snapshot, self._composition)
+        self._composition.adopt(snapshot)
         self.front.follow(rules)
 
     def certificates(self, certificates: Mapping[str, tuple[bytes, bytes]]) -> None:

@@ -140,11 +140,35 @@ async def test_a_reload_is_followed(tmp_path: Path, serve: Serve) -> None:
     old, resolver = made.engine(before), made.resolver
     after = snapshot(tmp_path, await serve(), soft="true", relay='mode = "monitor"\n')
     new = made.engine(after)
+    made.adopt(after)
     assert made.resolver is resolver  # its settings are the same
     assert new.policies is after.policies and new.soft_bounce and not old.soft_bounce
     (tmp_path / "zone").write_bytes(ZONE.replace(b"mail.", b"other."))
-    made.engine(build(blob.read(str(tmp_path / "postgate.toml"))))
-    assert made.resolver is not resolver
+    latest = build(blob.read(str(tmp_path / "postgate.toml")))
+    used = made.engine(latest).ports.resolver
+    made.adopt(latest)
+    assert made.resolver is used is not resolver
+    await made.close()
+
+
+async def test_what_is_only_prepared_changes_nothing(tmp_path: Path, serve: Serve) -> None:
+    """Another process may refuse the reload: then nobody must use anything of it."""
+    before = snapshot(tmp_path, await serve(), more=SCANNERS)
+    made = composition(tmp_path, before)
+    await made.open()
+    old, resolver, hops = made.engine(before), made.resolver, list(made.doors.all_hops())
+    facts = made.scanners.facts().keys()
+    snapshot(tmp_path, await serve(), more=SCANNERS.replace("clamav", "other"))
+    (tmp_path / "zone").write_bytes(ZONE.replace(b"mail.", b"other."))
+    after = build(blob.read(str(tmp_path / "postgate.toml")))
+    new = made.engine(after)
+    assert new.ports.resolver is not resolver and "other" in new.ports.scanners
+    assert (made.resolver, list(made.doors.all_hops()), made.scanners.facts().keys()) == (resolver, hops, facts)
+    assert made.engine(before).ports.scanners["clamav"] is old.ports.scanners["clamav"]
+    assert (await decide(made, before, "known@example.com")).verb == "accept"
+    made.adopt(after)
+    assert made.resolver is new.ports.resolver and list(made.doors.all_hops()) != hops
+    assert made.scanners.facts().keys() == {"scanner other (clamd)"}
     await made.close()
 
 
