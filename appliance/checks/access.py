@@ -51,7 +51,8 @@ _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|\Z)")
 _FIELD = re.compile(r"[!-9;-~]+[ \t]*:")
 #: The code of words that refuse, when the text comes from the table.
 _CODES = {"reject": 554, "defer": 450, "defer_if_permit": 450, "defer_if_reject": 450}
-_WORDS = {"ok": "ok", "relay": "ok", "permit": "ok"} | {w: w for w in OUTCOMES if w != "temperror"}
+#: The words of access(5) (numbers are actions too), with their outcome.
+WORDS = {"ok": "ok", "relay": "ok", "permit": "ok"} | {w: w for w in OUTCOMES if w != "temperror"}
 
 
 # The same clients, names and addresses come again and again; their keys cost more than looking them up.
@@ -86,7 +87,7 @@ def read_entry(value: str, subject: Subject) -> Entry:
         return Entry(outcome, _reply(int(word), text, subject))
     if word.isdecimal():
         return Entry("ok")
-    outcome = _WORDS.get(word, "")
+    outcome = WORDS.get(word, "")
     if not outcome:
         raise ValueError(f"{word or 'nothing'} is no action of access(5)")
     if outcome in _CODES and text:

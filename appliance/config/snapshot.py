@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from appliance import tables
+from appliance.config import actions
 from appliance.config import wiring as wirings
 from appliance.config.blob import Blob
 from appliance.config.mistakes import ConfigError, Mistake, did_you_mean
@@ -66,6 +67,7 @@ class _Build:
         self._scanners(policies, wiring)
         self._references()
         self._specs(wiring, policies)
+        self._actions(policies)
         mistakes = sorted(set(self.mistakes), key=lambda item: (item.file != self.blob.label, item))
         if any(mistake.fatal for mistake in mistakes):
             raise ConfigError(mistakes)
@@ -181,3 +183,16 @@ class _Build:
             return
         self.tables[spec] = table
         self._flaws(table, policy, path, path == ("relay", "routes"))
+
+    def _actions(self, policies: PolicySet) -> None:
+        """Values of access tables. Those that were in force already, unchanged, have been looked through."""
+        before = self.previous
+        known = {spec: before.tables.get(spec) for spec, _ in actions.named(before.policies)} if before else {}
+        fresh = {spec: table for spec, table in self.tables.items() if known.get(spec) is not table}
+        for wrong in actions.complaints(policies, fresh):
+            path = fresh[wrong.spec].source.path
+            if path:
+                self.mistakes.append(Mistake(path, wrong.line, 1, wrong.text))
+            else:
+                file, place = next(self._written(wrong.spec), ("access.toml", ()))
+                self._at(file, place, f"item {wrong.line}: {wrong.text}")

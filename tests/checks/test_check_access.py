@@ -175,5 +175,5 @@ def test_a_table_that_is_not_open_is_unavailable() -> None:
 
 
 def test_every_word_has_an_action() -> None:
-    for word in access._WORDS.values():
+    for word in access.WORDS.values():
         assert word in access.OUTCOMES

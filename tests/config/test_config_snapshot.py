@@ -157,7 +157,7 @@ def test_files_that_cannot_be_read_are_named_where_they_are_written(folder: Fold
 
 
 def test_mistakes_in_tables_have_the_place_in_the_table(folder: Folder) -> None:
-    folder.write("policies/access.toml", 'client = ["cidr:access/nets", "inline:{ a=b, c }"]\n')
+    folder.write("policies/access.toml", 'client = ["cidr:access/nets", "inline:{ a=OK, c }"]\n')
     folder.write("policies/access/nets", "10.0.0.0/8 OK\n10.0.0.1/8 OK\n")
     found = told(folder)
     assert found[0].startswith("policies/access.toml:1:31: item 2: ")
@@ -181,7 +181,7 @@ def test_a_scanner_that_a_policy_names_must_be_configured(folder: Folder, monkey
 
 
 def test_tables_of_policies_and_of_the_wiring(folder: Folder) -> None:
-    folder.write("policies/access.toml", 'client = ["texthash:access/client", "inline:{ a=b }"]\n')
+    folder.write("policies/access.toml", 'client = ["texthash:access/client", "inline:{ a=OK }"]\n')
     folder.write("policies/access/client", "192.0.2.1 REJECT\n")
     folder.write("domains", "example.org x\n")
     folder.wiring(WIRING.replace('["example.com"]', '["example.com", "texthash:domains"]'))
@@ -190,7 +190,7 @@ def test_tables_of_policies_and_of_the_wiring(folder: Folder) -> None:
         "REJECT",
         f"{folder.path}/policies/access/client:1",
     )
-    assert snapshot.tables["inline:{ a=b }"].get("a") == ("b", "inline:1")
+    assert snapshot.tables["inline:{ a=OK }"].get("a") == ("OK", "inline:1")
     assert snapshot.tables[f"texthash:{folder.path}/domains"].get("example.org") is not None
     assert f"{folder.path}/domains" in snapshot.table_files
 

@@ -1,0 +1,68 @@
+"""Words in access tables: a wrong one is a mistake of `postgate check`, with its place, before mail meets it."""
+
+import pytest
+
+from appliance.config import blob
+from appliance.config.snapshot import ConfigError, build
+from tests.config.folders import Folder
+
+
+def told(folder: Folder) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        build(blob.read(folder.main))
+    return [str(mistake).replace(f"{folder.path}/", "") for mistake in caught.value.mistakes]
+
+
+def test_every_word_that_is_no_action_is_told_with_its_line(folder: Folder) -> None:
+    folder.write("policies/access/client", "192.0.2.1 REJCET spam\n192.0.2.2 OK\n192.0.2.3 rejcet spam\n")
+    folder.write("policies/access/sender", "a@example.org REDIRECT nobody\nb@example.org 550 5.7.1 No\n")
+    folder.write("policies/access/rules", "if /x/\n/(.*)/ FILTER smtp\nendif\n/y(.)/ $1 REJECT\n/z/ HOLDD\n")
+    folder.write(
+        "policies/access.toml",
+        'recipient = ["pcre:access/rules", "inline:{ a=OK, {b=PREPEND nothing} }"]\n'
+        'client = "texthash:access/client"\nsender = "texthash:access/sender"\n',
+    )
+    found = told(folder)
+    assert found == [
+        "policies/access.toml:1:35: item 2: prepend needs a header field",
+        "policies/access/client:1:1: rejcet is no action of access(5) (did you mean reject?)",
+        "policies/access/client:3:1: rejcet is no action of access(5) (did you mean reject?)",
+        "policies/access/rules:2:1: filter needs transport:destination",
+        "policies/access/rules:5:1: holdd is no action of access(5) (did you mean hold?)",
+        "policies/access/sender:1:1: redirect needs an address",
+    ]
+
+
+def test_tables_of_exceptions_are_looked_through_too(folder: Folder) -> None:
+    folder.write("policies/access/partner", "x@example.org ALLOW\n")
+    folder.write(
+        "policies/access.toml",
+        '[[exception]]\nmatch = { client_address = "192.0.2.1" }\nset = { sender = ["texthash:access/partner"] }\n'
+        'reason = "r"\nowner = "o"\n',
+    )
+    assert told(folder) == ["policies/access/partner:1:1: allow is no action of access(5)"]
+
+
+def test_a_table_of_another_check_holds_what_it_likes(folder: Folder) -> None:
+    folder.write("list", "example.com whatever\n")
+    folder.wiring('[gateway]\nstate_dir = "s"\n[relay]\ndomains = "texthash:list"\nnext_hop = "smtp:[192.0.2.1]:25"\n')
+    assert build(blob.read(folder.main)).tables
+
+
+def test_a_table_that_goes_wrong_in_a_reload_keeps_the_old_one(folder: Folder) -> None:
+    folder.write("policies/access/sender", "a@example.org REJECT\n")
+    before = build(blob.read(folder.main))
+    folder.write("policies/access/sender", "a@example.org REJECTED\n")
+    with pytest.raises(ConfigError, match=r"sender:1:1: rejected is no action of access\(5\)"):
+        build(blob.read(folder.main), before)
+    folder.write("policies/access/sender", "a@example.org REJECT\nb@example.org HOLD\n")
+    assert build(blob.read(folder.main), before).hash != before.hash
+
+
+def test_an_old_table_that_access_takes_up_now_is_looked_through(folder: Folder) -> None:
+    folder.write("policies/recipients", "a@example.com yes\n")
+    folder.write("policies/recipient.toml", 'tables = ["texthash:recipients"]\n')
+    before = build(blob.read(folder.main))
+    folder.write("policies/access.toml", 'recipient = ["texthash:recipients"]\n')
+    with pytest.raises(ConfigError, match=r"recipients:1:1: yes is no action of access\(5\)"):
+        build(blob.read(folder.main), before)
