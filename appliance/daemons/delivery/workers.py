@@ -86,8 +86,9 @@ class Workers:
         return True
 
     def _on_closed(self, worker: _Worker) -> None:
+        """Its files are looked at as soon as nobody can write to them; those of a successor of its name are locked."""
         self._workers.discard(worker)
-        if worker.name and not any(other.name == worker.name for other in self._workers):
+        if worker.name:
             self._spool.gone(worker.name)
             self.recheck()
 

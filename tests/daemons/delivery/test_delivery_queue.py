@@ -106,6 +106,29 @@ async def test_mail_of_a_dead_worker_is_found(tmp_path: Path, log):
     assert len(peer.bodies) == 3
 
 
+async def test_mail_of_a_dead_worker_is_found_though_its_successor_is_there_first(tmp_path: Path, log):
+    """The master starts a worker of the same name; its connection may come before the old one's end is seen."""
+    peer = await Peer(PIPE).start()
+    async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
+        path = running.delivery._birth.rendezvous["delivery"]
+        worker = Worker(path, "smtpd.7")
+        await worker.put("first@example.com")
+        await running.until(lambda: len(peer.bodies) == 1)
+        worker.channel.on_writable = lambda: None
+        worker.log._channel = None  # from here on delivery hears nothing
+        await worker.put("lost@example.com")
+        successor = Worker(path, "smtpd.7")
+        await successor.put("second@example.com")
+        await running.until(lambda: len(peer.bodies) == 2)
+        os.close(worker.log._current.fd)
+        worker.channel.close()
+        await running.until(lambda: any("lost@example.com" in command for command in peer.commands))
+        await successor.put("third@example.com")
+        await running.until(lambda: len(peer.bodies) == 4 and not len(running.spool))
+        successor.close()
+    await peer.stop()
+
+
 async def test_rubbish_from_a_worker_closes_its_channel_only(tmp_path: Path, log):
     peer = await Peer(PIPE).start()
     async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
