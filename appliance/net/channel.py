@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -62,11 +62,23 @@ class Channel:
         payload = _encode(value)
         self.send_raw(payload, fds)
 
+    def send_many(self, values: Iterable[Any]) -> None:
+        """As `send` for several messages without descriptors: one system call takes them all."""
+        if self.closed:
+            raise ConnectionError("channel is closed")
+        parts: list[bytes] = []
+        for value in values:
+            payload = _encode(value)
+            parts += (_HEAD.pack(len(payload), 0), payload)
+        self._queue(memoryview(b"".join(parts)), ())
+
     def send_raw(self, payload: bytes, fds: tuple[int, ...] = ()) -> None:
         """As `send`, for a payload that is msgpack already."""
         if self.closed:
             raise ConnectionError("channel is closed")
-        data = memoryview(_HEAD.pack(len(payload), len(fds)) + payload)
+        self._queue(memoryview(_HEAD.pack(len(payload), len(fds)) + payload), fds)
+
+    def _queue(self, data: memoryview, fds: tuple[int, ...]) -> None:
         if not self._out:
             data, fds = self._push(data, fds)
         if data:

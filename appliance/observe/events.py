@@ -19,6 +19,8 @@ from appliance.observe import metrics
 #: Octets of events that may wait for the journal.
 BACKLOG = 8 * 1024 * 1024
 _RETRY = 0.5
+#: Seconds that an event waits for company.
+LINGER = 0.02
 _BATCH = 65536
 
 _dropped = metrics.counter("postgate_events_dropped_total", "Journal events dropped because the journal was away.")
@@ -44,20 +46,17 @@ class _Sender:
         self.waiting.append(line)
         self.octets += len(line)
         if not self._due:
-            self._later(0.0)
+            self._later(LINGER)
 
     def _later(self, delay: float) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            if not delay:
+            if delay <= LINGER:  # no loop runs: nothing comes later
                 self.flush()
             return
         self._due = True
-        if delay:
-            loop.call_later(delay, self.flush)
-        else:
-            loop.call_soon(self.flush)
+        loop.call_later(delay, self.flush)
 
     def flush(self) -> None:
         self._due = False

@@ -18,6 +18,8 @@ from appliance.observe import metrics
 BACKLOG = 4 * 1024 * 1024
 _CHUNK = 4096  # PIPE_BUF: so much goes into a writable pipe at once, undivided
 _RETRY = 0.1
+#: Seconds that a line waits for company: under load one write takes many.
+LINGER = 0.02
 
 _dropped = metrics.counter("postgate_log_lines_dropped_total", "Log lines that the log's reader did not take in time.")
 
@@ -43,20 +45,17 @@ class Sink:
         self._waiting.append(line)
         self._octets += len(line)
         if not self._due:
-            self._later(0.0)
+            self._later(LINGER)
 
     def _later(self, delay: float) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            if not delay:
+            if delay <= LINGER:  # no loop runs (start, end, tests): nothing comes later
                 self.flush()
             return
         self._due = True
-        if delay:
-            loop.call_later(delay, self.flush)
-        else:
-            loop.call_soon(self.flush)
+        loop.call_later(delay, self.flush)
 
     def flush(self) -> None:
         """Write what waits, as far as the reader takes it now."""

@@ -8,26 +8,27 @@ are told to try again; the next commit goes to the next file. Without delivery i
 """
 
 import asyncio
-import contextlib
-import errno
 import os
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
-from appliance.queue.entry import HEADER, encode_entry, salt_of
+from appliance.observe import maillog
+from appliance.queue.entry import HEADER, encode_entry
 from appliance.queue.envelope import Committed, Grant, Returned, Sealed, Trailer, Want
 from appliance.queue.errors import SpoolError, SpoolFull, from_oserror
 from appliance.queue.large import LargeFile
 from appliance.queue.pool import GRANT_WAIT, LargePool
+from appliance.queue.segment import Segment, write_synced
 from appliance.queue.space import Space, space
 from appliance.queue.writer import Writer
 
-SEGMENT_OCTETS = 16 * 1024 * 1024
-SEGMENT_ENTRIES = 5000
 SPARE_SEGMENTS = 1
 #: One writev: at most IOV_MAX (1024) buffers, three an entry; and not so much that a sync takes long.
 BATCH_ENTRIES = 256
 BATCH_OCTETS = 8 * 1024 * 1024
+#: Seconds between two batches under load: a message alone never waits, many share one sync and one thread's turn.
+GATHER = 0.003
 
 
 class NoticeChannel(Protocol):
@@ -35,43 +36,13 @@ class NoticeChannel(Protocol):
 
     def send(self, value: Any, fds: tuple[int, ...] = ()) -> None: ...
 
+    def send_many(self, values: Iterable[Any]) -> None: ...
+
 
 class _Waiting(NamedTuple):
     content: bytes
     trailer: Trailer
     future: "asyncio.Future[None]"
-
-
-class _Segment:
-    def __init__(self, name: str, fd: int) -> None:
-        self.name, self.fd, self.salt = name, fd, salt_of(name)
-        self.end = self.entries = 0
-
-    @property
-    def full(self) -> bool:
-        return self.end >= SEGMENT_OCTETS or self.entries >= SEGMENT_ENTRIES
-
-
-def write_synced(fd: int, buffers: list[bytes], offset: int) -> None:
-    """Write all buffers at `offset` and sync; on an error take back what was written, then raise OSError."""
-    try:
-        written = os.pwritev(fd, buffers, offset)
-        if written != sum(map(len, buffers)):
-            raise OSError(errno.ENOSPC, "short write")
-        os.fdatasync(fd)
-    except OSError:
-        take_back(fd, offset)
-        raise
-
-
-def take_back(fd: int, end: int) -> None:
-    """Make unreadable what stands behind `end`: cut it off, or where the disk refuses that, overwrite it
-    with zeros (the scan of an unannounced file drops a tail of zeros)."""
-    try:
-        os.ftruncate(fd, end)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.pwrite(fd, bytes(os.fstat(fd).st_size - end), end)
 
 
 class IntakeLog:
@@ -86,11 +57,12 @@ class IntakeLog:
         self._segments = Writer(f"{worker} intake", self._loop.call_soon_threadsafe)
         self._large = Writer(f"{worker} large", self._loop.call_soon_threadsafe)
         self._channel: NoticeChannel | None = None
-        self._current: _Segment | None = None
-        self._spares: deque[_Segment] = deque()
+        self._current: Segment | None = None
+        self._spares: deque[Segment] = deque()
         self._pool = LargePool()
         self._pending: deque[_Waiting] = deque()
         self._writing = self._give_back = False
+        self._begun = 0.0
         self._asked = self._pool.asked = 0
         self._unsent: list[tuple[Committed | Sealed | Returned, int]] = []
         self._starving: asyncio.TimerHandle | None = None
@@ -105,8 +77,16 @@ class IntakeLog:
         future = self._loop.create_future()
         self._pending.append(_Waiting(content, trailer, future))
         if len(self._pending) == 1 and not self._writing:
-            self._loop.call_soon(self._flush)
+            self._soon()
         return future
+
+    def _soon(self) -> None:
+        """Begin the next batch: at once, unless the last one has only just begun."""
+        wait = self._begun + GATHER - self._loop.time()
+        if wait > 0:
+            self._loop.call_later(wait, self._flush)
+        else:
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Hand all that waits, within the bounds of a batch, to the writer thread."""
@@ -125,18 +105,19 @@ class IntakeLog:
             room -= len(waiting.content)
             batch.append(waiting)
         self._writing = True
+        self._begun = self._loop.time()
         self._segments.run(
             lambda: write_synced(file.fd, buffers, file.end),
             lambda result: self._written(file, batch, buffers, result),
         )
 
-    def _file(self) -> _Segment | None:
+    def _file(self) -> Segment | None:
         if self._current is None and self._spares:
             self._current = self._spares.popleft()
             self._want()
         return self._current
 
-    def _written(self, file: _Segment, batch: list[_Waiting], buffers: list[bytes], result: Exception | None) -> None:
+    def _written(self, file: Segment, batch: list[_Waiting], buffers: list[bytes], result: Exception | None) -> None:
         self._writing = False
         if result is None:
             self._announce(file, batch, buffers)
@@ -146,15 +127,19 @@ class IntakeLog:
             _fail(batch, error)
         if self._give_back or file.full:
             self._retire()
-        self._flush()
+        if self._pending:
+            self._soon()
 
-    def _announce(self, file: _Segment, batch: list[_Waiting], buffers: list[bytes]) -> None:
+    def _announce(self, file: Segment, batch: list[_Waiting], buffers: list[bytes]) -> None:
+        notices: list[Committed] = []
         for index, (content, trailer, future) in enumerate(batch):
             start = file.end
             file.end = start + HEADER + len(content) + len(buffers[3 * index + 2])
             if not future.done():
                 future.set_result(None)
-            self._tell(Committed(file.name, start, trailer, content, file.end))
+            notices.append(Committed(file.name, start, trailer, content, file.end))
+        maillog.flush()  # what we logged of these messages stands before what delivery logs of them
+        self._tell_all(notices)
         file.entries += len(batch)
 
     def _retire(self) -> None:
@@ -209,7 +194,7 @@ class IntakeLog:
             self._pool.granted(LargeFile(grant.name, fd, self._large, self._large_end))
             return
         self._asked = max(0, self._asked - 1)
-        self._spares.append(_Segment(grant.name, fd))
+        self._spares.append(Segment(grant.name, fd))
         if self._starving is not None:
             self._starving.cancel()
             self._starving = None
@@ -240,7 +225,7 @@ class IntakeLog:
         self._want()
 
     def _return_unused(self) -> None:
-        unused: list[_Segment | LargeFile] = [*self._spares, *self._pool.idle]
+        unused: list[Segment | LargeFile] = [*self._spares, *self._pool.idle]
         self._spares.clear()
         self._pool.idle.clear()
         for file in unused:
@@ -270,6 +255,14 @@ class IntakeLog:
             return
         if fd >= 0:
             os.close(fd)
+
+    def _tell_all(self, notices: list[Committed]) -> None:
+        """What is not heard is found by a scan."""
+        if self._channel is not None:
+            try:
+                self._channel.send_many(notices)
+            except ConnectionError:
+                self._channel = None
 
     # ------------------------------------------------------------------ state
 

@@ -21,6 +21,8 @@ from appliance.stores import wire
 from appliance.stores.rates import AskedRate, Counts
 
 DEADLINE = 1.0
+#: Seconds that what needs no answer waits for company.
+LINGER = 0.02
 #: Pause before the next attempt to connect: from, growing to (seconds), each with half of it as jitter.
 BACKOFF_MIN, BACKOFF_MAX = 0.05, 2.0
 
@@ -54,6 +56,7 @@ class StateClient:
         self._sequence = 0
         self._batch: list[msgspec.Struct] = []
         self._batch_waiting: Waiting = []
+        self._urgent = False
         self._frames: deque[tuple[int, float, Waiting]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._backoff = BACKOFF_MIN
@@ -125,6 +128,7 @@ class StateClient:
         waiting = [future for _, _, futures in self._frames for future in futures] + self._batch_waiting
         self._frames.clear()
         self._batch, self._batch_waiting = [], []
+        self._urgent = False
         for future in waiting:
             if future is not None and not future.done():
                 future.set_exception(Unavailable(f"stated: {why}"))
@@ -159,12 +163,17 @@ class StateClient:
     # -- asks ----------------------------------------------------------------------------------------------------
 
     def _post(self, ask: msgspec.Struct, future: asyncio.Future[Any] | None) -> None:
-        if not self._batch:
-            self._loop.call_soon(self._flush)
+        if future is not None:
+            if not self._urgent:
+                self._urgent = True
+                self._loop.call_soon(self._flush)
+        elif not self._batch:
+            self._loop.call_later(LINGER, self._flush)
         self._batch.append(ask)
         self._batch_waiting.append(future)
 
     def _flush(self) -> None:
+        self._urgent = False
         if not self._batch or self._channel is None:
             return
         self._sequence += 1

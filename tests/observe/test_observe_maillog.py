@@ -27,7 +27,7 @@ async def test_lines_of_a_turn_are_written_together_in_postfix_form(tmp_path: Pa
     maillog.log("connect from unknown[192.0.2.1]")
     maillog.log("ABC: removed", service="qmgr")
     assert (tmp_path / "log").read_text() == ""  # nothing before the turn is over
-    await asyncio.sleep(0)
+    maillog.flush()
     first, second = (tmp_path / "log").read_text().splitlines()
     assert first[3] == " " and first[15:] == " mx postgate/smtpd[77]: connect from unknown[192.0.2.1]"
     assert second.endswith(" mx postgate/qmgr[77]: ABC: removed")
@@ -44,7 +44,7 @@ async def test_swap_sends_what_waits_to_the_old_file(tmp_path: Path) -> None:
     maillog.log("before")
     maillog.swap(opened(tmp_path / "new"))
     maillog.log("after")
-    await asyncio.sleep(0)
+    maillog.flush()
     assert "before" in (tmp_path / "old").read_text()
     assert "after" in (tmp_path / "new").read_text() and "before" not in (tmp_path / "new").read_text()
 
@@ -60,7 +60,7 @@ async def test_syslog_gets_a_datagram_a_line_with_priority_and_no_host(tmp_path:
         maillog.configure(ours.fileno(), pid=7, service="smtpd", host="mx", facility="mail")
         maillog.log("one")
         maillog.log("warning: two")
-        await asyncio.sleep(0)
+        maillog.flush()
         first, second = server.recv(4096).decode(), server.recv(4096).decode()
         maillog.configure(2)
     assert first.startswith("<22>") and first.endswith(" postgate/smtpd[7]: one")
@@ -72,7 +72,7 @@ async def test_a_reader_that_stands_still_never_blocks_us_and_gets_the_rest_late
     maillog.configure(writing)
     for number in range(3000):  # far more than a pipe holds
         maillog.log(f"line {number} {'x' * 100}")
-    await asyncio.sleep(0)
+    maillog.flush()
     got = b""
     while got.count(b"\n") < 3000:
         got += await asyncio.get_running_loop().run_in_executor(None, os.read, reading, 65536)
@@ -90,9 +90,9 @@ async def test_what_does_not_fit_is_dropped_and_counted(monkeypatch: pytest.Monk
         maillog.log("x" * 200)
     assert sink._dropped._value.get() - before > 1000
     os.close(reading)
-    await asyncio.sleep(0)  # the reader is gone: that must not raise either
+    maillog.flush()  # the reader is gone: that must not raise either
     maillog.log("and on")
-    await asyncio.sleep(0)
+    maillog.flush()
 
 
 def test_a_closed_descriptor_does_not_raise() -> None:

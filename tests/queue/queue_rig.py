@@ -42,6 +42,10 @@ class Wire:
         if not self.cut:
             self.sent.append(value)
 
+    def send_many(self, values: Any) -> None:
+        for value in values:
+            self.send(value)
+
 
 class Rig:
     """One spool, one worker. `pump()` lets delivery read what the worker sent."""

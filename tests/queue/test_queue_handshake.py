@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.queue import disk
+from appliance.queue import disk, segment
 from appliance.queue.envelope import Committed, Sealed
 from tests.queue.queue_rig import Rig, trailer
 
@@ -176,9 +176,8 @@ async def test_gone_is_said_late_when_the_worker_is_back_already(rig: Rig) -> No
 
 
 async def test_sealed_is_not_lost_with_the_connection(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    from appliance.queue import intake
 
-    monkeypatch.setattr(intake, "SEGMENT_ENTRIES", 1)
+    monkeypatch.setattr(segment, "SEGMENT_ENTRIES", 1)
     rig.kill_delivery()
     sent = await rig.commit(b"x")  # rotates: Sealed cannot be sent
     (notice, _fd) = rig.log._unsent[0]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from appliance.queue import intake as intake_module
+from appliance.queue import segment
 from appliance.queue.entry import HEADER
 from appliance.queue.envelope import Committed, Returned, Sealed, Want
 from appliance.queue.errors import SpoolError, SpoolFull
@@ -114,12 +115,12 @@ async def test_a_sealed_end_holds_after_a_restart_even_if_the_file_could_not_be_
 
 
 async def test_rotation_by_entries_and_octets(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake_module, "SEGMENT_ENTRIES", 3)
+    monkeypatch.setattr(segment, "SEGMENT_ENTRIES", 3)
     for _ in range(3):
         await rig.commit(b"x")
     assert [n for n in rig.wire.sent if isinstance(n, Sealed)]
     rig.pump()
-    monkeypatch.setattr(intake_module, "SEGMENT_OCTETS", 1000)
+    monkeypatch.setattr(segment, "SEGMENT_OCTETS", 1000)
     await rig.commit(b"x" * 2000)
     sealed = [n for n in rig.wire.sent if isinstance(n, Sealed)]
     assert len(sealed) == 1
@@ -129,7 +130,7 @@ async def test_rotation_by_entries_and_octets(rig: Rig, monkeypatch: pytest.Monk
 
 
 async def test_without_delivery_two_segments_are_used_up_then_452(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake_module, "SEGMENT_ENTRIES", 2)
+    monkeypatch.setattr(segment, "SEGMENT_ENTRIES", 2)
     rig.wire.closed = True
     rig.log.disconnected()
     sent = [await rig.commit(b"x") for _ in range(4)]
