@@ -11,7 +11,7 @@ What failure means for the mail: outcome `unverifiable`: what is known is taken,
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from appliance.connectors import smtp
@@ -31,6 +31,8 @@ _probes = metrics.counter("postgate_callahead_probes_total", "Call-ahead probes 
 
 #: The places for a domain, best first. Raises Unavailable (DNS) or net.mx.NoPlace.
 DoorsOf = Callable[[str], Awaitable[Sequence[Door]]]
+#: The names of the next hops of a domain as they are now (Door.name). Raises Unavailable.
+NamesOf = Callable[[str], Collection[str]]
 
 
 class Held(Protocol):
@@ -60,43 +62,60 @@ class Found(NamedTuple):
 
 
 class Callahead:
-    """mail.ports.Recipients. `hostname` (may change) is our EHLO name, `sender` the probes' MAIL FROM ("" = `<>`)."""
+    """mail.ports.Recipients. `hostname` (may change) is our EHLO name, `sender` the probes' MAIL FROM ("" = `<>`).
+    `names_of`: a "no" or "blind" that another next hop said before the routes changed does not count. `own` are next hops
+    of this machine that take every address on purpose: nothing is degraded by that."""
 
     def __init__(
-        self, doors_of: DoorsOf, cache: Cache, *, hostname: str, sender: str = "", deadline: float = DEADLINE
+        self,
+        doors_of: DoorsOf,
+        cache: Cache,
+        *,
+        hostname: str,
+        sender: str = "",
+        deadline: float = DEADLINE,
+        names_of: NamesOf | None = None,
+        own: Collection[str] = (),
     ) -> None:
-        self._doors_of, self._cache = doors_of, cache
+        self._doors_of, self._cache, self._names_of, self.own = doors_of, cache, names_of, own
         self.hostname, self._sender, self._deadline = hostname, sender, deadline
         self._destinations: dict[tuple[str, Target], Destination] = {}
         self._running: dict[str, asyncio.Task[Probe]] = {}
-        self._blind: dict[str, float] = {}
+        #: Domains whose next hop (by name) takes every address.
+        self._blind: dict[str, str] = {}
 
     def cached(self, address: Address) -> Probe | None:
         """What is at hand. A positive answer that is stale is given, and asked again meanwhile."""
-        domain = self._cache.look(_domain_key(address))
-        if domain is not None and domain.probe.state == "blind" and not domain.stale:
-            self._blind[address.domain] = domain.probe.at
+        return self._answer(address, self._cache.look(_domain_key(address)), self._cache.look(_key(address)))
+
+    def _answer(self, address: Address, domain: Held | None, held: Held | None) -> Probe | None:
+        """What the cache answers, None: ask the next hop."""
+        if domain is not None and domain.probe.state == "blind" and not domain.stale and self._counts(address, domain):
+            self._blind[address.domain] = domain.probe.source
             return domain.probe
-        held = self._cache.look(_key(address))
-        if held is None or (held.stale and held.probe.state != "known"):
+        if held is None or not self._counts(address, held) or (held.stale and held.probe.state != "known"):
             return None
         if held.stale:
             self._start(address)
         return held.probe
 
+    def _counts(self, address: Address, held: Held) -> bool:
+        """Whether what was found still says something of where mail goes now."""
+        if held.probe.state not in ("unknown", "blind") or self._names_of is None or not held.probe.source:
+            return True
+        try:
+            return held.probe.source in self._names_of(address.domain)
+        except Unavailable:
+            return True
+
     async def probe(self, address: Address) -> Probe:
         """Ask the cache, then the next hop. Identical questions share one answer."""
         held = await self._cache.get(_key(address))
-        domain = await self._cache.get(_domain_key(address))
-        if domain is not None and domain.probe.state == "blind" and not domain.stale:
-            self._blind[address.domain] = domain.probe.at
-            return domain.probe
-        if held is not None and (not held.stale or held.probe.state == "known"):
-            if held.stale:
-                self._start(address)
-            return held.probe
+        known = self._answer(address, await self._cache.get(_domain_key(address)), held)
+        if known is not None:
+            return known
         found = await asyncio.shield(self._start(address))
-        if found.state == "unverifiable" and held is not None:
+        if found.state == "unverifiable" and held is not None and self._counts(address, held):
             return held.probe
         return found
 
@@ -120,7 +139,7 @@ class Callahead:
         if found.domain:
             self._cache.put(_domain_key(address), Probe(found.domain, "", time.time(), found.address.source))
         if found.domain == "blind":
-            self._blind[address.domain] = time.time()
+            self._blind[address.domain] = found.address.source
             return found.address
         self._blind.pop(address.domain, None)
         self._cache.put(_key(address), found.address)
@@ -129,7 +148,7 @@ class Callahead:
     async def _ask(self, address: Address) -> Found:
         """Try the places in their order; the first that talks to us answers."""
         domain = await self._cache.get(_domain_key(address))
-        with_random = domain is None or domain.stale
+        with_random = domain is None or domain.stale or not self._counts(address, domain)
         why = "no next hop"
         for door in await self._doors_of(address.domain):
             place = door.name, door.target
@@ -193,7 +212,8 @@ class Callahead:
         """Facts for `postgate status`."""
         away = {d.name: d.trouble for d in self._destinations.values() if d.is_away}
         degraded = [f"call-ahead: {why}" for why in away.values()]
-        degraded += [f"call-ahead: the next hop of {domain} accepts every address" for domain in sorted(self._blind)]
+        blind = sorted(domain for domain, name in self._blind.items() if name not in self.own)
+        degraded += [f"call-ahead: the next hop of {domain} accepts every address" for domain in blind]
         return {"probing": len(self._running), "blind": sorted(self._blind), "away": away, "degraded": degraded}
 
     async def close(self) -> None:

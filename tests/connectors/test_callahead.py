@@ -1,6 +1,7 @@
 """Call-ahead against scripted next hops: what is unknown, what is only not verified, blind hops, joins, limits, cache."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -139,6 +140,32 @@ async def test_a_next_hop_that_takes_everything_is_blind(make: Make) -> None:
     assert inner.asked("anybody") == 0
     assert ahead.health()["blind"] == ["example.com"]
     assert "accepts every address" in ahead.health()["degraded"][0]
+
+
+async def test_our_own_inbox_takes_everything_on_purpose(make: Make) -> None:
+    ahead = await make(Inner(default="250 ok"))
+    assert (await ahead.probe(address("bob"))).state == "blind"
+    ahead.own = {(await ahead.probe(address("bob"))).source}
+    assert ahead.health()["blind"] == ["example.com"]
+    assert ahead.health()["degraded"] == []
+
+
+async def test_what_another_next_hop_said_does_not_count_against_anybody(make: Make) -> None:
+    """Routes change (from the demo inbox to a real server, say): its "blind" and its "no" are nothing any more."""
+    inner = Inner(bob="250 ok")
+    ahead = await make(inner)
+    cache, now = ahead._cache, time.time()
+    assert (await ahead.probe(address("bob"))).state == "known"
+    name = (await ahead.probe(address("bob"))).source
+    ahead._names_of = lambda domain: {name}
+    cache.put("@example.com", Probe("blind", "", now, "lmtp:unix:/old"))
+    cache.put("nobody@example.com", Probe("known", "250 ok", now, "lmtp:unix:/old"))
+    cache.put("alice@example.com", Probe("unknown", "550 no", now, "lmtp:unix:/old"))
+    inner.replies["alice"] = "250 ok"
+    assert ahead.cached(address("alice")) is None
+    assert (await ahead.probe(address("alice"))).state == "known"
+    assert (await ahead.probe(address("carol"))).state == "unknown"
+    assert ahead.health()["blind"] == []
 
 
 async def test_identical_questions_share_one_answer(make: Make) -> None:

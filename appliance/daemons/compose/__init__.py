@@ -12,6 +12,7 @@ from appliance.config import model
 from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
 from appliance.config.values import parse_listen_address, parse_peer
+from appliance.config.wiring import demo_inbox
 from appliance.connectors.callahead import Callahead
 from appliance.connectors.conversation import Server
 from appliance.connectors.inspector import Inspector
@@ -43,7 +44,13 @@ class Composition:
         self._next: tuple[Dns, Resolver] | None = None
         self.doors = Doors(snapshot, self.resolver)
         hostname = snapshot.wiring.gateway.hostname
-        self.callahead = Callahead(self.doors.of, CallaheadCache(self.state), hostname=hostname)
+        self.callahead = Callahead(
+            self.doors.of,
+            CallaheadCache(self.state),
+            hostname=hostname,
+            names_of=self.doors.names,
+            own=(demo_inbox(snapshot.wiring.gateway.state_dir),),
+        )
         self.utf8 = Utf8(self.doors, hostname)
         self.scanners = Scanners(tests=birth.index == 0)
         self.inspector = Inspector(birth.rendezvous["scand"])

@@ -57,6 +57,10 @@ class Doors:
             raise missing
         return found
 
+    def names(self, domain: str) -> list[str]:
+        """The next hops of a domain, as `Door.name` has them. Raises Unavailable."""
+        return [str(hop) for hop in self.routes.next_hops(domain)]
+
     async def of_hop(self, hop: NextHop) -> list[Door]:
         """The doors of one next hop."""
         level = self.routes.tls_level(hop)
