@@ -50,8 +50,7 @@ def ask(config: str | None, request: Mapping[str, Any], patience: float = 10.0) 
     try:
         answer: dict[str, Any] = json.loads(_exchange(path, json.dumps(request).encode() + b"\n", patience))
     except (FileNotFoundError, ConnectionRefusedError):
-        start = f"postgate run --config {config}" if config else "postgate run"
-        raise click.ClickException(f"no gateway is running here (nothing listens on {path}); start it: {start}") from None
+        raise not_running(config, path) from None
     except PermissionError:
         raise click.ClickException(f"{path}: not allowed; run as root or as a member of group postgate") from None
     except (OSError, ValueError) as error:
@@ -59,6 +58,12 @@ def ask(config: str | None, request: Mapping[str, Any], patience: float = 10.0) 
     if "error" in answer:
         raise click.ClickException(str(answer["error"]))
     return answer
+
+
+def not_running(config: str | None, path: Path) -> click.ClickException:
+    """Nothing listens on `path`."""
+    start = f"postgate run --config {config}" if config else "postgate run"
+    return click.ClickException(f"no gateway is running here (nothing listens on {path}); start it: {start}")
 
 
 def _exchange(path: Path, request: bytes, patience: float) -> bytes:

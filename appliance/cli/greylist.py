@@ -1,7 +1,7 @@
 """`postgate greylist list|show|delete|pass`: what the running gateway's greylist knows, and setting it right.
 
 Senders and recipients are given as they are in mails; they are looked up as the check remembers them (without case,
-extension, and what changes from attempt to attempt). Exit: 0 done, 1 nothing there, 2 could not run.
+extension, and what changes from attempt to attempt). Exit: 0 done, 1 nothing there (a MATCH without hits), 2 could not run.
 """
 
 import sys
@@ -87,6 +87,8 @@ def reach(config: str | None) -> Console:
         return Console(path)
     except PermissionError:
         raise click.ClickException(f"{path}: not allowed; run as root or as a member of group postgate") from None
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise common.not_running(config, path) from None
     except OSError as error:
         raise click.ClickException(f"{path}: stated does not answer: {error}; is the gateway running?") from None
 
@@ -122,7 +124,9 @@ def list_(match: str, config: str | None, kind: str, limit: int, as_json: bool) 
             if limit and shown >= limit:
                 click.echo(f"... only the first {limit} (--limit)", err=True)
                 break
-    sys.exit(DONE if shown else NOTHING)
+    if not shown and not as_json:
+        click.echo("The greylist has no such records" if match else "The greylist is empty")
+    sys.exit(NOTHING if match and not shown else DONE)
 
 
 @command.command()
