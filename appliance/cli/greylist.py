@@ -1,7 +1,8 @@
 """`postgate greylist list|show|delete|pass`: what the running gateway's greylist knows, and setting it right.
 
 Senders and recipients are given as they are in mails; they are looked up as the check remembers them (without case,
-extension, and what changes from attempt to attempt). Exit: 0 done, 1 nothing there (a MATCH without hits), 2 could not run.
+extension, and what changes from attempt to attempt). Exit: 0 done, 1 nothing there (a MATCH without hits), 2 could not
+run.
 """
 
 import sys
