@@ -45,6 +45,7 @@ class Judgement:
         "if_reject",
         "keep",
         "keep_reason",
+        "keeping",
         "marks",
         "notes",
         "prepends",
@@ -63,6 +64,7 @@ class Judgement:
         self.if_reject: tuple[Verdict, Ruling] | None = None
         self.keep: Keep = "deliver"
         self.keep_reason = ""
+        self.keeping: Verdict | None = None
         self.marks: list[str] = []
         self.edits: list[Edit] = []
         self.prepends: list[Edit] = []
@@ -145,7 +147,7 @@ class Judgement:
             self.filter, why = argument, f"{why} (filter {argument} is not available)"
         keep: Keep = "quarantine" if action is Action.QUARANTINE else "hold"
         if self.keep == "deliver" or (self.keep == "hold" and keep == "quarantine"):
-            self.keep, self.keep_reason = keep, why
+            self.keep, self.keep_reason, self.keeping = keep, why, verdict
 
     def decision(self, verdicts: tuple[Verdict, ...], transaction: str = "", soft_bounce: bool = False) -> Decision:
         """What is to be done. Refusals end with the transaction id."""
@@ -162,7 +164,7 @@ class Judgement:
         return Decision(
             verb=verb,
             reply=reply,
-            deciding=self.deciding,
+            deciding=self.deciding or self.keeping,
             action=self.decided,
             keep=self.keep,
             keep_reason=self.keep_reason,
@@ -241,11 +243,24 @@ class Combined(msgspec.Struct, frozen=True):
 
     @property
     def deciding(self) -> Verdict | None:
-        """The verdict that made this answer; None if nothing objected."""
-        alike = [group.decision for group in self.groups if group.decision.verb == self.verb] or [
-            group.decision for group in self.groups
-        ]
-        return next((decision.deciding for decision in alike if decision.deciding), None)
+        """The verdict that made this answer, or that keeps a copy back; None if nothing objected."""
+        return self._decided[0]
+
+    @property
+    def done(self) -> str:
+        """What was done because of `deciding`: the verb, or hold or quarantine."""
+        return self._decided[1]
+
+    @property
+    def _decided(self) -> tuple[Verdict | None, str]:
+        alike = [group for group in self.groups if group.decision.verb == self.verb]
+        for group in (*alike, *self.groups):
+            decision = group.decision
+            if decision.deciding is not None:
+                done = decision.verb if decision.verb != "accept" else decision.keep
+                aside = self.verb == "accept" and done in ("reject", "disconnect")
+                return decision.deciding, "quarantine" if aside else done
+        return None, self.verb
 
 
 def combine(groups: Iterable[Group]) -> Combined:

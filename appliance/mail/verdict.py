@@ -66,10 +66,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The judged outcome for one recipient (stages before message) or one recipient group (stage message).
 
     `reply` is the full SMTP reply without CRLF ("550 5.1.1 ... [id]"), "" where the daemon's own words do.
-    `deciding` is the verdict that decided (None = nothing objected). `keep` is where an accepted message goes:
-    deliver, hold (an operator or an alarm keeps it) or quarantine (its content does). `marks` are "check:outcome"
-    pairs that become header fields through `edits`. `verdicts` are those found by this very question, in list order: the
-    caller appends them to its trail (`deciding` may be an earlier one, from the trail).
+    `deciding` is the verdict that decided, or that keeps the message back (None = nothing objected). `keep` is where an
+    accepted message goes: deliver, hold (an operator or an alarm keeps it) or quarantine (its content does). `marks` are
+    "check:outcome" pairs that become header fields through `edits`. `verdicts` are those found by this very question, in
+    list order: the caller appends them to its trail (`deciding` may be an earlier one, from the trail).
     """
 
     verb: Verb

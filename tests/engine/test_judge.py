@@ -166,6 +166,25 @@ def test_the_verdict_that_decided_is_told_also_where_nothing_is_stored() -> None
     assert combine([no]).deciding is found
     assert combine([no, later]).deciding is other
     assert combine([group("accept", 0)]).deciding is None
+    assert (combine([no]).done, combine([no, later]).done, combine([group("accept", 0)]).done) == (
+        "reject",
+        "defer",
+        "accept",
+    )
+    mixed = combine([group("accept", 0), no])
+    assert (mixed.verb, mixed.deciding, mixed.done) == ("accept", found, "quarantine")
+    held = combine([group("accept", 0, keep="hold", deciding=other)])
+    assert (held.verb, held.deciding, held.done) == ("accept", other, "hold")
+
+
+def test_the_verdict_that_keeps_a_message_back_is_told() -> None:
+    first, second = Verdict(check="access", outcome="hold"), Verdict(check="attachments", outcome="too_complex")
+    held = judge([(first, Ruling(Action.HOLD))])
+    assert (held.verb, held.keep, held.deciding) == ("accept", "hold", first)
+    both = judge([(first, Ruling(Action.HOLD)), (second, Ruling(Action.QUARANTINE))])
+    assert (both.keep, both.deciding) == ("quarantine", second)
+    refused = judge([(first, Ruling(Action.HOLD)), (second, Ruling(Action.REJECT))])
+    assert refused.deciding is second
 
 
 @pytest.mark.parametrize("verb", ["reject", "disconnect"])

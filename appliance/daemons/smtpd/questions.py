@@ -97,6 +97,7 @@ def refused(session: "Session", decision: Decision, stage: str, recipient: str =
         return False
     reply = decision.reply or f"451 4.7.1 Service unavailable [{session.id}]"
     record.rejected(session, stage, reply, recipient)
+    record.decided(session, decision)
     if decision.verb == "disconnect" or reply.startswith(("421", "521")):
         session.dismiss(reply, "policy")
     else:

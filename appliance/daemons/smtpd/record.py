@@ -15,7 +15,7 @@ from appliance.queue.errors import SpoolError
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
     from appliance.daemons.smtpd.transaction import Transaction
-    from appliance.engine.pipeline import Combined
+    from appliance.engine.pipeline import Combined, Group
 
 log = oplog.get("smtpd")
 _connections = metrics.counter("postgate_smtpd_connections_total", "SMTP connections.")
@@ -64,6 +64,16 @@ def rejected(session: "Session", stage: str, reply: str, recipient: str = "") ->
         session.front.state.errors(session.client.address)
 
 
+def decided(session: "Session", decision: Decision) -> None:
+    """Why a client was refused or put off: for us, the reply does not say it."""
+    if decision.deciding is not None:
+        maillog.log(f"{session.id}: {decision.verb} by {_why(decision.deciding)}")
+
+
+def _why(verdict: Verdict) -> str:
+    return f"{verdict.check}:{verdict.outcome} {verdict.reason}".rstrip()
+
+
 def _only(transaction: "Transaction") -> str | None:
     return transaction.recipients[0].address.text if len(transaction.recipients) == 1 else None
 
@@ -95,7 +105,7 @@ def discarded(session: "Session", stage: str, recipient: str) -> None:
 def protocol_error(session: "Session", text: str, line: bytes) -> None:
     """A line that is no command of SMTP."""
     shown = line[:80].rstrip(b"\r\n").decode("utf-8", "replace")
-    maillog.log(f"protocol error from {session.who} after {session.verb}: {text}: {shown}")
+    maillog.capped("protocol error", f"protocol error from {session.who} after {session.verb}: {text}: {shown}")
     session.front.state.errors(session.client.address)
 
 
@@ -144,8 +154,7 @@ def message(session: "Session", ctx: Context, combined: "Combined", message_id: 
     deciding = combined.deciding
     found = {id(verdict): verdict for group in combined.groups for verdict in group.decision.verdicts}
     if deciding is not None:
-        why = f"{deciding.check}:{deciding.outcome} {deciding.reason}".rstrip()
-        maillog.log(f"{ctx.transaction}: {combined.verb} by {why}")
+        maillog.log(f"{ctx.transaction}: {combined.done} by {_why(deciding)}")
     events.emit(
         {
             "event": "message",
@@ -162,9 +171,15 @@ def message(session: "Session", ctx: Context, combined: "Combined", message_id: 
             "result": combined.verb,
             "reply": reply,
             "deciding": _plain(deciding) if deciding else None,
+            "kept": [_kept(group) for group in combined.store if group.decision.keep != "deliver"],
             "verdicts": [_plain(verdict) for verdict in (*ctx.trail, *found.values())],
         }
     )
+
+
+def _kept(group: "Group") -> dict[str, Any]:
+    """A copy that is not delivered: for whom (places in `recipients`), where it is, why."""
+    return {"for": group.recipients, "keep": group.decision.keep, "reason": group.decision.keep_reason}
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:

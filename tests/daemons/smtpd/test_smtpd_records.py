@@ -86,6 +86,33 @@ async def test_one_event_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused["deciding"]["check"] == "recipient"
 
 
+async def test_what_decided_before_the_content_stands_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """The client is told the class of refusal only; the log says what was found."""
+    found = Verdict(check="access", outcome="reject", reason="access/sender:3: sender x@example.net: REJECT")
+    async with Stage() as stage:
+        stage.engine_.rules["rcpt"] = lambda ctx: Decision(verb="reject", reply="554 5.7.1 No [x]", deciding=found)
+        client = await stage.hello()
+        await client.say("MAIL FROM:<x@example.net>")
+        assert await client.say("RCPT TO:<b@example.com>") == "554 5.7.1 No [x]"
+        await client.say("QUIT")
+        await client.ended()
+    assert ": reject by access:reject access/sender:3: sender x@example.net: REJECT\n" in capfd.readouterr().err
+
+
+async def test_a_copy_that_is_kept_back_stands_in_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(record.events, "emit", told.append)
+    aside = Decision(verb="accept", keep="quarantine", keep_reason="antivirus:unscannable", deciding=NO.deciding)
+    async with Stage() as stage:
+        stage.engine_.rules["message"] = lambda ctx: [Group((0,), aside)]
+        client = await stage.content()
+        client.send(b"x\r\n.\r\n")
+        await client.reply()
+    event = next(event for event in told if event["event"] == "message")
+    assert event["deciding"]["check"] == "recipient"
+    assert event["kept"] == [{"for": (0,), "keep": "quarantine", "reason": "antivirus:unscannable"}]
+
+
 async def test_a_journal_that_fails_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(event: Any) -> None:
         raise ValueError("journal")
