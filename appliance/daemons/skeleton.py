@@ -35,6 +35,7 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     `listening` maps a listener to its bound, listening sockets for this process: "smtp:public" (the [[listen]] name),
     or the daemon's own rendezvous ("unix:stated"). `rendezvous` maps a service to the path of its unix socket.
     `certificates` maps a listener's name to (certificate chain PEM, key PEM). `log_fd` takes mail log lines.
+    `siblings` is how many processes the service has, this one counted (0: not known).
     """
 
     service: str
@@ -45,6 +46,7 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Path
     certificates: Mapping[str, tuple[bytes, bytes]]
     log_fd: int = 2
+    siblings: int = 0
 
     @property
     def worker(self) -> str:

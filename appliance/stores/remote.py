@@ -243,8 +243,13 @@ class StateClient:
         mine, rate, total, good = await self.ask(wire.Connect(address, limits.rate_period))
         return Counts(mine, rate, total, good, over(mine, rate, total, good, limits))
 
+    def entered(self, address: str, limits: ClientLimits) -> None:
+        """As connect(), for a connection that comes in whatever the counts are."""
+        self._open[address] = self._open.get(address, 0) + 1
+        self.tell(wire.Connect(address, limits.rate_period))
+
     def disconnect(self, address: str) -> None:
-        """A connection that connect() counted is closed."""
+        """A connection that connect() or entered() counted is closed."""
         count = self._open.get(address, 0)
         if count > 1:
             self._open[address] = count - 1

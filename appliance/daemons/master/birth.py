@@ -83,6 +83,7 @@ class Spawner:
                 state_dir=self._state_dir,
                 certificates=self.certificates if child.spec.public else {},
                 log_fd=self.log_fd,
+                siblings=child.spec.count(self.snapshot.wiring),
             )
             identity = self._separation.identities.get(child.spec.name)
             skeleton.run_child(birth, end, create, identity=identity, master=master)

@@ -66,6 +66,9 @@ async def _no_place(session: "Session") -> str:
         hit("connections_per_client", session.who)
         return _TOO_MANY
     session.counted_by_state = True
+    if not limits.connection_rate and front.connections.sparse(address):
+        front.state.entered(address, limits)
+        return ""
     try:
         over = (await front.state.connect(address, limits)).over
     except Unavailable:

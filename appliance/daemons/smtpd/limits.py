@@ -28,10 +28,21 @@ STRESS_AT = 0.75
 PSEUDO_END_WAIT = 5.0
 
 
+#: Names of what is no key of [limits]: sizes, space, manners.
+OTHERS = frozenset({"accept", "proxy", "size", "space", "wrong_protocol"})
+#: All names of limits in metrics and log.
+NAMES = OTHERS | {
+    "command_line", "header_size", "recipients", "errors", "errors_soft", "junk_commands", "messages_per_session",
+    "connections", "connections_per_client", "connection_rate", "message_rate", "recipient_rate", "timeout_command",
+    "timeout_data", "timeout_tls", "timeout_write", "session_life", "data_rate", "memory_messages", "stress",
+}  # fmt: skip
+_COUNTERS = {name: _hits.labels(name) for name in NAMES}
+
+
 def hit(limit: str, text: str) -> None:
-    """A limit tripped: `limit` is its name in metrics, `text` says who and what."""
-    _hits.labels(limit).inc()
-    maillog.log(f"warning: limit {limit}: {text}")
+    """A limit tripped: `limit` is its name in metrics (KeyError: not one of NAMES), `text` says who and what."""
+    _COUNTERS[limit].inc()
+    maillog.capped(limit, f"warning: limit {limit}: {text}")
 
 
 class Connections:
@@ -41,6 +52,8 @@ class Connections:
         self.open = 0
         #: Connections run out: timeouts are short.
         self.stressed = False
+        #: Workers that share the limits (0: not known).
+        self.siblings = 0
         self._of: dict[str, int] = {}
         self._good: OrderedDict[str, float] = OrderedDict()
         self.follow(limits)
@@ -48,6 +61,7 @@ class Connections:
     def follow(self, limits: Limits) -> None:
         """Other limits are in force."""
         self.limit = limits.connections or math.inf
+        self._per_client = limits.connections_per_client or math.inf
         self._reserve = min(limits.connections_reserve, limits.connections // 2)
         self._stress = (self.limit - self._reserve) * STRESS_AT
         self.stressed = self.open > self._stress
@@ -55,6 +69,8 @@ class Connections:
     def enter(self, address: str) -> None:
         self.open += 1
         self._of[address] = self._of.get(address, 0) + 1
+        if self.open > self._stress and not self.stressed:
+            hit("stress", f"{self.open} sessions are open: timeouts are short")
         self.stressed = self.open > self._stress
 
     def leave(self, address: str) -> None:
@@ -69,6 +85,12 @@ class Connections:
     def of(self, address: str) -> int:
         """Sessions of this client, here."""
         return self._of.get(address, 0)
+
+    def sparse(self, address: str) -> bool:
+        """Are there so few, of this client and of all, that no limit over all workers is near? A worker that lets in no
+        more than its share without asking cannot pass a limit together with others that do the same."""
+        share = self.siblings * self.open <= self.limit - self._reserve
+        return self.siblings > 0 and share and self.siblings * self._of.get(address, 0) <= self._per_client
 
     def praise(self, address: str, now: float) -> bool:
         """A message of this client was accepted: it may use the reserve. True: others have not been told for a while."""

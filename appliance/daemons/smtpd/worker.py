@@ -41,6 +41,7 @@ class Smtpd:
         self._intake = IntakeLog(None, self._birth.worker)
         composition = self._composition
         self.front = Front(self._rules, self._intake, composition.state, composition.client_name, index=self._birth.index)
+        self.front.connections.siblings = self._birth.siblings
         self._handover = Handover(self._birth.rendezvous["delivery"], self._intake, self.front.told)
         self._handover.start()
         self.certificates(self._birth.certificates)

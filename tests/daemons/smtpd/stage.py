@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from appliance.config.model import Wiring
+from appliance.daemons.smtpd import limits
 from appliance.daemons.smtpd.front import Front
 from appliance.daemons.smtpd.rules import Rules
 from appliance.engine.pipeline import Group
@@ -126,6 +127,9 @@ class State:
             raise Unavailable("stated is away")
         return Counts(self.over)
 
+    def entered(self, address: str, limits: Any) -> None:
+        self.open[address] = self.open.get(address, 0) + 1
+
     def disconnect(self, address: str) -> None:
         self.open[address] -= 1
 
@@ -213,6 +217,18 @@ class Stage:
         """The only session."""
         (session,) = self.front.sessions
         return session
+
+
+class Trips:
+    """How often a limit tripped since this was made."""
+
+    def __init__(self, name: str) -> None:
+        self._counter = limits._COUNTERS[name]
+        self._before = self._counter._value.get()
+
+    @property
+    def count(self) -> float:
+        return float(self._counter._value.get() - self._before)
 
 
 class Client:
