@@ -20,6 +20,8 @@ FACILITIES = {"kern": 0, "user": 1, "mail": 2, "daemon": 3, "auth": 4, "syslog":
     **{f"local{n}": 16 + n for n in range(8)},
 }
 _INFO, _WARNING = 6, 4
+#: Lines of one cause that `capped` writes in so many seconds.
+MOST, WINDOW = 100, 10.0
 
 
 class _State:
@@ -101,6 +103,23 @@ def log(text: str, service: str | None = None) -> None:
     """Write one line as `service` (default: this process's; "smtpd", "cleanup", "qmgr", "smtp" as in Postfix)."""
     severity = _WARNING if text.startswith("warning: ") else _INFO
     raw(prefix(service or "", severity) + clean(text))
+
+
+def capped(cause: str, text: str) -> None:
+    """Write one line about `cause` (one of a fixed, small set), which a stranger can make happen as often as they like:
+    in a storm at most MOST lines, and the next one behind it says how many are missing."""
+    now, window = time.monotonic(), _windows.setdefault(cause, [0.0, 0])
+    if now - window[0] >= WINDOW:
+        missing = int(window[1]) - MOST
+        window[:] = now, 0
+        text = f"{text} ({missing} more of these were not written)" if missing > 0 else text
+    window[1] += 1
+    if window[1] <= MOST:
+        log(text)
+
+
+#: Cause -> [when its window began, lines since then].
+_windows: dict[str, list[float]] = {}
 
 
 def raw(line: str) -> None:

@@ -101,3 +101,24 @@ def test_a_closed_descriptor_does_not_raise() -> None:
     maillog.configure(writing)
     os.close(writing)
     maillog.log("nobody hears this")
+
+
+def test_p4_a_storm_of_one_cause_is_capped_and_the_next_line_says_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("appliance.observe.maillog.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(maillog, "_windows", {})
+    maillog.configure(opened(tmp_path / "log"))
+    for number in range(maillog.MOST + 7):
+        maillog.capped("rate", f"over {number}")
+    maillog.capped("size", "another cause")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) == maillog.MOST + 1
+    assert lines[-1].endswith("another cause")
+    now[0] += maillog.WINDOW
+    maillog.capped("rate", "over again")
+    maillog.capped("rate", "and again")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines[-2].endswith("over again (7 more of these were not written)")
+    assert lines[-1].endswith("and again")

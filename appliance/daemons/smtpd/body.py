@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from appliance.daemons.smtpd.limits import hit
 from appliance.protocol.smtp.data import BdatDecoder, DataDecoder
 from appliance.queue.errors import SpoolError
 from appliance.queue.large import LargeFile
@@ -31,6 +32,16 @@ class Memory:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self._told = False
+
+    @property
+    def full(self) -> bool:
+        """Are there more than may be? Told once each time that it begins."""
+        over = self.used > self.limit
+        if over and not self._told:
+            hit("memory_messages", f"{self.used} octets of content in memory, what comes goes to files")
+        self._told = over
+        return over
 
 
 class Files(Protocol):
@@ -75,7 +86,7 @@ class Body:
         self._chunks.append(content)
         self._held += len(content)
         self._memory.used += len(content)
-        if self.placing is None and (self._held > RAM or self._memory.used > self._memory.limit):
+        if self.placing is None and (self._held > RAM or self._memory.full):
             file = self._files.large()
             if file is None:
                 self.placing = self._files.large_soon()

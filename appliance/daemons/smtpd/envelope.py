@@ -42,16 +42,19 @@ def mail(session: "Session", command: Command) -> Step:
     except ProtocolError as error:
         session.refuse(error.reply)
         return None
-    if problem := _sequence_problem(session, command) or _resource_problem(session, parameters):
+    if problem := _sequence_problem(session, command):
         session.refuse(problem)
+        return None
+    if session.messages:
+        session.id = next(session.front.ids)
+    if problem := _resource_problem(session, parameters):
+        session.reject(problem)
         return None
     limits = session.rules.limits
     if session.messages >= limits.messages_per_session > 0:
         hit("messages_per_session", session.who)
         session.dismiss(f"421 4.7.0 {session.rules.hostname} Error: too many messages in one session", "messages")
         return None
-    if session.messages:
-        session.id = next(session.front.ids)
     session.messages += 1
     transaction = session.transaction = Transaction(session, command, parameters)
     if limits.message_rate:
@@ -95,10 +98,10 @@ def _sequence_problem(session: "Session", command: Command) -> str:
 def _resource_problem(session: "Session", parameters: MailParameters) -> str:
     limit = session.rules.smtp.size_limit
     if limit and parameters.size > limit:
-        hit("size", f"SIZE={parameters.size} of {session.who}")
+        hit("size", f"SIZE={parameters.size} of {session.who} [{session.id}]")
         return _TOO_BIG
     if not session.front.has_room(session.rules, parameters.size):
-        hit("space", f"MAIL of {session.who} put off")
+        hit("space", f"MAIL of {session.who} put off [{session.id}]")
         return _FULL
     return ""
 
@@ -149,7 +152,7 @@ def _too_many(session: "Session", transaction: Transaction) -> None:
         hit("recipients", f"message {transaction.id} of {session.who}")
     transaction.overshoot += 1
     session.errors += transaction.overshoot > OVERSHOOT
-    session.refuse("452 4.5.3 Error: too many recipients")
+    session.reject("452 4.5.3 Error: too many recipients")
 
 
 def _rcpt_decided(session: "Session", transaction: Transaction, recipient: Recipient, decision: Decision) -> None:

@@ -64,6 +64,10 @@ async def _judge(session: "Session", transaction: Transaction, receiver: DataRec
     body = transaction.body
     assert body is not None
     content = body.content()
+    if not content.header_complete:
+        hit(
+            "header_size", f"message {transaction.id} of {session.who}: checks see the first {len(content.header)} octets"
+        )
     ctx = transaction.context("message", content=content)
     combined = await _combined(session, transaction, ctx)
     message_id = _message_id(content.header)

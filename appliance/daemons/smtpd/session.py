@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from appliance.daemons.smtpd import commands, content, finish, record
+from appliance.daemons.smtpd import commands, content, finish, patience, record
 from appliance.daemons.smtpd.body import BdatReceiver, DataReceiver
 from appliance.daemons.smtpd.limits import PSEUDO_END_WAIT, hit
 from appliance.daemons.smtpd.wire import Step, Wire
@@ -57,7 +57,11 @@ class Session(Wire):
         self.forwarded: dict[str, str] = {}
         self.transaction: Transaction | None = None
         self.life = self.loop.time() + rules.limits.session_life
-        self.errors = self.junk = self.messages = 0
+        self.errors = self.junk = self.junk_judged = self.messages = 0
+        #: Answers come slowly because of errors.
+        self.slowed = False
+        #: When content came last.
+        self.heard = 0.0
         #: verb -> [accepted, asked], in the order of first use.
         self.counts: dict[str, list[int]] = {}
         self.verb = "CONNECT"
@@ -155,17 +159,8 @@ class Session(Wire):
         return self.judge_client()
 
     def judge_client(self) -> Step:
-        """Behind each answer: errors over the limits slow the client down, then end the session."""
-        limits = self.rules.limits
-        if self.junk > limits.junk_commands:
-            self.errors += 1
-        if self.closing or self.errors <= min(limits.errors_soft, limits.errors_hard):
-            return None
-        if self.errors <= limits.errors_hard:
-            return self.front.penalty()
-        hit("errors", f"{self.who} after {self.verb}")
-        self.dismiss(f"421 4.7.0 {self.rules.hostname} Error: too many errors", "errors")
-        return None
+        """Behind each answer."""
+        return patience.erring(self)
 
     def on_bare(self, line: bytes) -> None:
         if kind := wrong_protocol(line):
@@ -225,33 +220,18 @@ class Session(Wire):
         self.deadline = self.loop.time() + self.rules.limits.timeout_write
 
     def on_progress(self) -> Step:
-        """Silence is bounded, and so is the time that an octet may take on the whole (Postfix: smtpd_min_data_rate)."""
-        transaction, limits, now = self.transaction, self.rules.limits, self.loop.time()
+        """Silence is bounded, and so is the time that an octet may take on the whole."""
+        now = self.heard = self.loop.time()
         if isinstance(self.receiving, DataReceiver) and self.receiving.pseudo_end:
             self.deadline = now + PSEUDO_END_WAIT
             return None
-        silence = now + self.front.patience(limits.timeout_data)
-        if transaction is not None and limits.data_rate:
-            allowed = limits.timeout_data + transaction.octets() / limits.data_rate
-            silence = min(silence, transaction.data_since + allowed)
-        self.deadline = min(silence, self.life)
+        silence = now + self.front.patience(self.rules.limits.timeout_data)
+        self.deadline = min(silence, patience.latest(self), self.life)
         return content.placed(self, body) if (body := content.unplaced(self)) is not None else None
 
     def expired(self, now: float) -> None:
         """The watch found the deadline passed."""
-        host, receiver = self.rules.hostname, self.receiving
-        if self.closing or self.choked:
-            if not self.closing:
-                hit("timeout_write", f"{self.who} does not read our replies")
-                self.end = "timeout"
-            self.cut()
-        elif isinstance(receiver, DataReceiver) and receiver.pseudo_end:
-            record.protocol_error(self, "content without CRLF", b".")
-            self.dismiss(f"550 5.5.2 {host} Error: bare <LF> received", "bare_lf")
-        else:
-            limit = "session_life" if now >= self.life else "timeout_data" if receiver is not None else "timeout_command"
-            hit(limit, f"{self.who} after {self.stage}")
-            self.dismiss(f"421 4.4.2 {host} Error: timeout exceeded", "timeout")
+        patience.expired(self, now)
 
     def wind_down(self, now: bool = False) -> None:
         """The worker ends: so does the session, between transactions, or `now` unless something is being awaited."""

@@ -13,6 +13,7 @@ from appliance.observe import events, maillog, sink
 def log_to_stderr() -> None:
     """Whatever tests before have set."""
     maillog.configure(2, "postgate", service="smtpd")
+    maillog._windows.clear()
 
 
 def pytest_asyncio_loop_factories(
