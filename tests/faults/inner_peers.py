@@ -85,6 +85,7 @@ class _Talk:
         self.buffer = b""
         self.secured = False
         self.sender = ""
+        self.begun = False
         self.recipients: list[str] = []
 
     def say(self, verb: str, good: bytes) -> bool:
@@ -146,11 +147,13 @@ class _Talk:
     def mail(self, line: bytes) -> None:
         self.recipients = []
         self.sender = re.search(rb"<(.*?)>", line)[1].decode()  # type: ignore[index]
-        self.say("MAIL", b"250 2.1.0 Ok")
+        self.begun = self.say("MAIL", b"250 2.1.0 Ok")
 
     def rcpt(self, line: bytes) -> None:
         address = re.search(rb"<(.*?)>", line)[1].decode()  # type: ignore[index]
-        if self.say(f"RCPT {address}", b"250 2.1.5 Ok"):
+        if not self.begun:
+            self.sock.sendall(b"503 5.5.1 MAIL first\r\n")
+        elif self.say(f"RCPT {address}", b"250 2.1.5 Ok"):
             self.recipients.append(address)
 
     def data(self, _line: bytes) -> None:
