@@ -147,6 +147,8 @@ async def _keep(
         _trailer(session, transaction, group, queue_id, content, message_id)
         for group, queue_id in zip(reversed(groups), ids, strict=True)
     ][::-1]
+    for trailer in trailers:
+        record.received(session, transaction, trailer)
     if isinstance(content, RamContent):
         commits = [session.front.intake.commit(content.octets, trailer) for trailer in trailers]
     else:
@@ -161,7 +163,7 @@ async def _keep(
     if error is not None:
         raise error
     for trailer in trailers:
-        record.queued(session, transaction, trailer)
+        record.queued(trailer)
 
 
 def _copies(session: "Session", content: FileContent, count: int) -> list[LargeFile]:

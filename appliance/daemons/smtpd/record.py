@@ -119,15 +119,20 @@ def early(session: "Session") -> None:
     maillog.log(lines.pipelining("CONNECT", session.client.name, session.client.address, "before the greeting"))
 
 
-def queued(session: "Session", transaction: "Transaction", trailer: Trailer) -> None:
-    """An entry is on disk."""
+def received(session: "Session", transaction: "Transaction", trailer: Trailer) -> None:
+    """An entry is about to be kept. Said before it is: who counts mail by the log must see whose it is before delivery,
+    another process, says that it has it."""
     forwarded = transaction.forwarded
     original = f"{forwarded.get('NAME', 'unknown')}[{forwarded['ADDR']}]" if "ADDR" in forwarded else ""
     queue_id = trailer.queue_id
     maillog.log(lines.client(queue_id, session.client.name, session.client.address, original=original))
     maillog.log(lines.message_id(queue_id, trailer.message_id), "cleanup")
+
+
+def queued(trailer: Trailer) -> None:
+    """An entry is on disk."""
     if trailer.keep != "deliver":
-        maillog.log(f"{queue_id}: {trailer.keep}: {trailer.keep_reason}; from=<{trailer.sender}>", "cleanup")
+        maillog.log(f"{trailer.queue_id}: {trailer.keep}: {trailer.keep_reason}; from=<{trailer.sender}>", "cleanup")
     _octets.inc(trailer.size)
 
 

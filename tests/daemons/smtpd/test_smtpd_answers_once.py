@@ -1,5 +1,7 @@
 """Each command has one answer, whatever goes wrong behind it; and the counts of the log are true."""
 
+import asyncio
+
 import pytest
 
 from appliance.daemons.smtpd import record
@@ -31,3 +33,20 @@ async def test_the_log_counts_each_command_once(monkeypatch: pytest.MonkeyPatch)
     assert [line for line in said if line.startswith("disconnect")] == [
         "disconnect from unknown[127.0.0.1] ehlo=1 mail=1 rcpt=1 data=1 quit=1 commands=5"
     ]
+
+
+async def test_the_log_says_whose_a_message_is_before_delivery_can_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pflogsumm counts a message's octets only if its client= line stands before qmgr's."""
+    said: list[str] = []
+    monkeypatch.setattr("appliance.daemons.smtpd.record.maillog.log", lambda text, service=None: said.append(text))
+    async with Stage() as stage:
+        stage.intake.gate = asyncio.Event()
+        client = await stage.content()
+        client.send(b"Subject: x\r\nMessage-ID: <1@example.net>\r\n\r\nhello\r\n.\r\n")
+        await stage.intake.begun.wait()
+        assert [line.partition(": ")[2] for line in said if "=" in line] == [
+            "client=unknown[127.0.0.1]",
+            "message-id=<1@example.net>",
+        ]
+        stage.intake.gate.set()
+        assert (await client.reply()).startswith("250")
