@@ -1,7 +1,7 @@
 """STARTTLS, and the commands of listed relays: XCLIENT and XFORWARD (RFC 3207; protocols.md 5.4, 5.5).
 
 Contract: what came behind STARTTLS in the clear is never looked at: the session ends. TLS forgets everything that the
-client said; who it is (PROXY, XCLIENT) stays. Unlisted clients are refused (threats B3, B12). What failure means for the
+client said; who it is (PROXY, XCLIENT) and for whom it speaks (XFORWARD) stays. Unlisted clients are refused (threats B3, B12). What failure means for the
 mail: a failed handshake ends the session, a refused command changes nothing.
 """
 
@@ -70,7 +70,6 @@ def forget(session: "Session") -> None:
     session.reset()
     session.helo, session.esmtp = "", False
     session.asked, session.trail = frozenset(), ()
-    session.forwarded = {}
 
 
 def xclient(session: "Session", command: Command) -> Step:
@@ -92,6 +91,7 @@ def xclient(session: "Session", command: Command) -> Step:
 async def _impersonate(session: "Session", attributes: dict[str, str]) -> None:
     await named(session)
     forget(session)
+    session.forwarded = {}
     session.client = client = _other(session.client, attributes)
     session.facts = session.door.facts(client.address)._replace(xclient=True)
     session.client = client = msgspec.structs.replace(client, trusted_relay=session.facts.trusted_relay)

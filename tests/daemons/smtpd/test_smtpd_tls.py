@@ -79,7 +79,7 @@ async def test_b3_tls_forgets_helo_envelope_and_verdicts() -> None:
         assert (await client.say("DATA")).startswith("503 5.5.1 Error: need MAIL command")
 
 
-async def test_b12_the_client_behind_proxy_and_xclient_stays_known_over_tls() -> None:
+async def test_b12_the_client_behind_proxy_and_xclient_stays_known_over_tls(capfd: pytest.CaptureFixture[str]) -> None:
     async with Stage(listen={"proxy": ["127.0.0.0/8"], "xclient": ["192.0.2.0/24"]}) as stage:
         equip(stage)
         client = await stage.connect(banner=False)
@@ -88,12 +88,19 @@ async def test_b12_the_client_behind_proxy_and_xclient_stays_known_over_tls() ->
         await client.say("EHLO x.example.net")
         await client.say("XCLIENT ADDR=198.51.100.7 NAME=far.example.net")
         await client.say("EHLO x.example.net")
+        assert (await client.say("XFORWARD NAME=orig.example.org ADDR=203.0.113.9")).startswith("250")
         await secured(stage, client)
         await client.say("EHLO x.example.net")
         await client.say("MAIL FROM:<a@example.net>")
         seen = stage.engine_.at("mail")[-1].client
         assert (seen.address, seen.name) == ("198.51.100.7", "far.example.net")
         assert seen.tls is not None
+        client.send(b"RCPT TO:<b@example.com>\r\nDATA\r\n")
+        await client.reply()
+        await client.reply()
+        client.send(b"x\r\n.\r\n")
+        assert (await client.reply()).startswith("250")
+    assert ", orig_client=orig.example.org[203.0.113.9]" in capfd.readouterr().err
 
 
 async def test_b7_a_handshake_has_a_deadline() -> None:
