@@ -198,7 +198,7 @@ class Callahead:
         return finished.results
 
     def _found(self, destination: Destination, results: Sequence[Result]) -> Found:
-        destination.trouble, destination.rests_until = "", 0.0
+        destination.answered()
         mine = results[-1]
         state = state_of(mine)
         domain = ""
@@ -214,7 +214,12 @@ class Callahead:
         degraded = [f"call-ahead: {why}" for why in away.values()]
         blind = sorted(domain for domain, name in self._blind.items() if name not in self.own)
         degraded += [f"call-ahead: the next hop of {domain} accepts every address" for domain in blind]
-        return {"probing": len(self._running), "blind": sorted(self._blind), "away": away, "degraded": degraded}
+        return {
+            "probing": len(self._running),
+            "blind": sorted(self._blind),
+            "next hops": {place.name: place.contact.facts() for place in list(self._destinations.values())[:20]},
+            "degraded": degraded,
+        }
 
     async def close(self) -> None:
         """Give up what runs and hang up everywhere."""

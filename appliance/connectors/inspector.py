@@ -16,6 +16,7 @@ from appliance.mail.inspection import Finding, Job, decode_finding
 from appliance.mail.ports import Content, Structure, Unavailable
 from appliance.net.channel import Channel, connect
 from appliance.observe import oplog
+from appliance.observe.contact import Contact
 from appliance.protocol.mime import Limits
 
 log = oplog.get("inspector")
@@ -36,6 +37,7 @@ class Inspector:
         self._waiting: dict[int, asyncio.Future[Structure]] = {}
         self._ids = itertools.count(1)
         self._trouble = ""
+        self._contact = Contact()
         self.jobs = self.failures = 0
 
     async def structure(self, content: Content, limits: Limits) -> Structure:
@@ -46,7 +48,9 @@ class Inspector:
         except Unavailable as error:
             self.failures += 1
             self._says(str(error))
+            self._contact.failed(str(error))
             raise
+        self._contact.answered()
         self._says("")
         return found
 
@@ -126,7 +130,8 @@ class Inspector:
     def health(self) -> dict[str, Any]:
         """Facts for `postgate status`."""
         degraded = [f"messages are not inspected: {self._trouble}"] if self._trouble else []
-        return {"jobs": self.jobs, "failures": self.failures, "waiting": len(self._waiting), "degraded": degraded}
+        counts = {"jobs": self.jobs, "failures": self.failures, "waiting": len(self._waiting)}
+        return {**self._contact.facts(), **counts, "degraded": degraded}
 
     def close(self) -> None:
         if self._channel is not None:

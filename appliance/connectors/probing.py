@@ -14,6 +14,7 @@ import msgspec
 from appliance.connectors.session import SmtpSession
 from appliance.connectors.target import Target
 from appliance.net import tls
+from appliance.observe.contact import Contact
 from appliance.protocol.smtp.outgoing import Result
 
 CONCURRENCY = 4
@@ -61,6 +62,7 @@ class Destination:
         self.tokens, self.at = BURST, time.monotonic()
         self.rests_until = 0.0
         self.trouble = ""
+        self.contact = Contact()
         self._tidying: asyncio.TimerHandle | None = None
 
     def may_ask(self) -> bool:
@@ -93,6 +95,11 @@ class Destination:
 
     def failed(self, why: str) -> None:
         self.trouble, self.rests_until = why, time.monotonic() + REST
+        self.contact.failed(why)
+
+    def answered(self) -> None:
+        self.trouble, self.rests_until = "", 0.0
+        self.contact.answered()
 
     @property
     def is_away(self) -> bool:

@@ -24,6 +24,7 @@ from appliance.net.client_name import ClientName, confirm
 from appliance.net.upstream import Upstream, parse_server
 from appliance.net.zone import Zone
 from appliance.observe import metrics
+from appliance.observe.contact import Contacts
 from appliance.protocol.dns import Answer
 from appliance.protocol.errors import Unavailable
 
@@ -57,6 +58,7 @@ class Resolver:
         self._timeout = timeout
         self._cache = AnswerCache(ttl_floor)
         self._asking: dict[Key, asyncio.Task[Answer]] = {}
+        self._contacts = Contacts()
 
     def cached(self, name: str, rtype: str) -> Answer | None:
         """An answer that is at hand without IO (zone file, cache), else None."""
@@ -132,18 +134,20 @@ class Resolver:
                 answer = await server.ask(name, rtype, min(deadline, loop.time() + share))
             except Unavailable as error:
                 why = str(error)
-                self._failed(server)
+                self._failed(server, why)
                 if loop.time() >= deadline or (len(servers) == 1 and "answered" in why):
                     break
                 continue
             server.failures = 0
+            self._contacts.of(str(server)).answered()
             _QUERIES.labels(str(server), "answered").inc()
             _SECONDS.labels(str(server)).observe(loop.time() - begun)
             return answer
         raise Unavailable(why)
 
-    def _failed(self, server: Upstream) -> None:
+    def _failed(self, server: Upstream, why: str) -> None:
         server.failures += 1
+        self._contacts.of(str(server)).failed(why)
         _QUERIES.labels(str(server), "failed").inc()
         if self.upstreams[0] is server:  # the next question begins with another one
             self.upstreams.append(self.upstreams.pop(0))
@@ -153,9 +157,9 @@ class Resolver:
         return await confirm(self.query, address)
 
     def health(self) -> dict[str, Any]:
-        """Facts for status: the servers with their failures in a row, the size of the cache."""
-        servers = {str(server): server.failures for server in self.upstreams}
-        down = bool(servers) and all(count >= 3 for count in servers.values())
+        """Facts for status: the servers as they were when they were asked last, the size of the cache."""
+        servers = {str(server): self._contacts.of(str(server)).facts() for server in self.upstreams}
+        down = bool(servers) and all(server.failures >= 3 for server in self.upstreams)
         return {"servers": servers, "cached": len(self._cache), "degraded": ["no DNS server answers"] if down else []}
 
 

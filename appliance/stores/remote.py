@@ -17,6 +17,7 @@ import msgspec
 from appliance.mail.network import network
 from appliance.mail.ports import GreylistAnswer, GreylistAsk, Probe, RateAsk, Unavailable
 from appliance.net.channel import Channel, connect
+from appliance.observe.contact import Contact
 from appliance.stores import wire
 from appliance.stores.rates import AskedRate, Counts
 
@@ -64,6 +65,7 @@ class StateClient:
         self._open: dict[str, int] = {}
         self._up = asyncio.Event()
         self.failures = 0
+        self.contact = Contact()
         self.why = "not connected yet"
 
     # -- the connection ------------------------------------------------------------------------------------------
@@ -105,6 +107,7 @@ class StateClient:
             channel = connect(self.path)
         except OSError as error:
             self.why = f"{self.path}: {error.strerror or error}"
+            self.contact.failed(self.why)
             self._dial_later()
             return
         self._channel = channel
@@ -125,6 +128,7 @@ class StateClient:
         channel, self._channel, self._ready = self._channel, None, False
         self._up.clear()
         self.why = why
+        self.contact.failed(why)
         waiting = [future for _, _, futures in self._frames for future in futures] + self._batch_waiting
         self._frames.clear()
         self._batch, self._batch_waiting = [], []
@@ -142,6 +146,7 @@ class StateClient:
         except (msgspec.DecodeError, msgspec.ValidationError):
             self._lose("unreadable answer")
             return
+        self.contact.answered()
         if sequence == 0:
             self._greeted(answers)
         elif self._frames and self._frames[0][0] == sequence and len(self._frames[0][2]) == len(answers):

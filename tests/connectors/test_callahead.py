@@ -244,10 +244,11 @@ async def test_a_next_hop_that_is_away_and_comes_back(make: Make, monkeypatch: p
     await inner.server.wait_closed()
     away = await ahead.probe(address("bob"))
     assert (away.state, "refused" in away.reply) == ("unverifiable", True)
-    assert ahead.health()["away"]
+    assert [facts["state"] for facts in ahead.health()["next hops"].values()] == ["in trouble"]
     inner.server = await asyncio.start_server(inner._serve, "127.0.0.1", inner.port)
     assert (await ahead.probe(address("bob"))).state == "known"
     assert ahead.health()["degraded"] == []
+    assert [facts["state"] for facts in ahead.health()["next hops"].values()] == ["well"]
 
 
 async def test_a_dead_kept_session_is_replaced(make: Make) -> None:

@@ -115,7 +115,10 @@ class Composition:
     def health(self) -> dict[str, Any]:
         """Facts for `postgate status`; `degraded` in words."""
         parts: dict[str, dict[str, Any]] = {
-            "state": {"degraded": [] if self.state.ready else [f"stated is away: {self.state.why}"]},
+            "state": {
+                **self.state.contact.facts(),
+                "degraded": [] if self.state.ready else [f"stated is away: {self.state.why}"],
+            },
             "dns": self.resolver.health(),
             "callahead": self.callahead.health(),
             "inspector": self.inspector.health(),

@@ -211,6 +211,7 @@ class Delivery:
                 {"name": s.name, "messages": s.jobs, "busy": s.busy, "window": s.window, "dead": s.dead}
                 for s in list(schedule.sites.values())[:100]
             ],
+            "next hops": self.dispatch.contacts.facts(),
             "dns": dns,
             "recovering": self._recovering,
             "reports": self._reported,

@@ -16,6 +16,7 @@ from appliance.daemons.delivery.runner import Runner
 from appliance.daemons.delivery.settle import Settlement
 from appliance.daemons.delivery.way import Ways
 from appliance.observe import lines, maillog, oplog
+from appliance.observe.contact import Contacts
 from appliance.protocol.errors import Unavailable
 from appliance.queue.item import Item, Note
 from appliance.queue.schedule import Job, Limits, Schedule
@@ -54,6 +55,7 @@ class Dispatch:
         self._timer: asyncio.TimerHandle | None = None
         self._due = False
         self.unkept: dict[str, Item] = {}
+        self.contacts = Contacts()
 
     # ------------------------------------------------------------------ what comes
 

@@ -129,6 +129,7 @@ class Runner:
         dispatch = self._dispatch
         connecting = time.monotonic() - self._connecting
         trip = Trip((*dispatch.waited(item, self._connecting), connecting, 0.0), error.relay, "")
+        dispatch.contacts.of(job.destination).failed(str(error))
         indexes = dispatch.indexes(item, job.destination)
         if dispatch.results.no_way(item, indexes, str(error), error.status, error.final, trip):
             dispatch.site_failed(job, item)
@@ -215,6 +216,7 @@ class Runner:
             if content is not None:
                 content.close()
         now = time.monotonic()
+        self._tell(list(finished.results))
         trip = Trip(
             (*self._dispatch.waited(item, begun), connected - begun, now - connected),
             str(session.target),
@@ -224,6 +226,14 @@ class Runner:
             "DSN" in session.machine.features,
         )
         return list(finished.results), trip
+
+    def _tell(self, answers: list[Result]) -> None:
+        """Status shows when a destination answered last."""
+        contact = self._dispatch.contacts.of(self.destination.name)
+        if any(answer.code for answer in answers):
+            contact.answered()
+        elif answers:
+            contact.failed(answers[0].text)
 
 
 def _octets(content: Content, trailer: Trailer) -> bytes | Iterator[bytes]:
