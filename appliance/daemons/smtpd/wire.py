@@ -16,6 +16,8 @@ Step = Awaitable[None] | None
 
 #: Octets that are kept while a command is being awaited; then the client is not read.
 AHEAD = 65536
+#: Octets after which others come first: the transport would read on for as long as there is something to read.
+TURN = 262144
 #: Octets of replies that the client has not taken; then no more commands are run.
 UNREAD = 65536
 #: Seconds that a client has to read our last words before the connection is cut.
@@ -52,6 +54,7 @@ class Wire(asyncio.Protocol):
         #: What came and was not looked at yet.
         self.ahead = b""
         self._arrival: asyncio.Future[None] | None = None
+        self._turn = 0
         self._paused = self._eof = self._skipping = False
 
     # ------------------------------------------------------------------ what the session answers
@@ -99,9 +102,22 @@ class Wire(asyncio.Protocol):
         self.ahead = self.ahead + data if self.ahead else data
         if self._arrival is not None:
             self._arrived()
+        self._turn += len(data)
         if not self.busy and not self.choked:
             self.pump()
-        elif len(self.ahead) > AHEAD and not self._paused and self.transport is not None:
+        elif len(self.ahead) > AHEAD:
+            self._pause_reading()
+        if self._turn >= TURN:
+            self._turn = 0
+            self._pause_reading()
+            self.loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        if not self.closing and (len(self.ahead) <= AHEAD or not (self.busy or self.choked)):
+            self._resume_reading()
+
+    def _pause_reading(self) -> None:
+        if not self._paused and not self.closing and self.transport is not None:
             self._paused = True
             self.transport.pause_reading()
 
@@ -150,12 +166,11 @@ class Wire(asyncio.Protocol):
 
     def pump(self) -> None:
         """Run what the buffer holds."""
-        step = self._advance()
-        if step is not None:
+        if (step := self._advance()) is not None:
             self.run(step)
         elif self._eof:
             self._close()
-        elif self._paused:
+        else:
             self._resume_reading()
 
     def run(self, step: Awaitable[None]) -> None:
@@ -186,8 +201,7 @@ class Wire(asyncio.Protocol):
 
     def _advance(self) -> Step:
         """Lines and content in order; what must be awaited first, or None: all is done and the replies are written."""
-        data, pos = self.ahead, 0
-        self.ahead = b""
+        data, self.ahead, pos = self.ahead, b"", 0
         step: Step = None
         while step is None and not self.closing and not self.choked:
             if self.receiving is not None:
