@@ -23,6 +23,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+def _with_config(group: click.Group) -> click.Group:
+    """`postgate queue --config FILE list` means the same as `postgate queue list --config FILE`."""
+
+    def tell(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+        if value:
+            ctx.default_map = {name: {"config": value} for name in group.commands}
+
+    if not any(option.name == "config" for option in group.params):
+        text = "The wiring file; may also stand behind the command."
+        group.params.append(click.Option(["--config"], metavar="FILE", expose_value=False, callback=tell, help=text))
+    return group
+
+
 class _Lazy(click.Group):
     """A group that imports a command's module when the command is called, not before."""
 
@@ -35,7 +48,7 @@ class _Lazy(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
-        return command
+        return _with_config(command) if isinstance(command, click.Group) else command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -10,20 +10,37 @@ from pathlib import Path
 
 import click
 
+from appliance.cli import common
 from appliance.daemons.master.services import GROUP, SHIPPED
 
 _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 @click.command()
-def command() -> None:
-    """Make the group postgate and one user a service, so that the processes are separated from each other."""
+@common.config_option
+def command(config: str | None) -> None:
+    """Make the group postgate and one user a service, so that the processes are separated from each other.
+
+    With --config also: whether these users can reach the code and the state folder of that gateway.
+    """
     if os.geteuid() != 0:
         raise click.ClickException("needs root: sudo postgate install-users")
     made = _group()
     made += [user for user in dict.fromkeys(spec.user for spec in SHIPPED) if _user(user, f"Postgate {user}")]
     click.echo(f"made: {', '.join(made)}" if made else "all service users are there already")
+    if config is not None:
+        _check_reach(config)
     click.echo("takes effect when the gateway is started as root the next time")
+
+
+def _check_reach(config: str) -> None:
+    """Users that cannot get at what they need are of no use: said now, not at the next start."""
+    from appliance.daemons.master import separation
+
+    try:
+        separation.plan("require", SHIPPED, common.state_dir(config))
+    except separation.SeparationError as error:
+        raise click.ClickException(str(error).partition("but ")[2]) from None
 
 
 def _run(program: str, *words: str) -> None:

@@ -8,14 +8,18 @@ from email.utils import formatdate, make_msgid
 
 import click
 
+from appliance.cli import common
+
 #: The EICAR test file and the GTUBE line, in halves, so that no scanner takes this file for one.
 _EICAR = "X5O!P%@AP[4\\PZX54(P^)7CC)7}$" + "EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 _GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*" + "GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
+#: Where what listens everywhere is found on this machine.
+_NEAR = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @click.command()
-@click.option("--config", "_config", metavar="FILE", hidden=True, help="Accepted like everywhere; not needed here.")
-@click.option("--server", default="127.0.0.1:2525", show_default=True, metavar="HOST:PORT")
+@common.config_option
+@click.option("--server", metavar="HOST:PORT", help="[default: the first listener of --config; else 127.0.0.1:2525]")
 @click.option("--to", "to", default=("you@example.com",), multiple=True, show_default=True, help="Again for more.")
 @click.option("--from", "sender", default="friend@example.net", show_default=True)
 @click.option("--helo", default="mail.example.net", show_default=True, help="The name we greet with.")
@@ -25,8 +29,8 @@ _GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*" + "GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.
 @click.option("--count", default=1, show_default=True, type=click.IntRange(1, 10000), help="So many mails.")
 @click.option("--quiet", is_flag=True, help="Only the result.")
 def command(
-    _config: str | None,
-    server: str,
+    config: str | None,
+    server: str | None,
     to: tuple[str, ...],
     sender: str,
     helo: str,
@@ -37,7 +41,7 @@ def command(
     quiet: bool,
 ) -> None:
     """Send a test mail to the gateway and show the dialogue."""
-    host, _, port = server.rpartition(":")
+    host, _, port = (server or listener(config)).rpartition(":")
     if not port.isdigit():
         raise click.BadParameter("write HOST:PORT, for example 127.0.0.1:2525", param_hint="--server")
     accepted = 0
@@ -46,6 +50,22 @@ def command(
         accepted += send(host.strip("[]"), int(port), helo, sender, to, mail, show=not quiet)
     click.echo(f"{accepted} of {count} accepted")
     sys.exit(0 if accepted == count else 1)
+
+
+def listener(config: str | None) -> str:
+    """Where the gateway of `config` listens, as seen from this machine."""
+    from appliance.config import blob
+    from appliance.config.snapshot import ConfigError, build
+    from appliance.config.values import parse_listen_address
+
+    try:
+        listeners = build(blob.read(config)).wiring.listen
+    except (OSError, ConfigError) as error:
+        raise click.ClickException(f"{error}\nname the server: --server HOST:PORT") from None
+    for place in (parse_listen_address(listen.address) for listen in listeners):
+        if place.port:
+            return f"{_NEAR.get(place.host, place.host)}:{place.port}"
+    raise click.ClickException(f"{config}: no listener has a port; name the server: --server HOST:PORT")
 
 
 def message(sender: str, to: tuple[str, ...], subject: str, *, eicar: bool, gtube: bool) -> bytes:

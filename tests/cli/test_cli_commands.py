@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from appliance.cli import COMMANDS, common, install_users, main, send_test, status
 from appliance.cli.run import lines
+from appliance.daemons.master import separation
 from appliance.daemons.master.services import SHIPPED
 
 
@@ -22,10 +23,43 @@ def test_every_command_is_there_and_takes_config(name: str) -> None:
     module, _, attribute = COMMANDS[name][0].partition(":")
     command = getattr(importlib.import_module(module), attribute)
     assert isinstance(command, click.Command)
-    if name not in ("install-users", "table"):
-        leaves = command.commands.values() if isinstance(command, click.Group) else [command]
-        for leaf in leaves:
-            assert any("--config" in option.opts for option in [*leaf.params, *command.params]), leaf.name
+    leaves = command.commands.values() if isinstance(command, click.Group) else [command]
+    for leaf in leaves:
+        assert any("--config" in option.opts for option in leaf.params), leaf.name
+
+
+@pytest.mark.parametrize("words", [["queue", "list", "--config"], ["queue", "--config"]])
+def test_config_stands_behind_the_group_or_the_command(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[gateway]\nstate_dir = "state"\n')
+    behind = [] if "list" in words else ["list"]
+    done = CliRunner().invoke(main, [*words, str(tmp_path / "c.toml"), *behind])
+    assert done.exit_code != 0 and f"postgate run --config {tmp_path / 'c.toml'}" in done.output
+
+
+def test_a_table_is_found_where_the_gateway_finds_it(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[gateway]\npolicies = "pol"\n')
+    (tmp_path / "pol/access").mkdir(parents=True)
+    (tmp_path / "pol/access/sender").write_text("a@example.org REJECT go away\n")
+    (tmp_path / "domains").write_text("example.com x\n")
+
+    def look(*words: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["table", "--config", str(tmp_path / "c.toml"), *words])
+        return done.exit_code, done.output
+
+    assert look("texthash:access/sender", "a@example.org")[0] == 0
+    assert "REJECT go away" in look("access/sender", "a@example.org")[1]
+    assert look("texthash:domains", "example.com")[0] == 0
+    assert look("texthash:access/helo", "x") == (1, "x\tnot found\n")  # the shipped one
+    assert look("texthash:nowhere", "x")[0] == 2
+
+
+def test_send_test_knows_the_listener_of_a_wiring_file(tmp_path: Path) -> None:
+    wiring = '[gateway]\nstate_dir = "s"\n[[listen]]\nname = "u"\naddress = "unix:s"\n'
+    (tmp_path / "c.toml").write_text(wiring + '[[listen]]\nname = "i"\naddress = "0.0.0.0:2599"\n')
+    assert send_test.listener(str(tmp_path / "c.toml")) == "127.0.0.1:2599"
+    (tmp_path / "c.toml").write_text(wiring)
+    done = CliRunner().invoke(main, ["send-test", "--config", str(tmp_path / "c.toml")])
+    assert done.exit_code == 1 and "--server HOST:PORT" in done.output
 
 
 def test_help_loads_no_heavy_module() -> None:
@@ -147,6 +181,19 @@ def test_install_users_makes_what_is_missing_by_fixed_words(monkeypatch: pytest.
     assert all(
         words[:4] == ("useradd", "--system", "--gid", "postgate") and "--no-create-home" in words for words in ran[1:]
     )
+
+
+def test_install_users_says_when_they_cannot_reach_the_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(mode: str, _specs: object, state: Path) -> None:
+        raise separation.SeparationError(f'drop = "{mode}", but user x cannot reach {state}; let it')
+
+    monkeypatch.setattr(install_users.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(install_users.grp, "getgrnam", lambda _name: None)
+    monkeypatch.setattr(install_users.pwd, "getpwnam", lambda _name: None)
+    monkeypatch.setattr(separation, "plan", refuse)
+    (tmp_path / "c.toml").write_text('[gateway]\nstate_dir = "state"\n')
+    done = CliRunner().invoke(main, ["install-users", "--config", str(tmp_path / "c.toml")])
+    assert done.exit_code == 1 and f"user x cannot reach {tmp_path}/state; let it" in done.output
 
 
 @pytest.mark.skipif("os.getuid() == 0", reason="for who is not root")
