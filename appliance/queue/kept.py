@@ -195,13 +195,15 @@ class KeptEntries:
         else:
             log.unlink(missing_ok=True)
 
-    def in_disk_order(self) -> list[str]:
+    def in_disk_order(self) -> Iterator[str]:
         """All names that `listing` found, those with a log in the order of the logs' inodes: reading 100,000 small files
-        in the folder's order would be a seek each."""
+        in the folder's order would be a seek each. A name may come twice."""
         inodes, self._inodes = self._inodes, {}
-        order = dict.fromkeys(inodes[inode] for inode in sorted(inodes))
-        order.update(dict.fromkeys(self.names))
-        return list(order)
+        logged: set[str] = set()
+        for inode in sorted(inodes):
+            logged.add(inodes[inode])
+            yield inodes[inode]
+        yield from [name for name in self.names if name not in logged]
 
     def load(self, queue_id: str, born: float) -> Item | None:
         """The item of a listed name; None if it cannot be read. An entry without a log gets one. Raises OSError."""

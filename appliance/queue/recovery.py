@@ -7,6 +7,7 @@ unreadable entry or file is reported and set aside and stops nothing.
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from appliance.queue import disk, ids
@@ -36,8 +37,8 @@ def recover(spool: "Spool") -> Iterator[list[Item]]:
         waits = file.name in spool.granted.files and file.sealed is None and not file.scanning
         if waits and not _held(spool, file):
             yield from scan(spool, file)
-    for start in range(0, len(names), BATCH):
-        batch = [_load(spool, name) for name in names[start : start + BATCH]]
+    while part := list(islice(names, BATCH)):
+        batch = [_load(spool, name) for name in part]
         yield [item for item in batch if item is not None]
 
 

@@ -1,6 +1,7 @@
 """Delivery and its queue over restarts, dead workers, full disks, reloads and damage."""
 
 import asyncio
+import gc
 import os
 import ssl
 from pathlib import Path
@@ -41,6 +42,8 @@ async def test_everything_is_tried_once_after_a_restart(tmp_path: Path, log):
         await running.until(lambda: len(peer.bodies) == 5)
         await running.until(lambda: len(running.spool) == 1)
         assert list(running.spool.folders["hold"]) == [held]
+        await running.until(lambda: not running.delivery.health()["recovering"])
+        assert gc.isenabled()
         assert running.delivery.health()["queue"]["hold"] == 1
     await peer.stop()
     assert all(log.of(queue_id, "status=sent") for queue_id in ids)
