@@ -2,6 +2,7 @@
 ended; and the messages of a start that cannot be."""
 
 import contextlib
+import fcntl
 import os
 import pwd
 import re
@@ -25,7 +26,7 @@ from tests.peers.ports import free_port, greets, wait_for
 from tests.peers.process import Process
 
 PORT = 2525
-pytestmark = [pytest.mark.peer, pytest.mark.xdist_group("port 2525"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.peer, pytest.mark.xdist_group("port 2525"), pytest.mark.timeout(180)]
 
 
 class Demo:
@@ -114,14 +115,27 @@ def demo(request: pytest.FixtureRequest) -> Iterator[Demo]:
     """Under /tmp: another user cannot walk into pytest's folders."""
     if os.geteuid() and request.param == "root":
         pytest.skip("not root")
+    with open(Path(tempfile.gettempdir()) / "postgate-test-port-2525", "w") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)  # the port is one, the processes that run tests are several
+        yield from prepare(request.param)
+
+
+def port_is_free() -> bool:
     with contextlib.closing(socket.socket()) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        with contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", PORT))
-        except OSError:
-            pytest.skip(f"port {PORT} of the demo is taken on this machine")
+            return True
+    return False
+
+
+def prepare(user: str) -> Iterator[Demo]:
+    try:
+        wait_for(port_is_free, 20, "the port")
+    except TimeoutError:
+        pytest.skip(f"port {PORT} of the demo is taken on this machine")
     folder = Path(tempfile.mkdtemp(prefix="postgate-demo"))
-    made = Demo(folder, request.param)
+    made = Demo(folder, user)
     if made.identity:
         os.chown(folder, pwd.getpwnam("nobody").pw_uid, -1)
         if not made.reachable():

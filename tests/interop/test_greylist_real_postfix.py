@@ -43,7 +43,7 @@ def test_a_retry_of_postfix_passes_and_the_next_mail_does_not_wait(
     outside = make_postfix(hostname="client.example.org", relay=f"[127.0.0.1]:{made.port}", **QUICK)
     send(outside, 1, "user@example.com")
     wait_for(lambda: "status=deferred" in outside.log(), 20, "the first attempt to be put off")
-    assert refusals(made, "450 4.7.1")
+    wait_for(lambda: refusals(made, "450 4.7.1"), 5, f"the refusal in the log\n{made.tail(10)}\n{outside.log()}")
     assert not inner.messages, "the first attempt of a stranger passed"
     inner.wait(1, 30)
     assert outside.log().count("status=sent") == 1
