@@ -1,8 +1,8 @@
 """STARTTLS, and the commands of listed relays: XCLIENT and XFORWARD (RFC 3207; protocols.md 5.4, 5.5).
 
 Contract: what came behind STARTTLS in the clear is never looked at: the session ends. TLS forgets everything that the
-client said; who it is (PROXY, XCLIENT) and for whom it speaks (XFORWARD) stays. Unlisted clients are refused (threats B3, B12). What failure means for the
-mail: a failed handshake ends the session, a refused command changes nothing.
+client said; who it is (PROXY, XCLIENT) and for whom it speaks (XFORWARD) stays. Unlisted clients are refused (threats
+B3, B12). What failure means for the mail: a failed handshake ends the session, a refused command changes nothing.
 """
 
 from typing import TYPE_CHECKING
