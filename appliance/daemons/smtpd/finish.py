@@ -41,8 +41,10 @@ def finish(session: "Session", receiver: DataReceiver | BdatReceiver) -> Step:
         session.signs |= odd
     if problem := _problem(session, transaction):
         record.rejected(session, END, problem)
+        ctx, size = transaction.context("message"), transaction.body.size if transaction.body else 0
         session.reset()
         session.reject(problem)
+        _tell(session, ctx, Combined("reject" if problem[0] == "5" else "defer"), "", problem, size)
         return None
     return _judge(session, transaction, receiver)
 
@@ -85,11 +87,16 @@ async def _judge(session: "Session", transaction: Transaction, receiver: DataRec
         else:
             reply = ""
     _answer(session, transaction, receiver, combined, reply)
-    try:
-        record.message(session, ctx, combined, message_id, reply or "250 2.0.0 Ok", content.size)
-    except Exception as error:  # it is answered: a second answer would be taken for that of the next command
-        record.internal(session, error)
+    _tell(session, ctx, combined, message_id, reply or "250 2.0.0 Ok", content.size)
     session.reset()
+
+
+def _tell(session: "Session", ctx: Context, combined: Combined, message_id: str, reply: str, size: int) -> None:
+    """The event of a message that is answered: a second answer would be taken for that of the next command."""
+    try:
+        record.message(session, ctx, combined, message_id, reply, size)
+    except Exception as error:
+        record.internal(session, error)
 
 
 async def _combined(session: "Session", transaction: Transaction, ctx: Context) -> Combined:

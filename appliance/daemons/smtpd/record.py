@@ -153,9 +153,9 @@ def internal(session: "Session", error: Exception) -> None:
 
 
 def message(session: "Session", ctx: Context, combined: "Combined", message_id: str, reply: str, size: int) -> None:
-    """The journal's event of a message that was judged."""
-    failed = reply[0] == "4" and combined.verb in ("accept", "discard")
-    _RESULTS["defer" if failed else combined.verb].inc()
+    """The journal's event of a message that was answered. What could not be kept was put off, whatever was judged."""
+    result = "defer" if reply[0] == "4" and combined.verb in ("accept", "discard") else combined.verb
+    _RESULTS[result].inc()
     deciding = combined.deciding
     found = {id(verdict): verdict for group in combined.groups for verdict in group.decision.verdicts}
     if deciding is not None:
@@ -173,7 +173,7 @@ def message(session: "Session", ctx: Context, combined: "Combined", message_id: 
             "size": size,
             "message_id": message_id,
             "signs": sorted(ctx.signs),
-            "result": combined.verb,
+            "result": result,
             "reply": reply,
             "deciding": _plain(deciding) if deciding else None,
             "kept": [_kept(group) for group in combined.store if group.decision.keep != "deliver"],

@@ -17,6 +17,7 @@ from appliance.mail.edits import Edit
 from appliance.mail.verdict import Decision, Verdict
 from appliance.net.channel import Channel
 from appliance.queue.envelope import Grant, Space, Want, decode_notice
+from appliance.queue.errors import SpoolFull
 from appliance.queue.intake import IntakeLog
 from tests.daemons.smtpd.stage import Client, Stage
 
@@ -111,6 +112,24 @@ async def test_a_copy_that_is_kept_back_stands_in_the_event(monkeypatch: pytest.
     event = next(event for event in told if event["event"] == "message")
     assert event["deciding"]["check"] == "recipient"
     assert event["kept"] == [{"for": (0,), "keep": "quarantine", "reason": "antivirus:unscannable"}]
+
+
+async def test_what_is_not_even_judged_or_not_kept_has_its_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(record.events, "emit", told.append)
+    async with Stage(smtp={"size_limit": 1000}) as stage:
+        client = await stage.content()
+        client.send(b"x" * 2000 + b"\r\n.\r\n")
+        assert (await client.reply()).startswith("552 5.3.4 ")
+        stage.intake.error = SpoolFull("no room")
+        for line in ("MAIL FROM:<a@example.net>", "RCPT TO:<b@example.com>", "DATA"):
+            await client.say(line)
+        client.send(b"x\r\n.\r\n")
+        assert (await client.reply()).startswith("452 4.3.1 ")
+    large, unkept = (event for event in told if event["event"] == "message")
+    assert (large["result"], large["reply"][:9], large["recipients"]) == ("reject", "552 5.3.4", ["b@example.com"])
+    assert large["size"] > 2000
+    assert (unkept["result"], unkept["reply"][:9]) == ("defer", "452 4.3.1")
 
 
 async def test_a_journal_that_fails_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
