@@ -108,6 +108,7 @@ class Rules:
         self._asked = asked
         self.hostname = wiring.gateway.hostname
         self.delay_reject = wiring.gateway.delay_reject
+        self.soft_bounce = wiring.gateway.soft_bounce
         self.smtp = wiring.smtp
         self.limits: Limits = wiring.limits
         #: Where mail for a bare `postmaster` goes: our first domain that stands in the wiring itself.

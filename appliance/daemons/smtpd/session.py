@@ -83,9 +83,15 @@ class Session(Wire):
 
     def refuse(self, text: str) -> None:
         """An answer of class 4 or 5: "550 5.1.1 Text". A 5 counts as an error of the client."""
-        self.out.append(from_text(text).encode())
+        self.out.append(from_text(self._softened(text)).encode())
         if text[0] == "5":
             self.errors += 1
+
+    def _softened(self, text: str) -> str:
+        """With `soft_bounce` no answer is final."""
+        if text[0] == "5" and self.rules.soft_bounce:
+            return f"4{text[1:4]}4{text[5:]}" if text[4:6] == "5." else f"4{text[1:]}"
+        return text
 
     def reject(self, text: str) -> None:
         """As `refuse`, with the id at its end if it is not there."""
@@ -97,7 +103,7 @@ class Session(Wire):
         self.end = end
         self.reset()
         if text:
-            self.out.append(from_text(text).encode())
+            self.out.append(from_text(self._softened(text)).encode())
         self.hang_up(linger)
 
     def count(self, verb: str) -> None:

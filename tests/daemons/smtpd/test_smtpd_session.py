@@ -22,3 +22,23 @@ async def test_a_message_is_kept_with_our_trace_field_on_top() -> None:
         assert trailer.size == len(content)
         assert (await client.say("QUIT")).startswith("221")
         assert await client.ended() == b""
+
+
+async def test_with_soft_bounce_no_answer_is_final() -> None:
+    """`[gateway] soft_bounce`: who tries a new set-up loses no mail, whoever refuses it."""
+    async with Stage(gateway={"soft_bounce": True}, smtp={"size_limit": 1000, "bare_lf": "reject"}) as stage:
+        client = await stage.hello()
+        said = [
+            await client.say(line)
+            for line in ("XYZZY", "RCPT TO:<b@example.com>", "MAIL FROM:<a@example.net> SIZE=2000", "MAIL FROM:<a@")
+        ]
+        assert [reply.split()[:2] for reply in said] == [
+            ["400", "4.5.2"], ["403", "4.5.1"], ["452", "4.3.4"], ["401", "4.1.7"],
+        ]  # fmt: skip
+        for content in (b"a\nb", b"x" * 2000):
+            client.send(b"MAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n")
+            assert [(await client.reply())[:3] for _ in range(3)] == ["250", "250", "354"]
+            client.send(content + b"\r\n.\r\n")
+            assert (await client.reply()).startswith("4")
+        client.send(b"NOOP\n")
+        assert await client.reply() == "400 4.5.2 Error: bare <LF> received"
