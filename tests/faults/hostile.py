@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from tests.peers.gateway import Gateway
@@ -109,3 +110,12 @@ class Canary:
 def worst_lag(gateway: Gateway) -> dict[str, float]:
     """The longest lag since the start, in seconds, by process."""
     return {w["worker"]: w["health"].get("lag_max", 0.0) for w in gateway.status()["workers"]}
+
+
+def denied(gateway: Gateway) -> dict[str, float]:
+    """Seconds for which each process was ready to run and the machine ran others (its loop cannot help that)."""
+    found = {}
+    for worker in gateway.status()["workers"]:
+        path = Path(f"/proc/{worker['pid']}/schedstat")
+        found[worker["worker"]] = int(path.read_text().split()[1]) / 1e9 if path.exists() else 0.0
+    return found
