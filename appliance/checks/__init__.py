@@ -35,6 +35,7 @@ NAMES = (
     "access",
     "relay",
     "recipient",
+    "early_talker",
     "helo",
     "rdns",
     "ratelimit",

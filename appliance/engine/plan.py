@@ -34,7 +34,7 @@ class Complaint(NamedTuple):
 SHIPPED: dict[Role, dict[Stage, list[str | list[str]]]] = {
     "inbound": {
         "connect": ["access", "rdns", "ratelimit"],
-        "helo": ["access", "helo"],
+        "helo": ["access", "early_talker", "helo"],
         "mail": ["access", "size", "ratelimit"],
         "rcpt": ["relay", "access", "recipient", "ratelimit", "greylist"],
         "data": [],

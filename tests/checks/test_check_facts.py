@@ -1,11 +1,11 @@
-"""relay, helo, rdns, size, loop: what is judged from facts that are at hand."""
+"""relay, early_talker, helo, rdns, size, loop: what is judged from facts that are at hand."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from appliance.checks import helo, loop, rdns, relay, size
+from appliance.checks import early_talker, helo, loop, rdns, relay, size
 from appliance.mail.context import Client, Recipient
 from appliance.mail.ports import Ports, Site
 from appliance.protocol.smtp.address import AddressError, parse_address
@@ -120,6 +120,15 @@ def test_helo_literals(name: str, client: str, outcome: str) -> None:
 def test_a_gateway_without_a_name_claims_no_localhost() -> None:
     site = Site(hostname="localhost.localdomain", is_ours=OURS.__contains__)
     assert helo.decide("localhost.localdomain", "127.0.0.1", site) == "ok"
+
+
+# -- early_talker (threats B5) -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("signs", "outcome"), [((), "waited"), (("bare_lf",), "waited"), (("early_talk",), "talked")])
+def test_early_talker(signs: tuple[str, ...], outcome: str) -> None:
+    ctx = context("helo", helo="mail.example.org", signs=frozenset(signs))
+    assert early_talker.check(ctx, early_talker.Policy(), PORTS).outcome == outcome
 
 
 # -- rdns --------------------------------------------------------------------------------------------------------------

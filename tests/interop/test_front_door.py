@@ -129,6 +129,26 @@ def test_b12_strangers_are_not_believed(door: Callable[..., tuple[Gateway, int]]
     assert client.say("XFORWARD ADDR=192.0.2.9").startswith("550 5.7.0")
 
 
+def test_b5_who_talks_before_the_greeting_is_refused_where_the_operator_says_so(
+    gateway: Callable[..., Gateway], talk: Callable[..., Dialogue]
+) -> None:
+    port = free_port()
+    more = f'[[listen]]\nname = "second"\naddress = "127.0.0.1:{port}"\nproxy = ["127.0.0.0/8"]\nworkers = 1\n'
+    policies = plain(early_talker='[on]\ntalked = "reject"\n')
+    policies["stages.toml"] = policies["stages.toml"].replace("helo = []", 'helo = ["early_talker"]')
+    made = gateway(more=more, workers=1, policies=policies)
+    header = b"PROXY TCP4 192.0.2.5 192.0.2.1 1234 25\r\n"
+    hasty, patient = talk(port, banner=False), talk(port, banner=False)
+    hasty.send(header + b"EHLO mail.example.org\r\n")
+    patient.send(header)
+    assert hasty.reply()[:3] == "220" and hasty.reply()[:3] == "250"
+    assert patient.reply()[:3] == "220" and patient.say("EHLO mail.example.org")[:3] == "250"
+    hasty.say("MAIL FROM:<a@example.org>")
+    assert hasty.say("RCPT TO:<u@example.com>").startswith("554 5.5.0 Client rejected: you spoke before the greeting [")
+    assert patient.mail().startswith("250")
+    made.wait_log("554 5.5.0 Client rejected")
+
+
 def test_a_unix_listener_takes_mail_in_every_worker(
     gateway: Callable[..., Gateway], talk: Callable[..., Dialogue], inner: Inner, tmp_path: Path
 ) -> None:
