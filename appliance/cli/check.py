@@ -12,7 +12,8 @@ import msgspec
 
 from appliance.config import blob as files
 from appliance.config.mistakes import ConfigError, Mistake
-from appliance.config.snapshot import Snapshot, build
+from appliance.config.references import Layout
+from appliance.config.snapshot import Blob, Snapshot, build
 
 GOOD, MISTAKES, COULD_NOT_RUN = 0, 1, 2
 
@@ -31,7 +32,24 @@ def command(path: str | None, as_json: bool) -> None:
     except ConfigError as error:
         report(None, error.mistakes, blob.label, as_json)
         sys.exit(MISTAKES)
+    if useless := certificates(blob, snapshot):
+        report(None, sorted([*useless, *snapshot.warnings]), blob.label, as_json)
+        sys.exit(MISTAKES)
     report(snapshot, list(snapshot.warnings), blob.label, as_json)
+
+
+def certificates(blob: Blob, snapshot: Snapshot) -> list[Mistake]:
+    """Pairs that no listener could use. (A gateway would go on with its old ones, or without STARTTLS.)"""
+    found = []
+    for index, listen in enumerate(snapshot.wiring.listen):
+        if listen.tls.certificate:
+            from appliance.daemons.master.certificates import problem  # heavy, and only needed here
+
+            if text := problem(listen.tls.certificate, listen.tls.key):
+                where = Layout(blob.main, blob.folder, blob.shipped, blob.files[blob.main]).parsed.where
+                line, column = where.value(("listen", index, "tls", "certificate"))
+                found.append(Mistake(blob.label, line, column, f'listener "{listen.name}": {text}'))
+    return found
 
 
 def could_not_run(path: str, why: str, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 import json
 
+import trustme
 from click.testing import CliRunner
 
 from appliance.cli import check, table
@@ -34,6 +35,21 @@ def test_could_not_run(folder: Folder) -> None:
     done = CliRunner().invoke(check.command, ["--config", f"{folder.main}.none"])
     assert done.exit_code == 2
     assert "cannot be read: No such file or directory" in done.output
+
+
+def test_a_certificate_that_no_listener_could_use_is_a_mistake(folder: Folder) -> None:
+    one, other = (trustme.CA().issue_cert("mx.example.com") for _ in range(2))
+    folder.write("chain.pem", one.cert_chain_pems[0].bytes())
+    folder.write("key.pem", other.private_key_pem.bytes())
+    folder.wiring(WIRING.replace("[relay]", 'tls = { certificate = "chain.pem", key = "key.pem" }\n[relay]'))
+    done = CliRunner().invoke(check.command, ["--config", folder.main])
+    assert done.exit_code == 1
+    assert f'{folder.main}:9:23: listener "public": {folder.path}/chain.pem: the key does not belong to' in done.output
+    folder.write("key.pem", one.private_key_pem.bytes())
+    assert CliRunner().invoke(check.command, ["--config", folder.main]).exit_code == 0
+    folder.write("chain.pem", "rubbish")
+    done = CliRunner().invoke(check.command, ["--config", folder.main])
+    assert (done.exit_code, "chain.pem: no certificate in it" in done.output) == (1, True)
 
 
 def test_json(folder: Folder) -> None:

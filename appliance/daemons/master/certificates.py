@@ -104,6 +104,11 @@ def _no_password() -> str:
     raise ValueError("the key is encrypted; a gateway needs one without a passphrase")
 
 
+def problem(certificate: str, key: str) -> str:
+    """Why the pair in these files cannot be used now, "" if it can."""
+    return _load(Held(certificate, key))[0]
+
+
 class Certificates:
     """All pairs by listener name. `on_change(pairs)` when what is in force changed."""
 
