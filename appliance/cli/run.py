@@ -85,6 +85,7 @@ def switched_off(facts: Mapping[str, Any]) -> Iterator[str]:
         found = "is there, but not configured" if listens(where) else "is not there"
         yield f"{name} {found}: {meaning}; to switch on: {how} in a config file (config.example.toml)"
     yield "Redis: not used, the embedded store keeps the state; nothing to do on a single machine"
+    yield "libmagic: not used, types of attachments are not looked into by this version; nothing to do"
 
 
 def listens(where: str) -> bool:
