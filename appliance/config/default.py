@@ -26,4 +26,7 @@ domains = ["example.com"]   # no next_hop: the demo inbox takes the mail
 
 [dns]
 zone = "{ZONE}"
+
+[logging]
+events = false              # they are in the journal; on a terminal they would drown the log
 """

@@ -23,7 +23,7 @@ _FRAMES = 10
 
 
 class _State:
-    stderr = Sink(2)
+    stderr = Sink(2, 0.0)
 
 
 _seen: dict[tuple[str, str], list[float]] = {}
@@ -82,7 +82,7 @@ class _Output:
 
 def configure(level: str = "info") -> None:
     """Set the least level that is written: debug, info, warning, error."""
-    _State.stderr = Sink(2)
+    _State.stderr = Sink(2, 0.0)
     structlog.configure(
         processors=[structlog.processors.add_log_level, _cap, _render],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),

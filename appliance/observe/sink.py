@@ -25,9 +25,11 @@ _dropped = metrics.counter("postgate_log_lines_dropped_total", "Log lines that t
 
 
 class Sink:
-    """Lines (octets that end with a line feed) to `fd`, which stays the caller's."""
+    """Lines (octets that end with a line feed) to `fd`, which stays the caller's. A line waits at most `linger` seconds
+    (None: LINGER) for company."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, linger: float | None = None) -> None:
+        self._linger = linger
         self._waiting: deque[bytes] = deque()
         self._octets = 0
         self._due = False
@@ -45,7 +47,7 @@ class Sink:
         self._waiting.append(line)
         self._octets += len(line)
         if not self._due:
-            self._later(LINGER)
+            self._later(LINGER if self._linger is None else self._linger)
 
     def _later(self, delay: float) -> None:
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from appliance.config.model import Limits
-from appliance.observe import maillog, metrics
+from appliance.observe import maillog, metrics, oplog
 
 _hits = metrics.counter("postgate_smtpd_limits_total", "Limits that SMTP clients ran into.", ["limit"])
 _open = metrics.gauge("postgate_smtpd_sessions", "SMTP sessions that are open.")
@@ -28,6 +28,8 @@ STRESS_AT = 0.75
 PSEUDO_END_WAIT = 5.0
 
 
+#: Seconds until a session that could not be ended at its deadline is tried again.
+EXPIRE_AGAIN = 10.0
 #: Names of what is no key of [limits]: sizes, space, manners.
 OTHERS = frozenset({"accept", "proxy", "size", "space", "wrong_protocol"})
 #: All names of limits in metrics and log.
@@ -36,6 +38,7 @@ NAMES = OTHERS | {
     "connections", "connections_per_client", "connection_rate", "message_rate", "recipient_rate", "timeout_command",
     "timeout_data", "timeout_tls", "timeout_write", "session_life", "data_rate", "memory_messages", "stress",
 }  # fmt: skip
+log = oplog.get("smtpd")
 _COUNTERS = {name: _hits.labels(name) for name in NAMES}
 
 
@@ -142,7 +145,11 @@ class Watch:
         self._handle = self._loop.call_later(self.interval, self._tick)
         now = self._loop.time()
         for late in [one for one in self.watched if one.deadline < now]:
-            late.expired(now)
+            try:
+                late.expired(now)
+            except Exception:  # one session's trouble must not keep the others' deadlines from being looked at
+                late.deadline = now + EXPIRE_AGAIN
+                log.exception("a session could not be ended at its deadline")
         self._then()
 
     def stop(self) -> None:

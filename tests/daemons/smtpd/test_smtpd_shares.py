@@ -1,9 +1,11 @@
 """A worker asks stated about a new client only when a limit over all workers may be near."""
 
+import asyncio
+
 import pytest
 
 from appliance.config.model import Limits
-from appliance.daemons.smtpd.limits import Connections
+from appliance.daemons.smtpd.limits import Connections, Watch
 
 
 def crowd(limits: Limits, siblings: int, clients: list[str]) -> Connections:
@@ -42,3 +44,31 @@ def test_workers_that_do_not_ask_cannot_pass_a_limit_together(siblings: int) -> 
             let_in += 1
             connections.enter("192.0.2.1")
     assert 0 < let_in <= 50
+
+
+class Sick:
+    deadline = 0.0
+
+    def expired(self, now: float) -> None:
+        raise RuntimeError("cannot be ended")
+
+
+class Well:
+    deadline = 0.0
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    def expired(self, now: float) -> None:
+        self.ended.set()
+
+
+async def test_a_session_that_cannot_be_ended_keeps_no_other_alive() -> None:
+    watch = Watch(lambda: None, interval=0.01)
+    well = [Well() for _ in range(5)]
+    sick = Sick()
+    watch.watched |= {sick, *well}
+    for one in well:
+        await asyncio.wait_for(one.ended.wait(), 5)
+    watch.stop()
+    assert sick.deadline > asyncio.get_running_loop().time()
