@@ -6,6 +6,7 @@ their settings are the same, so that caches, health and idle connections stay. W
 that is away makes its port raise Unavailable when it is asked, never before.
 """
 
+import asyncio
 from typing import Any
 
 from appliance.config import model
@@ -30,6 +31,8 @@ from appliance.stores.remote import StateClient
 
 __all__ = ["Composition"]
 
+#: Seconds that a start waits for stated.
+PATIENCE = 1.0
 #: What a resolver is made of: its section of the wiring and the octets of its zone.
 Dns = tuple[model.Dns, bytes]
 
@@ -61,7 +64,8 @@ class Composition:
         self.adopt(self._first)
         self.state.start()
         self.scanners.start()
-        await self.utf8.learn()
+        # Until stated answers nobody would be greylisted or counted: every restart would let strangers in.
+        await asyncio.gather(self.state.wait_ready(PATIENCE), self.utf8.learn())
 
     def engine(self, snapshot: Snapshot) -> Engine:
         """The engine of this snapshot; raises only for settings that cannot be (a broken CA file): ValueError."""

@@ -1,6 +1,7 @@
 """Composition: settings in, an engine that judges with real adapters out; nothing waits for who is away."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from appliance.daemons.compose import Composition
 from appliance.daemons.skeleton import Birth
 from appliance.mail.context import Client, Context
 from appliance.mail.verdict import Decision
+from appliance.net.channel import Channel
+from appliance.stores import wire
 from tests.engine.scripted import address, recipient
 
 WIRING = """
@@ -190,6 +193,24 @@ async def test_configured_scanners_reach_the_checks(tmp_path: Path) -> None:
         assert "scanner clamav (clamd)" in made.health()
     finally:
         await made.close()
+
+
+async def test_a_start_waits_a_moment_for_stated(tmp_path: Path) -> None:
+    """Who connects first must not be the one who is not greylisted."""
+    found = snapshot(tmp_path, "smtp:[127.0.0.1]:9")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "stated.sock"))
+        listening.listen()
+        made = composition(tmp_path, found)
+        opening = asyncio.create_task(made.open())
+        await asyncio.sleep(0.2)
+        assert not opening.done() and not made.state.ready
+        stated = Channel(listening.accept()[0])
+        stated.send((0, [wire.HELLO]))
+        await asyncio.wait_for(opening, 0.7)
+        assert made.state.ready
+        await made.close()
+        stated.close()
 
 
 async def test_everything_away_starts_all_the_same_and_says_so(tmp_path: Path) -> None:
