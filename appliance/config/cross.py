@@ -3,6 +3,7 @@
 Contract: pure; sees a Wiring as written (paths not yet absolute).
 """
 
+import importlib.util
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -50,6 +51,7 @@ def complaints(wiring: Wiring) -> list[Odd]:
         _protocols,
         _networks,
         _ehlo_keywords,
+        _handlers,
         _queue,
         _limits,
         _loops,
@@ -108,6 +110,14 @@ def _ehlo_keywords(wiring: Wiring) -> Iterator[Odd]:
                     hint = did_you_mean(word, [name.lower() for name in KEYWORDS])
                     path = ("listen", number, "ehlo_off", index, "keywords", position)
                     yield Odd(path, f'"{word}" is no EHLO keyword that is offered here{hint}')
+
+
+def _handlers(wiring: Wiring) -> Iterator[Odd]:
+    """Whether the package is there; what is in it shows when a worker loads it."""
+    for index, listener in enumerate(wiring.listen):
+        package = listener.handler.partition(":")[0].partition(".")[0]
+        if package and importlib.util.find_spec(package) is None:
+            yield Odd(("listen", index, "handler"), f'no package "{package}" is on the Python path')
 
 
 def _queue(wiring: Wiring) -> Iterator[Odd]:

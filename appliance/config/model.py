@@ -131,6 +131,7 @@ class Listen(Section):
     tls: TlsFiles = TlsFiles()
     workers: Annotated[int, Strict(), Field(ge=0, le=256)] = 0
     ehlo_off: tuple[EhloOff, ...] = ()
+    handler: Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")] = ""
 
 
 class Relay(Section):

@@ -149,6 +149,30 @@ def test_b5_who_talks_before_the_greeting_is_refused_where_the_operator_says_so(
     made.wait_log("554 5.5.0 Client rejected")
 
 
+def test_a_handler_of_the_operators_own_filters_one_listener(
+    door: Callable[..., tuple[Gateway, int]], talk: Callable[..., Dialogue], inner: Inner
+) -> None:
+    """aiosmtpd's hook contract, from the wiring file on."""
+    made, port = door('handler = "tests.peers.hook:Words"\n')
+    client, other = talk(port), talk(made.port)
+    for one in (client, other):
+        one.say("EHLO mail.example.org")
+    assert client.mail(body=b"a forbidden word\r\n").startswith("554 5.6.0 that word again [")
+    client.say("MAIL FROM:<a@example.org>")
+    assert client.say("RCPT TO:<nobody@example.com>").startswith("550 5.1.1 nobody is not here [")
+    client.say("RSET")
+    assert client.mail("one@example.com").startswith("250")
+    assert other.mail("two@example.com", b"a forbidden word\r\n").startswith("250")
+    assert sorted(kept.recipients[0] for kept in inner.wait(2)) == ["one@example.com", "two@example.com"]
+    wiring = made.config.read_text()
+    made.config.write_text(wiring.replace("hook:Words", "hook:Wrods"))
+    refused = made.cli("reload", check=False)
+    assert refused.returncode != 0 and "has no attribute 'Wrods'" in refused.stdout + refused.stderr
+    made.config.write_text(wiring.replace("tests.peers.hook", "nowhere.hook"))
+    assert 'no package "nowhere" is on the Python path' in made.cli("check", check=False).stdout
+    assert client.mail("three@example.com").startswith("250")
+
+
 def test_a_unix_listener_takes_mail_in_every_worker(
     gateway: Callable[..., Gateway], talk: Callable[..., Dialogue], inner: Inner, tmp_path: Path
 ) -> None:

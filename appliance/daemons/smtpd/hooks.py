@@ -9,7 +9,9 @@ What failure means for the mail: a hook that raises is 451, unless its handle_ex
 """
 
 import asyncio
+import importlib
 from collections.abc import Callable
+from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,6 +35,17 @@ _AT_ONCE = 262144
 def plug(handler: object) -> "Callable[[Session], Plug]":
     """What Front.plug wants: a conversation with `handler` for each session."""
     return lambda session: Plug(handler, session)
+
+
+@cache
+def load(spec: str) -> "Callable[[Session], Plug]":
+    """The same for "module:Class", one object a worker. Raises ValueError with what is wrong."""
+    module, _, name = spec.partition(":")
+    try:
+        handler = getattr(importlib.import_module(module), name)()
+    except Exception as error:
+        raise ValueError(f"handler {spec}: {type(error).__name__}: {error}") from error
+    return plug(handler)
 
 
 class Plug:

@@ -5,15 +5,19 @@ What failure means for the mail: a snapshot that does not make Rules is refused 
 """
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from appliance.config.model import Limits, Listen, Network
 from appliance.config.snapshot import Snapshot
 from appliance.engine.pipeline import Engine
 from appliance.mail.context import STAGES
 from appliance.protocol.smtp import ehlo
+
+if TYPE_CHECKING:
+    from appliance.daemons.smtpd.questions import Plug
+    from appliance.daemons.smtpd.session import Session
 
 _XCLIENT = "XCLIENT NAME ADDR PROTO HELO REVERSE_NAME PORT LOGIN DESTADDR DESTPORT"
 _XFORWARD = "XFORWARD NAME ADDR PROTO HELO SOURCE PORT IDENT"
@@ -57,6 +61,13 @@ def _listed(address: str, networks: Iterable[Network]) -> bool:
     return any(found in network for network in networks)
 
 
+def _plug(handler: str) -> "Callable[[Session], Plug]":
+    """Raises ValueError where it cannot be loaded."""
+    from appliance.daemons.smtpd import hooks  # it imports the commands, and they this module
+
+    return hooks.load(handler)
+
+
 class Door:
     """One listener as this snapshot has it."""
 
@@ -72,6 +83,8 @@ class Door:
         self.listen = listen
         #: Stages at which any check is asked: the others need no question.
         self.standing = frozenset(stage for stage in STAGES if engine.stands(self.role, stage))
+        #: Begins a session's conversation with the operator's handler, if the listener has one.
+        self.plug = _plug(listen.handler) if listen.handler else None
         self._trusted, self._hostname, self._size_limit = trusted, hostname, size_limit
         self.facts = lru_cache(maxsize=4096)(self._facts)
         self.offer = lru_cache(maxsize=64)(self._offer)

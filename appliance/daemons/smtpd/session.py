@@ -46,7 +46,8 @@ class Session(Wire):
         self.counted = ""
         self.counted_by_state = False
         #: The conversation with an aiosmtpd handler, if one is plugged in.
-        self.plugged = front.plug(self) if front.plug is not None else None
+        plug = door.plug or front.plug
+        self.plugged = plug(self) if plug is not None else None
         self.id = next(front.ids)
         self.helo = ""
         self.esmtp = False
