@@ -256,11 +256,12 @@ class Spool(Books):
         return found
 
     def overdue_quarantine(self, max_age: float, max_octets: int) -> list[Item]:
-        """What retention removes, oldest first: older than `max_age` seconds, or beyond `max_octets` in all."""
+        """What retention removes, oldest first: older than `max_age` seconds, or beyond `max_octets` in all; 0 = never."""
         items = sorted(self.folders["quarantine"].values(), key=lambda item: item.born)
         total, found = self.octets["quarantine"], []
         for item in items:
-            if self.clock.age(item.born) <= max_age and total <= max_octets:
+            too_old = 0 < max_age < self.clock.age(item.born)
+            if not too_old and not 0 < max_octets < total:
                 break
             total -= item.trailer.size
             found.append(item)

@@ -286,6 +286,8 @@ async def test_quarantine_retention_by_age_and_size(tmp_path: Path) -> None:
     assert rig.spool.overdue_quarantine(10_000, 10_000) == []
     assert rig.spool.overdue_quarantine(250, 10_000) == items[:2]
     assert rig.spool.overdue_quarantine(10_000, 250) == items[:2]
+    assert rig.spool.overdue_quarantine(0, 0) == []
+    assert rig.spool.overdue_quarantine(250, 0) == rig.spool.overdue_quarantine(0, 250) == items[:2]
     for item in rig.spool.overdue_quarantine(350, 150):
         rig.spool.remove(item)
     assert list(rig.spool.folders["quarantine"]) == [items[3].queue_id]

@@ -295,13 +295,25 @@ async def test_drain_finishes_what_runs_and_leaves_the_rest_on_disk(tmp_path: Pa
 
 
 async def test_quarantine_is_kept_for_its_time(tmp_path: Path, log):
-    config = settings(tmp_path, "smtp:[127.0.0.1]:9", queue='quarantine_age = "0s"')
+    config = settings(tmp_path, "smtp:[127.0.0.1]:9", queue='quarantine_age = "1d"')
     async with delivery(tmp_path, config) as running:
         queue_id = await running.put(keep="quarantine")
         await running.until(lambda: running.spool.folders["quarantine"])
         running.delivery.upkeep._minute()
+        assert running.spool.folders["quarantine"]
+        running.spool.get(queue_id).born -= 86401.0
+        running.delivery.upkeep._minute()
         assert not running.spool.folders["quarantine"]
         assert log.of(queue_id, "removed from quarantine")
+
+
+async def test_quarantine_is_kept_for_ever_where_an_operator_says_so(tmp_path: Path, log):
+    config = settings(tmp_path, "smtp:[127.0.0.1]:9", queue='quarantine_age = "0s"\nquarantine_size = 0')
+    async with delivery(tmp_path, config) as running:
+        await running.put(keep="quarantine")
+        await running.until(lambda: running.spool.folders["quarantine"])
+        running.delivery.upkeep._minute()
+        assert running.spool.folders["quarantine"]
 
 
 async def test_what_lingers_gets_a_file_of_its_own(tmp_path: Path, log, monkeypatch):
