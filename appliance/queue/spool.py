@@ -256,7 +256,7 @@ class Spool(Books):
         return found
 
     def overdue_quarantine(self, max_age: float, max_octets: int) -> list[Item]:
-        """What retention removes, oldest first: older than `max_age` seconds, or beyond `max_octets` in all; 0 = never."""
+        """What retention removes, oldest first: older than `max_age` seconds, or beyond `max_octets` in all; 0: never."""
         items = sorted(self.folders["quarantine"].values(), key=lambda item: item.born)
         total, found = self.octets["quarantine"], []
         for item in items:

@@ -119,7 +119,7 @@ class Composition:
     def health(self) -> dict[str, Any]:
         """Facts for `postgate status`; `degraded` in words."""
         parts: dict[str, dict[str, Any]] = {
-            "state": {
+            "stated": {
                 **self.state.contact.facts(),
                 "degraded": [] if self.state.ready else [f"stated is away: {self.state.why}"],
             },
