@@ -26,6 +26,7 @@ REPLIES = {
 }
 _OUTCOME = {"pass": "ok", "none": "none", "fail": "unconfirmed", "temperror": "temperror"}
 _OK = Verdict(check=NAME, outcome="ok")
+_OURS = Verdict(check=NAME, outcome="skipped", reason="trusted relay")
 
 
 class Policy(knobs.Policy):
@@ -33,8 +34,10 @@ class Policy(knobs.Policy):
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
-    """Read the proof of the client's name; `skipped` where nobody looked it up (a unix socket)."""
+    """Read the proof of the client's name; `skipped` where nobody looked it up (a unix socket), and for relays of ours."""
     client = ctx.client
+    if client.trusted_relay:
+        return _OURS
     outcome = _OUTCOME.get(client.proof, "skipped")
     if outcome == "ok":
         return _OK

@@ -149,6 +149,11 @@ def test_rdns(proof: Any, outcome: str) -> None:
     assert rdns.check(context("connect", client=client), rdns.Policy(), PORTS).outcome == outcome
 
 
+def test_rdns_of_a_relay_of_ours_is_no_evidence() -> None:
+    client = Client(address="10.0.0.1", proof="none", trusted_relay=True)
+    assert rdns.check(context("connect", client=client), rdns.Policy(), PORTS).outcome == "skipped"
+
+
 # -- size --------------------------------------------------------------------------------------------------------------
 
 
