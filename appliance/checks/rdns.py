@@ -34,7 +34,7 @@ class Policy(knobs.Policy):
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
-    """Read the proof of the client's name; `skipped` where nobody looked it up (a unix socket), and for relays of ours."""
+    """Read the proof of the client's name; `skipped` where nobody looked it up (a unix socket), and for our relays."""
     client = ctx.client
     if client.trusted_relay:
         return _OURS
