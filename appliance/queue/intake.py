@@ -10,7 +10,7 @@ are told to try again; the next commit goes to the next file. Without delivery i
 import asyncio
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from appliance.observe import maillog
@@ -27,8 +27,10 @@ SPARE_SEGMENTS = 1
 #: One writev: at most IOV_MAX (1024) buffers, three an entry; and not so much that a sync takes long.
 BATCH_ENTRIES = 256
 BATCH_OCTETS = 8 * 1024 * 1024
-#: Seconds between two batches under load: a message alone never waits, many share one sync and one thread's turn.
-GATHER = 0.003
+#: Seconds between two batches while at least COMPANY more messages are under way: many then share one sync and one
+#: thread's turn. A sender that waits for each answer before it goes on is never held up.
+GATHER = 0.006
+COMPANY = 5
 
 
 class NoticeChannel(Protocol):
@@ -63,6 +65,8 @@ class IntakeLog:
         self._pending: deque[_Waiting] = deque()
         self._writing = self._give_back = False
         self._begun = 0.0
+        #: How many messages are under way in this worker, those that wait here among them.
+        self.company: Callable[[], int] = lambda: 0
         self._asked = self._pool.asked = 0
         self._unsent: list[tuple[Committed | Sealed | Returned, int]] = []
         self._starving: asyncio.TimerHandle | None = None
@@ -81,9 +85,9 @@ class IntakeLog:
         return future
 
     def _soon(self) -> None:
-        """Begin the next batch: at once, unless the last one has only just begun."""
+        """Begin the next batch: at once, unless the last one has only just begun and others are on their way."""
         wait = self._begun + GATHER - self._loop.time()
-        if wait > 0:
+        if wait > 0 and self.company() - len(self._pending) >= COMPANY:
             self._loop.call_later(wait, self._flush)
         else:
             self._loop.call_soon(self._flush)

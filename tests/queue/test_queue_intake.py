@@ -256,3 +256,17 @@ async def test_a_torn_batch_of_a_dead_worker_leaves_what_was_acknowledged(rig: R
 
 def test_header_room_is_what_the_entry_says() -> None:
     assert intake_module.LargeFile.content_offset == HEADER
+
+
+async def test_a_batch_waits_for_company_only_while_there_is_some(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake_module, "GATHER", 0.2)
+    loop = asyncio.get_running_loop()
+    await rig.commit(b"first")
+    began = loop.time()
+    await rig.commit(b"alone")
+    assert loop.time() - began < 0.15
+    rig.log.company = lambda: 20
+    await asyncio.gather(*(rig.commit(b"%d" % number) for number in range(3)))
+    began = loop.time()
+    await asyncio.gather(*(rig.commit(b"%d" % number) for number in range(20)))
+    assert loop.time() - began > 0.15

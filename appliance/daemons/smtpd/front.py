@@ -21,6 +21,7 @@ from appliance.daemons.smtpd.limits import Connections, Watch, hit
 from appliance.daemons.smtpd.questions import Plug
 from appliance.daemons.smtpd.rules import Rules
 from appliance.daemons.smtpd.session import Session
+from appliance.daemons.smtpd.transaction import Transaction
 from appliance.net.client_name import ClientName
 from appliance.observe import metrics, oplog
 from appliance.queue.envelope import Space, Trailer
@@ -95,6 +96,8 @@ class Front:
         self.connections = Connections(rules.limits)
         self.watch = Watch(self.connections.export)
         self.sessions: set[Session] = set()
+        #: Between MAIL and the answer behind the end of data.
+        self.transactions: set[Transaction] = set()
         self.contexts: Mapping[str, ssl.SSLContext] = {}
         self.draining = False
         self._empty: asyncio.Event | None = None

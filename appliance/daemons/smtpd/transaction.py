@@ -25,6 +25,7 @@ class Transaction:
     def __init__(self, session: "Session", command: Command, parameters: MailParameters) -> None:
         assert command.address is not None
         self.session, self.rules = session, session.rules
+        session.front.transactions.add(self)
         self.id = session.id
         self.command, self.parameters = command, parameters
         self.sender = command.address
@@ -98,6 +99,7 @@ class Transaction:
 
     def drop(self) -> None:
         """Give back what the body holds."""
+        self.session.front.transactions.discard(self)
         if self.body is not None:
             self.body.drop()
             self.body = None

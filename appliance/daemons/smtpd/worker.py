@@ -42,6 +42,7 @@ class Smtpd:
         composition = self._composition
         self.front = Front(self._rules, self._intake, composition.state, composition.client_name, index=self._birth.index)
         self.front.connections.siblings = self._birth.siblings
+        self._intake.company = self.front.transactions.__len__
         self._handover = Handover(self._birth.rendezvous["delivery"], self._intake, self.front.told)
         self._handover.start()
         self.certificates(self._birth.certificates)
