@@ -47,13 +47,14 @@ async def _upgrade(session: "Session") -> None:
     session.reset()
     session.ok(READY)
     session.flush()
-    deadline = session.front.patience(session.rules.limits.timeout_tls)
+    patience = session.front.patience(session.rules.limits.timeout_tls)
+    deadline = session.loop.time() + patience
     context = session.front.contexts[session.door.name]
     try:
         assert session.transport is not None
-        transport, facts = await tls.upgrade(session.transport, session, context, deadline)
-    except OSError as error:
-        if isinstance(error, TimeoutError):
+        transport, facts = await tls.upgrade(session.transport, session, context, patience)
+    except OSError as error:  # asyncio says ConnectionAbortedError when the time is over
+        if session.loop.time() >= deadline - 0.01:
             hit("timeout_tls", session.who)
         record.log.info("TLS handshake failed", client=session.who, why=error)
         session.end = "tls"

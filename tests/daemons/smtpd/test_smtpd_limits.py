@@ -196,14 +196,20 @@ async def test_b6_a_listed_relay_may_open_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("over", "reply"),
-    [("connections", "421 4.7.0"), ("connection_rate", "421 4.7.0"), ("total", "421 4.3.2")],
+    ("over", "reply", "name"),
+    [
+        ("connections", "421 4.7.0", "connections_per_client"),
+        ("connection_rate", "421 4.7.0", "connection_rate"),
+        ("total", "421 4.3.2", "connections"),
+    ],
 )
-async def test_b6_what_stated_counted_over_all_workers(over: str, reply: str) -> None:
+async def test_b6_what_stated_counted_over_all_workers(over: str, reply: str, name: str) -> None:
+    trips = Trips(name)
     async with Stage() as stage:
         stage.state.over = over
         assert (await refused(stage)).startswith(reply)
         assert stage.state.open == {"127.0.0.1": 0}
+    assert trips.count == 1
 
 
 async def test_b6_without_stated_the_limits_of_this_worker_hold_and_nobody_else_waits() -> None:
@@ -214,6 +220,7 @@ async def test_b6_without_stated_the_limits_of_this_worker_hold_and_nobody_else_
 
 
 async def test_b6_rates_of_messages_and_recipients() -> None:
+    messages, recipients = Trips("message_rate"), Trips("recipient_rate")
     async with Stage(limits={"message_rate": 1}) as stage:
         client = await stage.hello()
         assert (await client.say("MAIL FROM:<a@example.net>")).startswith("250")
@@ -224,9 +231,11 @@ async def test_b6_rates_of_messages_and_recipients() -> None:
         await client.say("MAIL FROM:<a@example.net>")
         assert (await client.say("RCPT TO:<a@example.com>")).startswith("250")
         assert (await client.say("RCPT TO:<b@example.com>")).startswith("450 4.7.1 Error: too many recipients from")
+    assert (messages.count, recipients.count) == (1, 1)
 
 
 async def test_b6_the_reserve_is_for_known_good_clients() -> None:
+    trips = Trips("connections")
     settings = {"connections": 4, "connections_reserve": 2, "connections_per_client": 0}
     async with Stage(limits=settings) as stage:
         open_ = [await stage.connect() for _ in range(2)]
@@ -240,6 +249,7 @@ async def test_b6_the_reserve_is_for_known_good_clients() -> None:
         await stage.connect()
         await stage.connect()
         assert (await refused(stage)).startswith("421 4.3.2")
+    assert trips.count == 2
 
 
 async def test_b7_when_connections_run_out_timeouts_are_short() -> None:

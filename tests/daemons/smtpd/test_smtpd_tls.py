@@ -7,7 +7,7 @@ import pytest
 import trustme
 
 from appliance.daemons.smtpd import tls
-from tests.daemons.smtpd.stage import Client, Stage
+from tests.daemons.smtpd.stage import Client, Stage, Trips
 
 CA = trustme.CA()
 
@@ -104,6 +104,7 @@ async def test_b12_the_client_behind_proxy_and_xclient_stays_known_over_tls(capf
 
 
 async def test_b7_a_handshake_has_a_deadline() -> None:
+    trips = Trips("timeout_tls")
     async with Stage(limits={"timeout_tls": "1s"}) as stage:
         equip(stage)
         client = await stage.hello()
@@ -114,6 +115,7 @@ async def test_b7_a_handshake_has_a_deadline() -> None:
             while stage.front.sessions:
                 await asyncio.sleep(0.01)
         assert stage.front.connections.open == 0
+    assert trips.count == 1
 
 
 async def test_rubbish_instead_of_a_handshake_ends_the_session() -> None:
