@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from heapq import nsmallest
 from pathlib import Path
 
 from appliance.queue import content, disk, recovery, statelog
@@ -255,9 +256,10 @@ class Spool(Books):
                 found.append(item)
         return found
 
-    def overdue_quarantine(self, max_age: float, max_octets: int) -> list[Item]:
-        """What retention removes, oldest first: older than `max_age` seconds, or beyond `max_octets` in all; 0: never."""
-        items = sorted(self.folders["quarantine"].values(), key=lambda item: item.born)
+    def overdue_quarantine(self, max_age: float, max_octets: int, most: int = 1000) -> list[Item]:
+        """What retention removes, oldest first: older than `max_age` seconds, or beyond `max_octets` in all; 0: never.
+        `most` at a time: sorting 100,000 would take too long."""
+        items = nsmallest(most, self.folders["quarantine"].values(), key=lambda item: item.born)
         total, found = self.octets["quarantine"], []
         for item in items:
             too_old = 0 < max_age < self.clock.age(item.born)

@@ -60,7 +60,7 @@ class Upkeep:
         if step := spool.clock.step():
             log.warning("the wall clock was set; lifetimes and retries do not follow it", seconds=round(step))
         settings = self._settings()
-        for item in spool.overdue_quarantine(settings.quarantine_age, settings.quarantine_size)[:_SLICE]:
+        for item in spool.overdue_quarantine(settings.quarantine_age, settings.quarantine_size):
             maillog.log(f"{item.queue_id}: removed from quarantine: retention", "qmgr")
             spool.remove(item)
 
