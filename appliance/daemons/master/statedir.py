@@ -35,14 +35,17 @@ def make(state_dir: Path, separation: Separation) -> None:
 
 
 def _folder(path: Path, mode: int, uid: int, gid: int | None) -> None:
-    """Without separation: ours, for us alone."""
+    """Without separation: ours, for us alone. A service's folder becomes ours then: what root writes into it meanwhile
+    goes to the service with the folder when separation is on again."""
     fresh = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
+    now = path.stat()
     if gid is None:
         if fresh:
             path.chmod(mode & 0o700)
+        elif os.geteuid() == 0 != now.st_uid:
+            os.chown(path, 0, -1)
         return
-    now = path.stat()
     if (now.st_uid, now.st_gid) != (uid, gid):
         _give(path, uid, gid)
     path.chmod(mode)
