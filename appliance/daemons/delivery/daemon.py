@@ -204,8 +204,8 @@ class Delivery:
         degraded += dns.pop("degraded", [])
         dead = sorted(site.name for site in schedule.sites.values() if site.dead)
         degraded += [f"next hop {name} is not reached" for name in dead[:20]]
-        if self.settlement.alarms:
-            degraded.append(f"{self.settlement.alarms} undeliverable messages went to hold: postgate queue list")
+        if alarms := self.settlement.alarms:
+            degraded.append(f"{alarms} undeliverable messages wait in hold: postgate queue list --folder hold")
         if spool.damaged:
             degraded.append(f"{spool.damaged} damaged entries were set aside in {spool.root / 'corrupt'}")
         return {

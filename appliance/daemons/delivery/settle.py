@@ -11,6 +11,7 @@ again; nothing is dropped.
 import re
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from appliance.mail import apply, dsn
 from appliance.mail.dsn import RecipientReport, Report
@@ -25,6 +26,10 @@ ALARMS = metrics.counter("postgate_undeliverable_held_total", "Messages in hold 
 DROPPED = metrics.counter("postgate_notices_dropped_total", "Our own notices that could not be delivered")
 _REMOTE = re.compile(r"host (\S+?)\[[^\]]*\] said: (.*) \(in reply to .*\)\Z")
 _OURS = "notice"
+#: How the reason of a message that went to hold with an alarm begins; it is kept with the message.
+_UNDELIVERABLE = "undeliverable, and no notice may be sent"
+#: Messages in hold that are looked through for status.
+_LOOKED_AT = 10_000
 log = oplog.get("delivery")
 
 
@@ -42,7 +47,6 @@ class Settlement:
         self._spool, self._ids, self._hostname, self._queued = spool, ids, hostname, queued
         self._again: dict[str, Item] = {}
         self._paying: set[str] = set()
-        self.alarms = 0
 
     def settle(self, item: Item) -> None:
         """Call it when nothing of `item` is being tried and some of its recipients failed."""
@@ -64,6 +68,12 @@ class Settlement:
         for item in again.values():
             self.settle(item)
 
+    @property
+    def alarms(self) -> int:
+        """Undeliverable messages that wait in hold for an operator, also from before the start."""
+        held = islice(self._spool.folders["hold"].values(), _LOOKED_AT)
+        return sum(item.reason.startswith(_UNDELIVERABLE) for item in held)
+
     # ------------------------------------------------------------------ nobody may be told
 
     def _drop(self, item: Item) -> None:
@@ -75,7 +85,7 @@ class Settlement:
     def _alarm(self, item: Item) -> None:
         ALARMS.inc()
         why = "the sender is not proven" if item.trailer.sender else "the sender is null"
-        reason = f"undeliverable, and no notice may be sent because {why}: {item.results[item.failed[0]].text}"
+        reason = f"{_UNDELIVERABLE} because {why}: {item.results[item.failed[0]].text}"
         moved = self._spool.hold(item, reason)
         moved.add_done_callback(lambda done: self._held(item, reason, done.exception()))
 
@@ -85,7 +95,6 @@ class Settlement:
             why = str(error)
             log.error("an undeliverable message could not be put into hold, it stays", id=item.queue_id, why=why)
             return
-        self.alarms += 1
         maillog.log(f"warning: {item.queue_id}: to hold: {reason}", "qmgr")
         log.warning("an undeliverable message is in hold: postgate queue list --folder hold", id=item.queue_id)
 

@@ -242,6 +242,11 @@ async def test_without_proof_the_message_is_held_with_an_alarm(tmp_path: Path, l
         assert "hold" in running.delivery.health()["degraded"][0]
         assert len(running.spool) == 1
         assert log.of(queue_id, "to hold: undeliverable")
+    async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:  # the alarm lasts until somebody acts
+        await running.until(lambda: running.spool.folders["hold"])
+        assert "1 undeliverable" in running.delivery.health()["degraded"][0]
+        await running.ask(command="delete", ids=[queue_id])
+        assert running.delivery.health()["degraded"] == []
     await peer.stop()
     assert len(peer.bodies) == 1
 
