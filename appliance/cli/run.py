@@ -20,9 +20,10 @@ _PROBES = (
         "clamd",
         "/run/clamav/clamd.ctl",
         "viruses are not looked for",
-        "apt-get install clamav-daemon, then [scanners.clamav]",
+        "apt-get install clamav-daemon",
+        "[scanners.clamav]",
     ),
-    ("spamd", "127.0.0.1:783", "spam is not scored", "apt-get install spamd, then [scanners.spamassassin]"),
+    ("spamd", "127.0.0.1:783", "spam is not scored", "apt-get install spamd", "[scanners.spamassassin]"),
 )
 
 
@@ -80,10 +81,11 @@ def program() -> str:
 def switched_off(facts: Mapping[str, Any]) -> Iterator[str]:
     """One line each, with how to switch it on."""
     if facts["separation"]:
-        yield facts["separation"]
-    for name, where, meaning, how in _PROBES:
-        found = "is there, but not configured" if listens(where) else "is not there"
-        yield f"{name} {found}: {meaning}; to switch on: {how} in a config file (config.example.toml)"
+        yield facts["separation"].replace("separation of users is off, ", "separation of users: ")
+    for name, where, meaning, install, section in _PROBES:
+        there = listens(where)
+        found, first = ("is there, but not configured", "") if there else ("is not there", f"{install}, then ")
+        yield f"{name} {found}: {meaning}; to switch on: {first}{section} in a config file (config.example.toml)"
     yield "Redis: not used, the embedded store keeps the state; nothing to do on a single machine"
     yield "libmagic: not used, types of attachments are not looked into by this version; nothing to do"
 

@@ -30,7 +30,7 @@ BATCH_OCTETS = 8 * 1024 * 1024
 #: Seconds between two batches while at least COMPANY more messages are under way: many then share one sync and one
 #: thread's turn. A sender that waits for each answer before it goes on is never held up.
 GATHER = 0.006
-COMPANY = 5
+COMPANY = 3
 
 
 class NoticeChannel(Protocol):

@@ -1,9 +1,11 @@
 """`postgate run` without --config, as a new user does it: the printed lines work as printed."""
 
+import fcntl
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,17 +21,19 @@ POSTGATE = str(Path(sys.executable).with_name("postgate"))
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Process]:
-    if answers(PORT):
-        pytest.skip("somebody uses port 2525, the demo's own")
-    began = time.monotonic()
-    process = Process([POSTGATE, "run"], tmp_path / "out", cwd=tmp_path)
-    try:
-        wait_for(lambda: "Try, in another terminal" in process.output(), 20, "the demo's hints")
-        assert greets(PORT)
-        assert time.monotonic() - began < 10
-        yield process
-    finally:
-        process.stop()
+    with open(Path(tempfile.gettempdir()) / "postgate-test-port-2525", "w") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)  # the port is one, the processes that run tests are several
+        if answers(PORT):
+            pytest.skip("somebody uses port 2525, the demo's own")
+        began = time.monotonic()
+        process = Process([POSTGATE, "run"], tmp_path / "out", cwd=tmp_path)
+        try:
+            wait_for(lambda: "Try, in another terminal" in process.output(), 20, "the demo's hints")
+            assert greets(PORT)
+            assert time.monotonic() - began < 10
+            yield process
+        finally:
+            process.stop()
 
 
 def printed(process: Process, word: str) -> list[str]:
