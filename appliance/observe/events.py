@@ -1,6 +1,6 @@
 """One JSON event a message to the journal daemon.
 
-Contract: `emit` never blocks and never raises. Events of a loop turn go out in one write; while the journal is away they
+Contract: `emit` never blocks and never raises. Events of 20 ms go out in one write; while the journal is away they
 wait in a bounded buffer, beyond it they are dropped and counted: mail flows on. On the wire an event is one line of
 JSON, so the journal writes what it reads without decoding it. An event whose line was written half when the journal died
 is sent again whole.

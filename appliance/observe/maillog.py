@@ -1,7 +1,7 @@
 """The mail log: one line an event in Postfix's wording (observe.lines makes the texts), classic syslog form.
 
 Contract: `log` never blocks and never raises; control characters are escaped, texts are capped at 2,000 characters;
-lines are written once a loop turn, at once where no loop runs. The log's reader standing still costs lines (counted),
+lines are written within 20 ms, at once where no loop runs. The log's reader standing still costs lines (counted),
 never mail.
 """
 
