@@ -1,7 +1,7 @@
 """Where log lines end: a file, stderr (terminal, pipe) or a syslog socket, by descriptor.
 
-Contract: `put` never blocks and never raises: lines are written within LINGER seconds; what the reader does not take waits
-in a bounded buffer; what does not fit is dropped and counted. A log that stands still never stops mail.
+Contract: `put` never blocks and never raises: lines are written within LINGER seconds; what the reader does not take
+waits in a bounded buffer; what does not fit is dropped and counted. A log that stands still never stops mail.
 """
 
 import asyncio
