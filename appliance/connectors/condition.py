@@ -26,7 +26,10 @@ class Condition:
         self.last_trouble = ""
         self.touched = 0
         self.last_touched: deque[str] = deque(maxlen=_REMEMBERED)
-        _degraded.labels(name).set(0)
+
+    def show(self, in_force: bool = True) -> None:
+        """The metric is about this one from now on (of one name there may be several: a reload may only be prepared)."""
+        _degraded.labels(self.name).set(int(in_force and bool(self.wrong)))
 
     def says(self, topic: str, text: str) -> None:
         """`topic` is wrong from now on, or still."""

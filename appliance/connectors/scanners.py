@@ -39,6 +39,10 @@ class Scanners:
         found = self.find(settings)
         checkups = {name: self._checkup(name, scanner, wanted) for name, scanner in found.items()}
         if checkups != self._checkups:
+            for name in self._checkups.keys() - checkups.keys():
+                self._checkups[name].scanner.condition.show(in_force=False)
+            for checkup in checkups.values():
+                checkup.scanner.condition.show()
             self._checkups = checkups
             self._changed.set()
         return found

@@ -12,7 +12,7 @@ from appliance.connectors.checkup import Checkup
 from appliance.connectors.conversation import Server
 from appliance.connectors.scanner import Scanner, Settings
 from appliance.connectors.scanners import Scanners
-from appliance.observe import oplog
+from appliance.observe import metrics, oplog
 from tests.connectors.scanner_peer import (
     CLEAN,
     FOUND,
@@ -295,6 +295,31 @@ async def test_scanners_outlive_reloads_and_are_looked_after() -> None:
         assert isinstance(first["av"], Scanner)
         assert (await first["av"].scan(Message(), context())).kind == "clean", "who holds the old one may use it"
         scanners.close()
+
+
+def degraded(name: str) -> str:
+    """What /metrics says of a scanner."""
+    said = metrics.exposition().decode().splitlines()
+    return next(
+        line.rpartition(" ")[2] for line in said if line.startswith(f'postgate_scanner_degraded{{scanner="{name}"')
+    )
+
+
+async def test_the_metric_is_about_the_scanner_in_force() -> None:
+    """A reload that is only prepared, and perhaps refused, makes a scanner of the same name."""
+    scanners = Scanners(tests=False)
+    old, new = Settings("metered", "clamd", (NOBODY,)), Settings("metered", "clamd", (NOBODY, NOBODY))
+    first = scanners.follow([old], 0)["metered"]
+    assert degraded("metered") == "0.0"
+    first.condition.says("answers", "it fails")
+    prepared = scanners.find([new])
+    assert degraded("metered") == "1.0" and prepared["metered"] is not first
+    scanners.follow([new], 0)
+    assert degraded("metered") == "0.0"
+    prepared["metered"].condition.says("answers", "it fails")
+    scanners.follow([], 0)
+    assert degraded("metered") == "0.0"
+    scanners.close()
 
 
 @pytest.mark.parametrize("path", ["/nowhere/clamd.sock"])
