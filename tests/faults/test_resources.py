@@ -1,5 +1,6 @@
 """Full disk, an fsync that fails, descriptors used up: 4xx while it lasts, nothing lost, recovery by itself."""
 
+import contextlib
 import os
 import resource
 import shutil
@@ -38,11 +39,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path, keep: int) -> None:
-    """Write `path` until only `keep` octets are free."""
-    with path.open("wb") as sink:
+    """Write `path` until only `keep` octets are free (others write too: the disk may be full before)."""
+    with path.open("wb", buffering=0) as sink, contextlib.suppress(OSError):
         while (free := shutil.disk_usage(path.parent).free - keep) > 0:
             sink.write(b"x" * min(free, 1 << 20))
-            sink.flush()
 
 
 @needs_root
