@@ -29,8 +29,8 @@ BATCH_ENTRIES = 256
 BATCH_OCTETS = 8 * 1024 * 1024
 #: Seconds between two batches while at least COMPANY more messages are under way: many then share one sync and one
 #: thread's turn. A sender that waits for each answer before it goes on is never held up.
-GATHER = 0.006
-COMPANY = 3
+GATHER = 0.008
+COMPANY = 1
 
 
 class NoticeChannel(Protocol):
@@ -80,14 +80,17 @@ class IntakeLog:
         (then the message is delivered although nobody was told: an unknown outcome, as after a lost 250)."""
         future = self._loop.create_future()
         self._pending.append(_Waiting(content, trailer, future))
-        if len(self._pending) == 1 and not self._writing:
+        if not self._writing and (len(self._pending) == 1 or not self._company_comes()):
             self._soon()
         return future
+
+    def _company_comes(self) -> bool:
+        return self.company() - len(self._pending) >= COMPANY
 
     def _soon(self) -> None:
         """Begin the next batch: at once, unless the last one has only just begun and others are on their way."""
         wait = self._begun + GATHER - self._loop.time()
-        if wait > 0 and self.company() - len(self._pending) >= COMPANY:
+        if wait > 0 and self._company_comes():
             self._loop.call_later(wait, self._flush)
         else:
             self._loop.call_soon(self._flush)

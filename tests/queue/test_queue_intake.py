@@ -265,8 +265,11 @@ async def test_a_batch_waits_for_company_only_while_there_is_some(rig: Rig, monk
     began = loop.time()
     await rig.commit(b"alone")
     assert loop.time() - began < 0.15
-    rig.log.company = lambda: 20
-    await asyncio.gather(*(rig.commit(b"%d" % number) for number in range(3)))
+    rig.log.company = lambda: 30
+    await rig.commit(b"before")
     began = loop.time()
     await asyncio.gather(*(rig.commit(b"%d" % number) for number in range(20)))
     assert loop.time() - began > 0.15
+    began = loop.time()
+    await asyncio.gather(*(rig.commit(b"%d" % number) for number in range(30)))
+    assert loop.time() - began < 0.15, "all are there: nobody is waited for"
