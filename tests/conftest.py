@@ -52,3 +52,10 @@ def make_postfix(tmp_path: Path) -> Iterator[Callable[..., postfix.Postfix]]:
     yield start
     for made in started:
         made.stop()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Counts that a test wants to be seen (record_property), also when it passed."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties if report.when == "call" else ():
+            terminalreporter.write_line(f"{name}: {value}")

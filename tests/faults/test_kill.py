@@ -7,7 +7,6 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -55,7 +54,11 @@ def rounds(gateway: Gateway, senders: Senders, count: int, rng: random.Random) -
 
 @pytest.mark.parametrize("seed", [1])
 def test_nothing_accepted_is_lost_when_processes_are_killed(
-    gateway: Callable[..., Gateway], inner: Inner, seed: int, request: pytest.FixtureRequest, tmp_path: Path
+    gateway: Callable[..., Gateway],
+    inner: Inner,
+    seed: int,
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
 ) -> None:
     long = request.config.getoption("--long")
     made = gateway(policies=plain(), more='[queue]\nretry_min = "1s"\nretry_max = "2s"\ndead_probe = "1s"\n')
@@ -68,7 +71,7 @@ def test_nothing_accepted_is_lost_when_processes_are_killed(
     finally:
         senders.stop()
     result = settled(senders, inner, 60)
-    print(f"\nkill test: {result.text()}")
+    record_property("kill test", result.text())
     assert senders.accepted >= 2_000
     assert not result.lost, f"{result.text()}\n{made.tail()}"
     assert not result.changed
