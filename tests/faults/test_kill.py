@@ -15,7 +15,7 @@ from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
 from tests.peers.policies import plain
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(1800)]
 QUEUE = '[queue]\nretry_min = "1s"\nretry_max = "2s"\ndead_probe = "1s"\n'
 SERVICES = ("smtpd", "delivery", "stated", "scand", "journal")
 
