@@ -73,8 +73,8 @@ def forget(session: "Session") -> None:
     session.asked, session.trail = frozenset(), ()
 
 
-def xclient(session: "Session", command: Command) -> Step:
-    """XCLIENT: the session goes on as that of another client."""
+def _attributes(session: "Session", command: Command, verb: str) -> dict[str, str] | None:
+    """What a listed relay says, outside a transaction; None: refused, and answered."""
     if not session.facts.xclient:
         session.refuse(NOT_ALLOWED)
         return None
@@ -82,11 +82,16 @@ def xclient(session: "Session", command: Command) -> Step:
         session.refuse(IN_TRANSACTION)
         return None
     try:
-        attributes = parse_attributes("XCLIENT", command.argument)
+        return dict(parse_attributes(verb, command.argument))
     except ProtocolError as error:
         session.refuse(error.reply)
         return None
-    return _impersonate(session, attributes)
+
+
+def xclient(session: "Session", command: Command) -> Step:
+    """XCLIENT: the session goes on as that of another client."""
+    attributes = _attributes(session, command, "XCLIENT")
+    return None if attributes is None else _impersonate(session, attributes)
 
 
 async def _impersonate(session: "Session", attributes: dict[str, str]) -> None:
@@ -131,16 +136,8 @@ def _name(name: str) -> dict[str, object]:
 
 def xforward(session: "Session", command: Command) -> Step:
     """XFORWARD: facts for the log of the next transaction."""
-    if not session.facts.xclient:
-        session.refuse(NOT_ALLOWED)
-        return None
-    if session.transaction is not None:
-        session.refuse(IN_TRANSACTION)
-        return None
-    try:
-        attributes = parse_attributes("XFORWARD", command.argument)
-    except ProtocolError as error:
-        session.refuse(error.reply)
+    attributes = _attributes(session, command, "XFORWARD")
+    if attributes is None:
         return None
     session.forwarded = session.forwarded | {
         name: "unknown" if value in (UNAVAILABLE, TEMPORARILY_UNAVAILABLE) else value
