@@ -154,7 +154,7 @@ def question(ctx: Context, sender: Address, recipient: Address, policy: Policy, 
     """One step of the store: the identity first where there is one, then the network."""
     net = f"net:{network(ctx.client.address, policy.ipv4_prefix, policy.ipv6_prefix)}"
     return GreylistAsk(
-        keys=(f"id:{ctx.identity}", net) if ctx.identity else (net,),
+        keys=(ctx.identity.key, net) if ctx.identity and ctx.identity.proven else (net,),
         sender=sender_key(sender),
         recipient=recipient_key(recipient, delimiter),
         client=ctx.client.address,

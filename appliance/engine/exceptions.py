@@ -89,7 +89,7 @@ def _network_test(networks: list[Network]) -> Test:
 _NAME: dict[str, Callable[[Context, Address | None], str]] = {
     "client_name": lambda ctx, _: ctx.client.name,
     "helo_name": lambda ctx, _: ctx.helo,
-    "identity": lambda ctx, _: ctx.identity or network(ctx.client.address),
+    "identity": lambda ctx, _: ctx.identity.name if ctx.identity else network(ctx.client.address),
     "recipient_domain": lambda _, recipient: recipient.domain if recipient else "",
 }
 

@@ -15,7 +15,9 @@ from appliance.engine.exceptions import PER_RECIPIENT
 from appliance.engine.judge import Group, Judgement
 from appliance.engine.marks import mark_edits, strip_forged
 from appliance.engine.rules import CheckPolicy, PolicySet
+from appliance.mail import authres
 from appliance.mail.context import Context
+from appliance.mail.identity import Identity
 from appliance.mail.ports import Ports
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.smtp.address import Address
@@ -36,12 +38,14 @@ class Party(NamedTuple):
 class Hearing:
     """`delayed`: verdicts are only gathered (they are judged at RCPT), but for a disconnect."""
 
-    __slots__ = ("ctx", "delayed", "found", "parties", "policies", "ports")
+    __slots__ = ("_past", "_told_of", "ctx", "delayed", "found", "identity", "parties", "policies", "ports")
 
     def __init__(self, policies: PolicySet, ports: Ports, ctx: Context, parties: Sequence[Party], delayed: bool) -> None:
         self.policies, self.ports, self.ctx = policies, ports, ctx
         self.parties, self.delayed = parties, delayed
         self.found: list[Verdict] = []
+        self.identity: Identity | None = None
+        self._past, self._told_of = ctx.trail, 0
 
     @property
     def over(self) -> bool:
@@ -55,6 +59,8 @@ class Hearing:
         """Ask one step. If every answer came at once it is heard already and the list is empty."""
         asked: list[Asking] = []
         waits = False
+        if len(self.found) != self._told_of:
+            self._bring_up_to_date()
         for slot in step:
             told = self._told(slot)
             if told is None:
@@ -70,6 +76,12 @@ class Hearing:
         for slot, answer in asked:
             self._hear(slot.policy, stamp(slot, self.ctx, answer))
         return []
+
+    def _bring_up_to_date(self) -> None:
+        """What is asked from here on knows what this stage has found so far."""
+        self._told_of = len(self.found)
+        identity = self.identity or self.ctx.identity
+        self.ctx = msgspec.structs.replace(self.ctx, trail=(*self._past, *self.found), identity=identity)
 
     def _told(self, slot: Slot) -> CheckPolicy | None:
         """The policy the check is run with, or None if nobody wants its verdict."""
@@ -88,6 +100,8 @@ class Hearing:
 
     def _hear(self, policy: CheckPolicy, verdict: Verdict) -> None:
         self.found.append(verdict)
+        if verdict.identity is not None:
+            self.identity = verdict.identity
         if policy.is_quiet(verdict):
             return
         for party in self.parties:
@@ -101,7 +115,7 @@ class Hearing:
 
     def recall_early(self) -> None:
         """Judge what connect, helo and mail found, now that the whole envelope is known."""
-        for verdict in self.ctx.trail:
+        for verdict in self._past:
             if verdict.stage not in EARLY:
                 break
             policy = self.policies.checks.get(verdict.check)
@@ -110,16 +124,20 @@ class Hearing:
                     self._judge(party, policy, verdict)
 
     def groups(self, soft_bounce: bool) -> list[Group]:
-        """One decision per group; edits complete: forged marks out, ours in."""
+        """One decision per group; edits complete: what was forged out, our results and marks in."""
         ctx, found = self.ctx, tuple(self.found)
         inside = ctx.role != "outbound"
+        site = self.ports.site
+        served = site.authserv_id or site.hostname
         forged = strip_forged(ctx.content.header) if ctx.content is not None and ctx.role != "reinject" else ()
+        results = [text for verdict in (*self._past, *found) for text in verdict.authres] if ctx.role == "inbound" else ()
+        top = (authres.field(served, results),) if results else ()
         listed = []
         for party in self.parties:
             decision = party.judgement.decision(found, ctx.transaction, soft_bounce)
             marks = mark_edits(decision.marks) if inside else ()
-            if forged or marks:
-                decision = msgspec.structs.replace(decision, edits=(*forged, *decision.edits, *marks))
+            if forged or marks or top:
+                decision = msgspec.structs.replace(decision, edits=(*forged, *decision.edits, *marks, *top))
             listed.append(Group(party.members, decision))
         return listed
 

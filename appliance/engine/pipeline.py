@@ -9,6 +9,8 @@ others go on. The policies of an Engine never change: a reload makes a new Engin
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
+import msgspec
+
 from appliance.checks import Check, catalogue
 from appliance.engine.asking import Slot, settle
 from appliance.engine.hearing import EARLY, Asking, Hearing, Party, is_personal, parties
@@ -70,7 +72,10 @@ class Engine:
             hearing.recall_early()
 
         def conclude() -> Decision:
-            return judgement.decision(tuple(hearing.found), ctx.transaction, self.soft_bounce)
+            decision = judgement.decision(tuple(hearing.found), ctx.transaction, self.soft_bounce)
+            if hearing.identity is None:
+                return decision
+            return msgspec.structs.replace(decision, identity=hearing.identity)
 
         return self._run(hearing, conclude)
 

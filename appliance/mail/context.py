@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from appliance.mail.identity import Identity
 from appliance.mail.ports import Content
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import Address
@@ -61,7 +62,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     `transaction` is the id that replies, logs and the queue share. `sender` is None before MAIL; its `text` is "" for
     `<>`. `recipient` is set at stage rcpt; `recipients` are those accepted so far. `declared_size` is SIZE= (0 if none).
     `signs` are suspicious facts seen on the wire: early_talk, bare_lf, bare_cr, lenient_syntax, pipelining, bad_helo.
-    `now` is wall-clock time in seconds.
+    `now` is wall-clock time in seconds. `identity` is who sends, known from stage mail on (None: nobody looked). `trail`
+    has what earlier stages found, and at each step what the steps before it in this stage found.
     """
 
     stage: Stage
@@ -77,7 +79,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     recipient: Recipient | None = None
     recipients: tuple[Recipient, ...] = ()
     content: Content | None = None
-    identity: str = ""
+    identity: Identity | None = None
     signs: frozenset[str] = frozenset()
     now: float = 0.0
     trail: tuple[Verdict, ...] = ()

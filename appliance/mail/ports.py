@@ -17,7 +17,9 @@ from appliance.protocol.errors import Unavailable as Unavailable  # the port's e
 from appliance.protocol.mime import Limits
 
 if TYPE_CHECKING:
+    from appliance.mail.auth import ArcReport, DkimReport, SpfAsk, SpfReport
     from appliance.mail.context import Context
+    from appliance.mail.identity import Identity
     from appliance.protocol.dns import Answer
     from appliance.protocol.smtp.address import Address
 
@@ -92,6 +94,34 @@ class Greylist(Protocol):
     async def step(self, ask: GreylistAsk) -> GreylistAnswer: ...
 
 
+class Authentication(Protocol):
+    """SPF, DKIM, ARC of the transaction at hand (mailauth). One evaluation for all who ask: each result is remembered as
+    long as DNS allows (SPF), or as long as the content lives. Never raises: what DNS could not answer is `temperror`."""
+
+    def spf(self, ask: SpfAsk) -> SpfReport | Awaitable[SpfReport]: ...
+
+    def dkim(self, content: Content) -> DkimReport | Awaitable[DkimReport]: ...
+
+    def arc(self, content: Content) -> ArcReport | Awaitable[ArcReport]: ...
+
+
+class Identities(Protocol):
+    """What is remembered of senders (stated). Raises Unavailable."""
+
+    async def known(self, identity: Identity) -> Identity:
+        """The same identity with its age and counts."""
+
+    def accepted(self, keys: Sequence[str]) -> None:
+        """Mail of these identities (`Identity.key`) was accepted; nobody waits for it."""
+
+
+class Firsts(Protocol):
+    """When something was met first (stated). Raises Unavailable."""
+
+    async def age(self, key: str, keep: float) -> float:
+        """Seconds since the first question for `key`, 0.0 for this being the first; forgotten `keep` seconds after it."""
+
+
 class RateAsk(msgspec.Struct, frozen=True):
     """Take `cost` from the token bucket `key`, which holds `limit` and refills in `period` seconds."""
 
@@ -156,7 +186,8 @@ class Clock(Protocol):
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
-    """Facts of this installation that checks need. `is_ours(domain)` is exact (lower case A-labels)."""
+    """Facts of this installation that checks need. `is_ours(domain)` is exact (lower case A-labels).
+    `authserv_id` is our name in Authentication-Results ("": the host name)."""
 
     hostname: str
     is_ours: Callable[[str], bool]
@@ -164,6 +195,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     size_limit: int = 52428800
     recipient_delimiter: str = "+"
     our_addresses: tuple[str, ...] = ()
+    authserv_id: str = ""
 
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,6 +210,9 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     recipients: Recipients | None = None
     scanners: Mapping[str, Scanner] = {}
     inspector: Inspector | None = None
+    authentication: Authentication | None = None
+    identities: Identities | None = None
+    firsts: Firsts | None = None
 
 
 #: What a check returns: at once where no IO is needed, else something to await.

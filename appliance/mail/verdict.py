@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from appliance.mail.edits import Edit
+from appliance.mail.identity import Identity
 
 
 class Action(StrEnum):
@@ -42,6 +43,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     the policy's reply: only operators' own texts (access tables) go there. `argument` belongs to actions that need
     one (prepend, bcc, redirect, filter). `recipient` names the recipient a verdict is about, "" = the whole message;
     `stage` is where it was asked (the engine fills both in).
+    `authres` are results for our Authentication-Results field (mail.authres writes each). `identity`, where set, is who
+    sends from here on: the Context of what is asked after it has it.
     `evidence` is what decided it: records with TTL, table and line, store values before and after, scanner answers.
     """
 
@@ -53,8 +56,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     argument: str = ""
     recipient: str = ""
     edits: tuple[Edit, ...] = ()
-    authres: str = ""
+    authres: tuple[str, ...] = ()
     evidence: dict[str, Any] = {}
+    identity: Identity | None = None
     stage: str = ""
 
 
@@ -69,7 +73,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     `deciding` is the verdict that decided, or that keeps the message back (None = nothing objected). `keep` is where an
     accepted message goes: deliver, hold (an operator or an alarm keeps it) or quarantine (its content does). `marks` are
     "check:outcome" pairs that become header fields through `edits`. `verdicts` are those found by this very question, in
-    list order: the caller appends them to its trail (`deciding` may be an earlier one, from the trail).
+    list order: the caller appends them to its trail (`deciding` may be an earlier one, from the trail). `identity` is
+    what a check found out about the sender; the caller puts it into its later Contexts.
     """
 
     verb: Verb
@@ -85,6 +90,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     filter: str = ""
     notes: tuple[str, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    identity: Identity | None = None
 
 
 ACCEPT = Decision(verb="accept")

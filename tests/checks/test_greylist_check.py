@@ -9,12 +9,14 @@ import pytest
 
 from appliance.checks import greylist
 from appliance.mail.context import Client, Context, Recipient
+from appliance.mail.identity import Identity
 from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports, Site, Unavailable
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import Address
 from appliance.tables import open_table
 from tests.stores.state_fakes import Direct, Time, state_at
 
+EXAMPLE = Identity(name="example.org", proof="spf")
 EXEMPT = ("postgrey_clients:exempt/clients", "postgrey_recipients:exempt/recipients")
 
 
@@ -95,9 +97,9 @@ async def test_a_pool_of_a_hundred_addresses_is_let_in(store: Direct, time: Time
 
 async def test_a_pool_with_one_identity_passes_at_the_second_attempt(store: Direct, time: Time) -> None:
     given = ports(store)
-    first = await judge(context(address="10.1.0.1", identity="example.org", now=time.wall_now), given)
+    first = await judge(context(address="10.1.0.1", identity=EXAMPLE, now=time.wall_now), given)
     time.pass_(90)
-    second = await judge(context(address="10.2.0.1", identity="example.org", now=time.wall_now), given)
+    second = await judge(context(address="10.2.0.1", identity=EXAMPLE, now=time.wall_now), given)
     assert (first.outcome, second.outcome) == ("early", "pass")
 
 
@@ -210,7 +212,7 @@ def test_network_key(client: str) -> None:
 
 def test_ipv6_network_and_knobs() -> None:
     policy = greylist.Policy(ipv6_prefix=48, delay="5m", auto_accept=0)
-    ctx = context(address="2001:db8:1:2::3", identity="example.org", now=5.0)
+    ctx = context(address="2001:db8:1:2::3", identity=EXAMPLE, now=5.0)
     asked = greylist.question(ctx, address("a@b.example"), address("c@d.example"), policy, "+")
     assert asked.keys == ("id:example.org", "net:2001:db8:1::/48")
     assert (asked.delay, asked.window, asked.remember, asked.auto_accept) == (300, 172800, 3110400, 0)

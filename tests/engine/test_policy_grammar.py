@@ -9,6 +9,7 @@ from appliance.engine.exceptions import end_of
 from appliance.engine.plan import compile_plan
 from appliance.engine.policy import Complaint, PolicySet, compile_policies
 from appliance.mail.context import STAGES
+from appliance.mail.identity import Identity
 from appliance.mail.verdict import Action
 from appliance.protocol.smtp.address import Address
 from tests.engine.scripted import check, context, recipient
@@ -181,8 +182,8 @@ NULL = Address("", "", "")
         ({"helo_name": "mail.example.net"}, {"helo": "Mail.Example.Net"}, True),
         ({"helo_name": ".net"}, {"helo": ""}, False),
         ({"identity": "192.0.2.0/24"}, {}, True),
-        ({"identity": "example.net"}, {"identity": "example.net"}, True),
-        ({"identity": "192.0.2.0/24"}, {"identity": "example.net"}, False),
+        ({"identity": "example.net"}, {"identity": Identity(name="example.net", proof="spf")}, True),
+        ({"identity": "192.0.2.0/24"}, {"identity": Identity(name="example.net", proof="spf")}, False),
         ({"sender": "S@Example.net"}, {}, True),
         ({"sender": "example.net"}, {}, True),
         ({"sender": "@example.net"}, {}, True),

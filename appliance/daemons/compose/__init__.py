@@ -19,6 +19,7 @@ from appliance.connectors.conversation import Server
 from appliance.connectors.inspector import Inspector
 from appliance.connectors.scanner import Settings
 from appliance.connectors.scanners import Scanners
+from appliance.daemons.compose.authentication import Authentication
 from appliance.daemons.compose.doors import Doors
 from appliance.daemons.compose.smtputf8 import Utf8
 from appliance.daemons.skeleton import Birth
@@ -106,6 +107,7 @@ class Composition:
             recipients=self.callahead,
             scanners=self.scanners.find(scanner_settings(snapshot)),
             inspector=self.inspector,
+            authentication=Authentication(self._resolver(snapshot), snapshot.policies),
         )
 
     def takes_utf8(self, snapshot: Snapshot) -> bool:

@@ -88,6 +88,7 @@ def answered(session: "Session", stage: Stage, decision: Decision) -> Decision:
         session.trail += decision.verdicts
     elif session.transaction is not None:
         session.transaction.trail += decision.verdicts
+        session.transaction.identity = decision.identity or session.transaction.identity
     return decision
 
 

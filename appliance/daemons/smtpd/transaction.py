@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from appliance.daemons.smtpd import trace
 from appliance.daemons.smtpd.body import Body
 from appliance.mail.context import Context, Recipient, Stage
+from appliance.mail.identity import Identity
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.command import Command
 from appliance.protocol.smtp.data import BdatDecoder, DataDecoder
@@ -37,6 +38,8 @@ class Transaction:
         self.refused = self.overshoot = 0
         #: What was found in this transaction; it stands behind what the session found.
         self.trail: tuple[Verdict, ...] = ()
+        #: Who sends, once a check has found out.
+        self.identity: Identity | None = None
         self.forwarded, session.forwarded = session.forwarded, {}
         self.decoder: DataDecoder | BdatDecoder | None = None
         self.body: Body | None = None
@@ -71,6 +74,7 @@ class Transaction:
             signs=session.signs,
             now=session.front.clock(),
             trail=session.trail + self.trail,
+            identity=self.identity,
             **more,
         )
 

@@ -1,0 +1,34 @@
+"""mail.ports.Authentication: one evaluation of SPF, DKIM and ARC for all checks of a transaction that ask.
+
+Contract: see the port. The knobs are those of the policies in force: a reload makes a new one. What failure means for the
+mail: a result `temperror`, whose meaning the asking check's file says.
+"""
+
+from collections.abc import Awaitable
+from typing import Any
+
+from appliance.engine.rules import PolicySet
+from appliance.mail.auth import ArcReport, DkimReport, SpfAsk, SpfReport
+from appliance.mail.ports import Content, Resolver
+
+
+class Authentication:
+    """Made with the engine, for its policies."""
+
+    def __init__(self, resolver: Resolver, policies: PolicySet) -> None:
+        self._resolver, self._policies = resolver, policies
+
+    def spf(self, ask: SpfAsk) -> SpfReport | Awaitable[SpfReport]:
+        """Not built yet."""
+        return SpfReport(result="temperror", reason="not built yet")
+
+    def dkim(self, content: Content) -> DkimReport | Awaitable[DkimReport]:
+        """Not built yet."""
+        return DkimReport()
+
+    def arc(self, content: Content) -> ArcReport | Awaitable[ArcReport]:
+        """Not built yet."""
+        return ArcReport()
+
+    def _knobs(self, check: str) -> Any:
+        return self._policies.checks[check].knobs
