@@ -1,7 +1,7 @@
 """What is known about who sent a message, as values: results of SPF, DKIM, ARC, DMARC (RFC 7208, 6376, 8617, 9989).
 
-Contract: frozen; made by mailauth, read by checks, by the identity and by the writer of Authentication-Results. Domains are
-lower-case A-labels without a final dot. A DNS failure is the word `temperror`: never `none`, `fail` or `permerror`.
+Contract: frozen; made by mailauth, read by checks, by the identity and by the writer of Authentication-Results. Domains
+are lower-case A-labels without a final dot. A DNS failure is the word `temperror`: never `none`, `fail` or `permerror`.
 """
 
 from typing import Any, Literal
@@ -33,7 +33,7 @@ class SpfTerm(msgspec.Struct, frozen=True):
 class SpfReport(msgspec.Struct, frozen=True, kw_only=True):
     """`scope` tells which identity was judged; `domain` is its domain. `matched` is the term that decided. `lookups` and
     `voids` are the counters of RFC 7208 4.6.4. `ttl`: seconds that this holds (0: ask again). `broad`: the record lets in
-    so much of the Internet (`+all`, huge networks) that a pass proves nobody. `explanation` is the domain's text (exp=)."""
+    so much of the Internet (`+all`, huge networks) that a pass proves nobody. `explanation` is the domain's text."""
 
     result: Word
     scope: Literal["mfrom", "helo"] = "mfrom"
