@@ -49,6 +49,9 @@ class Resolver(Protocol):
 
     async def query(self, name: str, rtype: str) -> Answer: ...
 
+    async def query_all(self, questions: Sequence[tuple[str, str]]) -> list[Answer | Unavailable]:
+        """The (name, type) questions asked together, their answers in that order; one that has none does not raise."""
+
     def cached(self, name: str, rtype: str) -> Answer | None:
         """An answer that is at hand without IO, else None."""
 

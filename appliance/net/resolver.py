@@ -93,6 +93,22 @@ class Resolver:
         # Shielded: who gives up waiting must not take the answer from the others.
         return await asyncio.shield(task)
 
+    async def query_all(self, questions: Sequence[tuple[str, str]]) -> list[Answer | Unavailable]:
+        """All of them asked at once, the answers in their order; one that has none is its Unavailable."""
+        found: list[Answer | Unavailable | None] = [self.cached(*question) for question in questions]
+        open_ones = [number for number, answer in enumerate(found) if answer is None]
+        for number, answer in zip(
+            open_ones, await asyncio.gather(*(self._or_why(*questions[n]) for n in open_ones)), strict=True
+        ):
+            found[number] = answer
+        return [answer for answer in found if answer is not None]
+
+    async def _or_why(self, name: str, rtype: str) -> Answer | Unavailable:
+        try:
+            return await self.query(name, rtype)
+        except Unavailable as error:
+            return error
+
     def _asked(self, key: Key, task: "asyncio.Task[Answer]") -> None:
         self._asking.pop(key, None)
         if not task.cancelled():

@@ -283,3 +283,19 @@ def test_system_nameservers(tmp_path):
 def test_a_server_must_be_an_address(bad):
     with pytest.raises(ValueError, match=r".+"):
         Resolver([bad])
+
+
+async def test_questions_asked_together_answer_in_their_order(nameserver):
+    def by_name(query, how):
+        bad = query.question[0].name.to_text().startswith("bad")
+        return [answer(query, *([] if bad else ["@ 300 IN A 192.0.2.1"]), rcode=2 if bad else 0).to_wire()]
+
+    nameserver.script = by_name
+    dns = resolver(nameserver)
+    await dns.query("known.example.com", "A")
+    asked = [(f"{name}.example.com", "A") for name in ("a", "bad", "known", "a", "b")]
+    found = await dns.query_all(asked)
+    assert isinstance(found[1], Unavailable)
+    assert [one.name for number, one in enumerate(found) if number != 1] == [a for a, _ in (asked[0], *asked[2:])]
+    assert len(nameserver.asked) == 4
+    assert await dns.query_all([]) == []
