@@ -1,15 +1,107 @@
-"""Our Authentication-Results field (RFC 8601): its grammar, in one place (threats A8).
+"""What we write into Authentication-Results (RFC 8601) and Received-SPF (RFC 7208 9.1): their grammar, in one place.
 
-Contract: pure. What a stranger chose is held against the grammar; what does not fit is left out, never escaped by hope.
+Contract: pure, never raises for what a stranger chose. A value is written as a token, as an address (dot-atom or quoted
+local part, host name), or as a quoted string of printable ASCII that holds neither quote nor backslash; an address whose
+local part does not fit is written as its domain alone; everything else is left out, never escaped by hope (threats A8).
+Method, result word and property names are ours: one that is no keyword is a mistake (ValueError).
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 from appliance.mail.edits import Edit
 
 NAME = "Authentication-Results"
+RECEIVED_SPF = "Received-SPF"
+
+#: A value longer than this is left out: nobody needs it, and a line must stay under 998 octets.
+MOST = 320
+#: Lines are folded before this column where there is a blank to fold at.
+WIDTH = 78
+
+_KEYWORD = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
+_QUOTED = r'"[ !#-\[\]-~]*"'
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_DOT_ATOM = rf"{_ATEXT}(?:\.{_ATEXT})*"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST = rf"{_LABEL}(?:\.{_LABEL})*"
+_MAILBOX = rf"(?:{_DOT_ATOM}|{_QUOTED})?@{_HOST}"
+_VALUE = rf"(?:{_QUOTED}|{_MAILBOX}|{_TOKEN})"
+
+_is_token = re.compile(_TOKEN).fullmatch
+_is_dot_atom = re.compile(_DOT_ATOM).fullmatch
+_is_mailbox = re.compile(_MAILBOX).fullmatch
+_is_host = re.compile(_HOST).fullmatch
+_is_quotable = re.compile(r"[ !#-\[\]-~]+").fullmatch
+_is_keyword = re.compile(_KEYWORD).fullmatch
+_is_property = re.compile(rf"{_KEYWORD}\.{_KEYWORD}").fullmatch
+_is_comment = re.compile(r"[ !#-'*-\[\]-~]+").fullmatch
+_is_result = re.compile(
+    rf"{_KEYWORD}={_KEYWORD}(?: reason=(?:{_QUOTED}|{_TOKEN}))?(?: {_KEYWORD}\.{_KEYWORD}={_VALUE})*"
+).fullmatch
+_WORDS = re.compile(r'(?:"[^"]*"|[^" ])+')
+
+
+def value(text: str) -> str:
+    """`text` as it may stand behind a `=` of Authentication-Results; "" if it does not fit."""
+    if not 0 < len(text) <= MOST:
+        return ""
+    if _is_token(text) or _is_mailbox(text):
+        return text
+    if _is_quotable(text):
+        return f'"{text}"'
+    host = text.rpartition("@")[2]
+    return host if host != text and _is_host(host) else ""
+
+
+def result(method: str, word: str, properties: Mapping[str, str] | None = None, reason: str = "") -> str:
+    """One result for `Verdict.authres`: result("spf", "pass", {"smtp.mailfrom": "example.com"}) is
+    "spf=pass smtp.mailfrom=example.com". A property or reason that does not fit is left out."""
+    if not (_is_keyword(method) and _is_keyword(word)):
+        raise ValueError(f"not a method and a result: {method}={word}")
+    parts = [f"{method}={word}"]
+    if reason and (text := value(reason)):
+        parts.append(f"reason={text}" if text[0] == '"' or _is_token(text) else f'reason="{text}"')
+    for name, content in (properties or {}).items():
+        if not _is_property(name):
+            raise ValueError(f"not a property: {name}")
+        if text := value(content):
+            parts.append(f"{name}={text}")
+    return " ".join(parts)
 
 
 def field(authserv_id: str, results: Iterable[str]) -> Edit:
-    """The field with each result ("spf=pass smtp.mailfrom=example.com") on a line of its own."""
-    return Edit("prepend", NAME, ";\n\t".join([authserv_id, *results]))
+    """The field with each result on lines of its own. A text that is no result as `result` writes it is left out."""
+    fitting = [_folded(text) for text in results if _is_result(text)]
+    return Edit("prepend", NAME, ";\n\t".join([value(authserv_id) or "localhost", *(fitting or ["none"])]))
+
+
+def received_spf(word: str, pairs: Mapping[str, str], comment: str = "") -> Edit:
+    """A Received-SPF field: received_spf("pass", {"client-ip": "192.0.2.1", "helo": "mx.example.org"})."""
+    if not _is_keyword(word):
+        raise ValueError(f"not a result: {word}")
+    listed = [f"{key}={text}" for key, content in pairs.items() if _is_keyword(key) and (text := _spf_value(content))]
+    start = f"{word} ({comment})" if len(comment) <= MOST and _is_comment(comment) else word
+    return Edit("prepend", RECEIVED_SPF, _folded(" ".join([start, "; ".join(listed)]).rstrip()))
+
+
+def _spf_value(text: str) -> str:
+    """dot-atom or quoted string."""
+    if not 0 < len(text) <= MOST:
+        return ""
+    if _is_dot_atom(text):
+        return text
+    return f'"{text}"' if _is_quotable(text) else ""
+
+
+def _folded(text: str) -> str:
+    """Blanks outside quotes become line ends where a line would grow too long."""
+    lines, width = [""], 0
+    for word in _WORDS.findall(text):
+        if lines[-1] and width + 1 + len(word) > WIDTH:
+            lines.append("")
+            width = 8
+        lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+        width += 1 + len(word)
+    return "\n\t".join(lines)
