@@ -10,7 +10,8 @@ from collections.abc import Awaitable
 
 from appliance.checks import knobs
 from appliance.mail.context import Context, Stage
-from appliance.mail.ports import Content, Inspector, Ports, Structure
+from appliance.mail.inspection import Inspection
+from appliance.mail.ports import Content, Inspector, Ports
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.mime import LIMITS, Limits
 
@@ -57,17 +58,18 @@ def is_single(content: Content, limits: Limits) -> bool:
     return _SINGLE.match(header, after) is not None
 
 
-def decide(found: Structure) -> Verdict:
+def decide(inspection: Inspection) -> Verdict:
     """What scand says of the structure."""
-    evidence = {"parts": found.parts, "depth": found.depth, "names": list(found.names)}
+    found = inspection.report
+    evidence = {"parts": found.count, "depth": found.depth, "names": list(inspection.names)}
     if not found.over:
         return Verdict(check=NAME, outcome="ok", evidence=evidence)
-    reason = f"over the limit of {found.over} ({found.parts} parts, depth {found.depth} so far)"
+    reason = f"over the limit of {found.over} ({found.count} parts, depth {found.depth} so far)"
     return Verdict(check=NAME, outcome="too_complex", reason=reason, evidence=evidence)
 
 
 async def _inspect(inspector: Inspector, content: Content, limits: Limits) -> Verdict:
-    return decide(await inspector.structure(content, limits))
+    return decide(await inspector.inspect(content, limits))
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:

@@ -1,29 +1,35 @@
-"""scand as checks see it (mail.ports.Inspector): the structure of a message, read in a process of its own.
+"""scand as checks see it (mail.ports.Inspector): a message taken apart in a process of its own.
 
-Contract: `structure` answers or raises Unavailable, within a time that grows with the size. One channel a worker,
-connected when it is needed; any number of jobs at once on it. What failure means for the mail: Unavailable, "not
-inspected"; a message that kills what reads it kills nothing else.
+Contract: `inspect` answers or raises Unavailable, within a time that grows with the size; who asks again about the same
+content gets the same answer, or joins the job under way. One channel a worker, connected when it is needed; any number of
+jobs at once on it. Parts come in a memory file whose size is sealed before scand gets it. What failure means for the
+mail: Unavailable, "not inspected"; a message that kills what reads it kills nothing else.
 """
 
 import asyncio
+import fcntl
 import itertools
+import mmap
 import os
+import weakref
 from typing import Any
 
 import msgspec
 
-from appliance.mail.inspection import Finding, Job, decode_finding
-from appliance.mail.ports import Content, Structure, Unavailable
+from appliance.mail.inspection import Finding, Inspection, Job, Report, decode_finding
+from appliance.mail.ports import Content, Unavailable
 from appliance.net.channel import Channel, connect
 from appliance.observe import oplog
 from appliance.observe.contact import Contact
-from appliance.protocol.mime import Limits
+from appliance.protocol.mime import LIMITS, Limits
 
 log = oplog.get("inspector")
 #: Seconds for any message, and octets a second beyond that.
 BASE, RATE = 10.0, 2 * 1024 * 1024
 #: Seconds behind that for scand to say what went wrong.
 BEHIND = 2.0
+#: Octets of parts at most, and at least.
+ROOM, PAGE = 128 * 1024 * 1024, 65536
 #: Jobs that may be under way: more are refused at once, so that a stuck scand holds no descriptors without end.
 MOST = 200
 
@@ -34,14 +40,30 @@ class Inspector:
     def __init__(self, path: str, *, base: float = BASE) -> None:
         self._path, self._base = path, base
         self._channel: Channel | None = None
-        self._waiting: dict[int, asyncio.Future[Structure]] = {}
+        self._waiting: dict[int, asyncio.Future[Report]] = {}
         self._ids = itertools.count(1)
         self._trouble = ""
         self._contact = Contact()
+        self._known: weakref.WeakKeyDictionary[Content, dict[Limits, asyncio.Task[Inspection]]] = (
+            weakref.WeakKeyDictionary()
+        )
         self.jobs = self.failures = 0
 
-    async def structure(self, content: Content, limits: Limits) -> Structure:
-        """Raises Unavailable."""
+    def bound(self, limits: Limits) -> "Bound":
+        """The port for one set of policies."""
+        return Bound(self, limits)
+
+    async def inspect(self, content: Content, limits: Limits | None = None) -> Inspection:
+        """Raises Unavailable. Who asks and is cancelled does not end the job for others."""
+        known = self._known.setdefault(content, {})
+        limits = LIMITS if limits is None else limits
+        task = known.get(limits)
+        if task is None:
+            task = known[limits] = asyncio.get_running_loop().create_task(self._inspect(content, limits))
+            task.add_done_callback(_heard)
+        return await asyncio.shield(task)
+
+    async def _inspect(self, content: Content, limits: Limits) -> Inspection:
         self.jobs += 1
         try:
             found = await self._ask(content, limits)
@@ -54,30 +76,34 @@ class Inspector:
         self._says("")
         return found
 
-    async def _ask(self, content: Content, limits: Limits) -> Structure:
+    async def _ask(self, content: Content, limits: Limits) -> Inspection:
         if len(self._waiting) >= MOST:
             raise Unavailable(f"scand: {MOST} messages wait already")
         seconds = self._base + content.size / RATE
         number = next(self._ids) % (1 << 32)
-        future: asyncio.Future[Structure] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
+        room = min(ROOM, 2 * content.size + PAGE)
+        parts = _memory(room)
         try:
-            self._send(number, content, limits, seconds)
+            self._send(Job(number, 0, content.size, seconds, limits, room), content, parts)
             async with asyncio.timeout(seconds + BEHIND):
-                return await future
+                report = await future
+            return Inspection(report, _mapped(parts, min(report.used, room)))
         except TimeoutError:
             raise Unavailable(f"scand: no answer within {seconds + BEHIND:.0f} s") from None
         finally:
             self._waiting.pop(number, None)
+            os.close(parts)
 
-    def _send(self, number: int, content: Content, limits: Limits, seconds: float) -> None:
+    def _send(self, job: Job, content: Content, parts: int) -> None:
         channel = self._connected()
         try:
             fd = content.open_fd()
         except Exception as error:
             raise Unavailable(f"scand: the content cannot be handed over: {error}") from error
         try:
-            channel.send(Job(number, os.lseek(fd, 0, os.SEEK_CUR), content.size, seconds, limits), (fd,))
+            channel.send(msgspec.structs.replace(job, offset=os.lseek(fd, 0, os.SEEK_CUR)), (fd, parts))
         except ConnectionError as error:
             raise Unavailable("scand: the connection is gone") from error
         finally:
@@ -107,10 +133,10 @@ class Inspector:
         future = self._waiting.get(finding.id)
         if future is None or future.done():
             return
-        if finding.shape is None:
+        if finding.report is None:
             future.set_exception(Unavailable(f"scand: {finding.why}"))
         else:
-            future.set_result(finding.shape.structure())
+            future.set_result(finding.report)
 
     def _gone(self, channel: Channel) -> None:
         if self._channel is channel:
@@ -136,3 +162,35 @@ class Inspector:
     def close(self) -> None:
         if self._channel is not None:
             self._channel.close()
+
+
+class Bound:
+    """An Inspector with the limits of the policies in force (mail.ports.Inspector)."""
+
+    def __init__(self, inspector: Inspector, limits: Limits) -> None:
+        self._inspector, self._limits = inspector, limits
+
+    async def inspect(self, content: Content, limits: Limits | None = None) -> Inspection:
+        """See Inspector."""
+        return await self._inspector.inspect(content, limits or self._limits)
+
+
+def _memory(size: int) -> int:
+    """A memory file that scand can fill, but neither shrink nor grow. Raises Unavailable."""
+    try:
+        fd = os.memfd_create("parts", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        raise Unavailable(f"scand: no memory for parts: {error.strerror}") from error
+    os.ftruncate(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return fd
+
+
+def _mapped(fd: int, size: int) -> bytes | mmap.mmap:
+    return mmap.mmap(fd, size, prot=mmap.PROT_READ) if size else b""
+
+
+def _heard(task: asyncio.Task[Inspection]) -> None:
+    """Nobody need wait for it: its exception is no news."""
+    if not task.cancelled():
+        task.exception()

@@ -14,13 +14,14 @@ import msgspec
 
 from appliance.mail.scan import ScanResult
 from appliance.protocol.errors import Unavailable as Unavailable  # the port's error; net may not import mail
-from appliance.protocol.mime import Limits
 
 if TYPE_CHECKING:
     from appliance.mail.auth import ArcReport, DkimReport, SpfAsk, SpfReport
     from appliance.mail.context import Context
     from appliance.mail.identity import Identity
+    from appliance.mail.inspection import Inspection
     from appliance.protocol.dns import Answer
+    from appliance.protocol.mime import Limits
     from appliance.protocol.smtp.address import Address
 
 
@@ -165,19 +166,11 @@ class Scanner(Protocol):
     async def scan(self, content: Content, ctx: Context) -> ScanResult: ...
 
 
-class Structure(msgspec.Struct, frozen=True, kw_only=True):
-    """What scand says of a message's MIME structure; `over` names the first limit that tripped, "" if none."""
-
-    parts: int = 0
-    depth: int = 0
-    over: str = ""
-    names: tuple[str, ...] = ()
-
-
 class Inspector(Protocol):
-    """Structure of hostile content, read in a process of its own (scand). Raises Unavailable if that process fails."""
+    """Hostile content, taken apart in a process of its own (scand). Raises Unavailable if that process fails."""
 
-    async def structure(self, content: Content, limits: Limits) -> Structure: ...
+    async def inspect(self, content: Content, limits: Limits | None = None) -> Inspection:
+        """Remembered as long as the content lives; without `limits` those of the check `attachments`."""
 
 
 class Clock(Protocol):

@@ -106,7 +106,7 @@ class Composition:
             rates=self.state,
             recipients=self.callahead,
             scanners=self.scanners.find(scanner_settings(snapshot)),
-            inspector=self.inspector,
+            inspector=self.inspector.bound(snapshot.policies.checks["attachments"].knobs.limits),  # type: ignore[attr-defined]
             authentication=Authentication(self._resolver(snapshot), snapshot.policies),
         )
 

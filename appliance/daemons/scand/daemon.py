@@ -2,13 +2,14 @@
 
 Contract: at most [limits] scand children at once; more jobs wait, QUEUE of them at most, each no longer than its own
 time. It looks into no content: a descriptor goes through unread. What failure means for the mail: every job gets an
-answer; where there is no shape it says why, and the message counts as not inspected.
+answer; where there is no report it says why, and the message counts as not inspected.
 """
 
 import asyncio
 import os
 import socket
 from collections import deque
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.scand.hatchery import Hatchery
 from appliance.daemons.skeleton import Birth
-from appliance.mail.inspection import Finding, Job, Shape, decode_job
+from appliance.mail.inspection import Finding, Job, Report, decode_job
 from appliance.net.channel import Channel
 from appliance.observe import metrics, oplog
 
@@ -30,18 +31,18 @@ _queue = metrics.gauge("postgate_scand_queue", "Jobs that wait for a process.")
 
 
 class _Waiting:
-    """A job, its descriptor, who asked, and until when (loop time) an answer is of use."""
+    """A job, its descriptors, who asked, and until when (loop time) an answer is of use."""
 
-    def __init__(self, job: Job, fd: int, channel: Channel, until: float) -> None:
-        self.job, self.fd, self.channel, self.until = job, fd, channel, until
+    def __init__(self, job: Job, fds: list[int], channel: Channel, until: float) -> None:
+        self.job, self.fds, self.channel, self.until = job, fds, channel, until
 
-    def answer(self, shape: Shape | None, why: str) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-        _jobs.labels("failed" if shape is None else "over" if shape.over else "read").inc()
+    def answer(self, report: Report | None, why: str) -> None:
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+        _jobs.labels("failed" if report is None else "over" if report.over else "read").inc()
         if not self.channel.closed:
-            self.channel.send(Finding(self.job.id, shape, why[:500]))
+            self.channel.send(Finding(self.job.id, report, why[:500]))
 
 
 class Scand:
@@ -89,12 +90,12 @@ class Scand:
         except msgspec.DecodeError as error:
             job = None
             log.error("a worker sent what is no job", why=str(error))
-        if job is None or len(fds) != 1:
+        if job is None or len(fds) != (2 if job.room else 1):
             for fd in fds:
                 os.close(fd)
             channel.close()
             return
-        waiting = _Waiting(job, fds[0], channel, self._loop.time() + job.seconds)
+        waiting = _Waiting(job, fds, channel, self._loop.time() + job.seconds)
         if len(self._queue) >= QUEUE:
             self._answer(waiting, None, f"{QUEUE} messages wait already")
             return
@@ -110,22 +111,22 @@ class Scand:
                 self._answer(waiting, None, "no process became free in time")
                 continue
             self._idle.clear()
-            self._hatchery.run(waiting.job, waiting.fd, left, lambda shape, why, job=waiting: self._done(job, shape, why))  # type: ignore[misc]
+            self._hatchery.run(waiting.job, waiting.fds, left, partial(self._done, waiting))
         _queue.set(len(self._queue))
         if not self._queue and not self._hatchery.running:
             self._idle.set()
 
-    def _done(self, waiting: _Waiting, shape: Shape | None, why: str) -> None:
-        self._answer(waiting, shape, why)
+    def _done(self, waiting: _Waiting, report: Report | None, why: str) -> None:
+        self._answer(waiting, report, why)
         self._loop.call_soon(self._next)
 
-    def _answer(self, waiting: _Waiting, shape: Shape | None, why: str) -> None:
-        if shape is None:
+    def _answer(self, waiting: _Waiting, report: Report | None, why: str) -> None:
+        if report is None:
             self.failed += 1
             log.warning("a message was not read", why=why, size=waiting.job.size)
         else:
             self.read += 1
-        waiting.answer(shape, why)
+        waiting.answer(report, why)
 
     def _gone(self, channel: Channel) -> None:
         """Its jobs that have not begun are dropped when their turn comes."""

@@ -1,6 +1,6 @@
 """The dispatcher's side of the nursery: starts it, again if it dies, and runs one job in it at a time per slot.
 
-Contract: `run` calls back exactly once for each job, with a Shape or with why there is none. What failure means for the
+Contract: `run` calls back exactly once for each job, with a Report or with why there is none. What failure means for the
 mail: a nursery that dies fails the jobs under way, and is there again a moment later.
 """
 
@@ -11,22 +11,22 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from appliance.mail.inspection import Job, Shape, decode_shape
+from appliance.mail.inspection import Job, Report, decode_report
 from appliance.observe import oplog
 
 log = oplog.get("scand")
 _MAIN = "from appliance.daemons.scand.nursery import main; main()"
-#: Octets of a shape.
-_MOST = 1 << 20
+#: Octets of a report.
+_MOST = 8 << 20
 _PACKET = 4096
 #: Seconds before a nursery that died is started again, and behind a child's time until we stop to wait for its end.
 AGAIN, BEHIND = 0.5, 3.0
 
-Done = Callable[[Shape | None, str], None]
+Done = Callable[[Report | None, str], None]
 _encode = msgspec.msgpack.Encoder().encode
 _decode_end = msgspec.msgpack.Decoder(tuple[int, int, bool]).decode
 _decode_trial = msgspec.msgpack.Decoder(tuple[str, ...]).decode
@@ -78,17 +78,17 @@ class Hatchery:
         self._sock = ours
         self._loop.add_reader(ours.fileno(), self._readable)
 
-    def run(self, job: Job, content: int, seconds: float, done: Done) -> None:
-        """Have `job` read from the descriptor `content` (it stays the caller's)."""
+    def run(self, job: Job, fds: Sequence[int], seconds: float, done: Done) -> None:
+        """Have `job` read from the descriptors (they stay the caller's): content, and memory if there is room."""
         if self._sock is None:
             done(None, "the reading process is not there")
             return
         self._numbers += 1
-        number, packet = self._numbers, (self._numbers, job.offset, job.size, seconds, job.limits)
+        number, packet = self._numbers, (self._numbers, job.offset, job.size, seconds, job.limits, job.room)
         pipe, end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(end, True)
         try:
-            socket.send_fds(self._sock, [_encode(packet)], [content, end])
+            socket.send_fds(self._sock, [_encode(packet)], [end, *fds])
         except OSError as error:
             os.close(pipe)
             done(None, f"the reading process takes no job: {error.strerror}")
@@ -134,13 +134,13 @@ class Hatchery:
         self._collect(reading)
         self._loop.remove_reader(reading.pipe)
         os.close(reading.pipe)
-        shape: Shape | None = None
+        report: Report | None = None
         if not why:
             try:
-                shape = decode_shape(reading.data)
+                report = decode_report(reading.data)
             except msgspec.DecodeError as error:
                 why = f"it answered rubbish: {error}"
-        reading.done(shape, f"reading the message failed: {why}" if shape is None else "")
+        reading.done(report, f"reading the message failed: {why}" if report is None else "")
 
     def _died(self) -> None:
         self._close()

@@ -1,9 +1,10 @@
 """The slim process that forks a child for every message, and sees to it that each one ends.
 
 Contract: started by exec with one end of a SEQPACKET socket pair as its only descriptor besides stdio; dies with its
-parent. A packet in is (number, offset, size, seconds, limits) with two descriptors: content, and where the shape
-goes (msgpack). For every packet a packet out: (number, exit status, killed for its time or not). It decodes no content,
-and believes its children nothing. What failure means for the mail: see the package.
+parent. A packet in is (number, offset, size, seconds, limits, room) with descriptors: where the report goes (msgpack),
+content, and memory of `room` octets if there is room. For every packet a packet out: (number, exit status, killed for
+its time or not). It decodes no content, and believes its children nothing. What failure means for the mail: see the
+package.
 """
 
 import gc
@@ -20,12 +21,13 @@ import msgspec
 import setproctitle
 
 from appliance.daemons import process
-from appliance.daemons.scand import confine
+from appliance.daemons.scand import confine, reader
 from appliance.protocol import mime
 
 _PACKET = 4096
 encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(tuple[int, int, int, float, mime.Limits]).decode
+Packet = tuple[int, int, int, float, mime.Limits, int]
+decode = msgspec.msgpack.Decoder(Packet).decode
 
 
 class Child(NamedTuple):
@@ -71,14 +73,13 @@ class Nursery:
         packet, fds, _, _ = socket.recv_fds(self._sock, _PACKET, 4)
         if not packet:
             return False
-        number, offset, size, seconds, limits = decode(packet)
-        content, result = fds
+        job = decode(packet)
         pid = os.fork()
         if pid == 0:
-            _read(self._sock, content, result, offset, size, seconds, limits)
-        os.close(content)
-        os.close(result)
-        self._children[pid] = Child(number, time.monotonic() + seconds)
+            _read(self._sock, fds, job)
+        for fd in fds:
+            os.close(fd)
+        self._children[pid] = Child(job[0], time.monotonic() + job[3])
         return True
 
     def _reap(self) -> None:
@@ -101,21 +102,20 @@ class Nursery:
             self._children[pid] = self._children[pid]._replace(until=now + 1.0)
 
 
-def _read(
-    sock: socket.socket, content: int, result: int, offset: int, size: int, seconds: float, limits: mime.Limits
-) -> NoReturn:
+def _read(sock: socket.socket, fds: list[int], job: Packet) -> NoReturn:
     """The whole life of a child."""
     status = 1
+    _, offset, size, seconds, limits, room = job
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         sock.close()
-        data: Any = mmap.mmap(content, offset + size, mmap.MAP_PRIVATE, mmap.PROT_READ) if size else b""
-        confine.child(offset + size, seconds)
-        shape = mime.read(data, offset if size else 0, offset + size if size else 0, limits)
-        answer = memoryview(encode(shape))
+        data: Any = mmap.mmap(fds[1], offset + size, mmap.MAP_PRIVATE, mmap.PROT_READ) if size else b""
+        kept = mmap.mmap(fds[2], room) if room else None
+        confine.child(offset + size + room, seconds)
+        answer = memoryview(encode(reader.read(data, offset if size else 0, limits, kept)))
         while answer:
-            answer = answer[os.write(result, answer) :]
+            answer = answer[os.write(fds[0], answer) :]
         status = 0
     finally:
         os._exit(status)
@@ -126,7 +126,7 @@ def main() -> None:
     process.seal(int(sys.argv[2]))
     setproctitle.setproctitle("postgate: scand.nursery")
     sock = socket.socket(fileno=int(sys.argv[1]))
-    mime.read(b'Content-Type: multipart/mixed; boundary="warm"\r\n\r\n--warm\r\n\r\n--warm--\r\n')
+    reader.warm()
     confine.nursery()
     gc.collect()
     gc.freeze()
