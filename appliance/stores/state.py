@@ -1,4 +1,4 @@
-"""What `stated` knows: greylist, token buckets, client counts, the call-ahead cache; one method an ask.
+"""What `stated` knows: greylist, token buckets, client counts, the call-ahead cache, senders; one method an ask.
 
 Contract: every ask is answered at once, from RAM where it can be, else with one short database read; nothing here waits
 for a disk write. An ask that fails inside costs itself only ({"error": text}); the others of its frame are answered.
@@ -21,6 +21,7 @@ from appliance.stores.clock import STEP, SavedClock, SteadyClock
 from appliance.stores.embedded import Database
 from appliance.stores.keeper import Keeper
 from appliance.stores.rates import Buckets, Clients
+from appliance.stores.senders import Senders
 from appliance.stores.shelf import Shelf
 
 log = oplog.get("stated")
@@ -46,7 +47,7 @@ class State:
     def __init__(
         self, path: Path, clock: SteadyClock | None = None, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self.database = Database(path, ("triplet", "origin", "pair", "good", "probe"))
+        self.database = Database(path, ("triplet", "origin", "pair", "good", "probe", "identity", "first", "waiter"))
         self.database.open()
         self.clock = clock or SteadyClock(self._saved_clock())
         read = self.database.read
@@ -55,7 +56,9 @@ class State:
         self.pairs = Shelf("pair", greylist.Pair, read)
         self.good = Shelf("good", Good, read)
         self.probes = Shelf("probe", Probe, read)
-        self.shelves: tuple[Shelf[Any], ...] = (self.triplets, self.origins, self.pairs, self.good, self.probes)
+        self.senders = Senders(read, self.clock, self._is_good)
+        shelves = (self.triplets, self.origins, self.pairs, self.good, self.probes)
+        self.shelves: tuple[Shelf[Any], ...] = (*shelves, *self.senders.shelves)
         self.keeper = Keeper(self.database, self.shelves, self.clock)
         self.buckets, self.clients = Buckets(), Clients()
         self.monotonic = monotonic
@@ -78,6 +81,7 @@ class State:
             wire.Delete: self._delete,
             wire.PassGreylist: self._let_pass,
             wire.Facts: lambda _, __: self.health(),
+            **self.senders.methods,
         }
 
     def _saved_clock(self) -> SavedClock | None:
@@ -141,8 +145,11 @@ class State:
     def _connect(self, ask: wire.Connect, opened: Open) -> Sequence[Any]:
         opened[ask.address] = opened.get(ask.address, 0) + 1
         counts = self.clients.connect(ask.address, self.monotonic(), ask.period)
-        good = self.good.get(network(ask.address))
-        return *counts, good is not None and good.last + GOOD >= self.clock.now()
+        return *counts, self._is_good(ask.address)
+
+    def _is_good(self, address: str) -> bool:
+        good = self.good.get(network(address))
+        return good is not None and good.last + GOOD >= self.clock.now()
 
     def _disconnect(self, ask: wire.Disconnect, opened: Open) -> None:
         count = opened.get(ask.address, 0)

@@ -13,7 +13,7 @@ import msgspec
 from appliance.stores.rates import AskedRate
 
 #: The greeting; a changed wire gets a new number and old workers stay without answers (Unavailable).
-HELLO = "postgate-state-1"
+HELLO = "postgate-state-2"
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
@@ -95,6 +95,38 @@ class ProbePut(msgspec.Struct, frozen=True, array_like=True, tag=11):
     keep: float
 
 
+class IdentityGet(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """The answer is [first, last, days, messages] of an identity (wall times), or nil."""
+
+    key: str
+
+
+class IdentityAccepted(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """A message of these identities was accepted."""
+
+    keys: tuple[str, ...]
+
+
+class FirstAge(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """The answer is how many seconds ago `key` was asked for first, 0.0 = now; remembered for `keep` seconds."""
+
+    key: str
+    keep: float
+
+
+class HasWaited(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """Whether the client need not wait for our greeting: it did lately, or its network is known-good."""
+
+    address: str
+
+
+class Waited(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """The client waited for our greeting."""
+
+    address: str
+    keep: float
+
+
 class List(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Operators: records whose key contains `match`. The answer is a page: rows [key, record, expires], where the next
     page begins ("" = no more), and what to add to the records' times to make them wall time."""
@@ -136,6 +168,11 @@ Ask = (
     | Report
     | ProbeGet
     | ProbePut
+    | IdentityGet
+    | IdentityAccepted
+    | FirstAge
+    | HasWaited
+    | Waited
     | List
     | Delete
     | PassGreylist

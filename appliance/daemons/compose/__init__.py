@@ -27,6 +27,7 @@ from appliance.engine.pipeline import Engine
 from appliance.mail.ports import Ports, Site
 from appliance.net.client_name import ClientName
 from appliance.net.resolver import Resolver
+from appliance.stores.asking import Senders
 from appliance.stores.callahead_cache import CallaheadCache
 from appliance.stores.remote import StateClient
 
@@ -44,6 +45,7 @@ class Composition:
     def __init__(self, birth: Birth) -> None:
         snapshot = birth.snapshot
         self.state = StateClient(birth.rendezvous["stated"])
+        self.senders = Senders(self.state)
         self._dns = _dns_of(snapshot), build_resolver(snapshot)
         self._next: tuple[Dns, Resolver] | None = None
         self.doors = Doors(snapshot, self.resolver)
@@ -108,6 +110,8 @@ class Composition:
             scanners=self.scanners.find(scanner_settings(snapshot)),
             inspector=self.inspector.bound(snapshot.policies.checks["attachments"].knobs.limits),  # type: ignore[attr-defined]
             authentication=Authentication(self._resolver(snapshot), snapshot.policies),
+            identities=self.senders,
+            firsts=self.senders,
         )
 
     def takes_utf8(self, snapshot: Snapshot) -> bool:
