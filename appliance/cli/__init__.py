@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quarantine": ("appliance.cli.quarantine:command", "Show and manage quarantined messages."),
     "greylist": ("appliance.cli.greylist:command", "Show and manage the greylist."),
     "recipients": ("appliance.cli.recipients:command", "Import and look up known recipients."),
+    "selftest": ("appliance.cli.selftest:command", "Play a stranger against a temporary gateway made from your files."),
     "send-test": ("appliance.cli.send_test:command", "Send a test mail and show the dialogue."),
     "install-users": ("appliance.cli.install_users:command", "Make the service users (once, as root)."),
 }

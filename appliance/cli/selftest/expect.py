@@ -1,0 +1,70 @@
+"""What the policies in force make of a finding: that, and no fixed answer, is what a self-test expects.
+
+Contract: pure. A check that is off or only watched makes nothing happen; `expect` says so.
+"""
+
+from typing import Literal, NamedTuple
+
+from appliance.engine.rules import PolicySet
+from appliance.mail.verdict import Action
+
+Kind = Literal["deliver", "refuse", "defer", "keep", "drop", "skip"]
+
+
+class Expected(NamedTuple):
+    """`mark` ("check=outcome") stands in the delivered mail. `words` is for the table."""
+
+    kind: Kind
+    words: str
+    code: int = 0
+    mark: str = ""
+
+
+DELIVER = Expected("deliver", "delivered")
+_KEPT = {Action.HOLD: "hold", Action.QUARANTINE: "quarantine"}
+_REFUSING = {Action.REJECT: 550, Action.DISCONNECT: 421}
+_DEFERRING = {Action.DEFER: 450, Action.DEFER_IF_PERMIT: 450, Action.DEFER_IF_REJECT: 450}
+
+
+def off(policies: PolicySet, check: str) -> str:
+    """Why nothing is to be expected of a check, or ""."""
+    policy = policies.checks[check]
+    if policy.mode != "enforce":
+        return f"{check} is in mode {policy.mode}"
+    if not any(check in step for steps in policies.plan.steps.values() for step in steps):
+        return f"{check} stands in no stage"
+    return ""
+
+
+def expect(policies: PolicySet, *found: tuple[str, str]) -> Expected:
+    """The result of findings (check, outcome) in the order of the stages: the first that refuses decides."""
+    why = [off(policies, check) for check, _ in found]
+    if all(why):
+        return Expected("skip", "; ".join(why))
+    result = DELIVER
+    for (check, outcome), absent in zip(found, why, strict=True):
+        if not absent:
+            one = _one(policies, check, outcome)
+            if one.kind in ("refuse", "defer", "drop"):
+                return one
+            if result.kind == "deliver" and (one.kind == "keep" or not result.mark):
+                result = one
+    return result
+
+
+def _one(policies: PolicySet, check: str, outcome: str) -> Expected:
+    ruling = policies.checks[check].rulings[outcome]
+    action, code = ruling.action, ruling.reply.code if ruling.reply is not None else 0
+    if action in _REFUSING:
+        code = code or _REFUSING[action]
+        return Expected("refuse", f"{code} refused", code)
+    if action in _DEFERRING:
+        code = code or _DEFERRING[action]
+        return Expected("defer", f"{code} put off", code)
+    if action in _KEPT:
+        return Expected("keep", f"kept in {_KEPT[action]}")
+    if action is Action.DISCARD:
+        return Expected("drop", "taken and dropped")
+    if action is Action.MARK:
+        return Expected("deliver", f"delivered, marked {check}={outcome}", mark=f"{check}={outcome}")
+    return DELIVER

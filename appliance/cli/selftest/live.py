@@ -1,0 +1,137 @@
+"""`postgate selftest --live`: harmless questions to the running gateway, on the listeners of its configuration.
+
+Contract: the null sender is used, which is neither greylisted nor counted as a sender, no content is sent at all, and the
+default recipient is postmaster, whom nobody has to ask for inside: no store is written and nothing is delivered.
+What failure means for the mail: none.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+
+import click
+
+from appliance.cli import common
+from appliance.cli.selftest.play import Result, unlike
+from appliance.cli.selftest.stranger import Reply, Stranger
+from appliance.cli.selftest.table import Shown
+from appliance.config import blob as files
+from appliance.config.mistakes import ConfigError
+from appliance.config.model import Listen
+from appliance.config.snapshot import Snapshot, build
+from appliance.config.values import parse_listen_address
+
+_NEAR = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_RELAY = ("victim@elsewhere.example", "victim%elsewhere.example@{domain}", '"victim@elsewhere.example"@{domain}')
+_KEYWORDS = ("8BITMIME", "ENHANCEDSTATUSCODES")
+
+
+class Live:
+    """Questions to one listener."""
+
+    def __init__(self, config: str | None, snapshot: Snapshot, listen: Listen, recipient: str) -> None:
+        self.config, self.snapshot, self.listen, self.recipient = config, snapshot, listen, recipient
+        place = parse_listen_address(listen.address)
+        self._host, self._port = _NEAR.get(place.host, place.host), place.port
+
+    def stranger(self) -> Stranger:
+        return Stranger(self._host, self._port, "", self.snapshot.wiring.gateway.hostname)
+
+    async def status(self) -> Result:
+        facts = common.ask(self.config, {"op": "status"})
+        degraded = [str(text) for text in facts["degraded"]]
+        return unlike(degraded, "running, nothing degraded", f"{facts['state']}, nothing degraded", "postgate status")
+
+    async def greeting(self) -> Result:
+        async with self.stranger() as stranger:
+            answer = stranger.greeting if stranger.greeting.code != 220 else await stranger.hello()
+            wanted = [*_KEYWORDS, *(["STARTTLS"] if self.listen.tls.certificate else [])]
+            missing = [word for word in wanted if word not in stranger.features] if answer.code == 250 else [answer.short]
+        return unlike(missing, f"220, 250 {' '.join(wanted)}", "as expected", f"{self._host}:{self._port}")
+
+    async def starttls(self) -> Result:
+        if not self.listen.tls.certificate:
+            return Result("skipped", "-", "-", "the listener has no certificate")
+        async with self.stranger() as stranger:
+            await stranger.hello()
+            answer = await stranger.starttls()
+            if answer.code == 220:
+                answer = await stranger.hello()
+        return Result("ok" if answer.code == 250 else "miss", "a handshake, then 250", answer.short.split("|")[0])
+
+    async def taken(self) -> Result:
+        answer = await self._recipient(self.recipient)
+        return Result(
+            "ok" if answer.code == 250 else "miss", f"250 for <{self.recipient}>", answer.short, "RSET behind it"
+        )
+
+    async def relay(self) -> Result:
+        domain = self.recipient.rpartition("@")[2]
+        tried = [(text, await self._recipient(text.format(domain=domain))) for text in _RELAY]
+        problems = [f"<{text}> got {reply.short}" for text, reply in tried if reply.code // 100 != 5]
+        return unlike(problems, "5xx to each", f"{len(tried)} refused", "to others' domains, plain and by tricks")
+
+    async def _recipient(self, recipient: str) -> Reply:
+        async with self.stranger() as stranger:
+            await stranger.hello()
+            answer = await stranger.envelope("", recipient)
+            await stranger.say("RSET")
+            await stranger.raw(b"QUIT\r\n")
+        return answer
+
+    async def oversize(self) -> Result:
+        limit = self.snapshot.wiring.smtp.size_limit
+        if not limit:
+            return Result("skipped", "-", "-", "size_limit = 0")
+        async with self.stranger() as stranger:
+            await stranger.hello()
+            answer = await stranger.say(f"MAIL FROM:<> SIZE={limit + 1}")
+        return Result("ok" if answer.code == 552 else "miss", "552 at MAIL", answer.short, f"limit {limit}")
+
+    async def bare_lf(self) -> Result:
+        async with self.stranger() as stranger:
+            await stranger.hello()
+            await stranger.raw(b"NOOP\nNOOP\r\n")
+            answer = await stranger.reply()
+        return Result("miss" if answer.code == 250 else "ok", "a bare LF ends no command", answer.short)
+
+    def scenarios(self) -> list[tuple[str, Callable[[], Awaitable[Result]]]]:
+        return [
+            ("greeting", self.greeting),
+            ("STARTTLS", self.starttls),
+            ("test recipient", self.taken),
+            ("relay attempts", self.relay),
+            ("oversize, announced", self.oversize),
+            ("bare LF in a command", self.bare_lf),
+        ]
+
+
+async def play(config: str | None, recipient: str | None, only: str | None, shown: Shown) -> int:
+    """How many scenarios missed. Raises ClickException if there is nothing to talk to."""
+    try:
+        snapshot = build(files.read(config))
+    except (OSError, ConfigError) as error:
+        raise click.ClickException(str(error)) from None
+    domains = [name for name in snapshot.wiring.relay.domains if ":" not in name]
+    if recipient is None and not domains:
+        raise click.ClickException("name a mailbox of yours: --recipient ADDRESS")
+    lives = [
+        Live(config, snapshot, listen, recipient or f"postmaster@{domains[0]}")
+        for listen in snapshot.wiring.listen
+        if listen.role == "inbound" and listen.protocol == "smtp" and not listen.proxy
+    ]
+    if not lives:
+        raise click.ClickException("no inbound listener takes connections without a PROXY header")
+    scenarios = [("status", lives[0].status)] + [
+        (f"{name}, {live.listen.name}", run) for live in lives for name, run in live.scenarios()
+    ]
+    for number, (name, run) in enumerate(scenarios, 1):
+        if only and only.lower() not in name.lower():
+            continue
+        shown.doing(name, number, len(scenarios))
+        began = time.monotonic()
+        try:
+            result = await run()
+        except ConnectionError as error:
+            result = Result("miss", "somebody answers", str(error))
+        shown.row(name, result, time.monotonic() - began)
+    return shown.end("the running gateway")

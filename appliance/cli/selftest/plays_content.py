@@ -1,0 +1,100 @@
+"""Scenarios of content: viruses plain and hidden, spam, forbidden attachments, by scripted scanners and real ones."""
+
+import base64
+
+from appliance.cli.selftest.expect import expect, off
+from appliance.cli.selftest.play import Mail, Play, Result, Scenarios, unlike
+from appliance.cli.selftest.scripted import EICAR, GTUBE
+
+CONTENT = Scenarios()
+_BOUNDARY = "selftest-part"
+
+
+def attached(play: Play, octets: bytes, name: str, kind: str = "application/octet-stream") -> Mail:
+    """A mail with one attachment."""
+    encoded = base64.encodebytes(octets).decode().replace("\n", "\r\n")
+    body = (
+        f"--{_BOUNDARY}\r\nContent-Type: text/plain\r\n\r\nSee the attachment.\r\n"
+        f'--{_BOUNDARY}\r\nContent-Type: {kind}; name="{name}"\r\nContent-Transfer-Encoding: base64\r\n'
+        f'Content-Disposition: attachment; filename="{name}"\r\n\r\n{encoded}\r\n--{_BOUNDARY}--\r\n'
+    )
+    return play.mail(body, kind=f'multipart/mixed; boundary="{_BOUNDARY}"')
+
+
+def nested(play: Play) -> Mail:
+    """EICAR in base64, in a message, in a multipart."""
+    encoded = base64.encodebytes(EICAR).decode().replace("\n", "\r\n")
+    inner = (
+        f'Content-Type: multipart/mixed; boundary="deep"\r\n\r\n--deep\r\nContent-Type: image/png\r\n'
+        f"Content-Transfer-Encoding: BASE64\r\n\r\n{encoded}\r\n--deep--\r\n"
+    )
+    body = f"--{_BOUNDARY}\r\nContent-Type: message/rfc822\r\n\r\n{inner}\r\n--{_BOUNDARY}--\r\n"
+    return play.mail(body, kind=f'multipart/mixed; boundary="{_BOUNDARY}"')
+
+
+@CONTENT("EICAR, plain")
+async def plain(play: Play) -> Result:
+    mail = play.mail(EICAR.decode() + "\r\n")
+    return await play.judge(mail, expect(play.policies, ("antivirus", "infected")), "the scripted scanner finds it")
+
+
+@CONTENT("EICAR, hidden in MIME")
+async def hidden(play: Play) -> Result:
+    return await play.judge(
+        nested(play), expect(play.policies, ("antivirus", "infected")), "base64 in a message in a part"
+    )
+
+
+@CONTENT("GTUBE")
+async def gtube(play: Play) -> Result:
+    mail = play.mail(GTUBE.decode() + "\r\n")
+    return await play.judge(mail, expect(play.policies, ("antispam", "high")), "the scripted scanner scores it")
+
+
+@CONTENT("forbidden attachment")
+async def forbidden(play: Play) -> Result:
+    mail = attached(play, b"MZ" + bytes(200), "invoice.pdf.exe")
+    return await play.judge(mail, expect(play.policies, ("attachments", "forbidden")), "a program in disguise")
+
+
+@CONTENT("your virus scanners")
+async def real_virus(play: Play) -> Result:
+    return await _real(play, "clamd", attached(play, EICAR, "eicar.com.txt", "text/plain"), "antivirus", "infected")
+
+
+@CONTENT("your spam scanners")
+async def real_spam(play: Play) -> Result:
+    return await _real(play, "spamd", play.mail(GTUBE.decode() + "\r\n"), "antispam", "high")
+
+
+async def _real(play: Play, kind: str, mail: Mail, check: str, outcome: str) -> Result:
+    """The configured scanners alone must find it: the scripted one says clean."""
+    theirs = [name for name, entry in play.scene.theirs.wiring.scanners.items() if entry.kind == kind]
+    if not theirs:
+        return Result("skipped", "-", "-", f"no [scanners.NAME] of kind {kind} is configured")
+    if why := off(play.policies, check):
+        return Result("skipped", "-", "-", why)
+    scripted = play.clamd if kind == "clamd" else play.spamd
+    scripted.mute = True
+    try:
+        return await play.judge(mail, expect(play.policies, (check, outcome)), f"found by {', '.join(theirs)} alone")
+    finally:
+        scripted.mute = False
+
+
+@CONTENT("forged fields")
+async def forged(play: Play) -> Result:
+    """What our own side trusts must not come from outside (threats A7)."""
+    host = play.snapshot.wiring.gateway.hostname
+    lies = (
+        f"Authentication-Results: {host}; dmarc=pass header.from=forged.example\r\n"
+        f"Authentication-Results : {host.upper()}. 1;\r\n\tspf=pass smtp.mailfrom=forged.example\r\n"
+        "X-Postgate-Mark: forged=yes\r\nX-Postgate-Spam: forged\r\n"
+    )
+    mail = play.mail(headers=lies)
+    reply = await play.send(mail)
+    arrived = await play.inner.has(mail.token.encode(), 15.0) if reply.code == 250 else None
+    if arrived is None:
+        return Result("miss", "delivered without them", reply.short)
+    left = [line for line in (b"forged.example", b"forged=yes", b"forged\r\n") if line in arrived]
+    return unlike([f"{line!r} went inside" for line in left], "delivered without them", "as expected", "A7")

@@ -1,0 +1,176 @@
+"""Scenarios of the SMTP session: clean mail, recipients, relaying, sizes, line ends, BDAT, 8-bit, STARTTLS."""
+
+from appliance.cli.selftest.expect import DELIVER, expect
+from appliance.cli.selftest.play import DOMAIN, Play, Result, Scenarios, unlike
+from appliance.cli.selftest.scene import MAILBOX
+from appliance.cli.selftest.stranger import Reply
+
+SMTP = Scenarios()
+#: Ways to ask for relaying (threats B8): none of them may pass.
+RELAY = (
+    "victim@elsewhere.example",
+    f"victim%elsewhere.example@{DOMAIN}",
+    f"elsewhere.example!victim@{DOMAIN}",
+    f'"victim@elsewhere.example"@{DOMAIN}',
+    f"@{DOMAIN}:victim@elsewhere.example",
+    f"victim@elsewhere.example@{DOMAIN}",
+    "victim@[127.0.0.1]",
+    f"victim@sub.{DOMAIN}",
+)
+#: What looks like the end of data to somebody (threats B1).
+PSEUDO = (b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r", b"\r\n\0.\r\n", b"\r\n.\0\r\n")
+#: Content larger than this is not sent for a test.
+LARGEST = 120 * 1024 * 1024
+
+
+@SMTP("clean mail")
+async def clean(play: Play) -> Result:
+    mail = play.mail()
+    result = await play.judge(mail, DELIVER, "an honest sender")
+    if result.state == "ok" and "marked" in result.got:
+        return result._replace(state="miss", expected="delivered, without a mark")
+    return result
+
+
+@SMTP("unknown recipient")
+async def unknown(play: Play) -> Result:
+    expected = expect(play.policies, ("recipient", "unknown"))
+    knobs = play.policies.checks["recipient"].knobs
+    if not getattr(knobs, "callahead", True) and len(getattr(knobs, "tables", ())) < 2:
+        return Result("skipped", "-", "-", "recipient.toml has no tables, and callahead = false")
+    if expected.kind == "skip":
+        return Result("skipped", "-", "-", expected.words)
+    mail = play.mail()
+    reply = await play.send(mail, recipient=f"nobody@{DOMAIN}")
+    return await play.compare(mail, reply, expected, "neither in a list nor inside")
+
+
+@SMTP("relay attempts")
+async def relay(play: Play) -> Result:
+    problems = []
+    async with play.stranger() as stranger:
+        await stranger.hello()
+        await stranger.say("MAIL FROM:<probe@regular.example>")
+        for recipient in RELAY:
+            reply = await stranger.say(f"RCPT TO:<{recipient}>")
+            if reply.code // 100 != 5:
+                problems.append(f"<{recipient}> got {reply.short}")
+    return unlike(problems, "5xx to each", f"{len(RELAY)} refused", "address tricks of eight kinds")
+
+
+@SMTP("oversize, announced")
+async def announced(play: Play) -> Result:
+    limit = play.snapshot.wiring.smtp.size_limit
+    if not limit:
+        return Result("skipped", "-", "-", "size_limit = 0")
+    async with play.stranger() as stranger:
+        await stranger.hello()
+        reply = await stranger.say(f"MAIL FROM:<big@regular.example> SIZE={limit + 1}")
+    return Result("ok" if reply.code == 552 else "miss", "552 at MAIL", reply.short, f"limit {limit}")
+
+
+@SMTP("oversize, sent")
+async def sent(play: Play) -> Result:
+    limit = play.snapshot.wiring.smtp.size_limit
+    if not limit or limit > LARGEST:
+        return Result("skipped", "-", "-", "no size_limit, or one too large to try")
+    mail = play.mail(f"{'x' * 998}\r\n" * (limit // 1000 + 2))
+    reply = await play.send(mail)
+    return Result("ok" if reply.code == 552 else "miss", "552 behind the content", reply.short, f"limit {limit}")
+
+
+@SMTP("bare LF")
+async def bare_lf(play: Play) -> Result:
+    mail = play.mail("one\ntwo\nthree\r\n")
+    reply = await play.send(mail)
+    if play.snapshot.wiring.smtp.bare_lf == "reject":
+        return Result("ok" if reply.code == 550 else "miss", "550", reply.short, 'bare_lf = "reject"')
+    result = await play.compare(mail, reply, DELIVER, 'bare_lf = "normalize": CRLF inside')
+    arrived = await play.inner.has(mail.token.encode(), 0.1)
+    if result.state == "ok" and (arrived is None or b"one\r\ntwo\r\nthree" not in arrived):
+        return result._replace(state="miss", got="bare LF went inside")
+    return result
+
+
+@SMTP("smuggling")
+async def smuggling(play: Play) -> Result:
+    """Two mails in one for somebody who takes a pseudo end for an end: one, or none, must come of it."""
+    problems = []
+    for pseudo in PSEUDO:
+        mail, inside = play.mail(), play.mail()
+        play.refused.add(inside.token)
+        dialogue = f"MAIL FROM:<{inside.sender}>\r\nRCPT TO:<{MAILBOX}>\r\nDATA\r\n".encode()
+        octets = mail.octets + b"before" + pseudo + dialogue + b"Subject: smuggled\r\n\r\nsmuggled\r\n"
+        reply = await play.send(mail._replace(octets=octets))
+        if reply.code == 250 and await play.inner.has(mail.token.encode(), 15.0) is None:
+            problems.append(f"{pseudo!r}: 250, and nothing came")
+        stolen = [one for one in play.inner.mails if one.partition(b"\r\n\r\n")[0].endswith(b"Subject: smuggled")]
+        if stolen:
+            problems.append(f"{pseudo!r} ended the message")
+    return unlike(problems, "one message each, or a refusal", "as expected", f"{len(PSEUDO)} pseudo ends")
+
+
+@SMTP("BDAT")
+async def bdat(play: Play) -> Result:
+    mail = play.mail("first chunk\r\n.\r\nsecond chunk\r\n")
+    half = len(mail.octets) // 2
+    async with play.stranger() as stranger:
+        await stranger.hello()
+        if "CHUNKING" not in stranger.features:
+            return Result("skipped", "-", "-", "CHUNKING is not offered")
+        reply = await stranger.envelope(mail.sender, MAILBOX)
+        for chunk, last in ((mail.octets[:half], ""), (mail.octets[half:], " LAST")):
+            if reply.code == 250:
+                await stranger.raw(f"BDAT {len(chunk)}{last}\r\n".encode() + chunk)
+                reply = await stranger.reply()
+    return await play.compare(mail, reply, DELIVER, "two chunks, a lone dot between")
+
+
+@SMTP("8-bit content")
+async def eight_bit(play: Play) -> Result:
+    mail = play.mail("Grüße, 你好, \udcff\udcfe\r\n")
+    async with play.stranger() as stranger:
+        await stranger.hello()
+        reply = await stranger.envelope(mail.sender, MAILBOX, options=" BODY=8BITMIME")
+        if reply.code == 250:
+            reply = await stranger.content(mail.octets)
+    result = await play.compare(mail, reply, DELIVER, "octets unchanged")
+    body = mail.octets.partition(b"\r\n\r\n")[2]
+    arrived = await play.inner.has(mail.token.encode(), 0.1)
+    if result.state == "ok" and (arrived is None or not arrived.endswith(body)):
+        return result._replace(state="miss", got="delivered with other octets")
+    return result
+
+
+@SMTP("STARTTLS")
+async def starttls(play: Play) -> Result:
+    mail = play.mail()
+    async with play.stranger() as stranger:
+        await stranger.hello()
+        if "STARTTLS" not in stranger.features:
+            return Result("miss", "offered", "not offered", "the listener has a certificate")
+        reply = await stranger.starttls()
+        if reply.code == 220:
+            reply = await stranger.hello()
+        if reply.code == 250:
+            reply = await stranger.envelope(mail.sender, MAILBOX)
+        if reply.code == 250:
+            reply = await stranger.content(mail.octets)
+    result = await play.compare(mail, reply, DELIVER, "the mail comes over TLS")
+    arrived = await play.inner.has(mail.token.encode(), 0.1)
+    if result.state == "ok" and (arrived is None or b"with ESMTPS" not in arrived):
+        return result._replace(state="miss", got="delivered, not as ESMTPS")
+    return result
+
+
+@SMTP("STARTTLS injection")
+async def injection(play: Play) -> Result:
+    async with play.stranger() as stranger:
+        await stranger.hello()
+        await stranger.raw(b"STARTTLS\r\nRSET\r\nNOOP\r\n")
+        replies: list[Reply] = []
+        while len(replies) < 4 and (not replies or replies[-1].code):
+            replies.append(await stranger.reply())
+    obeyed = [reply for reply in replies if reply.code == 250]
+    got = obeyed[0].short if obeyed else "the session ended"
+    return Result("miss" if obeyed else "ok", "nothing behind STARTTLS is obeyed", got)

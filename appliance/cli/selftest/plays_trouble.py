@@ -1,0 +1,149 @@
+"""Scenarios of trouble: scanners, DNS and the inner server away, and kill -9 of each process with mail in flight."""
+
+import asyncio
+import contextlib
+import os
+import signal
+
+from appliance.cli.selftest.expect import DELIVER, expect
+from appliance.cli.selftest.gateway import Trouble
+from appliance.cli.selftest.play import Play, Result, Scenarios, unlike
+from appliance.cli.selftest.scripted import Scanner
+
+TROUBLE = Scenarios()
+#: Seconds within which things are well again.
+RECOVERY = 30.0
+SERVICES = ("smtpd", "stated", "scand", "delivery", "journal")
+
+
+@TROUBLE("virus scanner away")
+async def no_clamd(play: Play) -> Result:
+    return await _scanner_away(play, play.clamd, "antivirus")
+
+
+@TROUBLE("spam scanner away")
+async def no_spamd(play: Play) -> Result:
+    return await _scanner_away(play, play.spamd, "antispam")
+
+
+async def _scanner_away(play: Play, scanner: Scanner, check: str) -> Result:
+    expected = expect(play.policies, (check, "error"))
+    await scanner.down()
+    try:
+        result = await play.judge(play.mail(), expected, "what could not be scanned is not clean")
+    finally:
+        await scanner.up()
+    if result.state == "ok" and not await _well(play, check):
+        return result._replace(state="miss", got=f"{result.got}; not used again within {RECOVERY:.0f} s")
+    return result
+
+
+async def _well(play: Play, check: str) -> bool:
+    """Whether clean mail passes again without a mark of the check."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(RECOVERY):
+            while True:
+                mail = play.mail()
+                result = await play.judge(mail, DELIVER)
+                play.refused.discard(mail.token)
+                if result.state == "ok" and f"{check}=" not in result.got:
+                    return True
+                await asyncio.sleep(0.5)
+    return False
+
+
+@TROUBLE("DNS away")
+async def no_dns(play: Play) -> Result:
+    expected = expect(play.policies, ("spf", "temperror"), ("dmarc", "temperror"))
+    return await play.judge(play.mail(domain="unreachable.test"), expected, "every name server answers SERVFAIL")
+
+
+@TROUBLE("inner server away and back")
+async def no_inner(play: Play) -> Result:
+    await play.inner.down()
+    mail = play.mail()
+    reply = await play.send(mail)
+    early = await play.inner.has(mail.token.encode(), 1.5)
+    await play.inner.up()
+    if reply.code != 250 or early is not None:
+        return Result("miss", "taken, then delivered", reply.short)
+    arrived = await play.inner.has(mail.token.encode(), RECOVERY)
+    got = "taken, then delivered" if arrived is not None else f"not delivered within {RECOVERY:.0f} s"
+    return Result("ok" if arrived is not None else "miss", "taken, then delivered", got, "it waited in the queue")
+
+
+@TROUBLE("kill -9 of each process")
+async def killed(play: Play) -> Result:
+    """Two senders go on while one process after the other dies: what got 250 arrives."""
+    accepted: set[str] = set()
+    unsure: set[str] = set()
+    sending = [asyncio.create_task(_flow(play, accepted, unsure)) for _ in range(2)]
+    problems = []
+    try:
+        for service in SERVICES:
+            problems += await _killed(play, service)
+        await play.gateway.kill()
+        await play.gateway.start()
+        await asyncio.sleep(0.5)
+    except Trouble as error:
+        problems.append(str(error))
+    finally:
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+    return await _counted(play, accepted, unsure, problems)
+
+
+async def _counted(play: Play, accepted: set[str], unsure: set[str], problems: list[str]) -> Result:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(RECOVERY):
+            for token in sorted(accepted):
+                await play.inner.has(token.encode(), RECOVERY)
+    arrived = [token for token in accepted if any(token.encode() in mail for mail in play.inner.mails)]
+    if lost := len(accepted) - len(arrived):
+        problems.append(f"{lost} of {len(accepted)} accepted mails are lost")
+    if not accepted:
+        problems.append("no mail was accepted meanwhile")
+    play.refused -= accepted | unsure
+    got = f"{len(accepted)} accepted, none lost"
+    return unlike(problems, "what got 250 is delivered", got, f"{', '.join(SERVICES)}, master")
+
+
+async def _killed(play: Play, service: str) -> list[str]:
+    """Kill all processes of a service, wait until others stand in their places."""
+    before = (await play.gateway.pids()).get(service, [])
+    if not before:
+        return [f"no process {service} was found"]
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(RECOVERY):
+            while True:
+                now = (await play.gateway.pids()).get(service, [])
+                if len(now) >= len(before) and not set(now) & set(before):
+                    await asyncio.sleep(0.3)
+                    return []
+                await asyncio.sleep(0.05)
+    return [f"{service} did not come back within {RECOVERY:.0f} s"]
+
+
+async def _flow(play: Play, accepted: set[str], unsure: set[str]) -> None:
+    """Mail after mail, until cancelled."""
+    while True:
+        mail = play.mail()
+        unsure.add(mail.token)
+        try:
+            reply = await play.send(mail)
+        except ConnectionError:
+            await asyncio.sleep(0.05)
+            continue
+        if reply.code == 250:
+            accepted.add(mail.token)
+        await asyncio.sleep(0.01)
+
+
+@TROUBLE("nothing refused was delivered")
+async def nothing_refused(play: Play) -> Result:
+    arrived = [token for token in sorted(play.refused) if any(token.encode() in mail for mail in play.inner.mails)]
+    refused = len(play.refused)
+    return unlike([f"{token} was" for token in arrived], "none of them", f"none of {refused}", "all refusals of this run")

@@ -1,0 +1,123 @@
+"""The temporary gateway of a self-test: the operator's configuration in a folder of its own, between peers of ours.
+
+Contract: policies, limits, scanners and the listener's settings are the operator's. Ours are: ports, state, the zone file
+and a name server that fails, the inner server, one domain (selftest.example) with one mailbox, scripted scanners beside
+the configured ones, a short greylist delay, and an honest network that is neither greylisted nor limited. Nothing outside
+the folder is written. What failure means for the mail: none.
+"""
+
+import shutil
+import socket
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from appliance.cli.selftest import toml
+from appliance.config import blob as files
+from appliance.config import default
+from appliance.config.snapshot import Snapshot, build
+
+HERE = Path(__file__).parent
+#: The domain that is ours for the test, and its one mailbox.
+DOMAIN = "selftest.example"
+MAILBOX = f"selftest@{DOMAIN}"
+#: Addresses of strangers: an honest network, and two without a name.
+HONEST, NAMELESS, OTHER = "192.0.2.10", "203.0.113.9", "198.51.100.9"
+HONEST_NETWORK = "192.0.2.0/24"
+#: What greylisting makes a stranger wait here (seconds).
+DELAY = 3
+CLAMD, SPAMD = "selftest_clamd", "selftest_spamd"
+#: Sections of the wiring that a temporary gateway takes as they are.
+_KEPT = ("gateway", "smtp", "limits")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Scene:
+    """`config` as on the command line. Raises OSError and ConfigError for files that do not run."""
+
+    def __init__(self, config: str | None, folder: Path) -> None:
+        self.folder = folder
+        blob = files.read(config)
+        self.theirs = build(blob)
+        self.raw: dict[str, Any] = tomllib.loads(blob.files[blob.main].decode("utf-8")) if config else _embedded()
+        self.shipped = blob.shipped
+        self.port = free_port()
+        self.config = folder / "postgate.toml"
+        self.scanners = list(self.theirs.wiring.scanners)
+
+    def write(self, *, inner: int, clamd: int, spamd: int, dns: int, tls: tuple[str, str]) -> Snapshot:
+        """Write everything for peers on these ports; `tls`: certificate and key files for a listener without its own."""
+        self._policies()
+        shutil.copy(HERE / "selftest.zone", self.folder / "zone")
+        wiring: dict[str, Any] = {key: dict(self.raw[key]) for key in _KEPT if key in self.raw}
+        gateway = wiring.setdefault("gateway", {})
+        gateway |= {"state_dir": "state", "policies": "policies", "drop": "off", "soft_bounce": False}
+        wiring["listen"] = [self._listener(tls)]
+        domains = [DOMAIN, *(name for name in self.theirs.wiring.relay.domains if name != DOMAIN)]
+        wiring["relay"] = {"domains": domains, "next_hop": f"smtp:[127.0.0.1]:{inner}"}
+        wiring["dns"] = {"zone": "zone", "nameservers": [f"127.0.0.1:{dns}"], "timeout": "2s"}
+        wiring["scanners"] = self._scanners(clamd, spamd)
+        wiring["queue"] = {"retry_min": "1s", "dead_probe": "1s"}
+        wiring["logging"] = {"target": "mail.log", "level": "info"}
+        self.config.write_text(toml.dump(wiring), encoding="utf-8")
+        return build(files.read(str(self.config)))
+
+    def _listener(self, tls: tuple[str, str]) -> dict[str, Any]:
+        """The operator's first inbound listener, on a port of ours, for strangers with addresses of our choice."""
+        theirs = self.theirs.wiring.listen
+        index = next((i for i, item in enumerate(theirs) if item.role == "inbound" and item.protocol == "smtp"), None)
+        raw = dict(self.raw.get("listen", [{}])[index]) if index is not None else {}
+        raw.pop("xclient", None)
+        own = theirs[index].tls if index is not None else None
+        certificate, key = (own.certificate, own.key) if own is not None and own.certificate else tls
+        raw |= {"name": "public", "role": "inbound", "protocol": "smtp", "address": f"127.0.0.1:{self.port}"}
+        raw |= {"proxy": ["127.0.0.1/32"], "workers": 2, "tls": {"certificate": certificate, "key": key}}
+        return raw
+
+    def _scanners(self, clamd: int, spamd: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, entry in self.theirs.wiring.scanners.items():
+            found[name] = dict(self.raw["scanners"][name]) | {"address": list(entry.address)}
+        found[CLAMD] = {"kind": "clamd", "address": f"127.0.0.1:{clamd}", "timeout": "5s"}
+        found[SPAMD] = {"kind": "spamd", "address": f"127.0.0.1:{spamd}", "timeout": "5s"}
+        return found
+
+    def _policies(self) -> None:
+        """The operator's folder over the shipped one, with our few changes."""
+        folder = self.folder / "policies"
+        for source in (self.shipped, self.theirs.wiring.gateway.policies):
+            if source and Path(source).is_dir():
+                shutil.copytree(source, folder, dirs_exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        honest = {"match": {"client_address": HONEST_NETWORK}, "set": {"mode": "off"}, "reason": "self-test"}
+        self._change(folder, "greylist", {"delay": f"{DELAY}s"}, honest)
+        self._change(folder, "ratelimit", {}, honest)
+        self._change(folder, "early_talker", {})
+        recipient = self._read(folder, "recipient")
+        tables = recipient.get("tables", [])
+        listed = [tables] if isinstance(tables, str) else list(tables)
+        self._change(folder, "recipient", {"tables": [*listed, f"inline:{{{MAILBOX}=ok}}"]})
+        for check, scanner in (("antivirus", CLAMD), ("antispam", SPAMD)):
+            if named := self._read(folder, check).get("scanners"):
+                self._change(folder, check, {"scanners": [*([named] if isinstance(named, str) else named), scanner]})
+
+    @staticmethod
+    def _read(folder: Path, check: str) -> dict[str, Any]:
+        path = folder / f"{check}.toml"
+        return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def _change(self, folder: Path, check: str, knobs: dict[str, Any], exception: dict[str, Any] | None = None) -> None:
+        values = {**self._read(folder, check), **knobs}
+        if exception is not None:
+            values["exception"] = [exception, *values.get("exception", [])]
+        (folder / f"{check}.toml").write_text(toml.dump(values), encoding="utf-8")
+
+
+def _embedded() -> dict[str, Any]:
+    return tomllib.loads(default.TEXT)

@@ -1,0 +1,82 @@
+"""Sets the stage of a self-test, plays all scenarios, and takes everything down again.
+
+Contract: `play` gives the number of misses. Everything that was started ends, also when it is interrupted.
+"""
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from appliance.cli.selftest import scripted
+from appliance.cli.selftest.gateway import Gateway, Trouble
+from appliance.cli.selftest.inner import Inner
+from appliance.cli.selftest.play import Play, Result, Scenario
+from appliance.cli.selftest.plays_content import CONTENT
+from appliance.cli.selftest.plays_sender import SENDER
+from appliance.cli.selftest.plays_smtp import SMTP
+from appliance.cli.selftest.plays_trouble import TROUBLE
+from appliance.cli.selftest.scene import MAILBOX, Scene
+from appliance.cli.selftest.table import Shown
+from appliance.config.mistakes import ConfigError
+from appliance.net.selfsigned import self_signed
+
+SCENARIOS: list[Scenario] = [*SMTP, *SENDER, *CONTENT, *TROUBLE]
+COULD_NOT_PLAY = 2
+
+
+async def play(config: str | None, only: str | None, keep: bool, shown: Shown) -> int:
+    """How many scenarios missed."""
+    chosen = [scenario for scenario in SCENARIOS if not only or only.lower() in scenario.name.lower()]
+    if not chosen:
+        raise click.ClickException(f'no scenario has "{only}" in its name')
+    folder = Path(tempfile.mkdtemp(prefix="postgate-selftest-"))
+    try:
+        await _play(config, folder, chosen, shown)
+    except (Trouble, ConfigError, OSError) as error:
+        click.echo(f"the self-test cannot be played: {error}", err=True)
+        sys.exit(COULD_NOT_PLAY)
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    return shown.end(f"kept in {folder}" if keep else config or "the embedded default")
+
+
+async def _play(config: str | None, folder: Path, chosen: list[Scenario], shown: Shown) -> None:
+    scene = Scene(config, folder)
+    inner = Inner(lambda address: address.partition("+")[0] == MAILBOX or address == MAILBOX)
+    clamd, spamd, dns = scripted.Scanner(scripted.clamd), scripted.Scanner(scripted.spamd), scripted.Failing()
+    for peer in (inner, clamd, spamd, dns):
+        await peer.up()
+    certificate, key = self_signed(scene.theirs.wiring.gateway.hostname)
+    paths = folder / "certificate.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate)
+    paths[1].touch(mode=0o600)
+    paths[1].write_bytes(key)
+    tls = str(paths[0]), str(paths[1])
+    snapshot = scene.write(inner=inner.port, clamd=clamd.port, spamd=spamd.port, dns=dns.port, tls=tls)
+    gateway = Gateway(scene.config, scene.port)
+    shown.doing("starting a temporary gateway")
+    try:
+        await gateway.start()
+        await _scenarios(Play(scene, snapshot, gateway, inner, clamd, spamd), chosen, shown)
+    finally:
+        shown.doing("stopping it")
+        await gateway.stop()
+        await inner.down()
+        await clamd.down()
+        await spamd.down()
+
+
+async def _scenarios(play: Play, chosen: list[Scenario], shown: Shown) -> None:
+    for number, scenario in enumerate(chosen, 1):
+        shown.doing(scenario.name, number, len(chosen))
+        began = time.monotonic()
+        try:
+            result = await scenario.run(play)
+        except (OSError, click.ClickException) as error:
+            result = Result("miss", "it can be played", str(error) or type(error).__name__)
+        shown.row(scenario.name, result, time.monotonic() - began)

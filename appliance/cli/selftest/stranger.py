@@ -1,0 +1,136 @@
+"""A stranger who speaks SMTP to the gateway, from whatever address the self-test gives it (PROXY protocol).
+
+Contract: one command, one reply; nothing is retried. What goes wrong on the wire is a reply of its own kind: code 0 and
+words ("hung up", "no answer within 20 s"), so that a scenario compares replies only.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from types import TracebackType
+from typing import NamedTuple, Self
+
+#: Seconds for one reply.
+PATIENCE = 20.0
+
+
+class Reply(NamedTuple):
+    """A reply; code 0: there was none, `text` says why."""
+
+    code: int
+    text: str
+
+    @property
+    def short(self) -> str:
+        """On one line, for a table."""
+        return f"{self.code} {self.text}".replace("\n", " | ") if self.code else self.text
+
+
+class Stranger:
+    """Use it in `async with`. `address`: whom the gateway sees ("" = nobody is announced, the live gateway)."""
+
+    def __init__(self, host: str, port: int, address: str = "", helo: str = "client.stranger.test") -> None:
+        self._place, self._address, self.helo = (host, port), address, helo
+        self.greeting = Reply(0, "not connected")
+        self.features: dict[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                self._reader, self._writer = await asyncio.open_connection(*self._place, limit=1 << 20)
+        except (OSError, TimeoutError) as error:
+            raise ConnectionError(f"cannot connect to {self._place[0]}:{self._place[1]}: {error}") from None
+        if self._address:
+            family = "TCP6" if ":" in self._address else "TCP4"
+            other = "2001:db8::25" if ":" in self._address else "198.51.100.1"
+            self._writer.write(f"PROXY {family} {self._address} {other} 40000 25\r\n".encode())
+        self.greeting = await self.reply()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError, ssl.SSLError):
+            await self._writer.wait_closed()
+
+    async def reply(self) -> Reply:
+        """The next reply, all its lines."""
+        lines: list[str] = []
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    line = (await self._reader.readline()).decode("utf-8", "replace").rstrip("\r\n")
+                    if not line:
+                        return Reply(0, "the gateway hung up")
+                    lines.append(line[4:])
+                    if line[3:4] != "-":
+                        return Reply(int(line[:3]) if line[:3].isdigit() else 0, "\n".join(lines))
+        except TimeoutError:
+            return Reply(0, f"no answer within {PATIENCE:.0f} s")
+        except OSError as error:
+            return Reply(0, f"connection lost: {error.strerror or error}")
+
+    async def raw(self, octets: bytes) -> None:
+        """Send as it stands."""
+        self._writer.write(octets)
+        with contextlib.suppress(OSError):
+            await self._writer.drain()
+
+    async def say(self, line: str) -> Reply:
+        """One command, and its reply."""
+        await self.raw(line.encode("utf-8", "surrogateescape") + b"\r\n")
+        return await self.reply()
+
+    async def hello(self) -> Reply:
+        """EHLO; `features` are known afterwards."""
+        answer = await self.say(f"EHLO {self.helo}")
+        words = [line.partition(" ") for line in answer.text.split("\n")[1:]]
+        self.features = {word[0].upper(): word[2] for word in words}
+        return answer
+
+    async def starttls(self) -> Reply:
+        """STARTTLS with whatever certificate there is."""
+        answer = await self.say("STARTTLS")
+        if answer.code == 220:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self._writer.start_tls(context)
+            except (OSError, TimeoutError) as error:
+                return Reply(0, f"TLS: {error}")
+        return answer
+
+    async def envelope(self, sender: str, *recipients: str, options: str = "") -> Reply:
+        """MAIL and RCPT: the first refusal, or the last reply."""
+        answer = await self.say(f"MAIL FROM:<{sender}>{options}")
+        for recipient in recipients:
+            if answer.code != 250:
+                break
+            answer = await self.say(f"RCPT TO:<{recipient}>")
+        return answer
+
+    async def content(self, octets: bytes) -> Reply:
+        """DATA, stuffed."""
+        answer = await self.say("DATA")
+        if answer.code != 354:
+            return answer
+        stuffed = octets.replace(b"\r\n.", b"\r\n..")
+        await self.raw(b"." + stuffed if stuffed.startswith(b".") else stuffed)
+        await self.raw(b".\r\n" if octets.endswith(b"\r\n") else b"\r\n.\r\n")
+        return await self.reply()
+
+
+async def send(stranger: Stranger, sender: str, recipient: str, octets: bytes) -> Reply:
+    """One whole mail on a connection of its own: the reply that decided."""
+    async with stranger:
+        if stranger.greeting.code != 220:
+            return stranger.greeting
+        answer = await stranger.hello()
+        if answer.code == 250:
+            answer = await stranger.envelope(sender, recipient)
+        if answer.code == 250:
+            answer = await stranger.content(octets)
+        await stranger.raw(b"QUIT\r\n")
+        return answer

@@ -1,0 +1,106 @@
+"""Parts of `postgate selftest`: TOML that reads back, expectations that follow the policies, scripted peers."""
+
+import asyncio
+import struct
+import tomllib
+from datetime import date
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.cli.selftest import scripted, toml
+from appliance.cli.selftest.expect import expect, off
+from appliance.cli.selftest.scripted import EICAR, has_eicar
+from appliance.engine.policy import compile_policies
+from appliance.engine.rules import PolicySet
+
+_PLAIN = st.one_of(
+    st.booleans(),
+    st.integers(-(2**60), 2**60),
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=20),
+    st.dates(date(1000, 1, 1)),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+_KEYS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)
+_VALUES = st.recursive(
+    _PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=3), max_leaves=12
+)
+
+
+@given(st.dictionaries(_KEYS, _VALUES, max_size=5))
+def test_what_is_dumped_reads_back(values: dict[str, Any]) -> None:
+    assert tomllib.loads(toml.dump(values)) == values
+
+
+def policies(**files: dict[str, Any]) -> PolicySet:
+    compiled, complaints = compile_policies({f"{name}.toml": values for name, values in files.items()})
+    assert not [complaint for complaint in complaints if complaint.fatal]
+    return compiled
+
+
+@pytest.mark.parametrize(
+    ("files", "found", "kind", "words"),
+    [
+        ({}, [("spf", "fail")], "deliver", "delivered, marked spf=fail"),
+        ({"spf": {"on": {"fail": "reject"}}}, [("spf", "fail")], "refuse", "550 refused"),
+        ({"spf": {"mode": "off"}}, [("spf", "fail")], "skip", "spf is in mode off"),
+        ({"spf": {"mode": "off"}}, [("spf", "fail"), ("dmarc", "reject")], "refuse", "550 refused"),
+        ({}, [("spf", "temperror"), ("dmarc", "temperror")], "defer", "451 put off"),
+        ({"antivirus": {"on": {"infected": "quarantine"}}}, [("antivirus", "infected")], "keep", "kept in quarantine"),
+        ({"antivirus": {"on": {"infected": "discard"}}}, [("antivirus", "infected")], "drop", "taken and dropped"),
+        ({"greylist": {"on": {"early": "dunno"}}}, [("greylist", "early")], "deliver", "delivered"),
+        ({"stages": {"inbound": {"message": []}}}, [("dmarc", "reject")], "skip", "dmarc stands in no stage"),
+    ],
+)
+def test_expectations_follow_the_policies(
+    files: dict[str, dict[str, Any]], found: list[tuple[str, str]], kind: str, words: str
+) -> None:
+    expected = expect(policies(**files), *found)
+    assert (expected.kind, expected.words) == (kind, words)
+
+
+def test_a_watched_check_makes_nothing_happen() -> None:
+    assert off(policies(spf={"mode": "monitor"}), "spf") == "spf is in mode monitor"
+    assert not off(policies(), "spf")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (EICAR, True),
+        (
+            b"--b\r\n\r\nWDVPIVAlQEFQWzRcUFpYNTQoUF4pN0NDKTd9JEVJQ0FSLVNUQU5EQVJELUFOVElWSVJVUy1URVNU\r\nLUZJTEUhJEgrSCo=\r\n",
+            True,
+        ),
+        (b"nothing\r\nTm90aGluZyBoZXJl\r\n", False),
+        (b"AAAA\r\n" * 5, False),
+    ],
+)
+def test_the_scripted_scanner_sees_eicar_plain_and_in_base64(content: bytes, found: bool) -> None:
+    assert has_eicar(content) is found
+
+
+async def ask(peer: scripted.Scanner, question: bytes, *, shut: bool = False) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", peer.port)
+    writer.write(question)
+    if shut:
+        writer.write_eof()
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    return answer
+
+
+async def test_the_scripted_scanners_speak_their_protocols() -> None:
+    clamd, spamd = scripted.Scanner(scripted.clamd), scripted.Scanner(scripted.spamd)
+    await clamd.up()
+    await spamd.up()
+    stream = b"zINSTREAM\0" + struct.pack("!I", len(EICAR)) + EICAR + b"\0\0\0\0"
+    assert await ask(clamd, stream) == b"stream: Eicar-Selftest FOUND\0"
+    assert b"Spam: True ; 1000.0 / 5.0" in await ask(spamd, b"SYMBOLS SPAMC/1.5\r\n\r\n" + scripted.GTUBE, shut=True)
+    clamd.mute = spamd.mute = True
+    assert await ask(clamd, stream) == b"stream: OK\0"
+    assert b"Spam: False" in await ask(spamd, b"SYMBOLS SPAMC/1.5\r\n\r\n" + scripted.GTUBE, shut=True)
+    await clamd.down()
+    await spamd.down()
