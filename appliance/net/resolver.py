@@ -3,35 +3,31 @@
 Contract: `query` answers or raises Unavailable (SERVFAIL, timeout, too many questions): it never invents "no record".
 Equal questions that are under way are asked once. Two tries at least, over all servers, within `timeout` seconds
 altogether; the server that answered last is asked first. What no server answers is served stale for an hour where it
-was known.
+was known, after 1.8 s of waiting at most (RFC 8767).
 """
 
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-import dns.message
-import dns.name
-import dns.rcode
-import dns.rdataclass
-import dns.rdatatype
-import dns.rrset
-
-from appliance.net import records
+from appliance.net import message
 from appliance.net.answers import AnswerCache, Key
 from appliance.net.client_name import ClientName, confirm
-from appliance.net.upstream import Upstream, parse_server
+from appliance.net.message import Question, Reply
+from appliance.net.public import public_servers
+from appliance.net.upstream import Failed, Upstream, parse_server
 from appliance.net.zone import Zone
 from appliance.observe import metrics
-from appliance.observe.contact import Contacts
 from appliance.protocol.dns import Answer
 from appliance.protocol.errors import Unavailable
 
-_QUERIES = metrics.counter("postgate_dns_queries_total", "Questions to name servers", ("server", "result"))
-_SECONDS = metrics.histogram("postgate_dns_seconds", "Time that name servers took", ("server",))
+_STALE = metrics.counter("postgate_dns_stale_total", "Answers served after their time because no server answered")
 _MAX_CNAMES = 8
 _MAX_IN_FLIGHT = 1000
+#: RFC 8767 section 5: who has a stale answer does not wait longer than this for a fresh one.
+_STALE_AFTER = 1.8
 _LOCALHOST = {("localhost", "A"): ("127.0.0.1",), ("localhost", "AAAA"): ("::1",)}
 
 
@@ -54,23 +50,21 @@ class Resolver:
         self, nameservers: Sequence[str] = (), zone: bytes = b"", timeout: float = 5.0, ttl_floor: float = 0.0
     ) -> None:
         self.upstreams = [Upstream(*parse_server(text)) for text in nameservers or system_nameservers()]
-        self._zone = Zone(zone)
+        zone_file = Zone(zone)
+        self._zone = lru_cache(8192)(zone_file.answer) if zone_file else None
         self._timeout = timeout
         self._cache = AnswerCache(ttl_floor)
         self._asking: dict[Key, asyncio.Task[Answer]] = {}
-        self._contacts = Contacts()
 
     def cached(self, name: str, rtype: str) -> Answer | None:
         """An answer that is at hand without IO (zone file, cache), else None."""
         key = (name.lower().rstrip("."), rtype)
-        if answer := self._cache.get(key, time.monotonic()):
-            return answer
-        return self._local(key)
+        return self._cache.get(key, time.monotonic()) or self._local(key)
 
     def _local(self, key: Key) -> Answer | None:
         try:
-            found = self._zone.answer(*key) if self._zone else None
-            records.question(key[0])
+            found = self._zone(*key) if self._zone else None
+            message.name_octets(key[0])
         except ValueError:
             return Answer(*key, exists=False)  # what cannot be a name does not exist
         if found is None and key in _LOCALHOST:
@@ -87,21 +81,21 @@ class Resolver:
         task = self._asking.get(key)
         if task is None:
             if len(self._asking) >= _MAX_IN_FLIGHT:
-                raise Unavailable(f"more than {_MAX_IN_FLIGHT} DNS questions are under way")
+                return self._stale_or_raise(key, f"more than {_MAX_IN_FLIGHT} DNS questions are under way")
             task = self._asking[key] = asyncio.create_task(self._ask(key))
             task.add_done_callback(lambda done: self._asked(key, done))
+        if self._cache.stale(key, time.monotonic()) is not None:
+            done, _ = await asyncio.wait((task,), timeout=min(_STALE_AFTER, self._timeout))
+            return task.result() if done else self._stale_or_raise(key, "no answer in time")
         # Shielded: who gives up waiting must not take the answer from the others.
         return await asyncio.shield(task)
 
     async def query_all(self, questions: Sequence[tuple[str, str]]) -> list[Answer | Unavailable]:
         """All of them asked at once, the answers in their order; one that has none is its Unavailable."""
-        found: list[Answer | Unavailable | None] = [self.cached(*question) for question in questions]
-        open_ones = [number for number, answer in enumerate(found) if answer is None]
-        for number, answer in zip(
-            open_ones, await asyncio.gather(*(self._or_why(*questions[n]) for n in open_ones)), strict=True
-        ):
-            found[number] = answer
-        return [answer for answer in found if answer is not None]
+        found = [self.cached(*question) for question in questions]
+        open_ones = [question for question, answer in zip(questions, found, strict=True) if answer is None]
+        asked = iter(await asyncio.gather(*(self._or_why(*question) for question in open_ones)))
+        return [answer or next(asked) for answer in found]
 
     async def _or_why(self, name: str, rtype: str) -> Answer | Unavailable:
         try:
@@ -116,6 +110,7 @@ class Resolver:
 
     def _stale_or_raise(self, key: Key, why: str) -> Answer:
         if answer := self._cache.stale(key, time.monotonic()):
+            _STALE.inc()
             return answer
         raise Unavailable(why)
 
@@ -131,40 +126,37 @@ class Resolver:
     async def _resolve(self, key: Key) -> Answer:
         """Ask, following CNAMEs that a server left open, at most 8 of them altogether."""
         deadline = asyncio.get_running_loop().time() + self._timeout
-        chain = _Chain(records.question(key[0]), key[1])
-        while True:
-            message = await self._try_servers(chain.name, key[1], deadline)
-            if (found := chain.follow(message)) is not None:
-                return found._replace(name=key[0])
+        try:
+            chain = _Chain(key)
+            while True:
+                reply = await self._try_servers(Question(chain.name, chain.rtype), deadline)
+                if (found := chain.follow(reply)) is not None:
+                    return found
+        except ValueError as error:
+            raise Unavailable(f"rubbish for {key[0]} {key[1]}: {error}") from error
 
-    async def _try_servers(self, name: dns.name.Name, rtype: str, deadline: float) -> dns.message.Message:
+    async def _try_servers(self, question: Question, deadline: float) -> Reply:
+        """Each server twice, or once if it said that it has no answer."""
         loop = asyncio.get_running_loop()
-        servers = list(self.upstreams)
-        tries = min(max(2, 2 * len(servers)), 6)
-        share = self._timeout / tries
+        servers = self.upstreams[:3] * 2
+        share = self._timeout / len(servers)
+        said: set[Upstream] = set()
         why = ""
-        for number in range(tries):
-            server = servers[number % len(servers)]
-            begun = loop.time()
-            try:
-                answer = await server.ask(name, rtype, min(deadline, loop.time() + share))
-            except Unavailable as error:
-                why = str(error)
-                self._failed(server, why)
-                if loop.time() >= deadline or (len(servers) == 1 and "answered" in why):
-                    break
+        for server in servers:
+            if server in said:
                 continue
-            server.failures = 0
-            self._contacts.of(str(server)).answered()
-            _QUERIES.labels(str(server), "answered").inc()
-            _SECONDS.labels(str(server)).observe(loop.time() - begun)
-            return answer
+            try:
+                return await server.ask(question, min(deadline, loop.time() + share))
+            except Failed as error:
+                why = str(error)
+                if error.kind in ("servfail", "refused"):
+                    said.add(server)
+                self._step_back(server)
+            if loop.time() >= deadline:
+                break
         raise Unavailable(why)
 
-    def _failed(self, server: Upstream, why: str) -> None:
-        server.failures += 1
-        self._contacts.of(str(server)).failed(why)
-        _QUERIES.labels(str(server), "failed").inc()
+    def _step_back(self, server: Upstream) -> None:
         if self.upstreams[0] is server:  # the next question begins with another one
             self.upstreams.append(self.upstreams.pop(0))
 
@@ -172,50 +164,46 @@ class Resolver:
         """The forward-confirmed name of an address, see net.client_name; never raises."""
         return await confirm(self.query, address)
 
+    def public(self) -> list[str]:
+        """Those of the servers that are public resolvers, with their operators, see net.public."""
+        return public_servers(server.host for server in self.upstreams)
+
     def health(self) -> dict[str, Any]:
         """Facts for status: the servers as they were when they were asked last, the size of the cache."""
-        servers = {str(server): self._contacts.of(str(server)).facts() for server in self.upstreams}
-        down = bool(servers) and all(server.failures >= 3 for server in self.upstreams)
-        return {"servers": servers, "cached": len(self._cache), "degraded": ["no DNS server answers"] if down else []}
+        servers = {str(server): server.contact.facts() for server in self.upstreams}
+        down = bool(servers) and all(server.down for server in self.upstreams)
+        facts = {"servers": servers, "cached": len(self._cache), "degraded": ["no DNS server answers"] if down else []}
+        return {**facts, "public": public} if (public := self.public()) else facts
 
 
 class _Chain:
-    """Follows one name through CNAMEs over one or more answers."""
+    """Follows one name through CNAMEs over one or more replies."""
 
-    def __init__(self, name: dns.name.Name, rtype: str) -> None:
-        self.name = name
-        self._rtype = dns.rdatatype.from_text(rtype)
+    def __init__(self, key: Key) -> None:
+        self._key = key
+        self.name, self.rtype = message.name_octets(key[0]), message.type_number(key[1])
         self._ttl = 2**31
         self._links = 0
 
-    def follow(self, message: dns.message.Message) -> Answer | None:
-        """The answer, or None: ask for `name` now. Raises Unavailable if the chain is too long."""
+    def follow(self, reply: Reply) -> Answer | None:
+        """The answer, or None: ask for `name` now. Raises Unavailable for too long a chain, ValueError for rubbish."""
+        asked = self.name
         while True:
-            if found := self._find(message, self._rtype):
-                return self._answer(tuple(map(records.text, found)), found.ttl, True)
-            alias = self._find(message, dns.rdatatype.CNAME)
+            if found := reply.sets.get((self.name, self.rtype)):
+                return self._answer(reply.texts(self.rtype, found), reply.ttl(found), True)
+            alias = reply.sets.get((self.name, message.CNAME))
             if alias is None:
                 break
             self._links += 1
             if self._links > _MAX_CNAMES:
                 raise Unavailable(f"more than {_MAX_CNAMES} CNAMEs in a chain")
-            self.name, self._ttl = alias[0].target, min(self._ttl, alias.ttl)
-        negative = _negative_ttl(message)
-        exists = message.rcode() != dns.rcode.NXDOMAIN
-        if exists and negative is None and message.answer:
+            self.name, self._ttl = reply.target(alias[0]), min(self._ttl, reply.ttl(alias))
+        exists = reply.rcode != message.NXDOMAIN
+        if exists and reply.negative is None and reply.sets:
+            if self.name == asked:  # to ask it again would have no end
+                raise ValueError("records of other names only")
             return None  # the server did not follow to the end
-        return self._answer((), negative or 0, exists)
+        return self._answer((), reply.negative or 0, exists)
 
     def _answer(self, found: tuple[str, ...], ttl: int, exists: bool) -> Answer:
-        return Answer(str(self.name), dns.rdatatype.to_text(self._rtype), found, min(self._ttl, ttl), exists)
-
-    def _find(self, message: dns.message.Message, rtype: dns.rdatatype.RdataType) -> dns.rrset.RRset | None:
-        return message.get_rrset(message.answer, self.name, dns.rdataclass.IN, rtype)
-
-
-def _negative_ttl(message: dns.message.Message) -> int | None:
-    """Seconds that "no such thing" may be kept (RFC 2308): None without an SOA record."""
-    for rrset in message.authority:
-        if rrset.rdtype == dns.rdatatype.SOA:
-            return min(int(rrset.ttl), int(rrset[0].minimum))
-    return None
+        return Answer(*self._key, found, min(self._ttl, ttl), exists)

@@ -3,27 +3,42 @@
 Contract: every question has a socket of its own (a random port, taken by the kernel for a connected socket) and a random
 id; what does not match id, question and server is ignored as if it had not come. Every wait ends by `deadline` (loop
 time).
-What failure means for the mail: Unavailable, which is temperror to whoever asked; never "no record".
+What failure means for the mail: Failed, an Unavailable, which is temperror to whoever asked; never "no record".
 """
 
 import asyncio
-import contextlib
 import ipaddress
-import secrets
 import socket
 import struct
+from typing import Literal
 
-import dns.exception
-import dns.flags
-import dns.message
-import dns.name
 import dns.rcode
 import dns.rdatatype
 
+from appliance.net import message
+from appliance.net.message import Question, Reply
+from appliance.observe import metrics
+from appliance.observe.contact import Contact
 from appliance.protocol.errors import Unavailable
 
-_EDNS_SIZE = 1232
-_HEAD = struct.Struct("!HH")
+#: How a question can fail; `refused` is every answer that is neither NOERROR nor NXDOMAIN nor SERVFAIL.
+Kind = Literal["timeout", "servfail", "refused", "garbage", "network"]
+#: What a failure adds to a server's trouble: SERVFAIL is mostly the fault of the domain that was asked for.
+_WEIGHT: dict[Kind, int] = {"timeout": 4, "servfail": 1, "refused": 4, "garbage": 4, "network": 4}
+_DOWN = 12
+#: More than was announced; what is longer is cut off by the kernel, and broken therefore.
+_MAX_UDP = 4096
+
+_QUERIES = metrics.counter("postgate_dns_queries_total", "Questions to name servers", ("server", "result"))
+_SECONDS = metrics.histogram("postgate_dns_seconds", "Time that name servers took, failures included", ("server",))
+
+
+class Failed(Unavailable):
+    """A name server did not give an answer. `kind` is how."""
+
+    def __init__(self, text: str, kind: Kind) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 def parse_server(text: str) -> tuple[str, int]:
@@ -37,92 +52,114 @@ def parse_server(text: str) -> tuple[str, int]:
     return str(ipaddress.ip_address(host)), int(port)
 
 
-def _question(name: dns.name.Name, rtype: str, edns: bool) -> dns.message.QueryMessage:
-    size = _EDNS_SIZE if edns else None
-    use = 0 if edns else None
-    return dns.message.make_query(name, rtype, use_edns=use, payload=size, id=secrets.randbits(16))
-
-
 class Upstream:
-    """A name server. `edns` turns False for good once it answered FORMERR or NOTIMP to a question with EDNS."""
+    """A name server. `edns` turns False for good once it answered FORMERR or NOTIMP to a question with EDNS, and well to
+    the same one without. `trouble` grows with failures in a row."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
         self.edns = True
-        self.failures = 0
+        self.trouble = 0
+        self.contact = Contact()
+        self._text = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
+        self._answered = _QUERIES.labels(self._text, "answered")
+        self._seconds = _SECONDS.labels(self._text)
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}" if ":" not in self.host else f"[{self.host}]:{self.port}"
+        return self._text
 
-    async def ask(self, name: dns.name.Name, rtype: str, deadline: float) -> dns.message.Message:
-        """The server's answer, NOERROR or NXDOMAIN. Raises Unavailable on anything else and on time running out."""
-        reply = await self._exchange(name, rtype, deadline)
-        if self.edns and reply.rcode() in (dns.rcode.FORMERR, dns.rcode.NOTIMP):
-            self.edns = False
-            reply = await self._exchange(name, rtype, deadline)
-        if reply.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-            raise Unavailable(f"{self} answered {dns.rcode.to_text(reply.rcode())} for {name} {rtype}")
+    @property
+    def down(self) -> bool:
+        """So many failures in a row that it is no accident."""
+        return self.trouble >= _DOWN
+
+    async def ask(self, question: Question, deadline: float) -> Reply:
+        """The server's answer, NOERROR or NXDOMAIN. Raises Failed on anything else and on time running out."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        try:
+            reply = await self._ask(question, deadline)
+        except Failed as error:
+            self.trouble += _WEIGHT[error.kind]
+            self.contact.failed(str(error))
+            _QUERIES.labels(self._text, error.kind).inc()
+            raise
+        finally:
+            self._seconds.observe(loop.time() - begun)
+        self.trouble = 0
+        self.contact.answered()
+        self._answered.inc()
         return reply
 
-    async def _exchange(self, name: dns.name.Name, rtype: str, deadline: float) -> dns.message.Message:
-        query = _question(name, rtype, self.edns)
+    async def _ask(self, question: Question, deadline: float) -> Reply:
+        reply = await self._exchange(question, self.edns, deadline)
+        if self.edns and reply.rcode in (message.FORMERR, message.NOTIMP):
+            reply = await self._exchange(question, False, deadline)
+            self.edns = reply.rcode in (message.FORMERR, message.NOTIMP)
+        if reply.rcode not in (message.NOERROR, message.NXDOMAIN):
+            kind: Kind = "servfail" if reply.rcode == message.SERVFAIL else "refused"
+            raise Failed(
+                f"{self} answered {dns.rcode.to_text(dns.rcode.Rcode(reply.rcode))} for {_words(question)}", kind
+            )
+        return reply
+
+    async def _exchange(self, question: Question, edns: bool, deadline: float) -> Reply:
+        query = message.ask(question, edns)
+        rubbish: list[str] = []
         try:
             async with asyncio.timeout_at(deadline):
-                reply = await self._udp(query)
-                return await self._tcp(query) if reply.flags & dns.flags.TC else reply
+                reply = await self._udp(query, rubbish)
+                return await self._tcp(query) if reply.truncated else reply
         except TimeoutError as error:
-            raise Unavailable(f"{self} did not answer in time for {name} {rtype}") from error
-        except (OSError, EOFError, ValueError) as error:
-            raise Unavailable(f"{self}: {error} (asked for {name} {rtype})") from error
+            if rubbish:
+                raise Failed(f"{self} answered rubbish for {_words(question)}: {rubbish[0]}", "garbage") from error
+            raise Failed(f"{self} did not answer in time for {_words(question)}", "timeout") from error
+        except (OSError, EOFError) as error:
+            raise Failed(f"{self}: {error} (asked for {_words(question)})", "network") from error
+        except ValueError as error:
+            raise Failed(f"{self} answered rubbish for {_words(question)}: {error}", "garbage") from error
 
-    async def _udp(self, query: dns.message.QueryMessage) -> dns.message.Message:
+    async def _udp(self, query: bytes, rubbish: list[str]) -> Reply:
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[dns.message.Message] = loop.create_future()
+        answer: asyncio.Future[Reply] = loop.create_future()
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
             sock.connect((self.host, self.port))
-            loop.add_reader(sock.fileno(), _receive, sock, query, answer)
+            loop.add_reader(sock.fileno(), _receive, sock, query, answer, rubbish)
             try:
-                sock.send(query.to_wire())
+                sock.send(query)
                 return await answer
             finally:
                 loop.remove_reader(sock.fileno())
 
-    async def _tcp(self, query: dns.message.QueryMessage) -> dns.message.Message:
+    async def _tcp(self, query: bytes) -> Reply:
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
-            wire = query.to_wire()
-            writer.write(struct.pack("!H", len(wire)) + wire)
+            writer.write(struct.pack("!H", len(query)) + query)
             (length,) = struct.unpack("!H", await reader.readexactly(2))
-            reply = _matching(await reader.readexactly(length), query)
+            reply = message.read(query, await reader.readexactly(length))
         finally:
             writer.close()
-        if reply is None or reply.flags & dns.flags.TC:
-            raise ValueError("rubbish over TCP")
+        if reply is None or reply.truncated:
+            raise ValueError("no answer over TCP")
         return reply
 
 
-def _receive(sock: socket.socket, query: dns.message.QueryMessage, answer: "asyncio.Future[dns.message.Message]") -> None:
+def _words(question: Question) -> str:
+    return f"{message.name_text(question.name)} {dns.rdatatype.to_text(dns.rdatatype.RdataType(question.rtype))}"
+
+
+def _receive(sock: socket.socket, query: bytes, answer: "asyncio.Future[Reply]", rubbish: list[str]) -> None:
+    if answer.done():
+        return
     try:
-        data = sock.recv(65535)
+        reply = message.read(query, sock.recv(_MAX_UDP))
     except (BlockingIOError, InterruptedError):
         return
+    except ValueError as error:
+        rubbish[:] = [str(error)]
     except OSError as error:
-        if not answer.done():
-            answer.set_exception(error)
-        return
-    reply = _matching(data, query)
-    if reply is not None and not answer.done():
-        answer.set_result(reply)
-
-
-def _matching(data: bytes, query: dns.message.QueryMessage) -> dns.message.Message | None:
-    """The reply to `query`, or None for what is not one (a forgery, an echo, rubbish)."""
-    if len(data) < 12 or _HEAD.unpack_from(data)[0] != query.id:
-        return None
-    with contextlib.suppress(dns.exception.DNSException, ValueError, struct.error):
-        reply = dns.message.from_wire(data, ignore_trailing=True, raise_on_truncation=False)
-        bare = not reply.question and reply.rcode() != dns.rcode.NOERROR
-        if query.is_response(reply) or (bare and reply.flags & dns.flags.QR):
-            return reply
-    return None
+        answer.set_exception(error)
+    else:
+        if reply is not None:
+            answer.set_result(reply)

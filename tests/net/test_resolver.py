@@ -1,10 +1,13 @@
 import asyncio
 import time
+from collections import Counter
 
 import dns.flags
 import pytest
 
+from appliance.net import resolver as resolver_module
 from appliance.net.resolver import Resolver, system_nameservers
+from appliance.observe import metrics
 from appliance.protocol.errors import Unavailable
 from tests.net.nameserver import NameServer, answer
 
@@ -54,7 +57,7 @@ async def test_one_waiter_giving_up_leaves_the_others_their_answer(nameserver):
     assert (await second).records == ("192.0.2.1",)
 
 
-async def test_ids_and_ports_are_random(nameserver):
+async def test_d4_ids_and_ports_are_random(nameserver):
     nameserver.script = script("@ 0 IN A 192.0.2.1")
     dns = resolver(nameserver)
     for _ in range(8):
@@ -101,7 +104,7 @@ async def test_servfail_and_refused_are_unavailable_and_remembered(nameserver, r
     assert len(nameserver.asked) == 1
 
 
-async def test_silence_ends_by_the_deadline_after_two_tries(nameserver):
+async def test_d4_silence_ends_by_the_deadline_after_two_tries(nameserver):
     nameserver.script = lambda query, how: []
     dns = resolver(nameserver, timeout=0.3)
     begun = time.monotonic()
@@ -121,7 +124,7 @@ async def test_the_second_server_answers_and_is_asked_first_afterwards(nameserve
     assert len(second_nameserver.asked) == 2
 
 
-async def test_rubbish_forgeries_and_echoes_are_passed_over(nameserver):
+async def test_d4_rubbish_forgeries_and_echoes_are_passed_over(nameserver):
     def forge(query, how):
         good = answer(query, "@ 300 IN A 192.0.2.1")
         wrong_id = answer(query, "@ 300 IN A 203.0.113.66")
@@ -140,7 +143,7 @@ async def test_only_rubbish_is_unavailable(nameserver):
         await resolver(nameserver, timeout=0.2).query("example.com", "A")
 
 
-async def test_truncated_goes_to_tcp(nameserver):
+async def test_d4_truncated_goes_to_tcp(nameserver):
     long = '"' + "x" * 200 + '"'
 
     def truncate(query, how):
@@ -181,7 +184,7 @@ async def test_cname_chain_in_one_answer_and_over_several(nameserver):
     assert (await dns.query("c.example.com", "A")).records == ("192.0.2.2",)
 
 
-async def test_endless_cname_chain_is_unavailable(nameserver):
+async def test_d4_endless_cname_chain_is_unavailable(nameserver):
     def endless(query, how):
         number = int(query.question[0].name.to_text()[1:].split(".")[0])
         return [answer(query, f"@ 300 IN CNAME n{number + 1}.example.com.").to_wire()]
@@ -299,3 +302,127 @@ async def test_questions_asked_together_answer_in_their_order(nameserver):
     assert [one.name for number, one in enumerate(found) if number != 1] == [a for a, _ in (asked[0], *asked[2:])]
     assert len(nameserver.asked) == 4
     assert await dns.query_all([]) == []
+
+
+async def test_d4_an_answer_to_something_else_is_not_asked_for_again(nameserver):
+    nameserver.script = script("other.example.com. 300 IN A 192.0.2.1")
+    with pytest.raises(Unavailable, match="rubbish"):
+        await resolver(nameserver, timeout=0.5).query("example.com", "A")
+    assert len(nameserver.asked) == 1
+
+
+async def test_d4_more_questions_at_once_than_allowed_are_unavailable(nameserver, monkeypatch):
+    monkeypatch.setattr(resolver_module, "_MAX_IN_FLIGHT", 3)
+    nameserver.script, nameserver.delay = script("@ 300 IN A 192.0.2.1"), 0.05
+    found = await resolver(nameserver).query_all([(f"{n}.example.com", "A") for n in range(5)])
+    assert [isinstance(one, Unavailable) for one in found] == [False, False, False, True, True]
+
+
+async def test_stale_is_served_at_once_when_the_servers_are_slow(nameserver, monkeypatch):
+    monkeypatch.setattr(resolver_module, "_STALE_AFTER", 0.05)
+    nameserver.script = script("@ 1 IN A 192.0.2.1")
+    dns = resolver(nameserver, timeout=2.0)
+    first = await dns.query("example.com", "A")
+    monkeypatch.setattr(dns._cache, "get", lambda key, now: None)
+    nameserver.delay = 0.4
+    begun = time.monotonic()
+    found = await dns.query("example.com", "A")
+    assert found.stale and found.records == first.records and time.monotonic() - begun < 0.35
+    assert len(nameserver.asked) == 2, "the fresh answer is on its way all the same"
+
+
+async def test_a_question_carries_edns_1232(nameserver):
+    sizes = []
+
+    def look(query, how):
+        sizes.append((query.edns, query.payload))
+        return [answer(query, "@ 300 IN A 192.0.2.1").to_wire()]
+
+    nameserver.script = look
+    await resolver(nameserver).query("example.com", "A")
+    assert sizes == [(0, 1232)]
+
+
+async def test_one_odd_formerr_does_not_turn_edns_off_for_good(nameserver):
+    nameserver.script = script(rcode=1)
+    dns = resolver(nameserver, timeout=0.3)
+    with pytest.raises(Unavailable, match="FORMERR"):
+        await dns.query("odd.example.com", "A")
+    assert dns.upstreams[0].edns
+    nameserver.script = lambda query, how: [answer(query, rcode=query.edns >= 0, soa="com. 60 60").to_wire()]
+    await dns.query("b.example.com", "A")
+    assert not dns.upstreams[0].edns
+
+
+async def test_domains_that_fail_are_not_the_fault_of_the_server(nameserver):
+    nameserver.script = script(rcode=2)
+    dns = resolver(nameserver, timeout=0.3)
+    for number in range(5):
+        with pytest.raises(Unavailable):
+            await dns.query(f"{number}.example.com", "A")
+    assert dns.health()["degraded"] == []
+    nameserver.script = script(rcode=5)
+    for number in range(5, 8):
+        with pytest.raises(Unavailable):
+            await dns.query(f"{number}.example.com", "A")
+    assert dns.health()["degraded"] == ["no DNS server answers"]
+    nameserver.script = script("@ 300 IN A 192.0.2.1")
+    await dns.query("well.example.com", "A")
+    assert dns.health()["degraded"] == []
+
+
+async def test_a_server_that_says_no_is_not_asked_twice(nameserver, second_nameserver):
+    nameserver.script = second_nameserver.script = script(rcode=2)
+    with pytest.raises(Unavailable):
+        await resolver(nameserver, second_nameserver).query("example.com", "A")
+    assert (len(nameserver.asked), len(second_nameserver.asked)) == (1, 1)
+
+
+def rubbish(query, how):
+    return [query.id.to_bytes(2, "big") + b"\x81\x80" + b"\0\1\0\1\0\0\0\0" + query.to_wire()[12:-11] + b"\xff" * 8]
+
+
+@pytest.mark.parametrize(
+    ("play", "result"),
+    [
+        (script("@ 0 IN A 192.0.2.1"), "answered"),
+        (script(rcode=2), "servfail"),
+        (script(rcode=5), "refused"),
+        (rubbish, "garbage"),
+        (lambda query, how: [], "timeout"),
+    ],
+)
+async def test_each_server_is_counted_by_what_it_did(nameserver, play, result):
+    nameserver.script = play
+    dns, before = resolver(nameserver, timeout=0.2), counted(nameserver.address)
+    asked = await dns.query_all([("example.com", "A")])
+    assert isinstance(asked[0], Unavailable) is (result != "answered")
+    counts = counted(nameserver.address) - before
+    assert counts.pop("seconds") == counts[result] == len([one for one in nameserver.asked if one[2] == "udp"])
+    assert counts.keys() == {result}
+
+
+async def test_a_server_that_is_not_there_is_a_network_failure():
+    dns, before = Resolver(["127.0.0.1:9"], timeout=0.2), counted("127.0.0.1:9")
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
+        await dns.query("example.com", "A")
+    assert (counted("127.0.0.1:9") - before)["network"] == 2
+
+
+def counted(server):
+    """What the metrics say of a server: results, and how many times were taken."""
+    found = Counter()
+    for line in metrics.exposition().decode().splitlines():
+        if f'server="{server}"' in line and (value := float(line.rpartition(" ")[2])):
+            if line.startswith("postgate_dns_queries_total"):
+                found[line.partition('result="')[2].partition('"')[0]] = value
+            elif line.startswith("postgate_dns_seconds_count"):
+                found["seconds"] = value
+    return found
+
+
+def test_public_resolvers_are_known():
+    dns = Resolver(["127.0.0.1", "8.8.8.8", "2620:fe:0:0::FE", "192.0.2.1:53"])
+    assert dns.public() == ["2620:fe::fe (Quad9)", "8.8.8.8 (Google)"]
+    assert dns.health()["public"] == dns.public()
+    assert Resolver(["127.0.0.1"]).public() == [] and "public" not in Resolver(["127.0.0.1"]).health()
