@@ -144,13 +144,13 @@ def test_d4_random_damage_is_an_answer_none_or_an_error(seed: int) -> None:
             continue
 
 
-def hostile_labels(count: int) -> bytes:
+def hostile_labels(count: int) -> tuple[bytes, bytes]:
     """Records whose owner is a pointer to a name of 120 labels."""
     name = b"\x01a" * 120 + b"\0"
     return name, (b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 300, 4) + b"\x7f\0\0\x02") * count
 
 
-def hostile_pointers(count: int) -> bytes:
+def hostile_pointers(count: int) -> tuple[bytes, bytes]:
     """Records whose owner is one label and a pointer to the owner before: chains that grow."""
     name = b"\x01a\0"
     body, last = b"", 12
@@ -161,16 +161,23 @@ def hostile_pointers(count: int) -> bytes:
     return name, body
 
 
+def cost(hostile: Callable[[int], tuple[bytes, bytes]], count: int) -> float:
+    """CPU seconds for a reply of so many records, the best of three."""
+    name, body = hostile(count)
+    asked = message.ask(Question(name, 1), False)
+    wire = asked[:2] + struct.pack("!HHHHH", 0x8180, 1, count, 0, 0) + name + b"\0\1\0\1" + body
+    assert len(wire) < 65536
+    best = 9.0
+    for _ in range(3):
+        begun = time.process_time()
+        read = message.read(asked, wire)
+        assert read is not None and sum(map(len, read.sets.values())) == count
+        for (_, rtype), found in read.sets.items():
+            read.texts(rtype, found)
+        best = min(best, time.process_time() - begun)
+    return best
+
+
 @pytest.mark.parametrize("hostile", [hostile_labels, hostile_pointers])
 def test_d4_a_hostile_reply_costs_no_more_than_its_octets(hostile: Callable[[int], tuple[bytes, bytes]]) -> None:
-    name, body = hostile(3500)
-    asked = message.ask(Question(name, 1), False)
-    head = asked[:2] + struct.pack("!HHHHH", 0x8180, 1, 3500, 0, 0)
-    wire = head + name + b"\0\1\0\1" + body
-    assert 50000 < len(wire) < 65536
-    begun = time.process_time()
-    read = message.read(asked, wire)
-    assert read is not None
-    for (_, rtype), found in read.sets.items():
-        read.texts(rtype, found)
-    assert time.process_time() - begun < 0.1
+    assert cost(hostile, 3500) < 40 * cost(hostile, 350)
