@@ -20,16 +20,16 @@ MOST = 320
 WIDTH = 78
 
 _KEYWORD = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
+_WORD_CHARS = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"
 _QUOTED = r'"[ !#-\[\]-~]*"'
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _DOT_ATOM = rf"{_ATEXT}(?:\.{_ATEXT})*"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST = rf"{_LABEL}(?:\.{_LABEL})*"
 _MAILBOX = rf"(?:{_DOT_ATOM}|{_QUOTED})?@{_HOST}"
-_VALUE = rf"(?:{_QUOTED}|{_MAILBOX}|{_TOKEN})"
+_VALUE = rf"(?:{_QUOTED}|{_MAILBOX}|{_WORD_CHARS})"
 
-_is_token = re.compile(_TOKEN).fullmatch
+_is_token = re.compile(_WORD_CHARS).fullmatch
 _is_dot_atom = re.compile(_DOT_ATOM).fullmatch
 _is_mailbox = re.compile(_MAILBOX).fullmatch
 _is_host = re.compile(_HOST).fullmatch
@@ -38,7 +38,7 @@ _is_keyword = re.compile(_KEYWORD).fullmatch
 _is_property = re.compile(rf"{_KEYWORD}\.{_KEYWORD}").fullmatch
 _is_comment = re.compile(r"[ !#-'*-\[\]-~]+").fullmatch
 _is_result = re.compile(
-    rf"{_KEYWORD}={_KEYWORD}(?: reason=(?:{_QUOTED}|{_TOKEN}))?(?: {_KEYWORD}\.{_KEYWORD}={_VALUE})*"
+    rf"{_KEYWORD}={_KEYWORD}(?: reason=(?:{_QUOTED}|{_WORD_CHARS}))?(?: {_KEYWORD}\.{_KEYWORD}={_VALUE})*"
 ).fullmatch
 _WORDS = re.compile(r'(?:"[^"]*"|[^" ])+')
 
