@@ -11,7 +11,6 @@ What failure means for the mail: without the store the outcome is temperror (shi
 
 import re
 from collections.abc import Awaitable, Sequence
-from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -22,6 +21,7 @@ from appliance.mail.context import Context, Stage
 from appliance.mail.lookup import split_extension
 from appliance.mail.network import network
 from appliance.mail.ports import Greylist, GreylistAnswer, GreylistAsk, Ports
+from appliance.mail.subscribers import dynamic_name
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.smtp.address import Address
 
@@ -52,12 +52,6 @@ _SRS0 = re.compile(r"srs0[=+-][0-9a-z+/]+=[0-9a-z]{2}=(?P<rest>.+)\Z")
 _SRS1 = re.compile(r"srs1[=+-][0-9a-z+/]+=(?P<host>[^=]+)=[=+-][0-9a-z+/]+=[0-9a-z]{2}=(?P<rest>.+)\Z")
 _DIGITS = re.compile(r"(?<![0-9a-z])\d+(?![0-9a-z])")
 _TOKEN = re.compile(r"(?<![0-9a-z])(?=[a-f]*\d)[0-9a-f]{12,}(?![0-9a-z])")
-
-_SERVER = re.compile(r"(?:\A|[.-])(?:mx|mail|smtp|mta|relay|mout|outbound|out)\d*[.-]")
-_DIALUP = re.compile(
-    r"(?:\A|[.\d_-])(?:dyn|dynamic|dynip|dhcp|[avx]?dsl|ppp|pppoe|pool|dial|dialup|dialin|dip|cable|broadband|cust|"
-    r"customer|clients?|ftth|fttx|gpon|fiber|wifi|wireless|mobile|lte|home|res|residential|user|unassigned)(?:[.\d_-]|\Z)"
-)
 
 
 class Policy(knobs.Policy):
@@ -91,24 +85,6 @@ def sender_key(sender: Address) -> str:
 def recipient_key(recipient: Address, delimiter: str) -> str:
     """The recipient as it is remembered: lower case, without extension."""
     return f"{split_extension(recipient.local.lower(), delimiter)[0]}@{recipient.domain}"
-
-
-@lru_cache(maxsize=4096)
-def dynamic_name(name: str, address: str) -> bool:
-    """Does the name look like that of a subscriber's line: the address in it, or a word for such lines? The names of
-    mail servers (mx, mail, smtp, ... as a word) do not."""
-    name = name.lower()
-    if name == "unknown" or _SERVER.search(name):
-        return False
-    if _DIALUP.search(name):
-        return True
-    octets = address.split(".")
-    if len(octets) != 4 or not all(octet.isdigit() for octet in octets):
-        return False
-    if "".join(f"{int(octet):02x}" for octet in octets) in name:
-        return True
-    numbers = [number.lstrip("0") or "0" for number in re.findall(r"\d+", name)]
-    return sorted(octets) == sorted(octet for octet in octets if octet in numbers) and len(numbers) >= 4
 
 
 def suspicion(ctx: Context) -> tuple[str, ...]:

@@ -15,7 +15,9 @@ Proof = Literal["spf", "name", "dkim", "network"]
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """`name` is the organisation's domain ("example.com"), or the network ("192.0.2.0/24"). `shared`: a provider whose
     customers are strangers to each other: never limited or trusted as one. `first` is when its mail was first accepted
-    (wall clock, 0 = never), `last` the last time, `days` on how many different days, `messages` how many."""
+    (wall clock, 0 = never), `last` the last time, `days` on how many different days, `messages` how many.
+    `answerable`: the domain of MAIL FROM itself is proven (SPF pass, or a DKIM signature of that organisation), so a
+    notice may go to it."""
 
     name: str
     proof: Proof = "network"
@@ -24,6 +26,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     last: float = 0.0
     days: int = 0
     messages: int = 0
+    answerable: bool = False
     evidence: dict[str, Any] = {}
 
     @property

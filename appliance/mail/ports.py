@@ -112,8 +112,8 @@ class Authentication(Protocol):
 class Identities(Protocol):
     """What is remembered of senders (stated). Raises Unavailable."""
 
-    async def known(self, identity: Identity) -> Identity:
-        """The same identity with its age and counts."""
+    def known(self, identity: Identity) -> Identity | Awaitable[Identity]:
+        """The same identity with its age and counts; at once where it is at hand."""
 
     def accepted(self, keys: Sequence[str]) -> None:
         """Mail of these identities (`Identity.key`) was accepted; nobody waits for it."""

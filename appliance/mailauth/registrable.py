@@ -18,3 +18,13 @@ def registrable(name: str) -> str:
     if not name or len(name) > 253 or ".." in name or name[0] == "." or name.rpartition(".")[2].isdigit():
         return ""
     return str(_LIST.privatesuffix(name) or "")
+
+
+def organisation(name: str) -> str:
+    """Who a domain belongs to: its registrable domain, or itself where it has none."""
+    return registrable(name) or name.lower().rstrip(".")
+
+
+def same_organisation(one: str, other: str) -> bool:
+    """Do both names belong to the same organisation?"""
+    return bool(one and other) and organisation(one) == organisation(other)

@@ -1,7 +1,7 @@
 """What `stated` remembers of those who send: identities whose mail was accepted, firsts, clients that waited.
 
 Contract: like stores.state, of which this is a part: every ask is answered at once from a shelf; times that are kept are
-steady, times that are told are wall times. An identity is forgotten a while after its last message (one that came on one
+steady; what is told are ages. An identity is forgotten a while after its last message (one that came on one
 day only sooner); a first and a waiter when their time is over. Keys are bounded, whoever chose them.
 What failure means for the mail: an error answer is Unavailable in the worker; a forgotten identity is new again.
 """
@@ -85,12 +85,11 @@ class Senders:
         }
 
     def known(self, key: str) -> Sequence[Any] | None:
-        """[first, last, days, messages] of an identity, or None."""
+        """[age of the first message, of the last one, days, messages] of an identity, or None."""
         known, now = self.identities.get(bounded(key)), self._clock.now()
         if known is None or life(known) < now:
             return None
-        offset = self._clock.offset
-        return known.first + offset, known.last + offset, known.days, known.messages
+        return now - known.first, now - known.last, known.days, known.messages
 
     def accepted(self, keys: Sequence[str]) -> None:
         """One message more of each."""

@@ -96,7 +96,7 @@ class ProbePut(msgspec.Struct, frozen=True, array_like=True, tag=11):
 
 
 class IdentityGet(msgspec.Struct, frozen=True, array_like=True, tag=12):
-    """The answer is [first, last, days, messages] of an identity (wall times), or nil."""
+    """The answer is [age of the first message, of the last one, days, messages] of an identity, or nil."""
 
     key: str
 

@@ -11,6 +11,7 @@ from appliance.checks import greylist
 from appliance.mail.context import Client, Context, Recipient
 from appliance.mail.identity import Identity
 from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports, Site, Unavailable
+from appliance.mail.subscribers import dynamic_name
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import Address
 from appliance.tables import open_table
@@ -157,7 +158,7 @@ def test_what_could_not_be_looked_up_is_no_reason(proof: str) -> None:
     ],
 )
 def test_dynamic_names(name: str, client: str, dynamic: bool) -> None:
-    assert greylist.dynamic_name(name, client) is dynamic
+    assert dynamic_name(name, client) is dynamic
 
 
 @pytest.mark.parametrize(
