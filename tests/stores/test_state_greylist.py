@@ -174,12 +174,12 @@ class Model:
     used: float | None = None
 
     def step(self, now: float) -> str:
-        if self.used is not None and now - self.used > REMEMBER:
+        if self.used is not None and now > self.used + REMEMBER:
             self.first = self.used = None
         if self.used is not None:
             self.used = now
             return "known"
-        if self.first is None or now - self.first > WINDOW:
+        if self.first is None or now > self.first + WINDOW:
             self.first = now
             return "new"
         if now - self.first < DELAY:
