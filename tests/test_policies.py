@@ -19,8 +19,11 @@ CHECKS = list(catalogue().values())
 BY_NAME = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 #: A knob stands on a line of its own: `key = value` in force, `#key = default` documented.
 _LINE = re.compile(r"^(#?)([a-z_0-9]+) = (.+)$", re.MULTILINE)
-#: Knobs that are shipped otherwise than the code's default: the tables of access come with the folder.
-SHIPPED_OTHERWISE = {("access", "client"), ("access", "helo"), ("access", "sender"), ("access", "recipient")}
+#: Knobs that are shipped otherwise than the code's default: the tables of access and content come with the folder.
+SHIPPED_OTHERWISE = {("access", key) for key in ("client", "helo", "sender", "recipient")} | {
+    ("content", "header"),
+    ("content", "body"),
+}
 
 
 def text_of(name: str) -> str:
@@ -95,7 +98,7 @@ def test_the_shipped_plan() -> None:
 
 
 def test_shipped_tables_are_empty() -> None:
-    for path in [*(FOLDER / "access").iterdir()]:
+    for path in [*(FOLDER / "access").iterdir(), *(FOLDER / "content").iterdir()]:
         assert all(line.startswith("#") or not line.strip() for line in path.read_text().splitlines()), path
 
 

@@ -1,62 +1,114 @@
-"""Whether the values in access tables are actions of access(5): a wrong one shows before any mail meets it.
+"""Whether the values in access tables are actions of access(5), and those in the tables of content actions of
+header_checks(5): a wrong one shows before any mail meets it.
 
 Contract: pure; each different value is read once, by the very function that reads it when it is hit. A value that
 begins with what a pattern brings (`$1`) is known only when it is hit. What failure means for the mail: none here; at
 run time a value that is no action is `temperror`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
-from appliance.checks import access
+from appliance.checks import access, content
 from appliance.config.mistakes import did_you_mean
 from appliance.engine.policy import PolicySet
+from appliance.mail.lines import Kind
 from appliance.mail.replies import Subject
 from appliance.tables import Opened
+from appliance.tables.pattern import LineError, Patterns
 
+ACCESS, CONTENT = "access.toml", "content.toml"
 #: The knobs of policies/access.toml that name tables, each with what its text speaks of.
 SUBJECTS: tuple[Subject, ...] = ("client", "helo", "sender", "recipient")
+#: The knobs of policies/content.toml that name tables, each with the kind of its lines.
+KINDS: dict[str, Kind] = {"header": "header", "mime_header": "mime", "nested_header": "nested", "body": "body"}
 
 
 class Wrong(NamedTuple):
-    """One value that is no action: the table's spec, its line (0 is never one) and what is wrong."""
+    """One value that is no action: the table's spec, its line (0 is never one), what is wrong, who names the table."""
 
     spec: str
     line: int
     text: str
+    file: str
+
+
+class Use(NamedTuple):
+    """A table as a policy file names it: `read` raises ValueError for a value that is no action; `words` are actions."""
+
+    spec: str
+    file: str
+    read: Callable[[str], object]
+    words: Iterable[str]
 
 
 def complaints(policies: PolicySet, opened: Mapping[str, Opened]) -> Iterator[Wrong]:
-    """Everything in the access tables, under any exception, that is no action. `opened`: the tables to look through."""
-    for spec, subject in dict.fromkeys(named(policies)):
-        if spec in opened:
-            yield from _values(spec, opened[spec], subject)
+    """Everything in these tables, under any exception, that is no action. `opened`: the tables to look through."""
+    for use in named(policies):
+        if use.spec in opened:
+            table = opened[use.spec]
+            if use.file == CONTENT and isinstance(table, Patterns):
+                yield from _patterns(use.spec, table)
+            yield from _values(use, table)
 
 
-def named(policies: PolicySet) -> Iterator[tuple[str, Subject]]:
-    """The access tables under any exception, each with what its text speaks of."""
-    policy = policies.checks.get(access.NAME)
+def named(policies: PolicySet) -> Iterator[Use]:
+    """The tables of access and content under any exception, each once for each use."""
+    found: dict[tuple[str, str], Use] = {}
+    for told in _told(policies, access.NAME):
+        for subject in SUBJECTS:
+            for spec in getattr(told, subject, ()):
+                found.setdefault((spec, subject), Use(spec, ACCESS, partial(_access, subject), access.WORDS))
+    for told in _told(policies, content.NAME):
+        for knob, kind in KINDS.items():
+            for spec in getattr(told, knob, ()):
+                found.setdefault((spec, knob), Use(spec, CONTENT, partial(_content, kind), content.WORDS))
+    return iter(found.values())
+
+
+def _access(subject: Subject, value: str) -> object:
+    return access.read_entry(value, subject)
+
+
+def _content(kind: Kind, value: str) -> object:
+    word, _, text = value.strip().partition(" ")
+    if text.lstrip().startswith("$"):  # what a pattern brings is known only when it is hit
+        value = f"{word} X: a@b"
+    return content.read_entry(value, kind)
+
+
+def _told(policies: PolicySet, name: str) -> Iterator[object]:
+    """The knobs of a check, and what they are under each exception."""
+    policy = policies.checks.get(name)
     if policy is None:
         return
-    derived = [policy.derive((item,)) for item in policy.exceptions if policy.derive]
-    for told in (policy, *derived):
-        for subject in SUBJECTS:
-            yield from ((spec, subject) for spec in getattr(told.knobs, subject, ()))
+    yield policy.knobs
+    if policy.derive:
+        yield from (policy.derive((item,)).knobs for item in policy.exceptions)
 
 
-def _values(spec: str, table: Opened, subject: Subject) -> Iterator[Wrong]:
+def _patterns(spec: str, table: Patterns) -> Iterator[Wrong]:
+    """Rules for octets are compiled when they are first asked for: better now than when mail meets them."""
+    try:
+        table.for_octets()
+    except LineError as why:
+        yield Wrong(spec, why.line, str(why), CONTENT)
+
+
+def _values(use: Use, table: Opened) -> Iterator[Wrong]:
     read: dict[str, str] = {}
     for _, value, line in table.entries():
         if value not in read:
-            read[value] = "" if table.pattern and value.startswith("$") else _problem(value, subject)
+            read[value] = "" if table.pattern and value.startswith("$") else _problem(value, use)
         if read[value]:
-            yield Wrong(spec, line, read[value])
+            yield Wrong(use.spec, line, read[value], use.file)
 
 
-def _problem(value: str, subject: Subject) -> str:
+def _problem(value: str, use: Use) -> str:
     try:
-        access.read_entry(value, subject)
+        use.read(value)
     except ValueError as error:
         word = value.split(None, 1)[0] if value.split() else ""
-        return f"{error}{'' if word.lower() in access.WORDS else did_you_mean(word, access.WORDS)}"
+        return f"{error}{'' if word.lower() in use.words else did_you_mean(word, use.words)}"
     return ""

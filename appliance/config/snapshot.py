@@ -187,12 +187,12 @@ class _Build:
     def _actions(self, policies: PolicySet) -> None:
         """Values of access tables. Those that were in force already, unchanged, have been looked through."""
         before = self.previous
-        known = {spec: before.tables.get(spec) for spec, _ in actions.named(before.policies)} if before else {}
+        known = {use.spec: before.tables.get(use.spec) for use in actions.named(before.policies)} if before else {}
         fresh = {spec: table for spec, table in self.tables.items() if known.get(spec) is not table}
         for wrong in actions.complaints(policies, fresh):
             path = fresh[wrong.spec].source.path
             if path:
                 self.mistakes.append(Mistake(path, wrong.line, 1, wrong.text))
             else:
-                file, place = next(self._written(wrong.spec), ("access.toml", ()))
+                file, place = next(self._written(wrong.spec), (wrong.file, ()))
                 self._at(file, place, f"item {wrong.line}: {wrong.text}")

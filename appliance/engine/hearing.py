@@ -99,6 +99,10 @@ class Hearing:
             self._hear(slot.policy, verdict)
 
     def _hear(self, policy: CheckPolicy, verdict: Verdict) -> None:
+        if verdict.more:
+            for one in (msgspec.structs.replace(verdict, more=()), *verdict.more):
+                self._hear(policy, one)
+            return
         self.found.append(verdict)
         if verdict.identity is not None:
             self.identity = verdict.identity

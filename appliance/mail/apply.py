@@ -1,14 +1,17 @@
 """Edits put into force while a message is sent: the content itself is never rewritten on disk.
 
 Contract: pure and byte-exact: what no edit names leaves as it came. Edits act in list order, each on the header as
-the ones before left it. The envelope's edits (sender, add_recipient, delete_recipient) are in the trailer already
-when a message is queued and mean nothing here. A header without an end (over 1 MB, or no empty line) is edited as far
-as it is a header. What failure means for the mail: nothing fails; a change of a field that is not there adds it
-(milter convention).
+the ones before left it; splices act on what is left of the content as received: fields that an edit wrote are not theirs,
+nor is a body that was replaced, and of those that overlap the first counts. The envelope's edits (sender, add_recipient,
+delete_recipient) are in the trailer already when a message is queued and mean nothing here. A header without an end (over
+1 MB, or no empty line) is edited as far as it is a header. What failure means for the mail: nothing fails; a change of a
+field that is not there adds it (milter convention).
 """
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain
 
 from appliance.mail.edits import Edit
 
@@ -29,38 +32,63 @@ def split(content: bytes) -> tuple[bytes, bytes]:
 
 
 def field(edit: Edit) -> bytes:
-    """The header field that `edit` writes, CRLF at its end. A value can neither end the header nor begin a new field."""
-    lines = [line for line in edit.value.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line.strip()]
-    folded = [line if line[0] in " \t" else f"\t{line}" for line in lines[1:]]
-    text = "\r\n".join([f"{edit.name}: {lines[0] if lines else ''}", *folded])
-    return text.encode("utf-8", "surrogateescape") + b"\r\n"
+    """The header field that `edit` writes, CRLF at its end."""
+    return _octets(f"{edit.name}: {folded(edit.value)}\r\n")
 
 
-def header(block: bytes, edits: Iterable[Edit]) -> bytes:
+def folded(text: str) -> str:
+    """`text` so that it can neither end the header nor begin a new field."""
+    lines = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line.strip()]
+    return "\r\n".join([*lines[:1], *(line if line[0] in " \t" else f"\t{line}" for line in lines[1:])])
+
+
+def header(block: bytes, edits: Sequence[Edit]) -> bytes:
     """The header fields `block` (no empty line at its end) with `edits` in force."""
-    fields: list[bytes] = _FIELD.findall(block)
-    if fields and not fields[-1].endswith(b"\n"):
-        fields[-1] += b"\r\n"
+    raw: list[bytes] = _FIELD.findall(block)
+    fields = list(zip(raw, accumulate(map(len, raw), initial=0), strict=False))
+    if raw and not raw[-1].endswith(b"\n"):
+        fields[-1] = raw[-1] + b"\r\n", fields[-1][1]
     for edit in edits:
         _edit(fields, edit)
-    return b"".join(fields)
+    placed: dict[int, list[Edit]] = {}
+    for edit in edits:
+        if edit.op == "splice":
+            placed.setdefault(edit.index, []).append(edit)
+    return b"".join(_spliced(octets, placed.pop(start, ())) if placed else octets for octets, start in fields)
 
 
-def _edit(fields: list[bytes], edit: Edit) -> None:
+def _spliced(field: bytes, edits: Iterable[Edit]) -> bytes:
+    """One field as received, with what is put before it or in its place."""
+    before, kept = b"", field
+    for edit in edits:
+        if edit.length:
+            kept = _octets(edit.value)
+        else:
+            before += _octets(edit.value)
+    return before + kept
+
+
+def _octets(text: str) -> bytes:
+    """Text of an edit as octets."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _edit(fields: list[tuple[bytes, int]], edit: Edit) -> None:
+    """`fields`: each with where it stood in the content as received, -1 for those that edits wrote."""
     if edit.op == "prepend":
-        fields.insert(0, field(edit))
+        fields.insert(0, (field(edit), -1))
     elif edit.op == "append":
-        fields.append(field(edit))
+        fields.append((field(edit), -1))
     elif edit.op in ("change", "delete"):
-        name = edit.name.lower().encode("utf-8", "surrogateescape")
-        places = [number for number, raw in enumerate(fields) if _named(raw) == name]
+        name = _octets(edit.name.lower())
+        places = [number for number, (raw, _) in enumerate(fields) if _named(raw) == name]
         if edit.op == "delete":
             for number in reversed(places if edit.index == 0 else places[edit.index - 1 : edit.index]):
                 del fields[number]
         elif len(places) >= max(edit.index, 1):
-            fields[places[max(edit.index, 1) - 1]] = field(edit)
+            fields[places[max(edit.index, 1) - 1]] = field(edit), -1
         else:
-            fields.append(field(edit))
+            fields.append((field(edit), -1))
 
 
 def _named(raw: bytes) -> bytes:
@@ -83,7 +111,7 @@ def on_top(edits: Sequence[Edit]) -> bytes | None:
     for edit in edits:
         if edit.op == "prepend":
             top = field(edit) + top
-        elif edit.op in ("append", "change", "delete", "body"):
+        elif edit.op in ("append", "change", "delete", "body", "splice"):
             return None
     return top
 
@@ -91,11 +119,7 @@ def on_top(edits: Sequence[Edit]) -> bytes | None:
 def whole(content: bytes, edits: Sequence[Edit]) -> bytes:
     """A message in memory with `edits` in force."""
     top = on_top(edits)
-    if top is not None:
-        return top + content
-    block, rest = split(content)
-    body = _body(edits)
-    return header(block, edits) + (rest if body is None else b"\r\n" + body)
+    return b"".join(_edited(content, (), edits)) if top is None else top + content
 
 
 def streamed(chunks: Iterable[bytes], edits: Sequence[Edit]) -> Iterator[bytes]:
@@ -112,6 +136,33 @@ def streamed(chunks: Iterable[bytes], edits: Sequence[Edit]) -> Iterator[bytes]:
         start += chunk
         if _END.search(start) or len(start) > MAX_HEADER:
             break
-    yield whole(start, edits)
-    if _body(edits) is None:
-        yield from rest
+    yield from _edited(start, rest, edits)
+
+
+def _edited(start: bytes, rest: Iterable[bytes], edits: Sequence[Edit]) -> Iterator[bytes]:
+    """`start` has the header."""
+    block, behind = split(start)
+    yield header(block, edits)
+    body = _body(edits)
+    if body is not None:
+        yield b"\r\n" + body
+        return
+    yield from _splice(chain((behind,), rest), edits, len(block))
+
+
+def _splice(chunks: Iterable[bytes], edits: Sequence[Edit], start: int) -> Iterator[bytes]:
+    """`chunks`, which begin at `start` of the content as received, with the splices from there on in force."""
+    waiting = deque(sorted((e for e in edits if e.op == "splice" and e.index >= start), key=lambda e: e.index))
+    at = free = start  # what stands before `free` is cut out
+    for chunk in chunks:
+        done, end = at, at + len(chunk)
+        pieces = []
+        while waiting and waiting[0].index < end:
+            edit = waiting.popleft()
+            if edit.index < free:
+                continue
+            pieces += [chunk[max(done, free) - at : edit.index - at], _octets(edit.value)]
+            done, free = edit.index, edit.index + edit.length
+        yield b"".join((*pieces, chunk[max(done, free) - at :])) if pieces or free > at else chunk
+        at = end
+    yield from (_octets(edit.value) for edit in waiting)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from appliance.mail.lines import Ask, Found
 from appliance.mail.scan import ScanResult
 from appliance.protocol.errors import Unavailable as Unavailable  # the port's error; net may not import mail
 
@@ -65,6 +66,13 @@ class Table(Protocol):
 
     def get(self, key: str) -> tuple[str, str] | None:
         """(value, "file:line" where it stands), or None. Raises Unavailable if the table cannot be read."""
+
+
+class LineRules(Protocol):
+    """Tables asked about the lines of a message."""
+
+    def search(self, content: Content, ask: Ask) -> Found | Awaitable[Found]:
+        """At once where little is to be done. Raises Unavailable if a table or the content cannot be read."""
 
 
 class GreylistAsk(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,6 +217,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     authentication: Authentication | None = None
     identities: Identities | None = None
     firsts: Firsts | None = None
+    lines: LineRules | None = None
 
 
 #: What a check returns: at once where no IO is needed, else something to await.

@@ -45,6 +45,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     `stage` is where it was asked (the engine fills both in).
     `authres` are results for our Authentication-Results field (mail.authres writes each). `identity`, where set, is who
     sends from here on: the Context of what is asked after it has it.
+    `more` is what else the check found, each judged as a verdict of its own behind this one.
     `evidence` is what decided it: records with TTL, table and line, store values before and after, scanner answers.
     """
 
@@ -60,6 +61,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     evidence: dict[str, Any] = {}
     identity: Identity | None = None
     stage: str = ""
+    more: tuple["Verdict", ...] = ()
 
 
 #: What the asking daemon must do. `accept` = go on (or take the message).

@@ -6,7 +6,8 @@ raises Unavailable (outcome `temperror`): a pattern that explodes on a hostile k
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import regex
@@ -18,6 +19,7 @@ from appliance.tables.text import BLANKS, Source
 
 #: CPU seconds that one look-up may take.
 TIMEOUT = 0.05
+_WIDE = re.compile(r"(?<!\\)((?:\\\\)*)\\U([0-9a-f]{8})")
 _DOLLAR = re.compile(r"\$(?:(\$)|(\d+)|\{(\d+)\}|\((\d+)\))?")
 #: Letters that may follow the pattern; each toggles. True: on unless written.
 _PCRE_FLAGS = {"i": True, "m": False, "s": True, "x": False, "A": False, "E": False, "U": False, "X": False}
@@ -25,11 +27,21 @@ _REGEXP_FLAGS = {"i": True, "x": True, "m": False}
 
 
 class Pattern(NamedTuple):
-    """A compiled pattern; `anchored` patterns match at the beginning only. `pieces`: the result, cut at its `$n`."""
+    """A compiled pattern; `anchored` patterns match at the beginning only. `pieces`: the result, cut at its `$n`.
+    `octets` compiles it for keys that are octets."""
 
     compiled: Any
     anchored: bool
     pieces: tuple[str | int, ...] = ()
+    octets: Callable[[], Any] | None = None
+
+
+class LineError(Exception):
+    """What is wrong with the rule in `line`."""
+
+    def __init__(self, line: int, text: str) -> None:
+        super().__init__(text)
+        self.line = line
 
 
 class Patterns:
@@ -40,6 +52,23 @@ class Patterns:
     def __init__(self, rules: list[Rule[Pattern]], source: Source) -> None:
         self.source = source
         self.rules = rules
+        self._octets: list[Rule[Pattern]] | None = None
+
+    def for_octets(self) -> list[Rule[Pattern]]:
+        """The rules as they are for keys that are octets (header_checks): each octet is a character, letters are those of
+        ASCII, as in Postfix. Compiled when they are first asked for. Raises LineError for a pattern that cannot be."""
+        if self._octets is None:
+            self._octets = [self._for_octets(rule) for rule in self.rules]
+        return self._octets
+
+    def _for_octets(self, rule: Rule[Pattern]) -> Rule[Pattern]:
+        if rule.test.octets is None:
+            return rule
+        try:
+            return rule._replace(test=rule.test._replace(compiled=rule.test.octets()))
+        except (ValueError, regex.error) as why:
+            text = why.msg if isinstance(why, regex.error) else str(why)
+            raise LineError(rule.line, text) from None
 
     def get(self, key: str) -> tuple[str, str] | None:
         """(value with its `$n` filled in, "file:line"), or None. Raises Unavailable when the time is up."""
@@ -120,7 +149,9 @@ class _Parser:
     def _parse(self, line: Line) -> tuple[Pattern, str]:
         pattern, letters, result = cut(line.text)
         on = self._toggle(letters)
-        test = Pattern(compiled(pattern, on, posix=self._flags is _REGEXP_FLAGS), on.get("A", False))
+        posix = self._flags is _REGEXP_FLAGS
+        again = partial(compiled, pattern, on, posix=posix, octets=True)
+        test = Pattern(compiled(pattern, on, posix=posix), on.get("A", False), octets=again)
         if line.word:
             if result:
                 self.source.flaw(line.number, line.column, "text after `if /pattern/` is ignored", fatal=False)
@@ -186,8 +217,8 @@ def cut(text: str) -> tuple[str, str, str]:
     return text[1:end], flags, result.strip(BLANKS)
 
 
-def compiled(pattern: str, on: dict[str, bool], *, posix: bool) -> Any:
-    """The pattern for the `regex` library. Raises regex.error, ValueError."""
+def compiled(pattern: str, on: dict[str, bool], *, posix: bool, octets: bool = False) -> Any:
+    """The pattern for the `regex` library, for texts or for `octets`. Raises regex.error, ValueError."""
     multiline = on["m"]
     if posix:
         dialect = Dialect(posix=True, basic=not on["x"], strict_end=not multiline)
@@ -197,4 +228,13 @@ def compiled(pattern: str, on: dict[str, bool], *, posix: bool) -> Any:
         flags = (
             (regex.MULTILINE if multiline else 0) | (regex.DOTALL if on["s"] else 0) | (regex.VERBOSE if on["x"] else 0)
         )
-    return regex.compile(rewrite(pattern, dialect), flags | regex.VERSION1 | (regex.IGNORECASE if on["i"] else 0))
+    text = rewrite(pattern, dialect)
+    written = _WIDE.sub(_octet, text).encode("utf-8", "surrogateescape") if octets else text
+    return regex.compile(written, flags | regex.VERSION1 | (regex.IGNORECASE if on["i"] else 0))
+
+
+def _octet(found: "re.Match[str]") -> str:
+    number = int(found[2], 16)
+    if number > 0xFF:
+        raise ValueError(f"\\x{{{number:x}}} is no octet")
+    return f"{found[1]}\\x{number:02x}"

@@ -30,6 +30,7 @@ from appliance.net.resolver import Resolver
 from appliance.stores.asking import Senders
 from appliance.stores.callahead_cache import CallaheadCache
 from appliance.stores.remote import StateClient
+from appliance.tables.lines import LineSearch
 
 __all__ = ["Composition"]
 
@@ -109,6 +110,7 @@ class Composition:
             recipients=self.callahead,
             scanners=self.scanners.find(scanner_settings(snapshot)),
             inspector=self.inspector.bound(snapshot.policies.checks["attachments"].knobs.limits),  # type: ignore[attr-defined]
+            lines=LineSearch(snapshot.tables),
             authentication=Authentication(self._resolver(snapshot), snapshot.policies),
             identities=self.senders,
             firsts=self.senders,

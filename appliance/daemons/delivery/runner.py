@@ -268,5 +268,5 @@ def _outgoing(trailer: Trailer, indexes: list[int], data: bytes | Iterator[bytes
             "IDENT": trailer.queue_id,
             "SOURCE": "REMOTE",
         },
-        trailer.plain and not any(edit.op == "body" or edit.name.startswith(".") for edit in trailer.edits),
+        trailer.plain and not any(edit.op in ("body", "splice") or edit.name.startswith(".") for edit in trailer.edits),
     )
