@@ -33,7 +33,8 @@ class SpfTerm(msgspec.Struct, frozen=True):
 class SpfReport(msgspec.Struct, frozen=True, kw_only=True):
     """`scope` tells which identity was judged; `domain` is its domain. `matched` is the term that decided. `lookups` and
     `voids` are the counters of RFC 7208 4.6.4. `ttl`: seconds that this holds (0: ask again). `broad`: the record lets in
-    so much of the Internet (`+all`, huge networks) that a pass proves nobody. `explanation` is the domain's text."""
+    so much of the Internet (`+all`, huge networks) that a pass proves nobody. `explanation` is the domain's text.
+    `personal`: a macro of the local part was used: the result holds for this very sender."""
 
     result: Word
     scope: Literal["mfrom", "helo"] = "mfrom"
@@ -47,6 +48,7 @@ class SpfReport(msgspec.Struct, frozen=True, kw_only=True):
     voids: int = 0
     ttl: int = 0
     broad: bool = False
+    personal: bool = False
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):

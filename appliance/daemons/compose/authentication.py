@@ -7,9 +7,11 @@ mail: a result `temperror`, whose meaning the asking check's file says.
 from collections.abc import Awaitable
 from typing import Any
 
+from appliance.daemons.compose.spf_memo import SpfMemo
 from appliance.engine.rules import PolicySet
-from appliance.mail.auth import ArcReport, DkimReport, SpfAsk, SpfReport
+from appliance.mail.auth import ArcReport, DkimReport
 from appliance.mail.ports import Content, Resolver
+from appliance.mailauth.spf import Limits
 
 
 class Authentication:
@@ -17,10 +19,10 @@ class Authentication:
 
     def __init__(self, resolver: Resolver, policies: PolicySet) -> None:
         self._resolver, self._policies = resolver, policies
-
-    def spf(self, ask: SpfAsk) -> SpfReport | Awaitable[SpfReport]:
-        """Not built yet."""
-        return SpfReport(result="temperror", reason="not built yet")
+        knobs = self._knobs("spf")
+        limits = Limits(knobs.void_limit, knobs.broad_ipv4_prefix, knobs.broad_ipv6_prefix)
+        #: SPF by a call less: it is on the way of every message.
+        self.spf = SpfMemo(resolver, limits, knobs.deadline).spf
 
     def dkim(self, content: Content) -> DkimReport | Awaitable[DkimReport]:
         """Not built yet."""
