@@ -1,9 +1,15 @@
-"""arc: ARC chains (RFC 8617).
+"""arc: does the chain of ARC seals hold (RFC 8617), and whose are they?
 
-Contract: not built yet; it answers `skipped`. What failure means for the mail: nothing.
+Stands at message. It reports; what a chain is good for is the dmarc check's (`trusted_sealers` there): anybody can seal,
+so a pass by itself proves nothing. Outcomes: pass, fail, none, skipped (nothing to verify with).
+What failure means for the mail: temperror if DNS could not give a key; a chain that fails counts as none.
 """
 
+from collections.abc import Awaitable
+
 from appliance.checks import knobs
+from appliance.mail import authres
+from appliance.mail.auth import ArcReport
 from appliance.mail.context import Context, Stage
 from appliance.mail.ports import Ports
 from appliance.mail.verdict import Action, Verdict
@@ -24,9 +30,28 @@ REPLIES = {
 
 
 class Policy(knobs.Policy):
-    """No knobs."""
+    """No knobs: bits and clocks are those of the dkim check, trusted sealers those of dmarc."""
 
 
-def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
-    """Not built yet."""
-    return Verdict(check=NAME, outcome="skipped")
+def judged(report: ArcReport) -> Verdict:
+    """The report as a verdict."""
+    outcome = report.result if report.result in OUTCOMES else "fail"
+    reason = report.reason or (f"sealed by {report.sealers[-1]}" if report.sealers else "")
+    return Verdict(
+        check=NAME,
+        outcome=outcome,
+        reason=reason,
+        authres=(authres.result("arc", outcome, reason=reason),) if outcome != "none" else (),
+        evidence={"instances": report.instances, "sealers": list(report.sealers), "claims": list(report.claims)},
+    )
+
+
+async def _later(asked: Awaitable[ArcReport]) -> Verdict:
+    return judged(await asked)
+
+
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
+    if ports.authentication is None or ctx.content is None:
+        return Verdict(check=NAME, outcome="skipped", reason="nothing to verify")
+    report = ports.authentication.arc(ctx.content)
+    return judged(report) if isinstance(report, ArcReport) else _later(report)

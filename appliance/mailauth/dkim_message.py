@@ -1,0 +1,84 @@
+"""A message as its signatures see it: header fields by name, canonical forms, body hashes as they become known.
+
+Contract: reads `mail.ports.Content`, changes nothing, does each piece of work once for all signatures. Linear in the
+header. `unreadable` says why this message cannot be verified at all ("" = it can): then no field is at hand but those of
+signatures. Field names are compared as RFC 5322 4 reads them: any case, blanks before the colon allowed.
+What failure means for the mail: none here; an unreadable message has no signature that counts.
+"""
+
+import re
+from collections.abc import Iterable
+
+from appliance.mail.ports import Content
+from appliance.mailauth.dkim_body import CRLF, BodyHash, Want, squeeze
+
+#: More header fields than that are not looked at (check `size` refuses at 10,000).
+FIELDS = 20_000
+#: What RFC 5322 3.6 and RFC 2045 allow once: if one of them stands twice, readers differ in which one they show.
+SINGLE = (
+    *(b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc", b"subject", b"date", b"message-id", b"in-reply-to"),
+    *(b"references", b"mime-version", b"content-type", b"content-transfer-encoding"),
+)
+_BETWEEN = re.compile(rb"\r\n(?![ \t])")
+
+
+class Message:
+    """One message; `bodies` is filled by dkim_body.hash_body."""
+
+    def __init__(self, content: Content) -> None:
+        self.content = content
+        self.bodies: dict[Want, BodyHash] = {}
+        self._relaxed: dict[int, bytes] = {}
+        header = content.header
+        lines = header.count(CRLF)
+        self.unreadable = "" if content.header_complete else "the header is too long"
+        if lines > FIELDS and lines - header.count(b"\r\n ") - header.count(b"\r\n\t") > FIELDS:
+            self.unreadable = f"more than {FIELDS} header fields"
+            header = b""
+        self.fields = _BETWEEN.split(header.removesuffix(CRLF).removesuffix(CRLF)) if header.strip(CRLF) else []
+        self.places: dict[bytes, list[int]] = {}
+        for place, field in enumerate(self.fields):
+            self.places.setdefault(field[: field.find(b":")].rstrip(b" \t").lower(), []).append(place)
+
+    @property
+    def doubled(self) -> str:
+        """A field that may stand once only and stands more often, "" if there is none."""
+        return next((name.decode() for name in SINGLE if len(self.places.get(name, ())) > 1), "")
+
+    def select(self, names: Iterable[bytes], own: int = -1) -> list[int]:
+        """The places of the fields that `h=` names, each name's from the bottom up (RFC 6376 5.4.2), but for `own`."""
+        left: dict[bytes, list[int]] = {}
+        chosen = []
+        for name in names:
+            if name not in left:
+                left[name] = [place for place in self.places.get(name, ()) if place != own]
+            if left[name]:
+                chosen.append(left[name].pop())
+        return chosen
+
+    def field(self, place: int, *, relaxed: bool) -> bytes:
+        """A field in canonical form (RFC 6376 3.4.1, 3.4.2), with its CRLF."""
+        if not relaxed:
+            return self.fields[place] + CRLF
+        found = self._relaxed.get(place)
+        if found is None:
+            found = self._relaxed[place] = relaxed_field(self.fields[place]) + CRLF
+        return found
+
+
+def relaxed_field(field: bytes) -> bytes:
+    """RFC 6376 3.4.2, without the CRLF at the end."""
+    name, _, value = field.partition(b":")
+    return name.rstrip(b" \t").lower() + b":" + squeeze(value.replace(CRLF, b"")).strip(b" ")
+
+
+def without_signature(field: bytes) -> bytes:
+    """The field with the value of its b= taken out (RFC 6376 3.7)."""
+    name, colon, value = field.partition(b":")
+    specs = value.split(b";")
+    for number, spec in enumerate(specs):
+        tag, equals, _ = spec.partition(b"=")
+        if equals and tag.strip(b" \t\r\n") == b"b":
+            specs[number] = tag + equals
+            break
+    return name + colon + b";".join(specs)
