@@ -19,6 +19,7 @@ from appliance.protocol.errors import Unavailable as Unavailable  # the port's e
 if TYPE_CHECKING:
     from appliance.mail.auth import ArcReport, DkimReport, SpfAsk, SpfReport
     from appliance.mail.context import Context
+    from appliance.mail.dns_list import Kind
     from appliance.mail.identity import Identity
     from appliance.mail.inspection import Inspection
     from appliance.protocol.dns import Answer
@@ -56,6 +57,16 @@ class Resolver(Protocol):
 
     def cached(self, name: str, rtype: str) -> Answer | None:
         """An answer that is at hand without IO, else None."""
+
+
+class DnsLists(Protocol):
+    """Health of the DNS lists that the policies name: tested at start and daily (RFC 5782 section 5)."""
+
+    def trouble(self, zone: str, kind: Kind) -> str:
+        """Why this list is not asked at the moment, "" if it is."""
+
+    def heard(self, zone: str, kind: Kind, why: str) -> None:
+        """What came of a question: "" an answer, else what was wrong. A list that keeps failing is tested at once."""
 
 
 class Table(Protocol):
@@ -218,6 +229,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     identities: Identities | None = None
     firsts: Firsts | None = None
     lines: LineRules | None = None
+    dns_lists: DnsLists | None = None
 
 
 #: What a check returns: at once where no IO is needed, else something to await.

@@ -16,11 +16,13 @@ from appliance.config.values import parse_listen_address, parse_peer
 from appliance.config.wiring import demo_inbox
 from appliance.connectors.callahead import Callahead
 from appliance.connectors.conversation import Server
+from appliance.connectors.dns_lists import DnsLists
 from appliance.connectors.inspector import Inspector
 from appliance.connectors.scanner import Settings
 from appliance.connectors.scanners import Scanners
 from appliance.daemons.compose.authentication import Authentication
 from appliance.daemons.compose.doors import Doors
+from appliance.daemons.compose.lists import wanted_lists
 from appliance.daemons.compose.smtputf8 import Utf8
 from appliance.daemons.skeleton import Birth
 from appliance.engine.pipeline import Engine
@@ -60,6 +62,7 @@ class Composition:
         )
         self.utf8 = Utf8(self.doors, hostname)
         self.scanners = Scanners(tests=birth.index == 0)
+        self.dns_lists = DnsLists(says=birth.index == 0)
         self.inspector = Inspector(birth.rendezvous["scand"])
         self._first = snapshot
 
@@ -68,6 +71,7 @@ class Composition:
         self.adopt(self._first)
         self.state.start()
         self.scanners.start()
+        self.dns_lists.start()
         # Until stated answers nobody would be greylisted or counted: every restart would let strangers in.
         await asyncio.gather(self.state.wait_ready(PATIENCE), self.utf8.learn())
 
@@ -85,6 +89,7 @@ class Composition:
         self.callahead.hostname = self.utf8.hostname = snapshot.wiring.gateway.hostname
         self.utf8.learn_soon()
         self.scanners.follow(scanner_settings(snapshot), snapshot.wiring.smtp.size_limit)
+        self.dns_lists.follow(self.resolver, wanted_lists(snapshot.policies))
 
     @property
     def resolver(self) -> Resolver:
@@ -112,6 +117,7 @@ class Composition:
             inspector=self.inspector.bound(snapshot.policies.checks["attachments"].knobs.limits),  # type: ignore[attr-defined]
             lines=LineSearch(snapshot.tables),
             authentication=Authentication(self._resolver(snapshot), snapshot.policies),
+            dns_lists=self.dns_lists,
             identities=self.senders,
             firsts=self.senders,
         )
@@ -132,6 +138,7 @@ class Composition:
                 "degraded": [] if self.state.ready else [f"stated is away: {self.state.why}"],
             },
             "dns": self.resolver.health(),
+            "dns lists": {**self.dns_lists.facts(), "degraded": self.dns_lists.degraded},
             "callahead": self.callahead.health(),
             "inspector": self.inspector.health(),
         }
@@ -142,6 +149,7 @@ class Composition:
         """Hang up everywhere."""
         self.utf8.close()
         self.scanners.close()
+        self.dns_lists.close()
         self.inspector.close()
         await self.callahead.close()
         self.state.close()

@@ -224,3 +224,35 @@ async def test_everything_away_starts_all_the_same_and_says_so(tmp_path: Path) -
         assert not made.takes_utf8(found)
     finally:
         await made.close()
+
+
+async def test_dns_lists_are_watched_asked_and_followed_over_reloads(tmp_path: Path, serve: Serve) -> None:
+    lists = 'client = ["bl.example=127.0.0.[2..9]*2", "dead.example*9"]\nthreshold = 2\n[on]\nlisted = "reject"\n'
+    found = snapshot(tmp_path, await serve("SMTPUTF8"), dnsbl=lists)
+    (tmp_path / "zone").write_bytes(
+        ZONE
+        + b"bl.example. 60 IN SOA ns. host. 1 2 3 4 5\n2.0.0.127.bl.example. 60 IN A 127.0.0.2\n"
+        + b'1.2.0.192.bl.example. 60 IN A 127.0.0.4\n1.2.0.192.bl.example. 60 IN TXT "spam source"\n'
+        + b"dead.example. 60 IN SOA ns. host. 1 2 3 4 5\n*.dead.example. 60 IN A 203.0.113.1\n"
+    )
+    found = build(blob.read(str(tmp_path / "postgate.toml")))
+    made = composition(tmp_path, found)
+    await made.open()
+    try:
+        async with asyncio.timeout(5):
+            while not made.dns_lists.trouble("dead.example", "address"):
+                await asyncio.sleep(0)
+        health = made.health()
+        assert health["dns lists"]["bl.example (address)"] == "well"
+        assert "DNS list dead.example is not asked: 203.0.113.1 is no answer of a DNS list" in health["degraded"]
+        decision = await decide(made, found, "known@example.com")
+        assert decision.verb == "reject" and decision.deciding is not None
+        assert decision.reply == "554 5.7.1 Service unavailable: your host, name or message is on a block list [ID1]"
+        assert "spam source" in decision.deciding.reason and "dead.example: 203" in decision.deciding.evidence["dead"][0]
+        (tmp_path / "policies" / "dnsbl.toml").write_text("")
+        after = build(blob.read(str(tmp_path / "postgate.toml")))
+        made.adopt(after)
+        assert made.health()["dns lists"] == {}
+        assert (await decide(made, after, "known@example.com")).verb == "accept"
+    finally:
+        await made.close()
