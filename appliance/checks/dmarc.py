@@ -1,12 +1,24 @@
-"""dmarc: DMARC (RFC 9989).
+"""dmarc: the author's domain (From) and what its owner asks for mail that fails (RFC 9989; threats A4 to A6, A9, A10).
 
-Contract: not built yet; it answers `skipped`. What failure means for the mail: nothing.
+Stands at message, behind dkim and arc. Exactly one From with exactly one mailbox, or `ambiguous` with the reason. A
+failure is `fail` (nothing asked), `quarantine` or `reject`; `forwarded` or `sealed` instead of these two where a listed
+forwarder or sealer stands for it, never a pass. Authentication-Results says what was found and what was overridden.
+Evidence (`facts`) is what an aggregate report needs of this message (RFC 9990).
+What failure means for the mail: DNS that does not answer on the only way that could have passed is `temperror` (put off)
+for `put_off` from the first attempt on, then `undecided` (marked); at once where the owner asks for nothing.
 """
 
-from appliance.checks import knobs
+from collections.abc import Awaitable
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from appliance.checks import knobs, knobs_trust
+from appliance.mail import authres
+from appliance.mail.auth import DkimReport, DmarcReport, SpfAsk, SpfReport
 from appliance.mail.context import Context, Stage
-from appliance.mail.ports import Ports
+from appliance.mail.ports import Authentication, Content, Ports, Resolver
 from appliance.mail.verdict import Action, Verdict
+from appliance.mailauth import author as authors
+from appliance.mailauth import claims, dmarc, dmarc_facts, origin
 
 NAME = "dmarc"
 STAGES: tuple[Stage, ...] = ("message",)
@@ -18,6 +30,7 @@ OUTCOMES = {
     "quarantine": Action.MARK,
     "reject": Action.REJECT,
     "forwarded": Action.MARK,
+    "sealed": Action.MARK,
     "ambiguous": Action.REJECT,
     "undecided": Action.MARK,
     "permerror": Action.MARK,
@@ -29,12 +42,160 @@ REPLIES = {
     "ambiguous": "550 5.7.1 Message refused: it needs exactly one author in From",
     "temperror": "451 4.4.3 The author's domain cannot be checked at the moment, please try again later",
 }
+#: How long a message that was put off is remembered: longer than any sender tries.
+REMEMBER = 691200.0
+
+T = TypeVar("T")
 
 
 class Policy(knobs.Policy):
-    """No knobs."""
+    discovery: Literal["treewalk", "psl"] = "treewalk"
+    put_off: knobs.Duration = 7200.0
+    dkim_only: knobs.Texts = ()
+    trusted_forwarders: knobs.Tables = ()
+    trusted_sealers: knobs.Tables = ()
 
 
-def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
-    """Not built yet."""
-    return Verdict(check=NAME, outcome="skipped")
+class Found(NamedTuple):
+    """All that was found out about one message. `client`: the address that SPF was asked for, "" if it is not known."""
+
+    author: authors.Author
+    spf: SpfReport
+    dkim: DkimReport
+    report: DmarcReport
+    client: str
+    override: str = ""
+    reason: str = ""
+
+
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
+    content, authentication, resolver = ctx.content, ports.authentication, ports.resolver
+    if content is None or ctx.sender is None or authentication is None or resolver is None:
+        return Verdict(check=NAME, outcome="skipped", reason="no content, or no authentication configured")
+    author = authors.of(content)
+    if author.flaws:
+        return ambiguous(author)
+    return _judge(ctx, policy, ports, author, content, authentication, resolver)
+
+
+def ambiguous(author: authors.Author) -> Verdict:
+    """Nobody can say who the author is: that fails."""
+    flaws = ", ".join(author.flaws)
+    return Verdict(
+        check=NAME,
+        outcome="ambiguous",
+        reason=f"From is ambiguous: {flaws}",
+        authres=(authres.result("dmarc", "fail", {"header.from": author.domain}, "From is ambiguous"),),
+        evidence={"from_ambiguous": list(author.flaws), "domains": list(author.domains)},
+    )
+
+
+async def _judge(
+    ctx: Context,
+    policy: Policy,
+    ports: Ports,
+    author: authors.Author,
+    content: Content,
+    authentication: Authentication,
+    resolver: Resolver,
+) -> Verdict:
+    sender = ctx.sender.text if ctx.sender else ""
+    client = _client(ctx, content, ports)
+    if client is None:
+        spf = SpfReport(result="temperror", domain=ctx.sender.domain if ctx.sender else "", reason="client is not known")
+    else:
+        spf = await answered(authentication.spf(SpfAsk(client.address, client.helo, sender)))
+    dkim = await answered(authentication.dkim(content))
+    dkim_only = knobs_trust.names(policy.dkim_only, author.domain)
+    ask = dmarc.Ask(author.domain, spf, dkim, not sender, dkim_only)
+    report = await dmarc.evaluate(ask, resolver.query, policy.discovery)
+    found = Found(author, spf, dkim, report, client.address if client else "")
+    if report.result == "fail" and report.policy in ("quarantine", "reject"):
+        found = await _excused(found, ctx, policy, ports, content, authentication)
+    waits = False
+    if client is not None and report.result == "temperror" and report.policy != "none" and ports.firsts is not None:
+        key = f"dmarc:{origin.fingerprint(sender, content.header)}"
+        waits = await ports.firsts.age(key, max(REMEMBER, policy.put_off)) < policy.put_off
+    return decide(ctx, found, waits, policy.discovery)
+
+
+async def answered(answer: T | Awaitable[T]) -> T:
+    """What a port says, now or later."""
+    return await answer if isinstance(answer, Awaitable) else answer
+
+
+def _client(ctx: Context, content: Content, ports: Ports) -> origin.Client | None:
+    """Whom SPF is asked about: the client, or the one behind a relay of ours; None if that one is not known."""
+    if ctx.client.trusted_relay:
+        return origin.behind(content.header, ports.site.is_relay)
+    return origin.Client(ctx.client.address, ctx.helo)
+
+
+async def _excused(
+    found: Found, ctx: Context, policy: Policy, ports: Ports, content: Content, authentication: Authentication
+) -> Found:
+    """With the forwarder or sealer that stands for a failure, if one does."""
+    sender = ctx.sender.text if ctx.sender else ""
+    if policy.trusted_forwarders:
+        traits = origin.traits(content.header, sender, found.author.domain, found.dkim)
+        if traits and (proven := _forwarder(found, ctx, policy, ports)):
+            return found._replace(override="trusted_forwarder", reason=f"{proven}; {', '.join(traits)}")
+    if policy.trusted_sealers:
+        report = await answered(authentication.arc(content))
+        sealer = claims.vouched(report, found.author.domain, lambda name: _sealer(name, ctx, policy, ports))
+        if sealer:
+            return found._replace(override="local_policy", reason=f"sealed by {sealer}")
+    return found
+
+
+def _forwarder(found: Found, ctx: Context, policy: Policy, ports: Ports) -> str:
+    """The listed forwarder that the client is proven to be, in words, or ""."""
+    claimed = [("name", ctx.client.name)] if ctx.client.name != "unknown" and ctx.client.proof == "pass" else []
+    if found.spf.result == "pass" and found.spf.scope == "mfrom" and found.spf.domain:
+        claimed.append(("spf", found.spf.domain))
+    for proof, name in claimed:
+        entry = knobs_trust.find(policy.trusted_forwarders, name, ports, ctx.now, True)
+        if entry is not None and entry.valid and entry.trust.proof == proof:
+            return f"forwarded by {name}, proof {proof} ({entry.place})"
+    return ""
+
+
+def _sealer(name: str, ctx: Context, policy: Policy, ports: Ports) -> bool:
+    entry = knobs_trust.find(policy.trusted_sealers, name, ports, ctx.now, False)
+    return entry is not None and entry.valid
+
+
+def decide(ctx: Context, found: Found, waits: bool, discovery: str) -> Verdict:
+    """The verdict. `waits`: what DNS did not answer may still be put off."""
+    report = found.report
+    outcome, reason = str(report.result), report.reason
+    if report.result == "temperror" and not (waits and report.policy != "none"):
+        outcome = "undecided"
+    elif report.result == "fail":
+        outcome = report.policy if report.policy in ("quarantine", "reject") else "fail"
+        if found.override:
+            outcome = "forwarded" if found.override == "trusted_forwarder" else "sealed"
+            reason = f"{found.reason}; asked: {report.policy}; {reason}"
+    override = found.override, found.reason
+    facts = dmarc_facts.facts(ctx, found.client, found.spf, found.dkim, report, discovery, outcome, override)
+    return Verdict(
+        check=NAME,
+        outcome=outcome,
+        reason=reason,
+        authres=(result_text(found),),
+        evidence={"facts": facts, "record": report.record},
+    )
+
+
+def result_text(found: Found) -> str:
+    """Our result, with what the policy is and what we did instead."""
+    report = found.report
+    published: dict[str, Any] = report.facts.get("published", {})
+    properties = {"header.from": report.domain, "polrec.p": published.get("p", "")}
+    if report.policy_domain != report.domain:
+        properties["polrec.domain"] = report.policy_domain
+    if report.result in ("fail", "temperror"):
+        properties["policy.dmarc"] = report.policy
+    if found.override:
+        properties["policy.override"] = found.override
+    return authres.result("dmarc", report.result, properties, found.reason.partition(" (")[0])

@@ -1,5 +1,5 @@
-"""Whether the values in access tables are actions of access(5), and those in the tables of content actions of
-header_checks(5): a wrong one shows before any mail meets it.
+"""Whether the values in access tables are actions of access(5), those in the tables of content actions of
+header_checks(5), and those of trust have an end and a proof: a wrong one shows before any mail meets it.
 
 Contract: pure; each different value is read once, by the very function that reads it when it is hit. A value that
 begins with what a pattern brings (`$1`) is known only when it is hit. What failure means for the mail: none here; at
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from appliance.checks import access, content
+from appliance.checks import access, content, dmarc, knobs_trust
 from appliance.config.mistakes import did_you_mean
 from appliance.engine.policy import PolicySet
 from appliance.mail.lines import Kind
@@ -18,11 +18,16 @@ from appliance.mail.replies import Subject
 from appliance.tables import Opened
 from appliance.tables.pattern import LineError, Patterns
 
-ACCESS, CONTENT = "access.toml", "content.toml"
+ACCESS, CONTENT, DMARC = "access.toml", "content.toml", "dmarc.toml"
 #: The knobs of policies/access.toml that name tables, each with what its text speaks of.
 SUBJECTS: tuple[Subject, ...] = ("client", "helo", "sender", "recipient")
 #: The knobs of policies/content.toml that name tables, each with the kind of its lines.
 KINDS: dict[str, Kind] = {"header": "header", "mime_header": "mime", "nested_header": "nested", "body": "body"}
+#: The knobs of policies/dmarc.toml that name tables, each with what reads its values.
+TRUST: dict[str, Callable[[str], object]] = {
+    "trusted_forwarders": knobs_trust.read_forwarder,
+    "trusted_sealers": knobs_trust.read_sealer,
+}
 
 
 class Wrong(NamedTuple):
@@ -54,7 +59,7 @@ def complaints(policies: PolicySet, opened: Mapping[str, Opened]) -> Iterator[Wr
 
 
 def named(policies: PolicySet) -> Iterator[Use]:
-    """The tables of access and content under any exception, each once for each use."""
+    """The tables of access, content and trust under any exception, each once for each use."""
     found: dict[tuple[str, str], Use] = {}
     for told in _told(policies, access.NAME):
         for subject in SUBJECTS:
@@ -64,6 +69,10 @@ def named(policies: PolicySet) -> Iterator[Use]:
         for knob, kind in KINDS.items():
             for spec in getattr(told, knob, ()):
                 found.setdefault((spec, knob), Use(spec, CONTENT, partial(_content, kind), content.WORDS))
+    for told in _told(policies, dmarc.NAME):
+        for knob, reader in TRUST.items():
+            for spec in getattr(told, knob, ()):
+                found.setdefault((spec, knob), Use(spec, DMARC, reader, ()))
     return iter(found.values())
 
 

@@ -19,3 +19,23 @@ def network(address: str, ipv4_prefix: int = 24, ipv6_prefix: int = 64) -> str:
             return str(ipaddress.ip_network((int(found), ipv6_prefix), strict=False))
         found = found.ipv4_mapped
     return str(ipaddress.ip_network((int(found), ipv4_prefix), strict=False))
+
+
+_INSIDE = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        *("192.168.0.0/16", "::/127", "fc00::/7", "fe80::/10"),
+    )
+)
+
+
+def is_inside(address: str) -> bool:
+    """An address that the Internet does not route (private, shared, loopback, link-local), or none at all."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return True
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
+        found = found.ipv4_mapped
+    return any(found in known for known in _INSIDE)

@@ -202,7 +202,8 @@ class Clock(Protocol):
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """Facts of this installation that checks need. `is_ours(domain)` is exact (lower case A-labels).
-    `authserv_id` is our name in Authentication-Results ("": the host name)."""
+    `authserv_id` is our name in Authentication-Results ("": the host name). `is_relay(address)`: a trusted relay of
+    ours. `strip_fields`: header fields that only our own side may write ("X-Spam-*")."""
 
     hostname: str
     is_ours: Callable[[str], bool]
@@ -211,6 +212,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     recipient_delimiter: str = "+"
     our_addresses: tuple[str, ...] = ()
     authserv_id: str = ""
+    is_relay: Callable[[str], bool] = lambda address: False
+    strip_fields: tuple[str, ...] = ()
 
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):

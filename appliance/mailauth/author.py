@@ -10,10 +10,12 @@ display names, an unquoted display name that repeats the very address, a trailin
 """
 
 import re
+from functools import lru_cache
 from itertools import islice
 
 import msgspec
 
+from appliance.mail.ports import Content
 from appliance.mailauth.encoded import decode
 from appliance.protocol.smtp.domain import AddressError, parse_domain
 
@@ -99,6 +101,17 @@ def read(header: bytes, complete: bool = True) -> Author:
         flaws=tuple(dict.fromkeys([*flaws, *mailbox.flaws])),
         domains=tuple(dict.fromkeys(domain for domain in domains if domain))[:MANY],
     )
+
+
+#: Several checks of one message ask for its author.
+_remembered = lru_cache(maxsize=64)(read)
+_SMALL = 65536
+
+
+def of(content: Content) -> Author:
+    """The author of a message."""
+    header, complete = content.header, content.header_complete
+    return _remembered(header, complete) if len(header) <= _SMALL else read(header, complete)
 
 
 def _name_flaws(name: bytes) -> list[str]:

@@ -66,3 +66,17 @@ def test_an_old_table_that_access_takes_up_now_is_looked_through(folder: Folder)
     folder.write("policies/access.toml", 'recipient = ["texthash:recipients"]\n')
     with pytest.raises(ConfigError, match=r"recipients:1:1: yes is no action of access\(5\)"):
         build(blob.read(folder.main), before)
+
+
+def test_trust_without_an_end_or_a_proof_is_told(folder: Folder) -> None:
+    folder.write("policies/forwarders", "a.example until=2027-03-31 proof=name\nb.example proof=name\n")
+    folder.write("policies/sealers", "a.example until=2027-03-31\nb.example until=soon\nc.example until=2027-01-01 x\n")
+    folder.write(
+        "policies/dmarc.toml",
+        'trusted_forwarders = "texthash:forwarders"\ntrusted_sealers = "texthash:sealers"\n',
+    )
+    assert told(folder) == [
+        "policies/forwarders:2:1: until=YYYY-MM-DD is missing: trust needs an end",
+        "policies/sealers:2:1: until=soon is no day: write YYYY-MM-DD",
+        "policies/sealers:3:1: x is not understood here: write until=2027-03-31",
+    ]
