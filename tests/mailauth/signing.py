@@ -163,7 +163,7 @@ def sign(octets: bytes = MAIL, bits: int = 2048, **more: str | None) -> bytes:
 
 def seal(octets: bytes, bits: int = 2048, claims: str = "mx.example.net; spf=pass", **more: str | None) -> bytes:
     """`octets` with the next ARC set on top (RFC 8617 5.1). `more` are tags of the seal."""
-    sets = _sets(octets)
+    sets = sets_of(octets)
     instance = str(len(sets) + 1)
     domain, selector = more.get("d", "example.org"), more.get("s", "s")
     results = f"ARC-Authentication-Results: i={instance}; {claims}\r\n".encode()
@@ -178,7 +178,7 @@ def seal(octets: bytes, bits: int = 2048, claims: str = "mx.example.net; spf=pas
     return own + made.encode() + b"\r\n" + message + results + octets
 
 
-def _sets(octets: bytes) -> list[tuple[bytes, bytes, bytes]]:
+def sets_of(octets: bytes) -> list[tuple[bytes, bytes, bytes]]:
     """The sets in a message that this module sealed, oldest first."""
     found = [field for field in fields_of(octets) if field.lower().startswith(b"arc-")]
     return [(found[i + 2], found[i + 1], found[i]) for i in range(len(found) - 3, -1, -3)]
