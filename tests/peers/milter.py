@@ -59,7 +59,15 @@ class MilterClient:
         header, _, body = content.partition(b"\r\n\r\n")
         for field in _fields(header + b"\r\n"):
             name, _, value = field.partition(b":")
-            steps.append((b"L", name + b"\0" + (value if self._wishes & 0x100000 else value.removeprefix(b" ")).replace(b"\r\n", b"\n") + b"\0"))
+            steps.append(
+                (
+                    b"L",
+                    name
+                    + b"\0"
+                    + (value if self._wishes & 0x100000 else value.removeprefix(b" ")).replace(b"\r\n", b"\n")
+                    + b"\0",
+                )
+            )
         steps.append((b"N", b""))
         steps += [(b"B", body[n : n + 65535]) for n in range(0, len(body), 65535)]
         for verb, data in steps:

@@ -44,7 +44,9 @@ def available() -> bool:
 
 def txt(name: str, text: str) -> str:
     """A TXT record in character strings of at most 255 octets."""
-    quoted = " ".join('"' + text[n : n + 250].replace("\\", "\\\\").replace('"', '\\"') + '"' for n in range(0, len(text), 250))
+    quoted = " ".join(
+        '"' + text[n : n + 250].replace("\\", "\\\\").replace('"', '\\"') + '"' for n in range(0, len(text), 250)
+    )
     return f"{name} TXT {quoted or chr(34) * 2}"
 
 

@@ -6,8 +6,16 @@ from tests.peers.mailworld import odd, senders, signatures
 from tests.peers.mailworld.case import Case
 
 MAKERS = (
-    signatures.made, signatures.on_the_way, odd.tags, odd.keys, odd.several,
-    senders.spf, senders.alignment, senders.discovery, senders.forwards, senders.authors,
+    signatures.made,
+    signatures.on_the_way,
+    odd.tags,
+    odd.keys,
+    odd.several,
+    senders.spf,
+    senders.alignment,
+    senders.discovery,
+    senders.forwards,
+    senders.authors,
 )
 
 

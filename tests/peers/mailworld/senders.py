@@ -16,12 +16,23 @@ def spf() -> Iterator[Case]:
         domain = f"{name}.spf.bv"
         for address, word in ((zone.GOOD, good), (zone.BAD, bad)):
             content = message(f"joe@{domain}", f"{name} {address}")
-            yield Case(f"spf {name} from {address}", f"spf: {name}", content, f"joe@{domain}", address, spf=word, author=domain)
+            yield Case(
+                f"spf {name} from {address}", f"spf: {name}", content, f"joe@{domain}", address, spf=word, author=domain
+            )
     for name, good, bad in (("softfail", "pass", "softfail"), ("a", "pass", "fail"), ("spf10", "none", "none")):
         domain = f"{name}.spf.bv"
         for address, word in ((zone.GOOD, good), (zone.BAD, bad)):
             content = message("joe@plain.bv", f"bounce {name} {address}")
-            yield Case(f"spf of HELO {name}, {address}", "spf: HELO", content, "", address, domain, word, author="plain.bv")
+            yield Case(
+                f"spf of HELO {name}, {address}",
+                f"spf: HELO {name}",
+                content,
+                "",
+                address,
+                domain,
+                word,
+                author="plain.bv",
+            )
     for name, sender, address, word in (
         ("no record", "joe@nowhere.bv", zone.GOOD, "none"),
         ("no domain", "joe@x.nowhere.bv", zone.BAD, "none"),
@@ -62,7 +73,10 @@ def _aligned(domain: str, policy: str, strict: bool, relation: str, mfrom: str, 
     name = f"{domain}: MAIL FROM {relation} ({word}), signed {signer}"
     dmarc = ("pass" if passes else "fail", policy)
     signers = (signed,) if signed else ()
-    return Case(name, "alignment", content, f"bounce@{mfrom}", address, spf=word, dkim=dkim, dmarc=dmarc, author=domain, signers=signers)
+    kind = f"alignment {'strict' if strict else 'relaxed'}, signed {signer}"
+    return Case(
+        name, kind, content, f"bounce@{mfrom}", address, spf=word, dkim=dkim, dmarc=dmarc, author=domain, signers=signers
+    )
 
 
 #: author's domain -> (what is asked of a message that fails, class). Each is sent by nobody's server, unsigned.
@@ -77,7 +91,7 @@ FOUND: dict[str, tuple[str, str]] = {
     "mail.reject.bv": ("reject", "policy of the parent"),
     "news.mail.reject.bv": ("reject", "policy of the parent"),
     "a.b.reject.bv": ("reject", "policy of the parent"),
-    "testing.bv": ("quarantine", "t=y"),
+    "testing.bv": ("none", "t=y"),
     "testing-q.bv": ("none", "t=y"),
     "pct0.bv": ("reject", "pct="),
     "spaces.bv": ("reject", "blanks in the record"),
@@ -111,8 +125,11 @@ def discovery() -> Iterator[Case]:
     for domain, (policy, kind) in FOUND.items():
         content = message(f"Joe <joe@{domain}>", f"found {domain}")
         dmarc = ("fail" if policy else "none", policy)
+        dmarc = ("permerror", "") if domain == "badp-norua.bv" else dmarc
         kind = f"policy: {kind}"
-        yield Case(f"policy for {domain}", kind, content, "joe@other.bv", zone.BAD, spf="fail", dmarc=dmarc, author=domain)
+        yield Case(
+            f"policy for {domain}", kind, content, "joe@other.bv", zone.BAD, spf="fail", dmarc=dmarc, author=domain
+        )
     # Organisational domains: who is one organisation with whom.
     for author, signer, together, kind in (
         ("a.b.reject.bv", "c.reject.bv", True, "organization"),
@@ -131,13 +148,27 @@ def discovery() -> Iterator[Case]:
         word = "pass" if known else "permerror"
         dmarc = ("pass" if together and known else "fail", policy)
         yield Case(
-            f"{author} signed by {signer}", f"policy: {kind}", content, "joe@other.bv", zone.BAD,
-            spf="fail", dkim=(word,), dmarc=dmarc, author=author, signers=(signer,),
+            f"{author} signed by {signer}",
+            f"policy: {kind}",
+            content,
+            "joe@other.bv",
+            zone.BAD,
+            spf="fail",
+            dkim=(word,),
+            dmarc=dmarc,
+            author=author,
+            signers=(signer,),
         )
     content = message("joe@dmarcfail.bv", "no answer")
     yield Case(
-        "the policy is not to be had", "policy: SERVFAIL", content, "joe@other.bv", zone.BAD,
-        spf="fail", dmarc=("temperror", ""), author="dmarcfail.bv",
+        "the policy is not to be had",
+        "policy: SERVFAIL",
+        content,
+        "joe@other.bv",
+        zone.BAD,
+        spf="fail",
+        dmarc=("temperror", ""),
+        author="dmarcfail.bv",
     )
 
 
@@ -158,15 +189,32 @@ def forwards() -> Iterator[Case]:
             ("unsigned, envelope kept", received + plain, f"joe@{domain}", "fail", (), (), False),
             ("unsigned, envelope rewritten", received + plain, "srs@forwarder.bv", "pass", (), (), False),
             ("list, altered", listed, "bounce@list.bv", "pass", ("fail",), (domain,), False),
-            ("list, altered and signed", resigned, "bounce@list.bv", "pass", ("pass", "fail"), ("list.bv", domain), False),
+            (
+                "list, altered and signed",
+                resigned,
+                "bounce@list.bv",
+                "pass",
+                ("pass", "fail"),
+                ("list.bv", domain),
+                False,
+            ),
             ("list, From rewritten", munged, "bounce@list.bv", "pass", ("pass", "fail"), ("list.bv", domain), True),
             ("bounce of a forwarder", received + plain, "", "pass", (), (), False),
         ):
             author = "list.bv" if b"via list" in content else domain
             asked = "none" if author == "list.bv" else policy
             yield Case(
-                f"{domain}: {name}", "forward", content, sender, zone.FORWARDER, "forwarder.bv",
-                spf_word, dkim, ("pass" if passes else "fail", asked), author, signers,
+                f"{domain}: {name}",
+                "forward",
+                content,
+                sender,
+                zone.FORWARDER,
+                "forwarder.bv",
+                spf_word,
+                dkim,
+                ("pass" if passes else "fail", asked),
+                author,
+                signers,
             )
 
 
@@ -176,14 +224,14 @@ AUTHORS = {
     "no field": b"",
     "two mailboxes": b"From: joe@reject.bv, eve@other.bv\r\n",
     "no address": b"From: Joe\r\n",
+    "comment": b"From: joe@reject.bv (eve@other.bv)\r\n",
+    "quoted local part": b'From: "a@other.bv"@reject.bv\r\n',
 }
 PLAIN_AUTHORS = {
     "display name is an address": b'From: "eve@other.bv" <joe@reject.bv>\r\n',
     "quoted angle": b'From: "Joe <eve@other.bv>" <joe@reject.bv>\r\n',
-    "comment": b"From: joe@reject.bv (eve@other.bv)\r\n",
     "folded": b"From: Joe\r\n <joe@reject.bv>\r\n",
     "capitals": b"FROM: Joe <JOE@REJECT.BV>\r\n",
-    "quoted local part": b'From: "a@other.bv"@reject.bv\r\n',
     "encoded name": b"From: =?utf-8?q?J=C3=B6?= <joe@reject.bv>\r\n",
     "final dot": b"From: joe@reject.bv.\r\n",
 }
@@ -195,6 +243,12 @@ def authors() -> Iterator[Case]:
         ambiguous = name in AUTHORS
         kind = f"From: {name}"
         yield Case(
-            kind, kind, content, "joe@other.bv", zone.BAD, spf="fail",
-            dmarc=("ambiguous", "") if ambiguous else ("fail", "reject"), author="" if ambiguous else "reject.bv",
+            kind,
+            kind,
+            content,
+            "joe@other.bv",
+            zone.BAD,
+            spf="fail",
+            dmarc=("ambiguous", "") if ambiguous else ("fail", "reject"),
+            author="" if ambiguous else "reject.bv",
         )

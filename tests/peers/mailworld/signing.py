@@ -81,4 +81,8 @@ def sign(
 
 
 def _folded(text: str) -> str:
-    return "\r\n\t".join(text[n : n + 72] for n in range(0, len(text), 72)) if "; " not in text else text.replace("; ", ";\r\n\t")
+    return (
+        "\r\n\t".join(text[n : n + 72] for n in range(0, len(text), 72))
+        if "; " not in text
+        else text.replace("; ", ";\r\n\t")
+    )

@@ -7,7 +7,7 @@ from tests.peers.nsd import txt
 GOOD, GOOD6, BAD = "192.0.2.25", "2001:db8:25::1", "198.51.100.66"
 RELAYS = "203.0.113.0/24"
 FORWARDER = "203.0.113.7"
-SPF = f"v=spf1 ip4:192.0.2.0/24 ip6:2001:db8:25::/48 -all"
+SPF = "v=spf1 ip4:192.0.2.0/24 ip6:2001:db8:25::/48 -all"
 KEYS: dict[str, Rsa | Ed25519] = {"s": rsa(2048), "r1": rsa(1024), "e": ed25519(), "weak": rsa(512), "a.b": rsa(1024)}
 #: Zones that the server has and cannot read: it answers SERVFAIL.
 BROKEN = ("servfail.bv", "_domainkey.keyfail.bv", "_dmarc.dmarcfail.bv")
@@ -128,15 +128,17 @@ def _texts(name: str, found: str | tuple[str, ...]) -> list[str]:
 
 
 def _keys(domain: str) -> list[str]:
-    return [txt(f"{selector}._domainkey.{domain}.", f"v=DKIM1; k={key.k}; p={key.record}") for selector, key in KEYS.items()]
+    return [
+        txt(f"{selector}._domainkey.{domain}.", f"v=DKIM1; k={key.k}; p={key.record}") for selector, key in KEYS.items()
+    ]
 
 
 def _spf_helpers() -> list[str]:
-    lines = [f"host.spf.bv. A {GOOD}", f"spf.bv. A {GOOD}", "why.spf.bv. TXT \"%{i} is not ours\""]
+    lines = [f"host.spf.bv. A {GOOD}", f"spf.bv. A {GOOD}", 'why.spf.bv. TXT "%{i} is not ours"']
     lines += [f"t{n}.spf.bv. A 192.0.2.{200 + n}" for n in range(12)]
     lines += [f"{'.'.join(reversed(GOOD.split('.')))}.who.spf.bv. A 127.0.0.2", "joe.users.spf.bv. A 127.0.0.2"]
     lines += [f'd{n}.spf.bv. TXT "v=spf1 include:d{n + 1}.spf.bv -all"' for n in range(1, 13)]
-    lines += [f'd13.spf.bv. TXT "v=spf1 ip4:192.0.2.0/24 -all"', f'spf.bv.inc.spf.bv. TXT "{SPF}"']
+    lines += ['d13.spf.bv. TXT "v=spf1 ip4:192.0.2.0/24 -all"', f'spf.bv.inc.spf.bv. TXT "{SPF}"']
     lines += ["25.2.0.192.in-addr.arpa. PTR host.spf.bv.", "66.100.51.198.in-addr.arpa. PTR bad.bv."]
     lines += [f"bad.bv. A {BAD}"]
     return lines
