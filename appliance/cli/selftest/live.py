@@ -34,7 +34,7 @@ class Live:
         self._host, self._port = _NEAR.get(place.host, place.host), place.port
 
     def stranger(self) -> Stranger:
-        return Stranger(self._host, self._port, "", self.snapshot.wiring.gateway.hostname)
+        return Stranger(self._host, self._port)
 
     async def status(self) -> Result:
         facts = common.ask(self.config, {"op": "status"})
