@@ -1,17 +1,18 @@
 """Greylisting (RFC 6647): a stranger is asked to come back in a minute or two; who never comes back was a bot.
 
 Stands at rcpt, after `recipient` (nobody waits for an address that does not exist). Exempt without a question: `<>`,
-postmaster and abuse, trusted relays, the lists of `exempt_clients` and `exempt_recipients`. With `when = "suspicious"`
-only clients that give a reason are greylisted: no confirmed name, a name that looks dynamic, an odd HELO, bare LF,
-early talk and other signs of the wire; what could not be looked up is no reason.
+postmaster and abuse, trusted relays, DNS allow lists, the lists of `exempt_clients` and `exempt_recipients`. With
+`when = "suspicious"` only clients that give a reason are greylisted: no confirmed name, a name that looks dynamic, an odd
+HELO, signs of the wire, SPF other than pass, a DNS list, a sender never seen before, a raised suspicion; what could not
+be looked up is no reason. A proven sender that is well known does not wait.
 Outcomes: early (asked to come back), pass (came back: the first time), known, auto (this origin passed often enough),
-loop (its retries kept coming from other addresses: let in), exempt, not_suspicious, skipped (no store configured).
+loop (its retries kept coming from other addresses: let in), proven, exempt, not_suspicious, skipped (no store).
 What failure means for the mail: without the store the outcome is temperror (shipped: mark), never early.
 """
 
 import re
-from collections.abc import Awaitable, Sequence
-from typing import Annotated, Literal
+from collections.abc import Awaitable, Collection, Sequence
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -34,6 +35,7 @@ OUTCOMES = {
     "known": Action.DUNNO,
     "auto": Action.DUNNO,
     "loop": Action.DUNNO,
+    "proven": Action.DUNNO,
     "exempt": Action.DUNNO,
     "not_suspicious": Action.DUNNO,
     "skipped": Action.DUNNO,
@@ -43,8 +45,22 @@ REPLIES = {"early": "451 4.7.1 Greylisted, please try again in a minute or two"}
 
 #: RFC 5321 4.5.1 and RFC 2142: these must be reachable at once.
 REQUIRED = frozenset({"postmaster", "abuse"})
-#: Outcomes of the helo check that are a reason.
-ODD_HELO = frozenset({"malformed", "literal_mismatch", "claims_our_name", "unresolvable"})
+#: What may be a reason: signs of the wire, the client's name, its HELO, SPF other than pass, a DNS list, a sender never
+#: seen before, a sum of weak findings.
+Reason = Literal["wire", "no_name", "dynamic_name", "helo", "spf", "dnsbl", "new_identity", "suspicion"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+#: Findings of other checks that are a reason: its kind, and what it is called. What could not be found out is none.
+FINDINGS: dict[tuple[str, str], tuple[Reason, str]] = {
+    **{
+        ("helo", word): ("helo", "odd_helo")
+        for word in ("malformed", "literal_mismatch", "claims_our_name", "unresolvable")
+    },
+    **{("spf", word): ("spf", f"spf_{word}") for word in ("none", "neutral", "softfail", "fail", "permerror")},
+    ("dnsbl", "listed"): ("dnsbl", "dnsbl_listed"),
+    ("suspicion", "raised"): ("suspicion", "suspicion_raised"),
+    ("suspicion", "high"): ("suspicion", "suspicion_high"),
+}
+DAY = 86400.0
 
 _BATV = re.compile(r"(?:prvs=[0-9a-z]{4,32}=|btv1==[0-9a-z]{4,32}==)(?P<user>.+)\Z")
 _BATV_OLD = re.compile(r"prvs=(?P<user>[^/]+)/[0-9a-z]{4,32}\Z")
@@ -56,6 +72,8 @@ _TOKEN = re.compile(r"(?<![0-9a-z])(?=[a-f]*\d)[0-9a-f]{12,}(?![0-9a-z])")
 
 class Policy(knobs.Policy):
     when: Literal["suspicious", "always"] = "suspicious"
+    reasons: tuple[Reason, ...] = REASONS
+    proven_after: Duration = 1209600.0
     delay: Duration = 90.0
     window: Duration = 172800.0
     remember: Duration = 3110400.0
@@ -87,16 +105,37 @@ def recipient_key(recipient: Address, delimiter: str) -> str:
     return f"{split_extension(recipient.local.lower(), delimiter)[0]}@{recipient.domain}"
 
 
-def suspicion(ctx: Context) -> tuple[str, ...]:
-    """Why this client is greylisted; empty = no reason. Sorted."""
-    client, reasons = ctx.client, set(ctx.signs)
+def suspicion(ctx: Context, counts: Collection[str] = REASONS) -> tuple[str, ...]:
+    """Why this client is greylisted, of the kinds that count; empty = no reason. Sorted."""
+    client, found = ctx.client, [("wire", sign) for sign in ctx.signs]
     if client.proof in ("none", "fail"):
-        reasons.add("no_confirmed_name")
+        found.append(("no_name", "no_confirmed_name"))
     if dynamic_name(client.name, client.address):
-        reasons.add("dynamic_name")
-    if any(verdict.check == "helo" and verdict.outcome in ODD_HELO for verdict in ctx.trail):
-        reasons.add("odd_helo")
-    return tuple(sorted(reasons))
+        found.append(("dynamic_name", "dynamic_name"))
+    found += [FINDINGS[it] for verdict in ctx.trail if (it := (verdict.check, verdict.outcome)) in FINDINGS]
+    if _is_new(ctx):
+        found.append(("new_identity", "new_identity"))
+    return tuple(sorted({name for kind, name in found if kind in counts}))
+
+
+def _is_new(ctx: Context) -> bool:
+    """Was no mail of this identity ever accepted? A shared provider has no history that counts for one customer."""
+    who = ctx.identity
+    if who is None or who.shared or who.first:
+        return False
+    return any(verdict.check == "identity" and verdict.outcome in ("new", "unproven") for verdict in ctx.trail)
+
+
+def proof(ctx: Context, policy: Policy) -> str:
+    """Why the sender is well known, in words; "" = it is not. The proof is of today, the name leads back to the address,
+    and its mail has been accepted for a while; a shared provider is nobody."""
+    who, client = ctx.identity, ctx.client
+    if who is None or who.shared or not who.first or who.proof not in ("spf", "dkim") or client.proof != "pass":
+        return ""
+    known = ctx.now - who.first
+    if known < policy.proven_after or dynamic_name(client.name, client.address):
+        return ""
+    return f"{who.name} by {who.proof}, known for {known / DAY:.0f} days"
 
 
 def exemption(ctx: Context, recipient: Address, policy: Policy, ports: Ports) -> str:
@@ -107,6 +146,8 @@ def exemption(ctx: Context, recipient: Address, policy: Policy, ports: Ports) ->
         return "null sender"
     if recipient.local.lower() in REQUIRED:
         return f"recipient {recipient.local.lower()}"
+    if any(verdict.check == "dnsbl" and verdict.outcome == "allowed" for verdict in ctx.trail):
+        return "on a DNS allow list"
     return _listed(policy.exempt_clients, client_names(ctx), ports) or _listed(
         policy.exempt_recipients, [recipient.text], ports
     )
@@ -127,10 +168,12 @@ def _listed(specs: Sequence[str], keys: Sequence[str], ports: Ports) -> str:
 
 
 def question(ctx: Context, sender: Address, recipient: Address, policy: Policy, delimiter: str) -> GreylistAsk:
-    """One step of the store: the identity first where there is one, then the network."""
+    """One step of the store: the identity first where there is one, then the network. A provider's pool passes by its
+    identity like any other, but nobody is accepted for what its other customers do."""
+    who = ctx.identity
     net = f"net:{network(ctx.client.address, policy.ipv4_prefix, policy.ipv6_prefix)}"
     return GreylistAsk(
-        keys=(ctx.identity.key, net) if ctx.identity and ctx.identity.proven else (net,),
+        keys=(who.key, net) if who is not None and who.proven else (net,),
         sender=sender_key(sender),
         recipient=recipient_key(recipient, delimiter),
         client=ctx.client.address,
@@ -139,6 +182,7 @@ def question(ctx: Context, sender: Address, recipient: Address, policy: Policy, 
         window=policy.window,
         remember=policy.remember,
         auto_accept=policy.auto_accept,
+        shared=who is not None and who.shared,
     )
 
 
@@ -195,9 +239,11 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     if ctx.recipient is None or ctx.sender is None:
         return Verdict(check=NAME, outcome="skipped", reason="no envelope")
     recipient = ctx.recipient.address
-    reasons = suspicion(ctx)
+    reasons = suspicion(ctx, policy.reasons)
     if policy.when == "suspicious" and not reasons:
         return Verdict(check=NAME, outcome="not_suspicious", recipient=recipient.text)
+    if why := proof(ctx, policy):
+        return Verdict(check=NAME, outcome="proven", reason=why, recipient=recipient.text)
     if why := exemption(ctx, recipient, policy, ports):
         return Verdict(check=NAME, outcome="exempt", reason=why, recipient=recipient.text)
     if ports.greylist is None:

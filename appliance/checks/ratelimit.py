@@ -1,10 +1,10 @@
 """Rates: token buckets for messages, recipients, connections and errors, a minute and an hour.
 
-Who is counted: the client's network (/24, /64), the sender, the recipient. connect asks for connections and errors of
-the network, mail for messages of network and sender, rcpt for recipients of network and sender and for messages to the
-recipient. Each knob is [a minute, an hour], 0 = no limit. What is over takes nothing from any bucket, so a client
-that is put off comes through at the rate that is allowed. Trusted relays count by sender and recipient only; `<>` counts
-for nobody.
+Who is counted: the client's network (/24, /64), the identity where it is proven (a hundred addresses of one SPF record
+are one sender; shared providers are nobody), the sender, the recipient. connect asks for connections and errors of the
+network, mail for messages of network, identity and sender, rcpt for their recipients and for messages to the recipient.
+Each knob is [a minute, an hour], 0 = no limit. What is over takes nothing from any bucket, so a client that is put off
+comes through at the rate that is allowed. Trusted relays do not count by network; `<>` counts for no sender.
 Outcomes: over, within. Shipped in monitor.
 What failure means for the mail: without the store the outcome is temperror (shipped: mark); rates do not hold then.
 """
@@ -39,6 +39,8 @@ class Policy(knobs.Policy):
     network_errors: Limit = (30, 300)
     network_messages: Limit = (120, 3000)
     network_recipients: Limit = (600, 12000)
+    identity_messages: Limit = (240, 6000)
+    identity_recipients: Limit = (1200, 24000)
     sender_messages: Limit = (60, 1000)
     sender_recipients: Limit = (300, 5000)
     recipient_messages: Limit = (120, 2000)
@@ -50,9 +52,14 @@ ASKED: dict[Stage, tuple[tuple[str, str, str, float], ...]] = {
         ("network_connections", "connections", "net", 1.0),
         ("network_errors", "errors", "net", 0.0),  # they are charged where they happen (stores.remote)
     ),
-    "mail": (("network_messages", "messages", "net", 1.0), ("sender_messages", "messages", "from", 1.0)),
+    "mail": (
+        ("network_messages", "messages", "net", 1.0),
+        ("identity_messages", "messages", "id", 1.0),
+        ("sender_messages", "messages", "from", 1.0),
+    ),
     "rcpt": (
         ("network_recipients", "recipients", "net", 1.0),
+        ("identity_recipients", "recipients", "id", 1.0),
         ("sender_recipients", "recipients", "from", 1.0),
         ("recipient_messages", "messages", "to", 1.0),
     ),
@@ -63,6 +70,9 @@ def who(ctx: Context, scope: str) -> str:
     """The subject of a scope, "" where nobody is counted."""
     if scope == "net":
         return "" if ctx.client.trusted_relay else network(ctx.client.address)
+    if scope == "id":
+        found = ctx.identity
+        return found.name if found is not None and found.proven and not found.shared else ""
     if scope == "from":
         return _mailbox(ctx.sender)
     return _mailbox(ctx.recipient.address if ctx.recipient is not None else None)

@@ -23,9 +23,12 @@ FACTS: dict[str, Stage] = {
     "helo_name": "helo",
     "identity": "mail",
     "sender": "mail",
+    "tls": "mail",
     "recipient": "rcpt",
     "recipient_domain": "rcpt",
 }
+#: What the fact `tls` may be ("none": the session is not encrypted).
+TLS = ("none", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 #: Facts that differ from recipient to recipient.
 PER_RECIPIENT = frozenset({"recipient", "recipient_domain"})
 
@@ -75,6 +78,8 @@ def compile_test(fact: str, wanted: Any) -> Test:
         return _network_test([ipaddress.ip_network(value, strict=False) for value in values])
     if fact in ("sender", "recipient"):
         return _address_test(fact, values)
+    if fact == "tls" and (unknown := [value for value in values if value not in TLS]):
+        raise ValueError(f"{unknown[0]} is no version of TLS: {', '.join(TLS)}")
     return _name_test(fact, values)
 
 
@@ -90,6 +95,7 @@ _NAME: dict[str, Callable[[Context, Address | None], str]] = {
     "client_name": lambda ctx, _: ctx.client.name,
     "helo_name": lambda ctx, _: ctx.helo,
     "identity": lambda ctx, _: ctx.identity.name if ctx.identity else network(ctx.client.address),
+    "tls": lambda ctx, _: ctx.client.tls.version if ctx.client.tls else "none",
     "recipient_domain": lambda _, recipient: recipient.domain if recipient else "",
 }
 

@@ -15,8 +15,8 @@ from appliance.checks import Check, catalogue
 from appliance.engine.asking import Slot, settle
 from appliance.engine.hearing import EARLY, Asking, Hearing, Party, is_personal, parties
 from appliance.engine.judge import Combined, Group, Judgement, combine
-from appliance.engine.rules import PolicySet
-from appliance.mail.context import Context, Role, Stage
+from appliance.engine.rules import CheckPolicy, PolicySet
+from appliance.mail.context import STAGES, Context, Role, Stage
 from appliance.mail.ports import Ports
 from appliance.mail.verdict import Decision
 
@@ -61,6 +61,11 @@ class Engine:
     def stands(self, role: Role, stage: Stage) -> bool:
         """Whether any check is asked at this stage: if not, a front need not ask."""
         return bool(self._steps[role, stage]) or (self.delay_reject and stage == "rcpt")
+
+    def standing(self, name: str, role: Role) -> CheckPolicy | None:
+        """The policy of a check that is asked of this role at any stage, None where nobody is."""
+        placed = (slot for stage in STAGES for step in self._steps.get((role, stage), ()) for slot in step)
+        return next((slot.policy for slot in placed if slot.policy.name == name), None)
 
     def ask(self, ctx: Context) -> Decision | Awaitable[Decision]:
         """Judge one stage, connect to data; at rcpt for `ctx.recipient`. `decision.verdicts` belong into the trail."""

@@ -41,6 +41,7 @@ SHIPPED: dict[Role, dict[Stage, list[str | list[str]]]] = {
         "message": [
             "size",
             "loop",
+            "early_talker",
             "dkim",
             "arc",
             "dmarc",

@@ -88,7 +88,8 @@ class LineRules(Protocol):
 
 class GreylistAsk(msgspec.Struct, frozen=True, kw_only=True):
     """One atomic greylist step. `keys`: origin keys, strongest first (identity, then network); all are read, all are
-    written. Times in seconds; `now` is wall time."""
+    written; only the strongest may be accepted automatically, and not if it is `shared` by strangers. Times in seconds;
+    `now` is wall time."""
 
     keys: tuple[str, ...]
     sender: str
@@ -99,6 +100,7 @@ class GreylistAsk(msgspec.Struct, frozen=True, kw_only=True):
     window: float
     remember: float
     auto_accept: int
+    shared: bool = False
 
 
 class GreylistAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,9 @@
 """The greylist state machine (RFC 6647), pure: records in, an answer and records to write out.
 
 Three kinds of records. A Triplet (origin key, sender, recipient) waits or has passed. An Origin counts first passes for
-the automatic acceptance. A Pair (sender, recipient, whatever the origin) finds senders whose retries keep coming from
-other addresses: after LOOP attempts from different addresses at or after the delay it passes, and goes on to pass.
+the automatic acceptance: of the strongest key alone, so that a provider's network is not accepted for what one customer
+does, and of none that strangers share. A Pair (sender, recipient, whatever the origin) finds senders whose retries keep
+coming from other addresses: after LOOP attempts from different addresses at or after the delay it passes, for good.
 Rules: the keys of an ask (identity, network) are all read and all written, so that a DNS failure that hides the
 identity does not restart the clock; a retry that is too early never resets it; what did not come back within the
 window, or was not used for `remember`, is new again. `last` of what is known is moved only now and then (`_stale`), so
@@ -64,6 +65,8 @@ class Knobs(Protocol):
     def remember(self) -> float: ...
     @property
     def auto_accept(self) -> int: ...
+    @property
+    def shared(self) -> bool: ...
 
 
 class Known(msgspec.Struct, frozen=True, gc=False):
@@ -75,7 +78,8 @@ class Known(msgspec.Struct, frozen=True, gc=False):
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
-    """The answer and what is to be written: `triplet` under every key, `origins` key by key; None = leave it."""
+    """The answer and what is to be written: `triplet` under every key, `origins` key by key as far as they go; None =
+    leave it."""
 
     answer: GreylistAnswer
     triplet: Triplet | None = None
@@ -94,10 +98,9 @@ def decide(ask: Knobs, now: float, known: Known) -> Step:
     """One step. `now` is steady time in seconds."""
     live = [t for t in known.triplets if t is not None and expires(t, ask.window, ask.remember) >= now]
     origins = [o if o is not None and o.last + ask.remember >= now else None for o in known.origins]
-    if ask.auto_accept:
-        for key, origin in zip(ask.keys, origins, strict=True):
-            if origin is not None and origin.passes >= ask.auto_accept:
-                return _auto(ask, now, known, origins, key, origin, live)
+    strongest = None if ask.shared else origins[0]
+    if ask.auto_accept and strongest is not None and strongest.passes >= ask.auto_accept:
+        return _auto(ask, now, known, strongest, live)
     for key, triplet in zip(ask.keys, known.triplets, strict=True):
         if triplet is not None and triplet.passed and triplet.last + ask.remember >= now:
             return _known(ask, now, known, key, triplet)
@@ -122,20 +125,12 @@ def _merged(now: float, live: Sequence[Triplet], passed: float) -> Triplet:
     return Triplet(first, now, max([0, *(t.attempts for t in live)]) + 1, passed)
 
 
-def _auto(
-    ask: Knobs,
-    now: float,
-    known: Known,
-    origins: Sequence[Origin | None],
-    key: str,
-    origin: Origin,
-    live: Sequence[Triplet],
-) -> Step:
-    touched = [Origin(o.passes, o.counted, now) if o is not None and _stale(ask, now, o.last) else None for o in origins]
+def _auto(ask: Knobs, now: float, known: Known, origin: Origin, live: Sequence[Triplet]) -> Step:
+    touched = [Origin(origin.passes, origin.counted, now) if _stale(ask, now, origin.last) else None]
     fresh = [t for t in live if t.passed and not _stale(ask, now, t.last)]
     triplet = None if len(fresh) == len(known.triplets) else _merged(now, live, now)
     first = min([now, *(t.first for t in live)])
-    answer = GreylistAnswer(state="auto", first=first, attempts=1, passes=origin.passes, key=key)
+    answer = GreylistAnswer(state="auto", first=first, attempts=1, passes=origin.passes, key=ask.keys[0])
     return Step(answer, triplet, touched)
 
 
@@ -157,12 +152,12 @@ def _pool(ask: Knobs, now: float, pair: Pair, live: Sequence[Triplet]) -> Step:
 
 def _pass(ask: Knobs, now: float, live: Sequence[Triplet], origins: Sequence[Origin | None]) -> Step:
     triplet = _merged(now, live, now)
-    counted = [_count(origin, now) for origin in origins]
+    counted = [] if ask.shared else [_count(origins[0], now)]
     answer = GreylistAnswer(
         state="passed",
         first=triplet.first,
         attempts=triplet.attempts,
-        passes=max(o.passes for o in counted),
+        passes=max((o.passes for o in counted), default=0),
         key=ask.keys[0],
     )
     return Step(answer, triplet, counted)

@@ -223,11 +223,7 @@ class StateClient:
 
     async def step(self, ask: GreylistAsk) -> GreylistAnswer:
         """mail.ports.Greylist. `ask.now` does not travel: `stated` has a clock of its own that never jumps."""
-        state, first, attempts, passes, wait, key = await self.ask(
-            wire.Step(
-                ask.keys, ask.sender, ask.recipient, ask.client, ask.delay, ask.window, ask.remember, ask.auto_accept
-            )
-        )
+        state, first, attempts, passes, wait, key = await self.ask(wire.step_of(ask))
         return GreylistAnswer(state=state, first=first, attempts=attempts, passes=passes, wait=wait, key=key)
 
     async def take(self, asks: Sequence[RateAsk], now: float) -> list[float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.mail.ports import GreylistAsk
 from appliance.stores.rates import AskedRate
 
 #: The greeting; a changed wire gets a new number and old workers stay without answers (Unavailable).
@@ -27,6 +28,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     window: float
     remember: float
     auto_accept: int
+    shared: bool = False
 
 
 class Take(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -154,6 +156,12 @@ class PassGreylist(msgspec.Struct, frozen=True, array_like=True, tag=22):
 
 class Facts(msgspec.Struct, frozen=True, array_like=True, tag=23):
     """Operators: what health() says."""
+
+
+def step_of(ask: GreylistAsk) -> Step:
+    """The step as it travels."""
+    rest = ask.delay, ask.window, ask.remember, ask.auto_accept, ask.shared
+    return Step(ask.keys, ask.sender, ask.recipient, ask.client, *rest)
 
 
 Ask = (

@@ -273,3 +273,133 @@ async def test_the_shipped_lists_are_sound_and_say_when_they_were_made(store: Di
     given = Ports(site=ports().site, greylist=store, tables=opened)
     assert (await judge(context(recipient="abuse+x@example.com"), given)).outcome == "exempt"
     assert (await judge(context(), given)).outcome == "early"
+
+
+# ---------------------------------------------------------------------- what other checks found, and who is well known
+
+
+def found(check: str, outcome: str) -> Verdict:
+    return Verdict(check=check, outcome=outcome, stage="mail")
+
+
+GOOD: dict[str, Any] = {"name": "mx1.example.org", "proof": "pass"}
+DAY = 86400.0
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason", "kind"),
+    [
+        (found("spf", "none"), "spf_none", "spf"),
+        (found("spf", "neutral"), "spf_neutral", "spf"),
+        (found("spf", "softfail"), "spf_softfail", "spf"),
+        (found("spf", "fail"), "spf_fail", "spf"),
+        (found("spf", "permerror"), "spf_permerror", "spf"),
+        (found("dnsbl", "listed"), "dnsbl_listed", "dnsbl"),
+        (found("suspicion", "raised"), "suspicion_raised", "suspicion"),
+        (found("suspicion", "high"), "suspicion_high", "suspicion"),
+        (found("helo", "malformed"), "odd_helo", "helo"),
+    ],
+)
+async def test_a_finding_is_a_reason_if_its_kind_counts(store: Direct, verdict: Verdict, reason: str, kind: str) -> None:
+    ctx = context(**GOOD, trail=(verdict,))
+    assert greylist.suspicion(ctx) == (reason,)
+    others = tuple(one for one in greylist.REASONS if one != kind)
+    assert (await judge(ctx, ports(store), greylist.Policy(reasons=others))).outcome == "not_suspicious"
+    assert (await judge(ctx, ports(store))).outcome == "early"
+
+
+@pytest.mark.parametrize("check", ["spf", "dnsbl", "suspicion", "identity"])
+def test_no_finding_is_a_reason_where_nothing_could_be_found_out(check: str) -> None:
+    for outcome in ("temperror", "skipped"):
+        assert greylist.suspicion(context(**GOOD, identity=EXAMPLE, trail=(found(check, outcome),))) == ()
+
+
+def test_a_sender_never_seen_before_is_a_reason() -> None:
+    new = context(**GOOD, identity=EXAMPLE, trail=(found("identity", "new"),))
+    assert greylist.suspicion(new) == ("new_identity",)
+    network = context(**GOOD, identity=Identity(name="192.0.2.0/24"), trail=(found("identity", "unproven"),))
+    assert greylist.suspicion(network) == ("new_identity",)
+    known = Identity(name="example.org", proof="spf", first=1.0)
+    assert greylist.suspicion(context(**GOOD, identity=known, trail=(found("identity", "known"),))) == ()
+    shared = Identity(name="gmail.com", proof="spf", shared=True)
+    assert greylist.suspicion(context(**GOOD, identity=shared, trail=(found("identity", "shared"),))) == ()
+
+
+async def test_a_well_known_sender_with_spf_pass_is_not_delayed(store: Direct) -> None:
+    known = Identity(name="example.org", proof="spf", first=1_799_000_000.0)
+    trail = (found("identity", "known"), found("spf", "pass"), found("dnsbl", "unlisted"), found("suspicion", "low"))
+    verdict = await judge(context(**GOOD, identity=known, trail=trail, now=1_800_000_000.0), ports(store))
+    assert verdict.outcome == "not_suspicious"
+
+
+NOW = 1_800_000_000.0
+OLD = Identity(name="example.org", proof="spf", first=NOW - 20 * DAY)
+
+
+@pytest.mark.parametrize(
+    ("more", "outcome"),
+    [
+        ({"identity": OLD}, "proven"),
+        ({"identity": Identity(name="example.org", proof="dkim", first=NOW - 20 * DAY)}, "proven"),
+        ({"identity": Identity(name="example.org", proof="spf", first=NOW - 13 * DAY)}, "early"),
+        ({"identity": Identity(name="example.org", proof="spf")}, "early"),
+        ({"identity": Identity(name="example.org", proof="name", first=NOW - 20 * DAY)}, "early"),
+        ({"identity": Identity(name="192.0.2.0/24", first=NOW - 20 * DAY)}, "early"),
+        ({"identity": Identity(name="gmail.com", proof="spf", shared=True, first=NOW - 900 * DAY)}, "early"),
+        ({"identity": OLD, "name": "unknown", "proof": "fail"}, "early"),
+        ({"identity": OLD, "name": "unknown", "proof": "temperror"}, "early"),
+        ({"identity": OLD, "name": "dsl-192-0-2-1.example.net"}, "early"),
+        ({"identity": None}, "early"),
+    ],
+)
+async def test_who_is_proven_and_known_for_long_does_not_wait(store: Direct, more: dict[str, Any], outcome: str) -> None:
+    ctx = context(**{**GOOD, "signs": frozenset({"pipelining"}), "now": NOW, **more})
+    verdict = await judge(ctx, ports(store))
+    assert verdict.outcome == outcome
+    if outcome == "proven":
+        assert verdict.reason == f"example.org by {more['identity'].proof}, known for 20 days"
+        younger = greylist.Policy(proven_after=30 * DAY)
+        assert (await judge(ctx, ports(store), younger)).outcome == "early"
+
+
+async def test_a_dns_allow_list_exempts(store: Direct) -> None:
+    verdict = await judge(context(trail=(found("dnsbl", "allowed"),)), ports(store))
+    assert (verdict.outcome, verdict.reason) == ("exempt", "on a DNS allow list")
+
+
+async def test_a10_a_shared_provider_is_never_accepted_as_one(store: Direct, time: Time) -> None:
+    """Its pool passes by the identity; six customers that came back accept nobody else, nor does its network."""
+    given = ports(store)
+    cloud = Identity(name="gmail.com", proof="spf", shared=True)
+    for n in range(8):
+        ctx = context(f"c{n}@gmail.com", address=f"10.{n}.0.1", identity=cloud, now=time.wall_now)
+        assert (await judge(ctx, given)).outcome == "early"
+        time.pass_(3700)
+        elsewhere = context(f"c{n}@gmail.com", address="10.200.0.1", identity=cloud, now=time.wall_now)
+        assert (await judge(elsewhere, given)).outcome == "pass"
+    stranger = context("spam@gmail.com", address="10.200.0.1", identity=cloud, now=time.wall_now)
+    assert (await judge(stranger, given)).outcome == "early"
+    network = context("spam@bulk.example", address="10.200.0.1", now=time.wall_now)
+    assert (await judge(network, given)).outcome == "early"
+
+
+async def test_a_proven_identity_is_accepted_automatically_and_its_network_is_not(store: Direct, time: Time) -> None:
+    given = ports(store)
+    for n in range(5):
+        await judge(context(f"c{n}@example.org", identity=EXAMPLE, now=time.wall_now), given)
+        time.pass_(3700)
+        await judge(context(f"c{n}@example.org", identity=EXAMPLE, now=time.wall_now), given)
+    new = context("new@example.org", address="203.0.113.9", identity=EXAMPLE, now=time.wall_now)
+    assert (await judge(new, given)).outcome == "auto"
+    neighbour = context("new@elsewhere.example", now=time.wall_now)
+    assert (await judge(neighbour, given)).outcome == "early"
+
+
+async def test_a_dns_failure_that_hides_the_identity_does_not_restart_the_clock(store: Direct, time: Time) -> None:
+    given = ports(store)
+    assert (await judge(context(identity=EXAMPLE, now=time.wall_now), given)).outcome == "early"
+    time.pass_(100)
+    assert (await judge(context(identity=None, now=time.wall_now), given)).outcome == "pass"
+    time.pass_(100)
+    other = context(address="10.99.0.1", identity=EXAMPLE, now=time.wall_now)
+    assert (await judge(other, given)).outcome == "pass", "its own clock has run on"

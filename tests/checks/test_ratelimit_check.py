@@ -8,6 +8,7 @@ import pytest
 
 from appliance.checks import ratelimit
 from appliance.mail.context import Client, Context, Recipient
+from appliance.mail.identity import Identity
 from appliance.mail.ports import Ports, RateAsk, Site
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import Address
@@ -19,11 +20,19 @@ SENDER, RECIPIENT = Address("A", "example.org", "A@example.org"), Address("b", "
 NULL = Address("", "", "")
 
 
-def context(stage: Any, *, trusted_relay: bool = False, sender: Address = SENDER) -> Context:
-    client = Client(address="192.0.2.1", trusted_relay=trusted_relay)
+def context(
+    stage: Any,
+    *,
+    trusted_relay: bool = False,
+    sender: Address = SENDER,
+    address: str = "192.0.2.1",
+    identity: Identity | None = None,
+) -> Context:
+    client = Client(address=address, trusted_relay=trusted_relay)
     return Context(
         stage=stage,
         client=client,
+        identity=identity,
         sender=None if stage == "connect" else sender,
         recipient=Recipient(address=RECIPIENT) if stage == "rcpt" else None,
     )
@@ -98,3 +107,28 @@ async def test_without_a_store_nothing_is_counted() -> None:
 
 def test_shipped_in_monitor() -> None:
     assert ratelimit.MODE == "monitor"
+
+
+US = Identity(name="example.org", proof="spf")
+
+
+async def test_a_hundred_addresses_of_one_identity_are_one_sender(tmp_path: Path) -> None:
+    store = Direct(state_at(tmp_path / "x.db", Time()))
+    policy = ratelimit.Policy(identity_messages=(60, 0), sender_messages=(0, 0))
+    outcomes = []
+    for n in range(100):
+        ctx = context("mail", address=f"10.{n}.0.1", identity=US)
+        outcomes.append((await judge(ctx, store, policy)).outcome)
+    assert outcomes == ["within"] * 60 + ["over"] * 40
+    other = Identity(name="example.net", proof="name")
+    assert (await judge(context("mail", address="10.0.0.1", identity=other), store, policy)).outcome == "within"
+
+
+@pytest.mark.parametrize(
+    "identity", [None, Identity(name="192.0.2.0/24"), Identity(name="gmail.com", proof="spf", shared=True)]
+)
+def test_a10_nobody_counts_for_a_shared_provider_or_an_unproven_identity(identity: Identity | None) -> None:
+    for stage in ("mail", "rcpt"):
+        assert keys(context(stage, identity=identity)) == keys(context(stage))
+    assert "messages/60/id:example.org" in keys(context("mail", identity=US))
+    assert "recipients/3600/id:example.org" in keys(context("rcpt", identity=US))

@@ -8,7 +8,7 @@ import pytest
 from appliance.engine.exceptions import end_of
 from appliance.engine.plan import compile_plan
 from appliance.engine.policy import Complaint, PolicySet, compile_policies
-from appliance.mail.context import STAGES
+from appliance.mail.context import STAGES, Client, Tls
 from appliance.mail.identity import Identity
 from appliance.mail.verdict import Action
 from appliance.protocol.smtp.address import Address
@@ -81,6 +81,7 @@ GOOD = {"match": {"client_address": "192.0.2.0/24"}, "set": {"mode": "off"}}
             "nothing to match is called client (did you mean client_",
         ),
         (GOOD | {"match": {"client_address": "192.0.2.x"}}, ("match", "client_address"), "'192.0.2.x' does not appear"),
+        (GOOD | {"match": {"tls": ["none", "SSLv3"]}}, ("match", "tls"), "SSLv3 is no version of TLS: none, TLSv1,"),
         (GOOD | {"match": {"sender": 5}}, ("match", "sender"), "must be a text, or a list of texts"),
         (GOOD | {"match": {"sender": []}}, ("match", "sender"), "must be a text, or a list of texts"),
         (GOOD | {"set": {"mod": "off"}}, ("set", "mod"), "unknown key mod (did you mean mode?)"),
@@ -138,6 +139,7 @@ def stages(*names: str) -> dict[str, Any]:
         (("connect",), "recipient", "reject", True, ""),
         (("connect",), "recipient", "reject", False, "recipient is not known yet at connect"),
         (("mail",), "sender", "limit", False, ""),
+        (("helo",), "identity", "limit", True, "identity is not known yet at helo"),
         (("mail",), "recipient_domain", "mode", False, "recipient_domain is not known yet at mail"),
         (("rcpt",), "recipient", "limit", True, ""),
         (("message",), "recipient", "reject", True, ""),
@@ -166,6 +168,7 @@ def applies(match: dict[str, Any], recipient_text: str = "r@example.com", **more
 
 
 NULL = Address("", "", "")
+ENCRYPTED = Client(address="192.0.2.1", tls=Tls("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +187,12 @@ NULL = Address("", "", "")
         ({"identity": "192.0.2.0/24"}, {}, True),
         ({"identity": "example.net"}, {"identity": Identity(name="example.net", proof="spf")}, True),
         ({"identity": "192.0.2.0/24"}, {"identity": Identity(name="example.net", proof="spf")}, False),
+        ({"identity": ".example.net"}, {"identity": Identity(name="a.example.net", proof="dkim")}, True),
+        ({"identity": ["x.example", "Example.net"]}, {"identity": Identity(name="example.net", proof="name")}, True),
+        ({"tls": "none"}, {}, True),
+        ({"tls": ["TLSv1.2", "TLSv1.3"]}, {}, False),
+        ({"tls": ["TLSv1.2", "TLSv1.3"]}, {"client": ENCRYPTED}, True),
+        ({"tls": "none"}, {"client": ENCRYPTED}, False),
         ({"sender": "S@Example.net"}, {}, True),
         ({"sender": "example.net"}, {}, True),
         ({"sender": "@example.net"}, {}, True),

@@ -41,10 +41,7 @@ class Direct:
         self.state = state
 
     async def step(self, ask: GreylistAsk) -> GreylistAnswer:
-        asked = wire.Step(
-            ask.keys, ask.sender, ask.recipient, ask.client, ask.delay, ask.window, ask.remember, ask.auto_accept
-        )
-        [answer] = self.state.answer([asked], {})
+        [answer] = self.state.answer([wire.step_of(ask)], {})
         if isinstance(answer, dict):
             raise Unavailable(answer["error"])
         state, first, attempts, passes, wait, key = answer

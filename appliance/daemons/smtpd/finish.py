@@ -6,21 +6,17 @@ gets nothing stored (it comes again); once a commit has begun, it ends whatever 
 the mail: no room is 452, any other trouble 451; nothing of it is delivered.
 """
 
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from appliance.daemons.smtpd import record
+from appliance.daemons.smtpd import record, trailer
 from appliance.daemons.smtpd.body import BdatReceiver, DataReceiver, FileContent, RamContent
 from appliance.daemons.smtpd.content import BARE, trouble
 from appliance.daemons.smtpd.limits import hit
 from appliance.daemons.smtpd.transaction import Transaction
 from appliance.daemons.smtpd.wire import Step
-from appliance.engine.pipeline import Combined, Group, combine
-from appliance.mail.context import Context, Recipient
-from appliance.mail.verdict import Verdict
-from appliance.protocol.smtp.address import parse_address
-from appliance.protocol.smtp.data import DataDecoder
-from appliance.queue.envelope import Origin, QueuedRecipient, Trailer
+from appliance.engine.pipeline import Combined, combine
+from appliance.mail.context import Context
+from appliance.queue.envelope import Trailer
 from appliance.queue.errors import SpoolError, SpoolFull
 from appliance.queue.large import LargeFile
 
@@ -28,7 +24,6 @@ if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
 
 END = "END-OF-MESSAGE"
-_MESSAGE_ID = re.compile(rb"^message-id[ \t]*:(?:[ \t\r\n]*)([^\r\n]{1,500})", re.IGNORECASE | re.MULTILINE)
 _SIGNS = frozenset({"bare_lf", "bare_cr", "nul"})
 
 
@@ -72,7 +67,7 @@ async def _judge(session: "Session", transaction: Transaction, receiver: DataRec
         )
     ctx = transaction.context("message", content=content)
     combined = await _combined(session, transaction, ctx)
-    message_id = _message_id(content.header)
+    message_id = trailer.message_id(content.header)
     if session.lost:  # it never heard of a 250, and comes again
         record.abandoned(session, transaction)
         session.reset()
@@ -127,6 +122,8 @@ def _answer(
         session.ok(f"250 2.0.0 Ok: {size}queued as {transaction.id}\r\n".encode("ascii"))
         session.errors = session.junk = 0
         address = session.client.address
+        if session.front.senders is not None:
+            session.front.senders.accepted(_senders(transaction, combined))
         if session.front.connections.praise(address, session.loop.time()):
             session.front.state.accepted(address)
         return
@@ -136,6 +133,14 @@ def _answer(
         session.dismiss(reply, "policy")
     else:
         session.reject(reply)
+
+
+def _senders(transaction: Transaction, combined: Combined) -> tuple[str, ...]:
+    """The identities whose mail is delivered: who sent by the envelope, and who by the content."""
+    if not any(group.decision.keep == "deliver" for group in combined.store):
+        return ()
+    found = (transaction.identity, *(trailer.identity(transaction, group) for group in combined.store))
+    return tuple(dict.fromkeys(identity.key for identity in found if identity is not None))
 
 
 # ---------------------------------------------------------------------- keeping
@@ -150,17 +155,17 @@ async def _keep(
         return
     groups = sorted(combined.store, key=lambda group: group.decision.keep == "deliver")
     ids = [transaction.id] + [next(session.front.ids) for _ in groups[1:]]
-    trailers = [
-        _trailer(session, transaction, group, queue_id, content, message_id)
+    trailers: list[Trailer] = [
+        trailer.build(session, transaction, group, queue_id, content, message_id)
         for group, queue_id in zip(reversed(groups), ids, strict=True)
     ][::-1]
-    for trailer in trailers:
-        record.received(session, transaction, trailer)
+    for one in trailers:
+        record.received(session, transaction, one)
     if isinstance(content, RamContent):
-        commits = [session.front.intake.commit(content.octets, trailer) for trailer in trailers]
+        commits = [session.front.intake.commit(content.octets, one) for one in trailers]
     else:
         files = _copies(session, content, len(trailers))
-        commits = [file.commit(trailer) for file, trailer in zip(files, trailers, strict=True)]
+        commits = [file.commit(one) for file, one in zip(files, trailers, strict=True)]
     error: Exception | None = None
     for commit in commits:
         try:
@@ -169,8 +174,8 @@ async def _keep(
             error = trouble_
     if error is not None:
         raise error
-    for trailer in trailers:
-        record.queued(trailer)
+    for one in trailers:
+        record.queued(one)
 
 
 def _copies(session: "Session", content: FileContent, count: int) -> list[LargeFile]:
@@ -189,86 +194,3 @@ def _copies(session: "Session", content: FileContent, count: int) -> list[LargeF
             copy.abort()
         raise
     return [*copies, content.file]
-
-
-def _trailer(
-    session: "Session",
-    transaction: Transaction,
-    group: Group,
-    queue_id: str,
-    content: RamContent | FileContent,
-    message_id: str,
-) -> Trailer:
-    decision, parameters = group.decision, transaction.parameters
-    return Trailer(
-        queue_id=queue_id,
-        received=session.front.clock(),
-        sender=transaction.sender.text,
-        recipients=_recipients(session, transaction, group),
-        size=content.size,
-        origin=_origin(session, transaction),
-        body=parameters.body,
-        smtputf8=transaction.utf8,
-        ret=parameters.ret,
-        envid=parameters.envid,
-        message_id=message_id,
-        keep=decision.keep,
-        keep_reason=decision.keep_reason,
-        edits=decision.edits,
-        verdicts=tuple(plain(verdict) for verdict in (*session.trail, *transaction.trail, *decision.verdicts)),
-        policy=transaction.rules.snapshot.hash,
-        plain=isinstance(transaction.decoder, DataDecoder) and transaction.decoder.plain,
-    )
-
-
-def plain(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as queue and journal keep it: without what is empty."""
-    kept: dict[str, Any] = {"check": verdict.check, "outcome": verdict.outcome}
-    for name in ("stage", "reason", "score", "recipient", "evidence"):
-        if value := getattr(verdict, name):
-            kept[name] = value
-    return kept
-
-
-def _origin(session: "Session", transaction: Transaction) -> Origin:
-    client = session.client
-    return Origin(
-        client_address=client.address,
-        client_name=client.name,
-        client_port=client.port,
-        helo=session.helo,
-        protocol=transaction.protocol,
-        listener=session.door.name,
-        role=session.door.role,
-        tls=f"{client.tls.version} {client.tls.cipher}" if client.tls else "",
-    )
-
-
-def _recipients(session: "Session", transaction: Transaction, group: Group) -> tuple[QueuedRecipient, ...]:
-    """Who gets this copy: the group, or whom it is redirected to; blind copies too."""
-    decision = group.decision
-    named = [transaction.recipients[index] for index in group.recipients]
-    if decision.redirect:
-        queued = [_added(decision.redirect, named[0].address.text if len(named) == 1 else "")]
-    else:
-        queued = [_queued(session, recipient) for recipient in named]
-    return (*queued, *(_added(address) for address in decision.bcc))
-
-
-def _queued(session: "Session", recipient: Recipient) -> QueuedRecipient:
-    address = recipient.address
-    text, domain = address.text, address.domain
-    if not domain:  # a bare postmaster (RFC 5321 4.5.1) is that of our first domain
-        domain = session.rules.home
-        text = f"{text}@{domain}"
-    return QueuedRecipient(text, domain, recipient.notify, recipient.orcpt, address.text if text != address.text else "")
-
-
-def _added(address: str, original: str = "") -> QueuedRecipient:
-    parsed, _ = parse_address(address.encode(), utf8=True)
-    return QueuedRecipient(parsed.text, parsed.domain, "NEVER" if not original else "", "", original)
-
-
-def _message_id(header: bytes) -> str:
-    found = _MESSAGE_ID.search(header)
-    return found[1].decode("utf-8", "replace").strip() if found else ""

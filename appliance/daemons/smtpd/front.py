@@ -87,9 +87,20 @@ Confirm = Callable[[str], Awaitable[ClientName]]
 class Front:
     """One a worker."""
 
-    def __init__(self, rules: Rules, intake: Intake, state: State, confirm: Confirm, index: int = 0) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        intake: Intake,
+        state: State,
+        confirm: Confirm,
+        index: int = 0,
+        senders: greeting.Senders | None = None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.rules, self.intake, self.state, self.confirm = rules, intake, state, confirm
+        #: What is remembered of senders and of clients that waited.
+        self.senders = senders
+        self.waited = greeting.Waited()
         self.ids = QueueIds(index)
         self.clock = time.time
         self.memory = Memory(rules.limits.memory_messages)

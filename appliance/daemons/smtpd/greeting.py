@@ -2,18 +2,29 @@
 
 Contract: a peer in a listener's `proxy` networks must begin with a PROXY header, else the connection ends without a word;
 nobody else's is looked at. Counts over all workers are stated's and fail open; those of this worker always hold. The
-client's name is asked for meanwhile and awaited before the first question. What failure means for the mail: 421, later.
+client's name is asked for meanwhile and awaited before the first question. With a greet delay (early_talker, `wait`) an
+unknown client gets `220-` at once and `220 ` later: what it says in between is early talk; the loop waits for nobody.
+What failure means for the mail: 421, later; while stated is away only this worker knows who waited before.
 """
 
-from typing import TYPE_CHECKING
+import asyncio
+import contextlib
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from appliance.checks.early_talker import Policy as Manners
 from appliance.daemons.smtpd import record
 from appliance.daemons.smtpd.limits import hit
-from appliance.daemons.smtpd.questions import ask, refused
+from appliance.daemons.smtpd.questions import ask, named, refused
+from appliance.engine.rules import CheckPolicy
+from appliance.mail.network import network
 from appliance.mail.ports import Unavailable
 from appliance.mail.verdict import Decision
+from appliance.observe import metrics
 from appliance.protocol import proxy
 from appliance.protocol.errors import ProtocolError
 
@@ -21,7 +32,38 @@ if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
 
 _BUSY = "421 4.3.2 {host} All server ports are busy"
+#: When connections run out the wait is shorter by this factor.
+STRESSED = 3.0
+#: Clients that waited, in this worker's memory.
+WAITED = 4096
+_greeted = metrics.counter("postgate_smtpd_greet_delays_total", "Clients that had to wait for the greeting.", ["result"])
+_waits = {result: _greeted.labels(result) for result in ("silent", "talked")}
 _TOO_MANY = "421 4.7.0 {host} Error: too many connections from {address}"
+
+
+class Senders(Protocol):
+    """What is asked of stated about those who send (stores.asking.Senders); what is awaited raises Unavailable."""
+
+    def accepted(self, keys: Sequence[str]) -> None: ...
+
+    async def has_waited(self, address: str) -> bool: ...
+
+    def waited(self, address: str, keep: float) -> None: ...
+
+
+class Waited:
+    """Clients that need not wait again, until when (seconds of the loop)."""
+
+    def __init__(self) -> None:
+        self._until: OrderedDict[str, float] = OrderedDict()
+
+    def has(self, address: str, now: float) -> bool:
+        return self._until.get(network(address, 32, 64), 0.0) > now
+
+    def add(self, address: str, until: float) -> None:
+        self._until[network(address, 32, 64)] = until
+        if len(self._until) > WAITED:
+            self._until.popitem(last=False)
 
 
 async def greet(session: "Session", early: bool) -> None:
@@ -35,21 +77,73 @@ async def greet(session: "Session", early: bool) -> None:
         session.dismiss(text.format(host=rules.hostname, address=address), "limit", linger=False)
         return
     if not rules.delay_reject:
-        step = ask(session, ("connect",), session.context, lambda decision: _welcome(session, decision))
+        step = ask(session, ("connect",), session.context, lambda decision: _let_in(session, decision))
         if step is not None:
             await step
-    else:
-        session.out.append(rules.banner)
+        if session.closing:
+            return
     if (early and not session.facts.proxy) or session.waiting:
-        session.signs |= {"early_talk"}
-        record.early(session)
+        _talked(session)
+    elif session.door.manners is not None and (manners := await _delays(session, session.door.manners)):
+        await _hold(session, manners)
+    session.out.append(rules.banner)
 
 
-def _welcome(session: "Session", decision: Decision) -> None:
+def _let_in(session: "Session", decision: Decision) -> None:
     if refused(session, decision, "CONNECT"):
         session.dismiss("", "policy")
-    else:
-        session.out.append(session.rules.banner)
+
+
+def _talked(session: "Session") -> None:
+    session.signs |= {"early_talk"}
+    record.early(session)
+
+
+# ---------------------------------------------------------------------- greet delay
+
+
+async def _delays(session: "Session", policy: CheckPolicy) -> Manners | None:
+    """How the client is kept waiting; None for whom we know."""
+    front, address = session.front, session.client.address
+    if policy.exceptions:
+        await named(session)
+        policy = policy.under(session.context("connect"), None)
+    manners = policy.knobs
+    if not isinstance(manners, Manners) or policy.mode == "off" or not manners.wait:
+        return None
+    if session.facts.trusted_relay or session.facts.xclient or address == "local":
+        return None
+    if front.connections.known_good(address) or front.waited.has(address, session.loop.time()):
+        return None
+    if front.senders is not None:
+        with contextlib.suppress(Unavailable):
+            if await front.senders.has_waited(address):
+                front.waited.add(address, session.loop.time() + manners.again_after)
+                return None
+    return manners
+
+
+async def _hold(session: "Session", manners: Manners) -> None:
+    """The first line of the greeting, and silence; who keeps it need not wait again."""
+    front, address = session.front, session.client.address
+    wait = manners.wait / STRESSED if front.connections.stressed else manners.wait
+    session.out.append(session.rules.teaser)
+    session.flush()
+    session.deadline = math.inf  # this wait is ours
+    silent = False
+    try:
+        async with asyncio.timeout(wait):
+            await session.arrival()
+    except TimeoutError:
+        silent = True
+    if session.waiting:
+        _waits["talked"].inc()
+        _talked(session)
+    elif silent:
+        _waits["silent"].inc()
+        front.waited.add(address, session.loop.time() + manners.again_after)
+        if front.senders is not None:
+            front.senders.waited(address, manners.again_after)
 
 
 async def _no_place(session: "Session") -> str:

@@ -85,6 +85,8 @@ class Door:
         self.standing = frozenset(stage for stage in STAGES if engine.stands(self.role, stage))
         #: Begins a session's conversation with the operator's handler, if the listener has one.
         self.plug = _plug(listen.handler) if listen.handler else None
+        #: The policy about clients that do not wait for the greeting, where one is asked about them.
+        self.manners = engine.standing("early_talker", self.role) if self.role == "inbound" else None
         self._trusted, self._hostname, self._size_limit = trusted, hostname, size_limit
         self.facts = lru_cache(maxsize=4096)(self._facts)
         self.offer = lru_cache(maxsize=64)(self._offer)
@@ -127,6 +129,8 @@ class Rules:
         #: Where mail for a bare `postmaster` goes: our first domain that stands in the wiring itself.
         self.home = next((name for name in wiring.relay.domains if ":" not in name), self.hostname)
         self.banner = f"220 {self.hostname} {wiring.smtp.banner}\r\n".encode("ascii", "replace")
+        #: The first line of a greeting whose last one comes later.
+        self.teaser = b"220-" + self.banner[4:]
         self.doors: Mapping[str, Door] = {
             listen.name: Door(listen, self.engine, wiring.gateway.trusted_relays, self.hostname, wiring.smtp.size_limit)
             for listen in wiring.listen

@@ -40,7 +40,14 @@ class Smtpd:
         await self._composition.open()
         self._intake = IntakeLog(None, self._birth.worker)
         composition = self._composition
-        self.front = Front(self._rules, self._intake, composition.state, composition.client_name, index=self._birth.index)
+        self.front = Front(
+            self._rules,
+            self._intake,
+            composition.state,
+            composition.client_name,
+            self._birth.index,
+            composition.senders,
+        )
         self.front.connections.siblings = self._birth.siblings
         self._intake.company = self.front.transactions.__len__
         self._handover = Handover(self._birth.rendezvous["delivery"], self._intake, self.front.told)

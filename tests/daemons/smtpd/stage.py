@@ -33,6 +33,11 @@ class Engine:
         self.rules: dict[str, Rule] = {}
         self.asked: list[Context] = []
         self.all_stages = True
+        #: The policy of early_talker (engine.rules.CheckPolicy), if it stands anywhere.
+        self.manners: Any = None
+
+    def standing(self, name: str, role: str) -> Any:
+        return self.manners if name == "early_talker" else None
 
     def stands(self, role: str, stage: str) -> bool:
         return self.all_stages or stage in self.rules
@@ -161,6 +166,8 @@ class Stage:
         gateway = {"hostname": "mx.example.com", **sections.pop("gateway", {})}
         self.wiring = Wiring.model_validate({"gateway": gateway, "listen": [listen], **sections})
         self.engine_ = Engine()
+        #: stated's memory of senders (greeting.Senders), if there is one.
+        self.senders: Any = None
         self.utf8 = False
         self.name = ClientName("unknown", "unknown", "none")
         self.naming: Callable[[str], Awaitable[ClientName]] | None = None
@@ -180,7 +187,7 @@ class Stage:
 
     async def __aenter__(self) -> "Stage":
         self.intake, self.state = Intake(), State()
-        self.front = Front(self.rules(), self.intake, self.state, self.client_name)
+        self.front = Front(self.rules(), self.intake, self.state, self.client_name, senders=self.senders)
         self.front.watch.interval = 0.02
         self.sock = socket.create_server(("127.0.0.1", 0))
         self.port = self.sock.getsockname()[1]
@@ -239,6 +246,10 @@ class Client:
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
+
+    async def line(self) -> str:
+        """One line, without its end."""
+        return (await asyncio.wait_for(self.reader.readline(), 10)).decode().rstrip("\r\n")
 
     async def reply(self) -> str:
         """One reply, all lines; "" when the connection has ended."""

@@ -1,0 +1,115 @@
+"""What the queue is told of a message besides its content: the trailer of an entry (queue.envelope).
+
+Contract: pure but for the clock. What failure means for the mail: an exception is the session's: 451, nothing is kept.
+"""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from appliance.daemons.smtpd.body import FileContent, RamContent
+from appliance.daemons.smtpd.transaction import Transaction
+from appliance.engine.pipeline import Group
+from appliance.mail.context import Recipient
+from appliance.mail.identity import Identity
+from appliance.mail.verdict import Verdict
+from appliance.protocol.smtp.address import parse_address
+from appliance.protocol.smtp.data import DataDecoder
+from appliance.queue.envelope import Origin, QueuedRecipient, Trailer
+
+if TYPE_CHECKING:
+    from appliance.daemons.smtpd.session import Session
+
+_MESSAGE_ID = re.compile(rb"^message-id[ \t]*:(?:[ \t\r\n]*)([^\r\n]{1,500})", re.IGNORECASE | re.MULTILINE)
+
+
+def identity(transaction: Transaction, group: Group) -> Identity | None:
+    """Who sends, by all that was found for these recipients."""
+    last = (verdict.identity for verdict in reversed(group.decision.verdicts) if verdict.identity is not None)
+    return next(last, transaction.identity)
+
+
+def build(
+    session: "Session",
+    transaction: Transaction,
+    group: Group,
+    queue_id: str,
+    content: RamContent | FileContent,
+    message_id: str,
+) -> Trailer:
+    """What the queue keeps of the message for this group."""
+    decision, parameters = group.decision, transaction.parameters
+    sent_by = identity(transaction, group)
+    return Trailer(
+        queue_id=queue_id,
+        received=session.front.clock(),
+        sender=transaction.sender.text,
+        recipients=_recipients(session, transaction, group),
+        size=content.size,
+        origin=_origin(session, transaction),
+        body=parameters.body,
+        smtputf8=transaction.utf8,
+        ret=parameters.ret,
+        envid=parameters.envid,
+        message_id=message_id,
+        proven=sent_by is not None and sent_by.answerable,
+        keep=decision.keep,
+        keep_reason=decision.keep_reason,
+        edits=decision.edits,
+        verdicts=tuple(plain(verdict) for verdict in (*session.trail, *transaction.trail, *decision.verdicts)),
+        policy=transaction.rules.snapshot.hash,
+        plain=isinstance(transaction.decoder, DataDecoder) and transaction.decoder.plain,
+    )
+
+
+def plain(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as queue and journal keep it: without what is empty."""
+    kept: dict[str, Any] = {"check": verdict.check, "outcome": verdict.outcome}
+    for name in ("stage", "reason", "score", "recipient", "evidence"):
+        if value := getattr(verdict, name):
+            kept[name] = value
+    return kept
+
+
+def _origin(session: "Session", transaction: Transaction) -> Origin:
+    client = session.client
+    return Origin(
+        client_address=client.address,
+        client_name=client.name,
+        client_port=client.port,
+        helo=session.helo,
+        protocol=transaction.protocol,
+        listener=session.door.name,
+        role=session.door.role,
+        tls=f"{client.tls.version} {client.tls.cipher}" if client.tls else "",
+    )
+
+
+def _recipients(session: "Session", transaction: Transaction, group: Group) -> tuple[QueuedRecipient, ...]:
+    """Who gets this copy: the group, or whom it is redirected to; blind copies too."""
+    decision = group.decision
+    named = [transaction.recipients[index] for index in group.recipients]
+    if decision.redirect:
+        queued = [_added(decision.redirect, named[0].address.text if len(named) == 1 else "")]
+    else:
+        queued = [_queued(session, recipient) for recipient in named]
+    return (*queued, *(_added(address) for address in decision.bcc))
+
+
+def _queued(session: "Session", recipient: Recipient) -> QueuedRecipient:
+    address = recipient.address
+    text, domain = address.text, address.domain
+    if not domain:  # a bare postmaster (RFC 5321 4.5.1) is that of our first domain
+        domain = session.rules.home
+        text = f"{text}@{domain}"
+    return QueuedRecipient(text, domain, recipient.notify, recipient.orcpt, address.text if text != address.text else "")
+
+
+def _added(address: str, original: str = "") -> QueuedRecipient:
+    parsed, _ = parse_address(address.encode(), utf8=True)
+    return QueuedRecipient(parsed.text, parsed.domain, "NEVER" if not original else "", "", original)
+
+
+def message_id(header: bytes) -> str:
+    """The Message-ID field's value, "" if there is none."""
+    found = _MESSAGE_ID.search(header)
+    return found[1].decode("utf-8", "replace").strip() if found else ""
