@@ -9,11 +9,12 @@ What failure means for the mail: see the check.
 
 from collections.abc import Awaitable
 from functools import partial
+from ipaddress import ip_address
 
 from appliance.mail.auth import SpfAsk, SpfReport, Word
 from appliance.mail.ports import Resolver
 from appliance.mailauth import bridge
-from appliance.mailauth.spf_lookups import Limits, spf
+from appliance.mailauth.spf_lookups import Limits
 from appliance.mailauth.spf_query import Query
 from appliance.mailauth.spf_terms import plain
 
@@ -56,10 +57,8 @@ def evaluate(resolver: Resolver, ask: SpfAsk, limits: Limits) -> SpfReport | Awa
     if not domain:
         claimed = ask.sender.rpartition("@")[2] if ask.sender else ask.helo
         return SpfReport(result="none", scope=report.scope, reason=f"not a domain name: {plain(claimed, 80)}")
-    try:
-        query = Query(resolver, limits, ask.address.partition("%")[0], ask.helo, local, domain)
-    except spf.PermError as error:
-        raise ValueError(str(error)) from error
+    address = str(ip_address(ask.address.partition("%")[0]))  # pyspf takes words for addresses, too
+    query = Query(resolver, limits, address, ask.helo, local, domain)
     return bridge.run(partial(_judge, query, report))
 
 

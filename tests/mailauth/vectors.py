@@ -16,7 +16,7 @@ import yaml
 from tests.net.nameserver import NameServer
 
 SUITE = Path(__file__).with_name("rfc7208-tests.yml")
-#: Record types of a name; TIMEOUT stands for all that is not listed, or for one type.
+#: Record types of a name; TIMEOUT stands for all that is not listed, or for one type. SERVFAIL, REFUSED: that answer.
 Records = dict[str, list[Any]]
 
 
@@ -92,11 +92,15 @@ def serve(server: NameServer, zone: dict[str, Records], ttl: int = 300) -> None:
             reply.set_rcode(dns.rcode.NXDOMAIN)
         elif "TIMEOUT" in (found.get(rtype) or found.get("CNAME") or found):
             return []
+        elif refusal := next((word for word in found if word in ("SERVFAIL", "REFUSED")), ""):
+            reply.set_rcode(dns.rcode.from_text(refusal))
         else:
             kind = rtype if rtype in found else "CNAME"
             listed = [rdata(kind, value) for value in found.get(kind, [])]
             if listed:
                 reply.answer.append(dns.rrset.from_rdata_list(question.name, ttl, listed))
+        if not reply.answer:
+            reply.authority.append(dns.rrset.from_text(".", ttl, "IN", "SOA", f"ns. host. 1 2 3 4 {ttl}"))
         wire = reply.to_wire(max_size=65535)
         if how == "udp" and len(wire) > 1232:
             short = dns.message.make_response(query)
