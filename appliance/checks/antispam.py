@@ -1,10 +1,12 @@
 """antispam: the score that spam scanners give a message. Evidence: mail that could not be scored passes, marked.
 
 Every scanner of `scanners` is asked (empty: all that are configured and score spam), the highest score counts. The score
-goes into a field X-Postgate-Spam. Outcomes: clean, spam (from mark_score), high (from reject_score), oversize, error,
+goes into a field X-Postgate-Spam, and from mark_score on, if the operator says so, a tag in front of the Subject of mail
+that nobody has signed. Outcomes: clean, spam (from mark_score), high (from reject_score), oversize, error,
 skipped (no scanner is configured). What failure means for the mail: no score is made up: `error` (shipped: mark).
 """
 
+import re
 from collections.abc import Awaitable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -33,30 +35,40 @@ REPLIES = {"high": "550 5.7.1 Message refused: content looks unsolicited"}
 #: Kinds of scanners that score spam.
 KINDS = frozenset({"spamd"})
 FIELD = "X-Postgate-Spam"
-#: Octets of rule names in the field.
-_RULES = 800
+#: Octets of rule names, and stars, in the field.
+_RULES, _STARS = 800, 50
+_SIGNED = re.compile(
+    rb"^(?:(?:x-(?:google-)?)?dkim-signature|domainkey-signature|arc-(?:seal|message-signature))[ \t]*:", re.M | re.I
+)
+_SUBJECT = re.compile(rb"^subject[ \t]*:((?:[^\r\n]|\r?\n[ \t])*)", re.M | re.I)
 
 Score = Annotated[float, Field(allow_inf_nan=False)]
+Tag = Annotated[str, Field(max_length=60, pattern=r"^(?:[!-~]+(?: [!-~]+)*)?$")]
 
 
 class Policy(knobs.Policy):
-    """`header`: which messages get the field: all that were scored, those from mark_score, or none."""
+    """`header`: which messages get the field: all that were scored, those from mark_score, or none. `subject_tag`: put
+    before the Subject from mark_score on; "" = never."""
 
     scanners: knobs.Scanners = ()
     mark_score: Score = 5.0
     reject_score: Score = 15.0
     header: Literal["always", "spam", "never"] = "always"
+    subject_tag: Tag = ""
 
 
-def decide(results: Sequence[ScanResult], policy: Policy) -> Verdict:
-    """The highest score decides; a scanner that gave none counts where no score is bad."""
+def decide(results: Sequence[ScanResult], policy: Policy, header: bytes = b"") -> Verdict:
+    """The highest score decides; a scanner that gave none counts where no score is bad. `header`: of the message, for
+    its Subject."""
     scored = [result for result in results if result.kind in ("clean", "spam")]
     rest = [result for result in results if result.kind not in ("clean", "spam")]
     best = max(scored, key=lambda result: result.score, default=None)
     evidence = {"scanners": [_fact(result) for result in results]}
     score = best.score if best else 0.0
     word = "clean" if best is None or score < policy.mark_score else "spam" if score < policy.reject_score else "high"
-    edits = (_field(best, word),) if best and _shown(word, policy) else ()
+    edits: tuple[Edit, ...] = (_field(best, word),) if best and _shown(word, policy) else ()
+    if best and word != "clean" and policy.subject_tag:
+        edits += tagged(header, policy.subject_tag)
     if best is not None and (word != "clean" or not rest):
         reason = f"score {score:g}" if word != "clean" else ""
         return Verdict(check=NAME, outcome=word, reason=reason, score=score, edits=edits, evidence=evidence)
@@ -73,9 +85,24 @@ def _field(result: ScanResult, word: str) -> Edit:
     rules = ",".join(result.names)
     if len(rules) > _RULES:
         rules = rules[:_RULES].rpartition(",")[0] + ",..."
-    return Edit(
-        "prepend", FIELD, f"{'yes' if word != 'clean' else 'no'}, score={result.score:.1f} rules={rules or 'none'}"
-    )
+    stars = "*" * min(int(result.score), _STARS)
+    level = f" level={stars}" if stars else ""
+    value = f"{'yes' if word != 'clean' else 'no'}, score={result.score:.1f}{level} rules={rules or 'none'}"
+    return Edit("prepend", FIELD, value)
+
+
+def tagged(header: bytes, tag: str) -> tuple[Edit, ...]:
+    """The tag before the raw value of the Subject (nothing is decoded or encoded anew), or as a Subject of its own. A
+    message with any signature keeps its Subject: the signature would break."""
+    if not header or _SIGNED.search(header):
+        return ()
+    found = _SUBJECT.search(header)
+    if found is None:
+        return (Edit("append", "Subject", tag),)
+    value = found[1].decode("utf-8", "surrogateescape").lstrip(" \t")
+    if value.startswith(tag):
+        return ()
+    return (Edit("change", "Subject", f"{tag} {value}", 1),)
 
 
 def _fact(result: ScanResult) -> dict[str, Any]:
@@ -95,7 +122,11 @@ def chosen(policy: Policy, ports: Ports) -> list[Scanner]:
 
 
 async def _ask(scanners: Sequence[Scanner], content: Content, ctx: Context, policy: Policy) -> Verdict:
-    return decide([await scanner.scan(content, ctx) for scanner in scanners], policy)
+    return decide(
+        [await scanner.scan(content, ctx) for scanner in scanners],
+        policy,
+        content.header if content.header_complete else b"",
+    )
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:

@@ -1,8 +1,11 @@
 """antivirus: what the virus scanners find in a message. A gate: mail that could not be scanned does not pass as clean.
 
 Every scanner of `scanners` is asked (empty: all that are configured and scan for viruses), one after the other until one
-finds something. Outcomes: clean, infected, suspicious, unscannable, oversize, error, skipped (no scanner is configured).
-What failure means for the mail: no answer, an unknown answer, a scanner that is away: `error` (shipped: put off).
+finds something: about the message as it came, then about each part as scand decoded it in any reading (threats C1), but
+for mail that is plainly one text. Outcomes: clean, infected, suspicious, unscannable, oversize, undecoded (the message is
+clean as it came, not all its parts could be offered), error, skipped (no scanner is configured).
+What failure means for the mail: no answer, an unknown answer, a scanner that is away: `error` (shipped: put off); scand
+away: `undecoded` (shipped: mark), for what was not looked at is neither clean nor bad.
 """
 
 from collections.abc import Awaitable, Mapping, Sequence
@@ -12,7 +15,8 @@ from pydantic import AfterValidator
 
 from appliance.checks import knobs
 from appliance.mail.context import Context, Stage
-from appliance.mail.ports import Content, Ports, Scanner
+from appliance.mail.plain import is_plain
+from appliance.mail.ports import Content, Inspector, Ports, Scanner, Unavailable
 from appliance.mail.scan import ScanResult
 from appliance.mail.verdict import Action, Verdict
 
@@ -25,6 +29,7 @@ OUTCOMES = {
     "suspicious": Action.QUARANTINE,
     "unscannable": Action.QUARANTINE,
     "oversize": Action.MARK,
+    "undecoded": Action.MARK,
     "error": Action.DEFER_IF_PERMIT,
     "skipped": Action.DUNNO,
     "temperror": Action.DEFER_IF_PERMIT,
@@ -38,7 +43,7 @@ REPLIES = {
 #: Kinds of scanners that scan for viruses.
 KINDS = frozenset({"clamd"})
 #: The worst first: what any scanner says so is said of the message.
-_ORDER = ("infected", "error", "suspicious", "unscannable", "oversize", "clean")
+_ORDER = ("infected", "error", "suspicious", "unscannable", "oversize", "undecoded", "clean")
 
 Found = Literal["infected", "suspicious", "unscannable", "clean"]
 
@@ -61,9 +66,12 @@ _NAMES: dict[str, Found] = {
 
 
 class Policy(knobs.Policy):
-    """`names`: what a found name means, by pattern; the longest that fits counts, what fits none is infected."""
+    """`names`: what a found name means, by pattern; the longest that fits counts, what fits none is infected. Parts and
+    octets of them that are offered on their own, at most; 0: none."""
 
     scanners: knobs.Scanners = ()
+    parts_limit: knobs.Count = 500
+    parts_octets: knobs.Count = 67108864
     names: Names = _NAMES
 
 
@@ -90,9 +98,10 @@ def outcome(result: ScanResult, names: Mapping[str, Found]) -> str:
     return result.kind if result.kind in _ORDER else "error"
 
 
-def decide(results: Sequence[ScanResult], names: Mapping[str, Found]) -> Verdict:
-    """The worst answer decides."""
-    outcomes = [outcome(result, names) for result in results]
+def decide(results: Sequence[ScanResult], names: Mapping[str, Found], undecoded: Sequence[ScanResult] = ()) -> Verdict:
+    """The worst answer decides. `undecoded`: what says that not all was offered."""
+    outcomes = [outcome(result, names) for result in results] + ["undecoded"] * len(undecoded)
+    results = [*results, *undecoded]
     word = next((word for word in _ORDER if word in outcomes), "error")
     reason = "; ".join(
         _words(result) for result, said in zip(results, outcomes, strict=True) if said == word and word != "clean"
@@ -110,7 +119,7 @@ def _fact(result: ScanResult) -> dict[str, Any]:
         fact["names"] = list(result.names)
     if result.why:
         fact["why"] = result.why
-    return fact
+    return fact | result.evidence
 
 
 def chosen(policy: Policy, ports: Ports) -> list[Scanner]:
@@ -120,13 +129,29 @@ def chosen(policy: Policy, ports: Ports) -> list[Scanner]:
     return [scanner for scanner in ports.scanners.values() if scanner.kind in KINDS]
 
 
-async def _ask(scanners: Sequence[Scanner], content: Content, ctx: Context, policy: Policy) -> Verdict:
+async def _ask(scanners: Sequence[Scanner], content: Content, ctx: Context, policy: Policy, ports: Ports) -> Verdict:
     results: list[ScanResult] = []
+    undecoded: list[ScanResult] = []
+    inspector = ports.inspector if policy.parts_limit and not is_plain(content) else None
     for scanner in scanners:
         results.append(await scanner.scan(content, ctx))
-        if outcome(results[-1], policy.names) == "infected":
+        if inspector is not None and outcome(results[-1], policy.names) not in ("infected", "error"):
+            found = await _parts(scanner, inspector, content, ctx, policy)
+            results += [result for result in found if result.kind != "skipped"]
+            undecoded += [result for result in found if result.kind == "skipped"]
+        if any(outcome(result, policy.names) == "infected" for result in results):
             break
-    return decide(results, policy.names)
+    return decide(results, policy.names, undecoded)
+
+
+async def _parts(
+    scanner: Scanner, inspector: Inspector, content: Content, ctx: Context, policy: Policy
+) -> list[ScanResult]:
+    try:
+        inspection = await inspector.inspect(content)
+    except Unavailable as error:
+        return [ScanResult(kind="skipped", scanner=scanner.name, why=f"parts not offered: {error}")]
+    return await scanner.scan_parts(inspection, ctx, policy.parts_limit, policy.parts_octets)
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
@@ -136,4 +161,4 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
         return Verdict(check=NAME, outcome="skipped", reason="no virus scanner is configured")
     if ctx.content is None:
         return Verdict(check=NAME, outcome="error", reason="no content")
-    return _ask(scanners, ctx.content, ctx, policy)
+    return _ask(scanners, ctx.content, ctx, policy, ports)

@@ -166,6 +166,7 @@ class ScannerEntry(Section):
     timeout: Span = 60.0
     concurrency: Annotated[int, Strict(), Field(ge=1, le=1000)] = 10
     size_limit: Whole = 0
+    remember: Duration = 300.0
 
 
 class Queue(Section):

@@ -1,8 +1,8 @@
 """clamd as a scanner: mail goes over INSTREAM, each message on a connection of its own.
 
-Contract: what is sent begins with a Received line, else clamd would not read it as mail and not look into its parts
-(threats C7). What failure means for the mail: any answer that is not exactly clamd's is kind `error`; content above
-StreamMaxLength is `oversize`, which is not clean.
+Contract: a message begins with a Received line, else clamd would not read it as mail and not look into its parts (threats
+C7); a part is sent as it is. What failure means for the mail: any answer that is not exactly clamd's is kind `error`;
+content above StreamMaxLength is `oversize`, which is not clean.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ _LIKE_MAIL = b"received:"
 
 
 def key(source: Source, ctx: Context) -> Hashable:
-    """Content alone decides what is found in it."""
-    return source.digest
+    """Content alone decides what is found in it, and whether it is read as mail."""
+    return source.mail, source.digest
 
 
 def question(source: Source, ctx: Context) -> Question[clamd.Answer]:
     """Raises Unavailable if the content does not begin as mail."""
     head = source.octets[: len(_LIKE_MAIL)] or next(source.pieces())[: len(_LIKE_MAIL)]
-    if head.lower() != _LIKE_MAIL:
+    if source.mail and head.lower() != _LIKE_MAIL:
         raise Unavailable("the content does not begin with a Received field, clamd would not read it as mail")
     pieces = clamd.stream(source.pieces())
     if source.octets:  # one packet instead of three
@@ -76,6 +76,17 @@ async def _search(server: Server, low: int, high: int, unit: int) -> int:
         else:
             high = middle
     return low * unit
+
+
+async def version(server: Server) -> str:
+    """What clamd says of itself and its signatures. Raises NoAnswer, ProtocolError."""
+    reader = _AnyReply()
+    try:
+        async with asyncio.timeout(10.0):
+            await ask(server, Question(iter((clamd.VERSION,)), reader), Progress())
+    except TimeoutError:
+        raise NoAnswer("no answer within 10 s") from None
+    return reader.data.partition(b"\0")[0].decode("utf-8", "replace")
 
 
 class _AnyReply:

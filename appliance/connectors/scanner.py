@@ -15,13 +15,15 @@ from typing import Any
 
 import msgspec
 
-from appliance.connectors import clamd, spamd
+from appliance.connectors import clamd, parts, spamd
 from appliance.connectors.breaker import Breaker
 from appliance.connectors.condition import Condition
 from appliance.connectors.conversation import NoAnswer, Progress, Server, ask
 from appliance.connectors.joining import Joining
+from appliance.connectors.remembered import Remembered
 from appliance.connectors.source import TRACE, Octets, Source
 from appliance.mail.context import Client, Context
+from appliance.mail.inspection import Inspection, Part, Report
 from appliance.mail.ports import Content, Unavailable
 from appliance.mail.scan import ScanResult
 from appliance.observe import oplog
@@ -35,6 +37,8 @@ REST = 30.0
 #: Times that a content may run into the deadline, while other mail was scanned, until it counts as unscannable.
 ABANDONED = 3
 _REMEMBERED = 1000
+#: Parts of one message that are scanned at the same time.
+TOGETHER = 4
 _KINDS: dict[str, ModuleType] = {clamd.KIND: clamd, spamd.KIND: spamd}
 _PROBE = Octets(TRACE + b"From: <postmaster@localhost>\r\nSubject: probe\r\n\r\nIs anybody there?\r\n")
 
@@ -45,7 +49,8 @@ def trial_context(transaction: str) -> Context:
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """One `[scanners.NAME]`. Seconds and octets; `size_limit` 0: what the scanner itself takes."""
+    """One `[scanners.NAME]`. Seconds and octets; `size_limit` 0: what the scanner itself takes; `remember` 0: no answer
+    is used twice."""
 
     name: str
     kind: str
@@ -53,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True):
     timeout: float = 60.0
     concurrency: int = 10
     size_limit: int = 0
+    remember: float = 300.0
 
 
 class Scanner:
@@ -68,6 +74,8 @@ class Scanner:
         self._dialect: Any = _KINDS[settings.kind]
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._joining: Joining[ScanResult] = Joining()
+        self._known = Remembered(settings.remember)
+        self._versions: tuple[str, ...] = ()
         self._resting: dict[Server, float] = {}
         self._rest = rest
         self._abandoned: OrderedDict[Hashable, int] = OrderedDict()
@@ -98,18 +106,60 @@ class Scanner:
         if self.limit and content.size > self.limit:
             why = f"{content.size} octets, the scanner takes {self.limit}"
             return ScanResult(kind="oversize", scanner=self.name, why=why)
-        if self.breaker.is_open:
-            return self._error(f"left alone after failures: {self.condition.last_trouble}")
         try:
             source = await Source.of(content)
         except Unavailable as error:
             return self._error(str(error))
+        return await self._look(source, ctx)
+
+    async def _look(self, source: Source, ctx: Context) -> ScanResult:
+        """What is known of it, or found now."""
         key = self._dialect.key(source, ctx)
+        known = self._known.get(key)
+        if known is not None:
+            source.close()
+            return known
+        if self.breaker.is_open:
+            source.close()
+            return self._error(f"left alone after failures: {self.condition.last_trouble}")
         if self._abandoned.get(key, 0) >= ABANDONED:
             source.close()
             why = f"not scanned in time {ABANDONED} times, while other mail was"
             return ScanResult(kind="unscannable", scanner=self.name, why=why)
-        return await self._joining.run(key, lambda: self._run(source, ctx, key), source.close)
+        found = await self._joining.run(key, lambda: self._run(source, ctx, key), source.close)
+        self._known.put(key, found)
+        return found
+
+    async def scan_parts(self, inspection: Inspection, ctx: Context, most: int, octets: int) -> list[ScanResult]:
+        """The parts of a message, each on its own, at most `most` and so many octets: what is not clean (its `why` names
+        the part), one clean answer for all others, and a "skipped" one if not all was offered. Never raises but for a
+        cancelled caller."""
+        chosen = parts.choose(inspection.report, most, octets)
+        found: list[ScanResult] = []
+        try:
+            async with asyncio.timeout(self.patience(sum(part.body[1] for part in chosen.parts))):
+                for start in range(0, len(chosen.parts), TOGETHER):
+                    batch = chosen.parts[start : start + TOGETHER]
+                    found += await asyncio.gather(*(self._part(inspection, part, ctx) for part in batch))
+                    if any(result.kind == "error" for result in found):
+                        break
+        except TimeoutError:
+            found.append(self._error("parts were not scanned in time"))
+        return parts.summary(self.name, found, chosen)
+
+    async def _part(self, inspection: Inspection, part: Part, ctx: Context) -> ScanResult:
+        try:
+            source = parts.PartSource(inspection, part)
+            if self.limit and source.size > self.limit:
+                why = f"{source.size} octets, the scanner takes {self.limit}"
+                found = ScanResult(kind="oversize", scanner=self.name, why=why)
+            else:
+                await source.know()
+                found = await self._look(source, ctx)
+        except Exception as error:
+            log.exception("a scan failed by a mistake of ours", scanner=self.name, transaction=ctx.transaction)
+            found = self._error(f"{type(error).__name__}")
+        return parts.named(found, part)
 
     async def _run(self, source: Source, ctx: Context, key: Hashable) -> ScanResult:
         """The scan itself: whoever wants the same content meanwhile gets this one's result."""
@@ -194,6 +244,24 @@ class Scanner:
         await self.trial(_PROBE, "probe")
         return self._answers > answers
 
+    async def trial_part(self, octets: bytes) -> ScanResult:
+        """As `trial`, of octets that are no mail."""
+        inspection = Inspection(Report(), octets)
+        source = parts.PartSource(inspection, Part("1", body=(0, len(octets))))
+        return await self._run(source, trial_context("self-test"), None)
+
+    async def learn_versions(self) -> None:
+        """Forget what is known of content if the servers have other signatures than when they were asked last."""
+        if self.kind != clamd.KIND or not self._known:
+            return
+        try:
+            versions = tuple([await clamd.version(server) for server in self.settings.servers])
+        except (NoAnswer, ProtocolError):
+            versions = ()
+        if versions != self._versions:
+            self._known.clear()
+        self._versions = versions
+
     async def learn_limit(self, wanted: int) -> None:
         """Find out whether the servers take `wanted` octets, and if not, how many (clamd only). Raises NoAnswer."""
         if self.kind != clamd.KIND:
@@ -213,6 +281,8 @@ class Scanner:
         """For status."""
         more = {"limit": self.limit} if self.limit else {}
         breaker = "open" if self.breaker.is_open else "closed"
+        if self._known.hits:
+            more["known already"] = self._known.hits
         return {**self.condition.facts(), **more, "breaker": breaker, "under way": len(self._joining)}
 
     def close(self) -> None:

@@ -64,6 +64,7 @@ class Scanners:
             now = clock()
             due = [checkup for checkup in self._checkups.values() if checkup.wait(now) <= 0]
             await asyncio.gather(*(checkup.run() for checkup in due))
+            await asyncio.gather(*(checkup.scanner.learn_versions() for checkup in self._checkups.values()))
             pause = min((checkup.wait(clock()) for checkup in self._checkups.values()), default=None)
             try:
                 async with asyncio.timeout(pause if pause is None else max(1.0, min(pause, 60.0))):

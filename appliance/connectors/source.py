@@ -37,7 +37,9 @@ def without_trace(head: bytes) -> int:
 
 
 class Source:
-    """Give it up with close()."""
+    """Give it up with close(). `mail`: it is a whole message, our trace field on top."""
+
+    mail = True
 
     def __init__(self, size: int, octets: bytes, fd: int = -1) -> None:
         self.size, self.octets = size, octets
@@ -54,7 +56,7 @@ class Source:
                 source = cls(content.size, b"".join(content.chunks()))
             else:
                 source = cls(content.size, b"", content.open_fd())
-            source.digest = await source._hash()
+            await source.know()
         except BaseException as error:
             if source is not None:
                 source.close()
@@ -81,16 +83,17 @@ class Source:
             done += len(piece)
             yield piece
 
-    async def _hash(self) -> bytes:
+    async def know(self) -> None:
+        """Fill in `digest`. Raises Unavailable."""
         digest, since, first = hashlib.blake2b(digest_size=20), 0, True
         for piece in self.pieces():
-            digest.update(piece[without_trace(piece) :] if first else piece)
+            digest.update(piece[without_trace(piece) :] if first and self.mail else piece)
             first = False
             since += len(piece)
             if since >= _BURST:
                 since = 0
                 await asyncio.sleep(0)
-        return digest.digest()
+        self.digest = digest.digest()
 
     def close(self) -> None:
         """Safe to call twice."""

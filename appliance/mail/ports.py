@@ -186,6 +186,10 @@ class Scanner(Protocol):
 
     async def scan(self, content: Content, ctx: Context) -> ScanResult: ...
 
+    async def scan_parts(self, inspection: Inspection, ctx: Context, most: int, octets: int) -> list[ScanResult]:
+        """Each part on its own, at most `most` with so many octets in all. What is not clean, one clean answer for all
+        others; kind `skipped`: not all was offered."""
+
 
 class Inspector(Protocol):
     """Hostile content, taken apart in a process of its own (scand). Raises Unavailable if that process fails."""

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from appliance.protocol.errors import ProtocolError
 
 START = b"zINSTREAM\0"
+VERSION = b"zVERSION\0"
 #: A chunk of length nought ends the stream.
 END = b"\0\0\0\0"
 MAX_REPLY = 4096

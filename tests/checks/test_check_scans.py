@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from appliance.checks import antispam, antivirus, attachments, catalogue
+from appliance.mail import apply
 from appliance.mail.context import Client, Context
 from appliance.mail.inspection import Inspection, Part, Report
 from appliance.mail.ports import Content, Ports, Site, Unavailable
@@ -43,11 +44,17 @@ class Fixed:
 
     def __init__(self, name: str, kind: str, result: ScanResult) -> None:
         self.name, self.kind, self.result = name, kind, result
+        self.parts: list[ScanResult] = []
+        self.limits: list[tuple[int, int]] = []
         self.asked = 0
 
     async def scan(self, content: Content, ctx: Context) -> ScanResult:
         self.asked += 1
         return self.result
+
+    async def scan_parts(self, inspection: Inspection, ctx: Context, most: int, octets: int) -> list[ScanResult]:
+        self.limits.append((most, octets))
+        return self.parts
 
 
 class Reader:
@@ -178,7 +185,8 @@ async def test_scores(score: float, outcome: str) -> None:
     assert (verdict.outcome, verdict.score) == (outcome, score)
     [edit] = verdict.edits
     assert (edit.op, edit.name) == ("prepend", "X-Postgate-Spam")
-    assert edit.value == f"{'no' if outcome == 'clean' else 'yes'}, score={score:.1f} rules=A,B"
+    level = f" level={'*' * min(int(score), 50)}" if score >= 1 else ""
+    assert edit.value == f"{'no' if outcome == 'clean' else 'yes'}, score={score:.1f}{level} rules=A,B"
 
 
 async def test_scores_are_the_operators() -> None:
@@ -201,6 +209,44 @@ async def test_what_was_not_scored_is_neither_clean_nor_spam(kind: str, outcome:
     both = await antispam_of(spam(1.0, scanner="good"), spam(0.0, kind, rules=()))
     assert both.outcome == outcome, "one scanner gave no score"
     assert (await antispam_of(spam(20.0, scanner="good"), spam(0.0, kind, rules=()))).outcome == "high"
+
+
+@pytest.mark.parametrize(
+    ("fields", "subject"),
+    [
+        (b"Subject: buy now\r\n", b"Subject: [SPAM] buy now\r\n"),
+        (
+            b"SUBJECT : =?utf-8?B?w7w=?=\r\n =?utf-8?B?w7w=?=\r\n",
+            b"Subject: [SPAM] =?utf-8?B?w7w=?=\r\n =?utf-8?B?w7w=?=\r\n",
+        ),
+        (b"Subject: caf\xe9 \xc3\xa9\r\n", b"Subject: [SPAM] caf\xe9 \xc3\xa9\r\n"),
+        (b"Subject:\r\n", b"Subject: [SPAM] \r\n"),
+        (b"X-Subject: y\r\n", b"X-Subject: y\r\nSubject: [SPAM]\r\n"),
+        (b"Subject: [SPAM] again\r\n", b"Subject: [SPAM] again\r\n"),
+        (b"Subject: one\r\nSubject: two\r\n", b"Subject: [SPAM] one\r\nSubject: two\r\n"),
+        (b"DKIM-Signature: v=1\r\nSubject: x\r\n", b"DKIM-Signature: v=1\r\nSubject: x\r\n"),
+        (b"Subject: x\r\nARC-Seal: i=1\r\n", b"Subject: x\r\nARC-Seal: i=1\r\n"),
+        (b"Subject: x\r\ndkim-signature : v=1\r\n", b"Subject: x\r\ndkim-signature : v=1\r\n"),
+    ],
+)
+async def test_the_subject_is_tagged_only_where_nobody_signed_it(fields: bytes, subject: bytes) -> None:
+    octets = b"Received: x\r\n" + fields + b"\r\nbody\r\n"
+    policy = antispam.Policy(subject_tag="[SPAM]", header="never")
+    for score, expected in ((20.0, subject), (5.0, subject), (4.9, fields)):
+        found = await answer(antispam.check(context(Text(octets)), policy, ports(spam(score))))
+        assert apply.whole(octets, found.edits) == b"Received: x\r\n" + expected + b"\r\nbody\r\n"
+
+
+async def test_a_subject_that_is_not_seen_whole_is_left_alone() -> None:
+    content = Text(b"Received: x\r\nSubject: x\r\n\r\n", complete=False)
+    policy = antispam.Policy(subject_tag="[SPAM]", header="never")
+    assert (await answer(antispam.check(context(content), policy, ports(spam(20.0))))).edits == ()
+
+
+@pytest.mark.parametrize("tag", ["a\nb", "caf\u00e9", " x", "x" * 61])
+def test_what_is_no_tag(tag: str) -> None:
+    with pytest.raises(ValidationError):
+        antispam.Policy(subject_tag=tag)
 
 
 async def test_no_scanner_is_skipped_not_clean() -> None:

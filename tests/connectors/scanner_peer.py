@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 from appliance.connectors.conversation import Server
 from appliance.connectors.scanner import Scanner, Settings
@@ -118,5 +119,5 @@ async def hangs_up(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.Str
     """Say nothing and go."""
 
 
-def make(*servers: Server, kind: str = "clamd", timeout: float = 5.0, **more: int) -> Scanner:
+def make(*servers: Server, kind: str = "clamd", timeout: float = 5.0, **more: Any) -> Scanner:
     return Scanner(Settings("av", kind, servers, timeout, **more))

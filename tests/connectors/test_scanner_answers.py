@@ -114,8 +114,8 @@ async def test_the_deadline_grows_with_the_size() -> None:
 async def test_d3_each_scan_has_a_connection_of_its_own() -> None:
     async with Peer(says(CLEAN)) as peer:
         scanner = make(peer.server)
-        for _ in range(3):
-            await scanner.scan(Message(), context())
+        for number in range(3):
+            await scanner.scan(Message(MAIL + b"%d" % number), context())
     assert peer.connections == 3
 
 

@@ -216,8 +216,8 @@ async def test_health_comes_from_real_scans() -> None:
     assert "T2" in facts["not scanned"] and "connect" in facts["last trouble"]
 
 
-def limited(limit: int, *, finds: bool = True) -> Callable[..., object]:
-    """A clamd with StreamMaxLength that finds EICAR or does not."""
+def limited(limit: int, *, finds: bool = True, parts: bool = True) -> Callable[..., object]:
+    """A clamd with StreamMaxLength that finds EICAR or does not, or does not in parts that are no mail."""
 
     async def act(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert await reader.readexactly(10) == b"zINSTREAM\0"
@@ -229,7 +229,8 @@ def limited(limit: int, *, finds: bool = True) -> Callable[..., object]:
                 return
             content += await reader.readexactly(length)
         peer.heard.append(content)
-        writer.write(FOUND if finds and b"WDVPIVAlQEFQWzRcUFpYNTQoUF4pN0NDKTd9JEVJQ0FS" in content else CLEAN)
+        seen = b"WDVPIVAlQEFQWzRcUFpYNTQoUF4pN0NDKTd9JEVJQ0FS" in content or b"$EICAR-STANDARD" in content
+        writer.write(FOUND if finds and seen and (parts or content.startswith(b"Received")) else CLEAN)
 
     return act
 
@@ -261,6 +262,13 @@ async def test_c7_the_self_test_finds_eicar_inside_a_mail() -> None:
     assert test.tested.startswith("found") and test.scanner.condition.wrong == {}
     assert peer.heard[0].startswith(b"Received: ")
     assert test.wait(asyncio.get_running_loop().time()) == pytest.approx(checkup.EVERY, abs=5)
+
+
+async def test_c7_alarm_if_eicar_is_not_found_in_a_part() -> None:
+    async with Peer(limited(10**9, parts=False)) as peer:  # type: ignore[arg-type]
+        test = Checkup(make(peer.server), 1000, eicar=True)
+        await test.run()
+    assert "as a part of its own" in test.scanner.condition.wrong["self-test"]
 
 
 @pytest.mark.parametrize("away", [False, True])

@@ -10,9 +10,10 @@ from appliance.connectors.checkup import Checkup
 from appliance.connectors.conversation import Server
 from appliance.connectors.scanner import Scanner, Settings
 from appliance.connectors.source import TRACE, Octets
+from appliance.mail.inspection import Inspection, Part, Report
 from tests.connectors.scanner_peer import context
 from tests.peers import clamd, spamd
-from tests.peers.clamd import Clamd, eicar_mail
+from tests.peers.clamd import EICAR, Clamd, eicar_mail, padded
 from tests.peers.spamd import GTUBE, Spamd
 
 pytestmark = [pytest.mark.peer]
@@ -76,3 +77,21 @@ async def test_spamd_scores(judge: Spamd) -> None:
     assert spam.kind == "spam" and spam.score > 900 and "GTUBE" in spam.names
     large = Octets(HAM + b"x" * 600_000)
     assert (await scanner.scan(large, context())).kind == "oversize"
+
+
+async def test_c1_clamd_finds_what_only_a_part_shows(av: Clamd) -> None:
+    """Where clamd's own reader of mail stops, a reader that goes on finds what it is to find."""
+    scanner = make("clamd", av.address)
+    assert (await scanner.scan(Octets(TRACE + eicar_mail(body=padded())), context())).kind == "clean"
+    parts = (Part("1", body=(0, 4)), Part("2", names=("x.com",), body=(4, len(EICAR)), flags=("alternate",)))
+    found = await scanner.scan_parts(Inspection(Report(parts=parts), b"text" + EICAR), context(), 9, 1 << 20)
+    assert [(result.kind, result.evidence) for result in found] == [("infected", {"part": "2"}), ("clean", {"parts": 1})]
+
+
+async def test_clamd_says_which_signatures_it_has(av: Clamd) -> None:
+    scanner = make("clamd", av.address)
+    await scanner.scan(Octets(HAM), context())
+    await scanner.learn_versions()
+    assert scanner._versions[0].startswith("ClamAV ")
+    await scanner.scan(Octets(HAM), context())
+    assert await scanner.learn_versions() is None and len(scanner._known) == 1

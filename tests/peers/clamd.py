@@ -64,9 +64,14 @@ class Clamd:
             self.process.stop()
 
 
-def eicar_mail(sender: str = "a@example.org", recipient: str = "b@example.com") -> bytes:
-    """EICAR as a base64 attachment: only who reads mail as mail finds it."""
-    body = base64.encodebytes(EICAR).replace(b"\n", b"\r\n")
+def padded() -> bytes:
+    """EICAR in base64 with padding in its middle: clamd's mail reader stops there, others read on."""
+    return base64.b64encode(EICAR[:31]) + b"\r\n" + base64.b64encode(EICAR[31:]) + b"\r\n"
+
+
+def eicar_mail(sender: str = "a@example.org", recipient: str = "b@example.com", body: bytes = b"") -> bytes:
+    """EICAR as a base64 attachment: only who reads mail as mail finds it. `body`: how it is encoded instead."""
+    body = body or base64.encodebytes(EICAR).replace(b"\n", b"\r\n")
     return (
         (
             f"From: <{sender}>\r\nTo: <{recipient}>\r\nSubject: test\r\nMIME-Version: 1.0\r\n"

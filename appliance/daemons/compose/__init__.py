@@ -180,6 +180,7 @@ def scanner_settings(snapshot: Snapshot) -> list[Settings]:
             entry.timeout,
             entry.concurrency,
             entry.size_limit,
+            entry.remember,
         )
         for name, entry in snapshot.wiring.scanners.items()
     ]
