@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 import msgspec
 
 from appliance.mail.auth import ArcReport, Word
+from appliance.mail.ports import Content
 from appliance.mailauth import dkim
 from appliance.mailauth.dkim import Answers, Rules
 from appliance.mailauth.dkim_body import hash_body
@@ -114,14 +115,16 @@ def questions(chain: Chain) -> list[str]:
     return dkim.questions([chain.newest.message, *(one.seal for one in chain.sets)])
 
 
-def judge(message: Message, chain: Chain, answers: Answers, rules: Rules) -> Generator[None, None, ArcReport]:
+def judge(
+    content: Content, message: Message, chain: Chain, answers: Answers, rules: Rules
+) -> Generator[None, None, ArcReport]:
     """The report, after pauses."""
     broken = chain.broken or (message.unreadable if chain.instances else "")
     newest = chain.newest
     if newest is None or broken:
         return _report(message, chain, "fail" if broken else "none", broken)
     assert newest.message.body is not None
-    yield from hash_body(message.content, [newest.message.body], message.bodies)
+    yield from hash_body(content, [newest.message.body], message.bodies)
     result, unsure = _judge_message(message, newest.message, answers, rules)
     if result == "fail":
         return _report(message, chain, "fail", unsure)

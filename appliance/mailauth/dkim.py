@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 import msgspec
 
 from appliance.mail.auth import DkimReport, Signature, Word
+from appliance.mail.ports import Content
 from appliance.mailauth.dkim_body import BodyHash, hash_body
 from appliance.mailauth.dkim_key import Key, candidates, parse_key
 from appliance.mailauth.dkim_message import Message, relaxed_field, without_signature
@@ -22,8 +23,6 @@ from appliance.protocol.errors import Unavailable
 
 #: What DNS said, by name of the question.
 Answers = Mapping[str, Answer | Unavailable]
-#: Octets of a header that is worth a pause for each signature of it.
-LARGE = 65536
 Found = tuple[Word, str, Key | None]
 
 
@@ -50,18 +49,18 @@ def questions(signatures: Iterable[Signed]) -> list[str]:
 
 
 def judge(
-    message: Message, signatures: Sequence[Signed], unread: int, answers: Answers, rules: Rules
+    content: Content, message: Message, signatures: Sequence[Signed], unread: int, answers: Answers, rules: Rules
 ) -> Generator[None, None, DkimReport]:
     """The report, after pauses."""
     if message.unreadable:
         found: tuple[Signature, ...] = tuple(_signature(signed, "neutral", message.unreadable) for signed in signatures)
         return DkimReport(signatures=found or (Signature(result="neutral", reason=message.unreadable),), unread=unread)
     wants = [signed.body for signed in signatures if signed.body is not None and not signed.broken]
-    yield from hash_body(message.content, wants, message.bodies)
+    yield from hash_body(content, wants, message.bodies)
     doubled, judged = message.doubled, []
     for number, signed in enumerate(signatures):
         judged.append(_judge_one(message, signed, answers, rules, doubled))
-        if number % 4 == 3 or len(message.content.header) > LARGE:
+        if number % 4 == 3 or message.large:
             yield
     return DkimReport(signatures=tuple(judged), unread=unread)
 

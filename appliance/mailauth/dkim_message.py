@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from appliance.mail.ports import Content
 from appliance.mailauth.dkim_body import CRLF, BodyHash, Want, squeeze
 
+#: Octets of a header that is worth a pause for each signature of it.
+LARGE = 65536
 #: More header fields than that are not looked at (check `size` refuses at 10,000).
-FIELDS = 20_000
+FIELDS = 12_000
 #: What RFC 5322 3.6 and RFC 2045 allow once: if one of them stands twice, readers differ in which one they show.
 SINGLE = (
     *(b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc", b"subject", b"date", b"message-id", b"in-reply-to"),
@@ -23,13 +25,13 @@ _BETWEEN = re.compile(rb"\r\n(?![ \t])")
 
 
 class Message:
-    """One message; `bodies` is filled by dkim_body.hash_body."""
+    """One message; `bodies` is filled by dkim_body.hash_body. The content is not kept: it may go before this does."""
 
     def __init__(self, content: Content) -> None:
-        self.content = content
         self.bodies: dict[Want, BodyHash] = {}
         self._relaxed: dict[int, bytes] = {}
         header = content.header
+        self.large = len(header) > LARGE
         lines = header.count(CRLF)
         self.unreadable = "" if content.header_complete else "the header is too long"
         if lines > FIELDS and lines - header.count(b"\r\n ") - header.count(b"\r\n\t") > FIELDS:

@@ -143,13 +143,11 @@ def signature(octets: bytes, bits: int = 2048, name: str = "DKIM-Signature", **m
     body = canonical_body(body_of(octets), how[1])[: int(tags["l"]) if tags.get("l", "").isdigit() else None]
     if "bh" not in more:
         tags["bh"] = b64(hashlib.new("sha1" if algorithm.endswith("sha1") else "sha256", body).digest())
-    fields, signed = fields_of(octets), b""
-    for wanted in tags.get("h", "").split(":"):
-        for field in reversed(fields):
-            if field.partition(b":")[0].strip().lower() == wanted.strip().lower().encode():
-                signed += canonical_field(field, how[0]) + b"\r\n"
-                fields.remove(field)
-                break
+    fields: dict[bytes, list[bytes]] = {}
+    for field in fields_of(octets):
+        fields.setdefault(field.partition(b":")[0].strip().lower(), []).append(field)
+    chosen = [fields.get(wanted.strip().lower().encode(), []) for wanted in tags.get("h", "").split(":")]
+    signed = b"".join(canonical_field(found.pop(), how[0]) + b"\r\n" for found in chosen if found)
     text = f"{name}: " + ";\r\n ".join(f"{key}={text}" for key, text in tags.items()) + ";\r\n b="
     own = text.encode("utf-8")
     made = _signature(signed + canonical_field(own, how[0]), algorithm, bits)
@@ -213,10 +211,11 @@ def run(work: Generator[None, None, Report]) -> Report:
 
 
 def report(octets: bytes, keys: Any = None, rules: Rules = RULES) -> DkimReport:
-    message = Message(Letter(octets))
+    letter = Letter(octets)
+    message = Message(letter)
     signatures, unread = dkim.read(message, rules.signatures)
     said = answers(dkim.questions(signatures), keys)
-    return run(dkim.judge(message, signatures, unread, said, rules))
+    return run(dkim.judge(letter, message, signatures, unread, said, rules))
 
 
 def only(octets: bytes, keys: Any = None, rules: Rules = RULES) -> Signature:
@@ -227,6 +226,7 @@ def only(octets: bytes, keys: Any = None, rules: Rules = RULES) -> Signature:
 
 
 def chain(octets: bytes, keys: Any = None, rules: Rules = RULES) -> ArcReport:
-    message = Message(Letter(octets))
+    letter = Letter(octets)
+    message = Message(letter)
     found = arc.read(message)
-    return run(arc.judge(message, found, answers(arc.questions(found), keys), rules))
+    return run(arc.judge(letter, message, found, answers(arc.questions(found), keys), rules))

@@ -30,7 +30,7 @@ _log = oplog.get("signatures")
 
 
 class Case:
-    """One message: what was read of it, and the reports that are there or under way."""
+    """What was read of one message, but not its content (the key it is kept by), and the reports, ready or under way."""
 
     __slots__ = ("arc", "chain", "dkim", "message", "signatures", "unread")
 
@@ -60,7 +60,7 @@ class Signatures:
                 case.dkim = self._answer(
                     content,
                     names,
-                    lambda said: dkim.judge(case.message, case.signatures, case.unread, said, rules),
+                    lambda said: dkim.judge(content, case.message, case.signatures, case.unread, said, rules),
                     _no_dkim,
                 )
         except Exception as error:
@@ -74,7 +74,7 @@ class Signatures:
             if case.arc is None:
                 names = arc.questions(case.chain)
                 case.arc = self._answer(
-                    content, names, lambda said: arc.judge(case.message, case.chain, said, rules), _no_arc
+                    content, names, lambda said: arc.judge(content, case.message, case.chain, said, rules), _no_arc
                 )
         except Exception as error:
             return _no_arc(error)
