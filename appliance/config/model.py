@@ -70,6 +70,11 @@ def our_domain(text: str) -> str:
     return values.domain_name(text)
 
 
+def optional_name(text: str) -> str:
+    """A host name, or nothing. Raises ValueError."""
+    return values.domain_name(text) if text else ""
+
+
 def route_key(text: str) -> str:
     """What a route may be for: user@domain, domain, .parent of domains, or *. Raises ValueError."""
     local, at, domain = text.rpartition("@")
@@ -110,6 +115,13 @@ class Gateway(Section):
     trusted_relays: Networks = ()
     soft_bounce: Flag = False
     delay_reject: Flag = True
+    authserv_id: Annotated[str, AfterValidator(optional_name)] = ""
+    strip_fields: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[!-)+-9;-~]{2,60}[*]?$")], ...], BeforeValidator(lone)
+    ] = (
+        "X-Spam-*",
+        "X-Virus-*",
+    )
     recipient_delimiter: Annotated[str, Field(pattern=r"^[!#$%&*+/=?^_|~.-]{0,8}$")] = "+"
     grace: Duration = 30.0
 

@@ -133,7 +133,7 @@ class Hearing:
         inside = ctx.role != "outbound"
         site = self.ports.site
         served = site.authserv_id or site.hostname
-        forged = strip_forged(ctx.content.header) if ctx.content is not None and ctx.role != "reinject" else ()
+        forged = strip_forged(ctx, site)
         results = [text for verdict in (*self._past, *found) for text in verdict.authres] if ctx.role == "inbound" else ()
         top = (authres.field(served, results),) if results else ()
         listed = []

@@ -31,6 +31,19 @@ def split(content: bytes) -> tuple[bytes, bytes]:
     return content[:end], content[end:]
 
 
+def reach(start: bytes) -> int:
+    """Octets of the header that edits see: as far as it is one, of a header over MAX_HEADER whole fields only."""
+    if len(start) <= MAX_HEADER:
+        return len(split(start)[0])
+    block = split(start[:MAX_HEADER])[0]
+    if len(block) < MAX_HEADER:
+        return len(block)
+    end = block.rfind(b"\n") + 1
+    while end > 0 and start[end : end + 1] in (b" ", b"\t"):
+        end = block.rfind(b"\n", 0, end - 1) + 1
+    return end
+
+
 def field(edit: Edit) -> bytes:
     """The header field that `edit` writes, CRLF at its end."""
     return _octets(f"{edit.name}: {folded(edit.value)}\r\n")
@@ -80,8 +93,7 @@ def _edit(fields: list[tuple[bytes, int]], edit: Edit) -> None:
     elif edit.op == "append":
         fields.append((field(edit), -1))
     elif edit.op in ("change", "delete"):
-        name = _octets(edit.name.lower())
-        places = [number for number, (raw, _) in enumerate(fields) if _named(raw) == name]
+        places = _places(fields, _octets(edit.name.lower()))
         if edit.op == "delete":
             for number in reversed(places if edit.index == 0 else places[edit.index - 1 : edit.index]):
                 del fields[number]
@@ -89,6 +101,12 @@ def _edit(fields: list[tuple[bytes, int]], edit: Edit) -> None:
             fields[places[max(edit.index, 1) - 1]] = field(edit), -1
         else:
             fields.append((field(edit), -1))
+
+
+def _places(fields: Sequence[tuple[bytes, int]], name: bytes) -> list[int]:
+    if name.endswith(b"*"):
+        return [number for number, (raw, _) in enumerate(fields) if _named(raw).startswith(name[:-1])]
+    return [number for number, (raw, _) in enumerate(fields) if _named(raw) == name]
 
 
 def _named(raw: bytes) -> bytes:
@@ -141,7 +159,8 @@ def streamed(chunks: Iterable[bytes], edits: Sequence[Edit]) -> Iterator[bytes]:
 
 def _edited(start: bytes, rest: Iterable[bytes], edits: Sequence[Edit]) -> Iterator[bytes]:
     """`start` has the header."""
-    block, behind = split(start)
+    end = reach(start)
+    block, behind = start[:end], start[end:]
     yield header(block, edits)
     body = _body(edits)
     if body is not None:

@@ -4,6 +4,7 @@ Contract: pure and total; IPv4-mapped IPv6 addresses count as IPv4; what is no a
 """
 
 import ipaddress
+from collections.abc import Iterable
 from functools import lru_cache
 
 
@@ -21,6 +22,17 @@ def network(address: str, ipv4_prefix: int = 24, ipv6_prefix: int = 64) -> str:
     return str(ipaddress.ip_network((int(found), ipv4_prefix), strict=False))
 
 
+def is_in(networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network], address: str) -> bool:
+    """Is the textual address in one of the networks? What is no address is in none."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
+        found = found.ipv4_mapped
+    return any(found in known for known in networks)
+
+
 _INSIDE = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -33,9 +45,7 @@ _INSIDE = tuple(
 def is_inside(address: str) -> bool:
     """An address that the Internet does not route (private, shared, loopback, link-local), or none at all."""
     try:
-        found = ipaddress.ip_address(address)
+        ipaddress.ip_address(address)
     except ValueError:
         return True
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
-        found = found.ipv4_mapped
-    return any(found in known for known in _INSIDE)
+    return is_in(_INSIDE, address)

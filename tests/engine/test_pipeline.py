@@ -330,16 +330,15 @@ def test_forged_marks_are_taken_out() -> None:
     made = engine([check("a", "mark")], {"message": ["a"]})
     (group,) = made.message(letter(header))
     assert group.decision.edits == (
-        Edit("delete", "x-postgate-mark"),
-        Edit("delete", "x-postgate-other"),
+        Edit("delete", "x-postgate-*"),
         Edit("prepend", "X-Postgate-Mark", "a=mark"),
     )
 
 
-def test_ten_thousand_forged_names_cost_fifty_edits_and_ours_is_among_them() -> None:
+def test_ten_thousand_forged_names_cost_one_edit() -> None:
     header = b"".join(b"X-Postgate-%d: 1\r\n" % n for n in range(10000)) + b"X-Postgate-Mark: 1\r\n\r\n"
     (group,) = engine([check("a")], {"message": ["a"]}).message(letter(header))
-    assert len(group.decision.edits) == 50 and group.decision.edits[0] == Edit("delete", "x-postgate-mark")
+    assert group.decision.edits == (Edit("delete", "x-postgate-*"),)
 
 
 def test_the_message_is_judged_while_it_waits() -> None:

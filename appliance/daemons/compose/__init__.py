@@ -7,6 +7,7 @@ that is away makes its port raise Unavailable when it is asked, never before.
 """
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from appliance.config import model
@@ -26,6 +27,7 @@ from appliance.daemons.compose.lists import wanted_lists
 from appliance.daemons.compose.smtputf8 import Utf8
 from appliance.daemons.skeleton import Birth
 from appliance.engine.pipeline import Engine
+from appliance.mail.network import is_in
 from appliance.mail.ports import Ports, Site
 from appliance.net.client_name import ClientName
 from appliance.net.resolver import Resolver
@@ -197,6 +199,9 @@ def build_site(snapshot: Snapshot) -> Site:
         size_limit=wiring.smtp.size_limit,
         recipient_delimiter=wiring.gateway.recipient_delimiter,
         our_addresses=our_addresses(snapshot),
+        authserv_id=wiring.gateway.authserv_id,
+        is_relay=partial(is_in, wiring.gateway.trusted_relays),
+        strip_fields=wiring.gateway.strip_fields,
     )
 
 
