@@ -1,8 +1,9 @@
 """The DNS lists that policies name, tested at start and daily by their test entries (RFC 5782 section 5).
 
 Contract: mail.ports.DnsLists. A list is dead if its test entry (127.0.0.2, TEST) is not listed or gets an error code, if
-it lists what nobody lists (127.0.0.1, INVALID), or if two tests in a row find no answer. One line when it dies, one when
-it is well again; the state is degraded meanwhile. A list that fails for mail several times in a row is tested at once.
+it lists what nobody lists (127.0.0.1, INVALID), or if two tests in a row find no answer while DNS itself is well. One
+line when it dies, one when it is well again; the state is degraded meanwhile. A list that fails for mail several times in
+a row is tested at once.
 What failure means for the mail: a dead list is not asked and counts nothing.
 """
 
@@ -36,6 +37,9 @@ class Server(Resolver, Protocol):
     """What is needed of net.resolver.Resolver."""
 
     def public(self) -> list[str]: ...
+
+    @property
+    def down(self) -> bool: ...
 
 
 class _Watched:
@@ -134,19 +138,16 @@ class DnsLists:
             why, silent = judge(answers[0], answers[1], entry)
         except Exception:
             log.exception("a DNS list could not be tested by a mistake of ours", list=watched.name)
-            why, silent = "", True
+            why, silent = "no answer", True
         watched.failures = 0
-        watched.silences = watched.silences + 1 if silent else 0
-        if silent:
-            why = why or "no answer"
-            watched.tested = why
-            watched.due = clock() + (SOON if watched.silences < SILENCES or not watched.why else DEAD)
-            if watched.silences < SILENCES:
-                return
-        else:
-            watched.due = clock() + (DEAD if why else EVERY)
-            watched.tested = why or "well"
-        self._found(watched, why)
+        watched.tested = why or "well"
+        watched.due = clock() + (SOON if silent else DEAD if why else EVERY)
+        if not silent:
+            watched.silences = 0
+        elif not resolver.down:  # else it is no fault of the list
+            watched.silences += 1
+        if not silent or watched.silences >= SILENCES:
+            self._found(watched, why)
 
     def _found(self, watched: _Watched, why: str) -> None:
         was, watched.why = watched.why, why

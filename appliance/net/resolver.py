@@ -168,11 +168,16 @@ class Resolver:
         """Those of the servers that are public resolvers, with their operators, see net.public."""
         return public_servers(server.host for server in self.upstreams)
 
+    @property
+    def down(self) -> bool:
+        """No server answers."""
+        return all(server.down for server in self.upstreams)
+
     def health(self) -> dict[str, Any]:
         """Facts for status: the servers as they were when they were asked last, the size of the cache."""
         servers = {str(server): server.contact.facts() for server in self.upstreams}
-        down = bool(servers) and all(server.down for server in self.upstreams)
-        facts = {"servers": servers, "cached": len(self._cache), "degraded": ["no DNS server answers"] if down else []}
+        degraded = ["no DNS server answers"] if self.down else []
+        facts = {"servers": servers, "cached": len(self._cache), "degraded": degraded}
         return {**facts, "public": public} if (public := self.public()) else facts
 
 

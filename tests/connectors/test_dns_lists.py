@@ -23,6 +23,7 @@ class Server(Dns):
     def __init__(self, *args: object, servers: tuple[str, ...] = ()) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
         self.servers = servers
+        self.down = False
 
     def public(self) -> list[str]:
         return list(self.servers)
@@ -140,6 +141,17 @@ async def test_one_test_without_an_answer_is_not_death_two_are(lists: DnsLists, 
     await again(lists, server)
     await until(lambda: lists.trouble("bl.example", "address") == "no answer")
     assert len(lines()) == 1
+
+
+async def test_silence_while_no_server_answers_is_no_fault_of_a_list(lists: DnsLists) -> None:
+    server = Server(WELL, AWAY)
+    server.down = True
+    lists.follow(server, LISTS)
+    lists.start()
+    await tested(lists)
+    for _ in range(3):
+        await again(lists, server)
+    assert lists.trouble("bl.example", "address") == "" and lists.facts()["bl.example (address)"] == "no answer"
 
 
 async def test_a_single_failure_for_mail_makes_no_test(lists: DnsLists) -> None:

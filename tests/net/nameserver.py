@@ -1,6 +1,7 @@
 """A name server on loopback that does as a test says: one function from question to what is sent back."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -22,8 +23,8 @@ class NameServer:
         self.script: Script = lambda query, how: [answer(query).to_wire()]
         self.delay = 0.0
 
-    async def start(self) -> None:
-        self._tcp = await asyncio.start_server(self._stream, "127.0.0.1", 0)
+    async def start(self, port: int = 0) -> None:
+        self._tcp = await asyncio.start_server(self._stream, "127.0.0.1", port)
         self.port = self._tcp.sockets[0].getsockname()[1]
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._sock.bind(("127.0.0.1", self.port))
@@ -47,7 +48,11 @@ class NameServer:
         self.ports.add(peer[1])
         query = self._note(data, "udp")
         for packet in self.script(query, "udp"):
-            asyncio.get_running_loop().call_later(self.delay, self._sock.sendto, packet, peer)
+            asyncio.get_running_loop().call_later(self.delay, self._send, packet, peer)
+
+    def _send(self, packet: bytes, peer: tuple[str, int]) -> None:
+        with contextlib.suppress(OSError):  # stopped meanwhile
+            self._sock.sendto(packet, peer)
 
     async def _stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         (length,) = struct.unpack("!H", await reader.readexactly(2))
