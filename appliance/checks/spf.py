@@ -98,8 +98,7 @@ def decide(ask: SpfAsk, report: SpfReport, helo: SpfReport | None, policy: Polic
     """What was found, as a verdict; `helo` is the report on the HELO name beside that on MAIL FROM."""
     outcome = outcome_of(report, helo)
     deciding = helo if helo is not None and outcome == "helo_fail" else report
-    evidence = {"address": ask.address, "helo": ask.helo, "sender": ask.sender, **msgspec.structs.asdict(report)}
-    evidence["terms"] = [msgspec.structs.asdict(term) for term in report.terms]
+    evidence = {"address": ask.address, "helo": ask.helo, "sender": ask.sender, **msgspec.to_builtins(report)}
     results = [result(report.result, report.scope, report.domain)]
     if helo is not None:
         results.append(result(helo.result, helo.scope, helo.domain))

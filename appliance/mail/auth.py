@@ -20,7 +20,7 @@ class SpfAsk(msgspec.Struct, frozen=True):
     sender: str
 
 
-class SpfTerm(msgspec.Struct, frozen=True):
+class SpfTerm(msgspec.Struct, frozen=True, omit_defaults=True):
     """One term that was evaluated: in whose record, the term as written, what came of it ("match", "no match", "void",
     "include:pass", ...), and the records that decided it."""
 
@@ -30,7 +30,7 @@ class SpfTerm(msgspec.Struct, frozen=True):
     records: tuple[str, ...] = ()
 
 
-class SpfReport(msgspec.Struct, frozen=True, kw_only=True):
+class SpfReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`scope` tells which identity was judged; `domain` is its domain. `matched` is the term that decided. `lookups` and
     `voids` are the counters of RFC 7208 4.6.4. `ttl`: seconds that this holds (0: ask again). `broad`: the record lets in
     so much of the Internet (`+all`, huge networks) that a pass proves nobody. `explanation` is the domain's text.

@@ -167,12 +167,17 @@ async def test_the_evidence_is_the_whole_report() -> None:
         ttl=60,
     )
     verdict = await judged(Said(mfrom=report))
-    assert verdict.evidence == {
+    assert msgspec.json.decode(msgspec.json.encode(verdict.evidence)) == {
         "address": "192.0.2.1",
         "helo": "mail.example.net",
         "sender": "joe@mfrom.example",
-        **msgspec.to_builtins(report),
-        "terms": [msgspec.structs.asdict(term)],
+        "result": "permerror",
+        "domain": "mfrom.example",
+        "reason": report.reason,
+        "record": report.record,
+        "terms": [{"domain": term.domain, "term": term.term, "result": term.result, "records": list(term.records)}],
+        "lookups": 3,
+        "voids": 3,
+        "ttl": 60,
     }
-    assert msgspec.json.encode(verdict.evidence)
     assert "problem=" in verdict.edits[0].value
