@@ -49,13 +49,15 @@ REQUIRED = frozenset({"postmaster", "abuse"})
 #: seen before, a sum of weak findings.
 Reason = Literal["wire", "no_name", "dynamic_name", "helo", "spf", "dnsbl", "new_identity", "suspicion"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
+#: What SPF says other than a pass that proves something.
+NOT_PASS = ("none", "neutral", "softfail", "fail", "permerror", "broad", "helo_fail")
 #: Findings of other checks that are a reason: its kind, and what it is called. What could not be found out is none.
 FINDINGS: dict[tuple[str, str], tuple[Reason, str]] = {
     **{
         ("helo", word): ("helo", "odd_helo")
         for word in ("malformed", "literal_mismatch", "claims_our_name", "unresolvable")
     },
-    **{("spf", word): ("spf", f"spf_{word}") for word in ("none", "neutral", "softfail", "fail", "permerror")},
+    **{("spf", word): ("spf", f"spf_{word}") for word in NOT_PASS},
     ("dnsbl", "listed"): ("dnsbl", "dnsbl_listed"),
     ("suspicion", "raised"): ("suspicion", "suspicion_raised"),
     ("suspicion", "high"): ("suspicion", "suspicion_high"),

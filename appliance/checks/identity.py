@@ -24,6 +24,7 @@ from appliance.mail.network import network
 from appliance.mail.ports import Ports, Unavailable
 from appliance.mail.subscribers import dynamic_name
 from appliance.mail.verdict import Action, Verdict
+from appliance.mailauth import author as authors
 from appliance.mailauth.registrable import organisation, same_organisation
 
 NAME = "identity"
@@ -211,8 +212,6 @@ def _raised(ctx: Context, policy: Policy, ports: Ports, report: DkimReport) -> V
 
 
 def _author(ctx: Context) -> str:
-    """The author's domain, as the one strict parser of From has it (the dmarc check's finding); "" = none."""
-    for verdict in reversed(ctx.trail):
-        if verdict.check == "dmarc":
-            return str(verdict.evidence.get("domain", ""))
-    return ""
+    """The author's domain, as the one strict parser of From has it; "" where nobody can say who the author is."""
+    found = authors.of(ctx.content) if ctx.content is not None else None
+    return found.domain if found is not None and not found.flaws else ""

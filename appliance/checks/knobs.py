@@ -48,6 +48,8 @@ class Naming(NamedTuple):
 
 
 TABLE = Naming("table")
+#: Keys "check:outcome" of a knob: policies that name what no check finds are complained about.
+FINDINGS = Naming("finding")
 SCANNER = Naming("scanner")
 
 #: Lookup tables by the spec that is the key of `ports.tables`; PolicySet.tables collects all of them.

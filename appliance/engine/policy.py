@@ -41,12 +41,30 @@ def compile_policies(
         reader = FileReader(file, known[name], plan, delay_reject, today or datetime.now(UTC).date())
         compiled[name] = reader.read(parsed.get(file, {}))
         complaints += reader.complaints
+    complaints += _unknown_findings(compiled, known)
     return PolicySet(
         checks=compiled,
         plan=plan,
         tables=frozenset(_named(compiled, knobs.TABLE)),
         scanners=frozenset(_named(compiled, knobs.SCANNER)),
     ), complaints
+
+
+def _unknown_findings(compiled: Mapping[str, CheckPolicy], known: Mapping[str, Check]) -> Iterator[Complaint]:
+    """Knobs that name findings ("spf:fail") which no check makes."""
+    for name, policy in compiled.items():
+        for key, field in type(policy.knobs).model_fields.items():
+            if knobs.FINDINGS not in field.metadata:
+                continue
+            for finding in getattr(policy.knobs, key).keys() - field.default.keys():
+                check, _, outcome = finding.partition(":")
+                if check in known and outcome not in known[check].outcomes:
+                    hint = did_you_mean(outcome, known[check].outcomes)
+                    yield Complaint(f"{name}.toml", (key, finding), f"{check} has no outcome {outcome}{hint}")
+                elif check not in known and check != "sign":
+                    yield Complaint(
+                        f"{name}.toml", (key, finding), f"no check is called {check}{did_you_mean(check, known)}"
+                    )
 
 
 def _named(compiled: Mapping[str, CheckPolicy], kind: knobs.Naming) -> Iterator[str]:

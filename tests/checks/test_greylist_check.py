@@ -294,6 +294,8 @@ DAY = 86400.0
         (found("spf", "softfail"), "spf_softfail", "spf"),
         (found("spf", "fail"), "spf_fail", "spf"),
         (found("spf", "permerror"), "spf_permerror", "spf"),
+        (found("spf", "broad"), "spf_broad", "spf"),
+        (found("spf", "helo_fail"), "spf_helo_fail", "spf"),
         (found("dnsbl", "listed"), "dnsbl_listed", "dnsbl"),
         (found("suspicion", "raised"), "suspicion_raised", "suspicion"),
         (found("suspicion", "high"), "suspicion_high", "suspicion"),

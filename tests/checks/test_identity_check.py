@@ -61,7 +61,12 @@ class Past:
 
 
 class Text:
-    header = b"From: a@example.org\r\n\r\n"
+    """A content that is nothing but its header."""
+
+    header_complete = True
+
+    def __init__(self, author: str) -> None:
+        self.header = f"From: {author}\r\n\r\n".encode()
 
 
 def passes(domain: str, **more: Any) -> SpfReport:
@@ -215,8 +220,7 @@ def signed(*domains: str, counts: bool = True) -> DkimReport:
 
 
 def at_message(now: Identity | None, author: str = "example.org", sender: str = "a@example.org") -> Context:
-    dmarc = Verdict(check="dmarc", outcome="pass", evidence={"domain": author})
-    return context(sender, stage="message", identity=now, trail=(dmarc,), content=Text())
+    return context(sender, stage="message", identity=now, content=Text(f"a@{author}" if author else "nobody"))
 
 
 NETWORK = Identity(name="192.0.2.0/24")
