@@ -9,9 +9,10 @@ for `put_off` from the first attempt on, then `undecided` (marked); at once wher
 """
 
 from collections.abc import Awaitable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from appliance.checks import knobs, knobs_trust
+from appliance.checks.knobs_trust import answered
 from appliance.mail import authres
 from appliance.mail.auth import DkimReport, DmarcReport, SpfAsk, SpfReport
 from appliance.mail.context import Context, Stage
@@ -44,8 +45,6 @@ REPLIES = {
 }
 #: How long a message that was put off is remembered: longer than any sender tries.
 REMEMBER = 691200.0
-
-T = TypeVar("T")
 
 
 class Policy(knobs.Policy):
@@ -102,7 +101,7 @@ async def _judge(
     sender = ctx.sender.text if ctx.sender else ""
     client = _client(ctx, content, ports)
     if client is None:
-        spf = SpfReport(result="temperror", domain=ctx.sender.domain if ctx.sender else "", reason="client is not known")
+        spf = _unknown(ctx, author.domain)
     else:
         spf = await answered(authentication.spf(SpfAsk(client.address, client.helo, sender)))
     dkim = await answered(authentication.dkim(content))
@@ -119,16 +118,18 @@ async def _judge(
     return decide(ctx, found, waits, policy.discovery)
 
 
-async def answered(answer: T | Awaitable[T]) -> T:
-    """What a port says, now or later."""
-    return await answer if isinstance(answer, Awaitable) else answer
-
-
 def _client(ctx: Context, content: Content, ports: Ports) -> origin.Client | None:
     """Whom SPF is asked about: the client, or the one behind a relay of ours; None if that one is not known."""
-    if ctx.client.trusted_relay:
+    if ctx.client.trusted_relay or ctx.client.address == "local":
         return origin.behind(content.header, ports.site.is_relay)
     return origin.Client(ctx.client.address, ctx.helo)
+
+
+def _unknown(ctx: Context, author: str) -> SpfReport:
+    """SPF of a client that is not known: what it might have said cannot be told."""
+    if ctx.sender and ctx.sender.domain:
+        return SpfReport(result="temperror", domain=ctx.sender.domain, reason="the client is not known")
+    return SpfReport(result="temperror", scope="helo", domain=author, reason="the client is not known")
 
 
 async def _excused(

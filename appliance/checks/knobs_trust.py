@@ -5,9 +5,9 @@ Contract: read strictly: an entry with a word that is not understood, without an
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from datetime import UTC, date, datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from appliance.mail.ports import Ports, Unavailable
 
@@ -15,6 +15,8 @@ _WORD = re.compile(r"([a-z]+)=(\S+)\Z")
 #: How a forwarder proves that it is who the key says: its forward-confirmed name, or an SPF pass of MAIL FROM's domain.
 PROOFS = ("name", "spf")
 WORDS = ("until", "proof")
+
+T = TypeVar("T")
 
 
 class Trust(NamedTuple):
@@ -81,6 +83,11 @@ def find(specs: Sequence[str], name: str, ports: Ports, now: float, proof: bool)
                     continue
                 return Listed(key, trust, trust.until >= datetime.fromtimestamp(now, UTC).date(), found[1])
     return None
+
+
+async def answered(answer: T | Awaitable[T]) -> T:
+    """What a port says, now or later."""
+    return await answer if isinstance(answer, Awaitable) else answer
 
 
 def names(listed: Iterable[str], name: str) -> bool:

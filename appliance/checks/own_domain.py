@@ -1,12 +1,24 @@
-"""own_domain: our own domains from outside, and others' from inside.
+"""own_domain: our own domains from outside, and others' from inside (threats A10, A11).
 
-Contract: not built yet; it answers `skipped`. What failure means for the mail: nothing.
+Inbound: MAIL FROM or From of a domain of ours (or below one) from a stranger is `spoofed`, in domains that the operator
+lists (`protected`) `forbidden`, unless SPF, DKIM or DMARC passes for that very domain, or a trusted relay brings it. That
+is judged at message, when signatures are known; at mail only what is certain: a protected domain whose own SPF says no.
+Outbound: our people send with our domains only, and where `sources` says which client may use which, with those: else
+`foreign`, in MAIL FROM as in From. Mail that is passed on with a valid signature of its author is no such thing in From.
+What failure means for the mail: where DNS kept a pass from being known, temperror (shipped: mark).
 """
 
-from appliance.checks import knobs
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import NamedTuple
+
+from appliance.checks import knobs, knobs_trust
+from appliance.checks.knobs_trust import answered
+from appliance.mail.auth import DkimReport, SpfAsk, SpfReport
 from appliance.mail.context import Context, Stage
-from appliance.mail.ports import Ports
+from appliance.mail.lookup import client_keys, search
+from appliance.mail.ports import Content, Ports, Unavailable
 from appliance.mail.verdict import Action, Verdict
+from appliance.mailauth import author as authors
 
 NAME = "own_domain"
 STAGES: tuple[Stage, ...] = ("mail", "message")
@@ -23,12 +35,162 @@ REPLIES = {
     "forbidden": "550 5.7.1 Message refused: you may not use this domain",
     "foreign": "550 5.7.1 Sender address rejected: not owned by you",
 }
+_OK = Verdict(check=NAME, outcome="ok")
 
 
 class Policy(knobs.Policy):
-    """No knobs."""
+    protected: knobs.Texts = ()
+    sources: knobs.Tables = ()
 
 
-def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
-    """Not built yet."""
-    return Verdict(check=NAME, outcome="skipped")
+class Proof(NamedTuple):
+    """What speaks for a domain: SPF of MAIL FROM, signatures, the domain that DMARC passed for ("" = none)."""
+
+    spf: SpfReport = SpfReport(result="none")
+    dkim: DkimReport = DkimReport()
+    dmarc: str = ""
+
+    def of(self, domain: str) -> str:
+        """ "pass", "temperror" (it might) or ""."""
+        if self.dmarc == domain or (self.spf.scope == "mfrom" and (self.spf.result, self.spf.domain) == ("pass", domain)):
+            return "pass"
+        signed = [item for item in self.dkim.signatures if item.domain and is_below(domain, item.domain)]
+        if any(item.result == "pass" and item.counts for item in signed):
+            return "pass"
+        lost = self.spf.result == "temperror" and self.spf.domain == domain
+        return "temperror" if lost or any(item.result == "temperror" for item in signed) else ""
+
+
+def is_below(domain: str, parent: str) -> bool:
+    """The domain itself, or a name below it."""
+    return domain == parent or domain.endswith(f".{parent}")
+
+
+def ours(domains: Iterable[str], ports: Ports) -> list[str]:
+    """Those that are ours or below one of ours."""
+    return [domain for domain in dict.fromkeys(domains) if domain and _is_ours(domain, ports)]
+
+
+def _is_ours(domain: str, ports: Ports) -> bool:
+    labels = domain.split(".")
+    return any(ports.site.is_ours(".".join(labels[start:])) for start in range(len(labels)))
+
+
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
+    if ctx.sender is None or ctx.role == "reinject":
+        return Verdict(check=NAME, outcome="skipped")
+    if ctx.role == "outbound":
+        return _leaving(ctx, ctx.sender.domain, policy, ports)
+    if ctx.client.trusted_relay:
+        return Verdict(check=NAME, outcome="skipped", reason="brought by a relay of ours")
+    if ctx.content is None:
+        return _at_mail(ctx, ctx.sender.domain, policy, ports)
+    author = authors.of(ctx.content)
+    used = ours((ctx.sender.domain, *author.domains), ports)
+    if not used:
+        return _OK
+    return _at_message(ctx, used, ctx.content, policy, ports)
+
+
+def _at_mail(ctx: Context, domain: str, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
+    """A protected domain whose own record says no needs no further look."""
+    if not ours((domain,), ports) or not knobs_trust.names(policy.protected, domain) or ports.authentication is None:
+        return _OK
+    return _refused_by_spf(ports.authentication.spf(_ask(ctx)), domain)
+
+
+async def _refused_by_spf(answer: SpfReport | Awaitable[SpfReport], domain: str) -> Verdict:
+    report = await answered(answer)
+    if report.result != "fail":
+        return _OK
+    return Verdict(
+        check=NAME, outcome="forbidden", reason=f"MAIL FROM of {domain}: SPF fails", evidence={"domain": domain}
+    )
+
+
+def _ask(ctx: Context) -> SpfAsk:
+    return SpfAsk(ctx.client.address, ctx.helo, ctx.sender.text if ctx.sender else "")
+
+
+async def _at_message(ctx: Context, used: Sequence[str], content: Content, policy: Policy, ports: Ports) -> Verdict:
+    proof = Proof(dmarc=_dmarc_pass(ctx))
+    if ports.authentication is not None and any(proof.of(domain) != "pass" for domain in used):
+        spf = await answered(ports.authentication.spf(_ask(ctx)))
+        proof = Proof(spf, await answered(ports.authentication.dkim(content)), proof.dmarc)
+    return decide(used, proof, policy)
+
+
+def _dmarc_pass(ctx: Context) -> str:
+    """The author's domain if the check dmarc passed it."""
+    for verdict in ctx.trail:
+        if verdict.check == "dmarc" and verdict.outcome == "pass":
+            return str(verdict.evidence.get("facts", {}).get("header_from", ""))
+    return ""
+
+
+def decide(used: Sequence[str], proof: Proof, policy: Policy) -> Verdict:
+    """The verdict on domains of ours that a stranger uses."""
+    results = {domain: proof.of(domain) for domain in used}
+    bad = [domain for domain, result in results.items() if not result]
+    open_ = [domain for domain, result in results.items() if result == "temperror"]
+    if not bad and not open_:
+        return _OK
+    evidence = {"domains": results, "spf": proof.spf.result, "spf_domain": proof.spf.domain}
+    if not bad:
+        reason = f"whether {', '.join(open_)} passes cannot be known"
+        return Verdict(check=NAME, outcome="temperror", reason=reason, evidence=evidence)
+    listed = any(knobs_trust.names(policy.protected, domain) for domain in bad)
+    reason = f"{', '.join(bad)} without a pass: spf={proof.spf.result} {proof.spf.domain}"
+    return Verdict(check=NAME, outcome="forbidden" if listed else "spoofed", reason=reason, evidence=evidence)
+
+
+# -- outbound
+
+
+def _leaving(ctx: Context, sender: str, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
+    """Mail of our own people."""
+    allowed = assigned(ctx, policy, ports)
+    if ctx.content is None:
+        return _foreign([sender] if sender and not may_use(sender, allowed, ports) else [], "MAIL FROM", allowed)
+    author = authors.of(ctx.content)
+    wrong = [domain for domain in author.domains if not may_use(domain, allowed, ports)]
+    if not wrong or ports.authentication is None:
+        return _foreign(wrong, "From", allowed)
+    return _passed_on(wrong, ctx.content, allowed, ports)
+
+
+async def _passed_on(wrong: Sequence[str], content: Content, allowed: tuple[str, ...] | None, ports: Ports) -> Verdict:
+    """Others' mail with their signature intact is forwarded, not made up."""
+    assert ports.authentication is not None
+    proof = Proof(dkim=await answered(ports.authentication.dkim(content)))
+    return _foreign([domain for domain in wrong if proof.of(domain) != "pass"], "From", allowed)
+
+
+def assigned(ctx: Context, policy: Policy, ports: Ports) -> tuple[str, ...] | None:
+    """The domains that `sources` has for this client, () for a client that it does not have, None without the knob.
+    Raises Unavailable if a table cannot be read."""
+    if not policy.sources:
+        return None
+    tables = [ports.tables.get(spec) for spec in policy.sources]
+    opened = [table for table in tables if table is not None]
+    if len(opened) != len(tables):
+        raise Unavailable("a table of sources is not open")
+    found = search(opened, client_keys(ctx.client.name, ctx.client.address))
+    return tuple(found.value.replace(",", " ").split()) if found else ()
+
+
+def may_use(domain: str, allowed: tuple[str, ...] | None, ports: Ports) -> bool:
+    """May this client use the domain?"""
+    return _is_ours(domain, ports) if allowed is None else knobs_trust.names(allowed, domain)
+
+
+def _foreign(wrong: Sequence[str], where: str, allowed: tuple[str, ...] | None) -> Verdict:
+    if not wrong:
+        return _OK
+    whose = "ours" if allowed is None else "assigned to this client"
+    return Verdict(
+        check=NAME,
+        outcome="foreign",
+        reason=f"{where}: {', '.join(wrong)} is not {whose}",
+        evidence={"domains": list(wrong), "where": where, "assigned": list(allowed or ())},
+    )

@@ -61,7 +61,7 @@ SHIPPED: dict[Role, dict[Stage, list[str | list[str]]]] = {
         "mail": ["access", "size", "own_domain", "ratelimit"],
         "rcpt": ["access", "ratelimit"],
         "data": [],
-        "message": ["size", "loop", "attachments", "content", "antivirus"],
+        "message": ["size", "loop", "own_domain", "attachments", "content", "antivirus"],
     },
     "reinject": {
         "connect": [],

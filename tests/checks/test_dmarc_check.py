@@ -303,6 +303,8 @@ async def test_a_client_behind_a_relay_that_is_not_known_is_marked(received: byt
     told = ports(said, REJECT, firsts, is_relay={"192.0.2.1"}.__contains__)
     found = await judged(asked(received + b"From: a@example.org\r\n", client=RELAY), told)
     assert (found.outcome, said.asked, firsts.keys) == ("undecided", [], [])
+    null = await judged(asked(received + b"From: a@example.org\r\n", sender="", client=RELAY), told)
+    assert null.outcome == "undecided"
     signed = DkimReport(signatures=(Signature(result="pass", domain="example.org", counts=True),))
     told = ports(Said(PASS, signed), REJECT, is_relay={"192.0.2.1"}.__contains__)
     assert (await judged(asked(received + b"From: a@example.org\r\n", client=RELAY), told)).outcome == "pass"
