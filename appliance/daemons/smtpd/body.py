@@ -208,9 +208,12 @@ class FileContent:
         self.header, self.header_complete = header, complete
 
     def chunks(self, size: int = 65536) -> Iterator[bytes]:
-        self.file.flush()
-        for start in range(0, self.size, size):
-            yield os.pread(self.file.fd, min(size, self.size - start), self.file.content_offset + start)
+        fd = self.file.reader()  # ours is for writing only
+        try:
+            for start in range(0, self.size, size):
+                yield os.pread(fd, min(size, self.size - start), self.file.content_offset + start)
+        finally:
+            os.close(fd)
 
     def open_fd(self) -> int:
         """Positioned at the content's first octet."""
