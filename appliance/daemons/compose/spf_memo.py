@@ -3,7 +3,8 @@
 Contract: `spf` answers at once for what is known and for what needs no name server; else it gives something to await,
 the same evaluation for all who ask the same. It never raises. A result is known by client, HELO name and domain (by the
 whole sender where a macro of the record reads the local part) as long as every DNS record behind it is valid, a day at
-most; what is temperror is not remembered. An evaluation has 20 seconds altogether (RFC 7208 4.6.4).
+most; what is temperror or has a TTL of 0 for five seconds, so that all checks of one message are told the same. An
+evaluation has 20 seconds altogether (RFC 7208 4.6.4).
 What failure means for the mail: the result `temperror`.
 """
 
@@ -25,6 +26,8 @@ _MEMO, _JOINED, _EVALUATED = ("memo",), ("joined",), ("evaluated",)
 
 #: Results that are remembered, and evaluations that may be under way.
 CAPACITY, MOST_UNDER_WAY = 4000, 1000
+#: Seconds for which every result holds: the checks of one message ask one after the other.
+LEAST = 5.0
 Key = tuple[str, str, str]
 
 
@@ -128,17 +131,16 @@ class SpfMemo:
 
     def _done(self, ask: SpfAsk, key: Key, report: SpfReport) -> SpfReport:
         _results[report.result,] += 1
-        if report.ttl > 0:
-            self._keep(key, report)
-            if report.personal:
-                self._keep((ask.address, ask.helo, ask.sender), report)
+        self._keep(key, report)
+        if report.personal:
+            self._keep((ask.address, ask.helo, ask.sender), report)
         return report
 
     def _keep(self, key: Key, report: SpfReport) -> None:
         self._kept.pop(key, None)
         while len(self._kept) >= CAPACITY:
             del self._kept[next(iter(self._kept))]
-        self._kept[key] = _Kept(report, self._clock() + report.ttl)
+        self._kept[key] = _Kept(report, self._clock() + max(report.ttl, LEAST))
 
 
 def _failed(error: Exception) -> SpfReport:
