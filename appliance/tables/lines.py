@@ -18,6 +18,7 @@ from typing import Any
 from appliance.mail.lines import Ask, Found, Hit
 from appliance.mail.ports import Content, Table, Unavailable
 from appliance.protocol.lines import Line, Octets, walk
+from appliance.tables.literal import LONGEST
 from appliance.tables.pattern import LineError, Pattern, Patterns
 from appliance.tables.rules import Rule, first
 
@@ -175,8 +176,11 @@ class _Search:
 
     def _pattern(self, line: Line, table: _Table) -> tuple[str, str] | None:
         text = line.text
+        head = text[:LONGEST].lower()
 
         def matches(test: Pattern) -> bool:
+            if test.prefix and not head.startswith(test.prefix):
+                return False
             self._test = test
             self._match = self._search(test, text)
             return self._match is not None

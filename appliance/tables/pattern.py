@@ -14,6 +14,7 @@ import regex
 
 from appliance.mail.ports import Unavailable
 from appliance.tables.dialect import Dialect, rewrite
+from appliance.tables.literal import prefix
 from appliance.tables.rules import Builder, Line, Rule, first
 from appliance.tables.text import BLANKS, Source
 
@@ -28,12 +29,13 @@ _REGEXP_FLAGS = {"i": True, "x": True, "m": False}
 
 class Pattern(NamedTuple):
     """A compiled pattern; `anchored` patterns match at the beginning only. `pieces`: the result, cut at its `$n`.
-    `octets` compiles it for keys that are octets."""
+    `octets` compiles it for keys that are octets; these begin with `prefix` (lower case) where it matches."""
 
     compiled: Any
     anchored: bool
     pieces: tuple[str | int, ...] = ()
     octets: Callable[[], Any] | None = None
+    prefix: bytes = b""
 
 
 class LineError(Exception):
@@ -151,7 +153,9 @@ class _Parser:
         on = self._toggle(letters)
         posix = self._flags is _REGEXP_FLAGS
         again = partial(compiled, pattern, on, posix=posix, octets=True)
-        test = Pattern(compiled(pattern, on, posix=posix), on.get("A", False), octets=again)
+        basic, verbose = posix and not on["x"], not posix and on["x"]
+        start = prefix(pattern, multiline=on["m"], verbose=verbose, basic=basic)
+        test = Pattern(compiled(pattern, on, posix=posix), on.get("A", False), octets=again, prefix=start)
         if line.word:
             if result:
                 self.source.flaw(line.number, line.column, "text after `if /pattern/` is ignored", fatal=False)

@@ -6,6 +6,7 @@ import pytest
 
 from appliance.mail.ports import Unavailable
 from appliance.tables import Opened, open_table
+from appliance.tables.literal import prefix
 
 
 def table(kind: str, text: str) -> Opened:
@@ -204,3 +205,30 @@ def test_many_slow_patterns_share_one_budget() -> None:
     with pytest.raises(Unavailable):
         opened.get(key)
     assert time.process_time() - began < 0.2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("^Subject: x", b"subject: x"),
+        ("^X-A:.*", b"x-a:"),
+        ("^X-A?:", b"x-"),
+        ("^X-A{0}:", b"x-"),
+        ("^X-A+", b"x-"),
+        (r"^a\.b\w", b"a.b"),
+        ("^(a|b)", b""),
+        ("^a(b|c)", b"a"),
+        ("^a|b", b""),
+        ("^a[|]", b""),
+        (r"^a\|b", b"a"),
+        (r"^a\Q(\E|b", b""),
+        ("a", b""),
+        ("^", b""),
+        ("^\u00e4", b""),
+    ],
+)
+def test_what_a_key_must_begin_with(pattern: str, expected: bytes) -> None:
+    assert prefix(pattern, multiline=False, verbose=False, basic=False) == expected
+    for doubt in ("multiline", "verbose", "basic"):
+        ways = {"multiline": False, "verbose": False, "basic": False} | {doubt: True}
+        assert prefix(pattern, **ways) == b""
