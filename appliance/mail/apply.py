@@ -70,14 +70,10 @@ def header(block: bytes, edits: Sequence[Edit]) -> bytes:
     return b"".join(_spliced(octets, placed.pop(start, ())) if placed else octets for octets, start in fields)
 
 
-def _spliced(field: bytes, edits: Iterable[Edit]) -> bytes:
+def _spliced(field: bytes, edits: Sequence[Edit]) -> bytes:
     """One field as received, with what is put before it or in its place."""
-    before, kept = b"", field
-    for edit in edits:
-        if edit.length:
-            kept = _octets(edit.value)
-        else:
-            before += _octets(edit.value)
+    before = b"".join(_octets(edit.value) for edit in edits if not edit.length)
+    kept = next((_octets(edit.value) for edit in edits if edit.length), field)
     return before + kept
 
 

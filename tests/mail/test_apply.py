@@ -112,3 +112,52 @@ def test_a_long_header_is_edited_without_reading_on():
     long = b"".join(b"X-%d: %s\r\n" % (n, b"v" * 1000) for n in range(500))
     out = b"".join(apply.streamed([long, b"\r\nbody"], (Edit("delete", "X-7"),)))
     assert out == long.replace(b"X-7: " + b"v" * 1000 + b"\r\n", b"") + b"\r\nbody"
+
+
+SPLICED = b"A: 1\r\nB: 2\r\n more\r\nA: 3\r\n\r\none\r\ntwo\r\n"
+
+
+def at(text: bytes) -> int:
+    return SPLICED.index(text)
+
+
+@pytest.mark.parametrize(
+    ("edits", "sent"),
+    [
+        ([Edit("splice", index=at(b"B:"), length=13)], b"A: 1\r\nA: 3\r\n\r\none\r\ntwo\r\n"),
+        (
+            [Edit("splice", value="C: 9\r\n", index=at(b"A: 3"), length=6)],
+            b"A: 1\r\nB: 2\r\n more\r\nC: 9\r\n\r\none\r\ntwo\r\n",
+        ),
+        ([Edit("splice", value="C: 9\r\n", index=at(b"A: 3"))], SPLICED.replace(b"A: 3", b"C: 9\r\nA: 3")),
+        # Another edit that took the field: the splice has nothing left to act on.
+        (
+            [Edit("delete", "A"), Edit("splice", value="A: x\r\n", index=at(b"A: 3"), length=6)],
+            SPLICED[6:].replace(b"A: 3\r\n", b""),
+        ),
+        (
+            [Edit("splice", value="A: x\r\n", index=0, length=6), Edit("change", "A", "y", 1)],
+            SPLICED.replace(b"A: 1", b"A: y"),
+        ),
+        # Whatever is prepended, appended or changed elsewhere: the place is that of the content as received.
+        ([Edit("prepend", "A", "0"), Edit("splice", index=0, length=6)], b"A: 0\r\n" + SPLICED[6:]),
+        # Two of the same field: the first.
+        ([Edit("splice", index=0, length=6), Edit("splice", value="A: x\r\n", index=0, length=6)], SPLICED[6:]),
+        ([Edit("splice", value="1", index=at(b"one"), length=3)], SPLICED.replace(b"one", b"1")),
+        (
+            [Edit("splice", value="0", index=at(b"two")), Edit("splice", index=at(b"one"), length=5)],
+            SPLICED[:-10] + b"0two\r\n",
+        ),
+        (
+            [Edit("splice", index=at(b"one"), length=7), Edit("splice", value="x", index=at(b"two"), length=3)],
+            SPLICED[:-10] + b"o\r\n",
+        ),
+        ([Edit("splice", value="end", index=len(SPLICED))], SPLICED + b"end"),
+        ([Edit("body", value="new\n"), Edit("splice", index=at(b"one"), length=5)], SPLICED[:-10] + b"new\r\n"),
+    ],
+)
+def test_a_splice_is_of_the_content_as_it_came(edits: list[Edit], sent: bytes) -> None:
+    assert apply.whole(SPLICED, edits) == sent
+    for size in (1, 3, 50):
+        pieces = [SPLICED[start : start + size] for start in range(0, len(SPLICED), size)]
+        assert b"".join(apply.streamed(pieces, edits)) == sent

@@ -50,7 +50,7 @@ async def test_a_signed_message_that_is_marked_as_spam_still_verifies(signed: tu
     asked = antispam.check(context(Text(message)), antispam.Policy(subject_tag="[SPAM]"), ports(spam(9.0)))
     assert inspect.isawaitable(asked)
     found = await asked
-    edits = (*strip_forged(message), *found.edits, *mark_edits(["antispam:spam"]))
+    edits = (*strip_forged(context(Text(message)), ports().site), *found.edits, *mark_edits(["antispam:spam"]))
     sent = apply.whole(message, edits)
     assert b"X-Postgate-Spam: yes" in sent and b"X-Postgate-Mark: antispam=spam" in sent and b"[SPAM]" not in sent
     assert verifies(sent, record)
