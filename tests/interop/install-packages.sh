@@ -3,7 +3,7 @@
 # anyone else is told which tests stay out.
 set -eu
 PACKAGES="postfix postfix-pcre swaks pflogsumm clamav-daemon spamassassin spamd strace iproute2 libnet-ssleay-perl"
-PACKAGES="$PACKAGES nsd opendkim opendmarc postfix-policyd-spf-python libmail-dkim-perl publicsuffix rspamd postgrey redis-server"
+PACKAGES="$PACKAGES nsd unbound opendkim opendmarc postfix-policyd-spf-python libmail-dkim-perl publicsuffix rspamd postgrey redis-server"
 missing=""
 for package in $PACKAGES; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"

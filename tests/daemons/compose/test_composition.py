@@ -15,6 +15,7 @@ from appliance.daemons.skeleton import Birth
 from appliance.mail.context import Client, Context
 from appliance.mail.verdict import Decision
 from appliance.net.channel import Channel
+from appliance.observe import oplog
 from appliance.stores import wire
 from tests.engine.scripted import address, recipient
 
@@ -254,5 +255,25 @@ async def test_dns_lists_are_watched_asked_and_followed_over_reloads(tmp_path: P
         made.adopt(after)
         assert made.health()["dns lists"] == {}
         assert (await decide(made, after, "known@example.com")).verb == "accept"
+    finally:
+        await made.close()
+
+
+async def test_a_reload_to_a_public_resolver_is_said_and_shown(
+    tmp_path: Path, serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(tmp_path, await serve())
+    made = composition(tmp_path, before)
+    await made.open()
+    try:
+        assert "public" not in made.health()["dns"]
+        wiring = tmp_path / "postgate.toml"
+        wiring.write_text(wiring.read_text().replace('"127.0.0.1:9"', '"9.9.9.9", "[2001:4860:4860::8888]:53"'))
+        capfd.readouterr()
+        made.adopt(build(blob.read(str(wiring))))
+        oplog.flush()
+        said = [line for line in capfd.readouterr().err.splitlines() if "public resolver" in line]
+        assert len(said) == 1 and "servers=2001:4860:4860::8888 (Google), 9.9.9.9 (Quad9)" in said[0]
+        assert made.health()["dns"]["public"] == ["2001:4860:4860::8888 (Google)", "9.9.9.9 (Quad9)"]
     finally:
         await made.close()
