@@ -48,7 +48,8 @@ LAW: dict[str, tuple[set[str], set[str], set[str]]] = {
             "observe",
         }
         | {"connectors"},
-        {"msgspec", "uvloop", "setproctitle", "aiosmtpd", "apsw", "prometheus_client", "pydantic"},
+        {"msgspec", "uvloop", "setproctitle", "aiosmtpd", "apsw", "prometheus_client", "pydantic"}
+        | {"magic", "libarchive", "olefile", "oletools"},
         STDLIB,
     ),
     "cli": (

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from appliance.checks import Asked, Check
+from appliance.checks.knobs import Policy as Knobs
 from appliance.engine.rules import CheckPolicy
 from appliance.mail.context import Context
 from appliance.mail.ports import Ports, Unavailable
@@ -26,10 +27,11 @@ _replace = msgspec.structs.replace
 
 
 class Slot(NamedTuple):
-    """A check in its place in a stage, with its policy."""
+    """A check in its place in a stage, with its policy. `knobs`: those it was asked with, if recipients differ."""
 
     check: Check
     policy: CheckPolicy
+    knobs: Knobs | None = None
 
 
 def call(slot: Slot, ctx: Context, told: CheckPolicy, ports: Ports) -> Asked:

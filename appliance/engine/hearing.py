@@ -66,16 +66,33 @@ class Hearing:
             if told is None:
                 continue
             answer = call(slot, self.ctx, told, self.ports)
-            if type(answer) is Verdict and len(step) == 1:
-                self._hear(slot.policy, stamp(slot, self.ctx, answer))
+            if slot.policy.exceptions:
+                others = self._others(slot, told)
+                for other in others:
+                    asked.append((slot._replace(knobs=other.knobs), call(slot, self.ctx, other, self.ports)))
+                if others:
+                    slot = slot._replace(knobs=told.knobs)
+            elif type(answer) is Verdict and len(step) == 1:
+                self._hear(slot, stamp(slot, self.ctx, answer))
                 return asked
-            waits = waits or type(answer) is not Verdict
             asked.append((slot, answer))
+        for _, answer in asked:
+            waits = waits or type(answer) is not Verdict
         if waits:
             return asked
         for slot, answer in asked:
-            self._hear(slot.policy, stamp(slot, self.ctx, answer))
+            self._hear(slot, stamp(slot, self.ctx, answer))
         return []
+
+    def _others(self, slot: Slot, told: CheckPolicy) -> list[CheckPolicy]:
+        """Policies with other knobs than `told`, of those who want the verdict, too: each is asked for by itself."""
+        found = [told]
+        for party in self.parties:
+            if self.delayed or party.judgement.wants(slot.policy.name, self.ctx.stage):
+                own = slot.policy.under(self.ctx, party.recipient)
+                if own.mode != "off" and all(own.knobs != other.knobs for other in found):
+                    found.append(own)
+        return found[1:]
 
     def _bring_up_to_date(self) -> None:
         """What is asked from here on knows what this stage has found so far."""
@@ -96,20 +113,22 @@ class Hearing:
     def hear(self, asked: Iterable[Asking], verdicts: Sequence[Verdict]) -> None:
         """Judge the answers of one step, in list order."""
         for (slot, _), verdict in zip(asked, verdicts, strict=True):
-            self._hear(slot.policy, verdict)
+            self._hear(slot, verdict)
 
-    def _hear(self, policy: CheckPolicy, verdict: Verdict) -> None:
+    def _hear(self, slot: Slot, verdict: Verdict) -> None:
         if verdict.more:
             for one in (msgspec.structs.replace(verdict, more=()), *verdict.more):
-                self._hear(policy, one)
+                self._hear(slot, one)
             return
+        policy = slot.policy
         self.found.append(verdict)
         if verdict.identity is not None:
             self.identity = verdict.identity
         if policy.is_quiet(verdict):
             return
         for party in self.parties:
-            self._judge(party, policy, verdict)
+            if slot.knobs is None or slot.knobs == policy.under(self.ctx, party.recipient).knobs:
+                self._judge(party, policy, verdict)
 
     def _judge(self, party: Party, policy: CheckPolicy, verdict: Verdict) -> None:
         told = policy.under(self.ctx, party.recipient) if policy.exceptions else policy

@@ -1,4 +1,4 @@
-"""antivirus, antispam and attachments: what they make of what scanners and scand say."""
+"""antivirus and antispam: what they make of what scanners say."""
 
 import inspect
 from collections.abc import Iterator
@@ -6,14 +6,13 @@ from collections.abc import Iterator
 import pytest
 from pydantic import ValidationError
 
-from appliance.checks import antispam, antivirus, attachments, catalogue
+from appliance.checks import antispam, antivirus, catalogue
 from appliance.mail import apply
 from appliance.mail.context import Client, Context
-from appliance.mail.inspection import Inspection, Part, Report
-from appliance.mail.ports import Content, Ports, Site, Unavailable
+from appliance.mail.inspection import Inspection
+from appliance.mail.ports import Content, Ports, Site
 from appliance.mail.scan import ScanResult
 from appliance.mail.verdict import Action, Verdict
-from appliance.protocol.mime import LIMITS, Limits
 
 PLAIN = b"Received: x\r\nSubject: y\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nhello\r\n"
 
@@ -57,23 +56,9 @@ class Fixed:
         return self.parts
 
 
-class Reader:
-    """An inspector that always says the same."""
-
-    def __init__(self, found: Report | Exception) -> None:
-        self.found = found
-        self.asked: list[Limits | None] = []
-
-    async def inspect(self, content: Content, limits: Limits | None = None) -> Inspection:
-        self.asked.append(limits)
-        if isinstance(self.found, Exception):
-            raise self.found
-        return Inspection(self.found)
-
-
-def ports(*scanners: Fixed, inspector: Reader | None = None) -> Ports:
+def ports(*scanners: Fixed) -> Ports:
     site = Site(hostname="mx.example.com", is_ours=lambda domain: True)
-    return Ports(site=site, scanners={scanner.name: scanner for scanner in scanners}, inspector=inspector)
+    return Ports(site=site, scanners={scanner.name: scanner for scanner in scanners})
 
 
 def context(content: Text | None = None) -> Context:
@@ -169,7 +154,7 @@ async def test_whom_it_asks() -> None:
     assert (await antivirus_of(one, two, other)).outcome == "infected" and other.asked == 0
     assert (await antivirus_of(one, two, policy=antivirus.Policy(scanners=("one",)))).outcome == "clean"
     assert (await antivirus_of(other)).outcome == "skipped"
-    assert catalogue()["antivirus"].gate and not catalogue()["antispam"].gate and not catalogue()["attachments"].gate
+    assert catalogue()["antivirus"].gate and not catalogue()["antispam"].gate
 
 
 async def antispam_of(*scanners: Fixed, **knobs: object) -> Verdict:
@@ -257,82 +242,3 @@ async def test_a_long_list_of_rules_is_cut() -> None:
     verdict = await antispam_of(spam(9.0, rules=tuple(f"RULE_NUMBER_{n}" for n in range(500))))
     assert len(verdict.edits[0].value) < 900 and verdict.edits[0].value.endswith(",...")
     assert len(verdict.evidence["scanners"][0]["rules"]) == 500
-
-
-def asks(header: bytes, complete: bool = True) -> bool:
-    """Whether scand is asked about a message with this header."""
-    content = Text(b"Received: x\r\n" + header + b"\r\nbody\r\n", complete)
-    return inspect.isawaitable(
-        asked := attachments.check(context(content), attachments.Policy(), ports(inspector=READER))
-    ) and (
-        asked.close() is None  # type: ignore[attr-defined]
-    )
-
-
-READER = Reader(Report(1))
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"",
-        b"Subject: x\r\n",
-        b"Content-Type: text/plain\r\n",
-        b"content-type:TEXT/HTML; charset=x\r\n",
-        b"Content-Type : text/plain\r\n",
-        b"Content-Type: application/pdf; name=x\r\nSubject: y\r\n",
-        b"DKIM-Signature: h=Content-Type:Subject\r\nContent-Type: text/plain\r\n",
-    ],
-)
-def test_what_is_plainly_one_part_goes_at_once(header: bytes) -> None:
-    assert not asks(header)
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"Content-Type: multipart/mixed; boundary=x\r\n",
-        b"Content-Type: message/rfc822\r\n",
-        b"Content-Type: text/plain\r\nContent-Type: multipart/mixed; boundary=x\r\n",
-        b"Content-Type: text/plain\r\n multipart/mixed; boundary=x\r\n",
-        b"Content-Type: text/plain, multipart/mixed; boundary=x\r\n",
-        b"Content-Type: text /plain\r\n",
-        b"Content-Type:\r\n text/plain\r\n",
-        b"Content-Type: (x) text/plain\r\n",
-        b"Content-Type: text\r\n",
-        b"Content-Type: x-unknown/x\r\n",
-        b"Content-Type: text/plain\0\r\n",
-        b"Content-Type\0: text/plain\r\n",
-        b"Content-Type-X: y\r\n",
-        b"X: y\r\n" * 10001,
-    ],
-)
-def test_c2_anything_odd_goes_to_scand(header: bytes) -> None:
-    assert asks(header)
-
-
-def test_c2_a_header_that_is_not_whole_goes_to_scand() -> None:
-    assert asks(b"Content-Type: text/plain\r\n", complete=False)
-
-
-@pytest.mark.parametrize("over", ["depth", "parts", "header", "fields", "parameters"])
-async def test_c2_over_a_limit_is_an_outcome(over: str) -> None:
-    content = Text(PLAIN.replace(b"text/plain", b"multipart/mixed"))
-    reader = Reader(Report(2000, 3, over))
-    verdict = await answer(attachments.check(context(content), attachments.Policy(), ports(inspector=reader)))
-    assert verdict.outcome == "too_complex" and over in verdict.reason
-    assert catalogue()["attachments"].outcomes["too_complex"] is Action.QUARANTINE
-    assert reader.asked == [LIMITS]
-
-
-async def test_attachments_without_scand() -> None:
-    content = Text(PLAIN.replace(b"text/plain", b"multipart/mixed"))
-    policy = attachments.Policy(depth_limit=3, parts_limit=4)
-    assert (await answer(attachments.check(context(content), policy, ports()))).outcome == "skipped"
-    reader = Reader(Unavailable("scand is away"))
-    with pytest.raises(Unavailable):
-        await answer(attachments.check(context(content), policy, ports(inspector=reader)))
-    assert (reader.asked[0] or LIMITS)[:2] == (3, 4)
-    names = Reader(Report(2, 1, parts=(Part("1", names=("../x; rm -rf /",)),)))
-    verdict = await answer(attachments.check(context(content), policy, ports(inspector=names)))
-    assert (verdict.outcome, verdict.reason, verdict.evidence["names"]) == ("ok", "", ["../x; rm -rf /"])

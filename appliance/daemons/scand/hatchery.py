@@ -1,7 +1,7 @@
 """The dispatcher's side of the nursery: starts it, again if it dies, and runs one job in it at a time per slot.
 
-Contract: `run` calls back exactly once for each job, with a Report or with why there is none. What failure means for the
-mail: a nursery that dies fails the jobs under way, and is there again a moment later.
+Contract: `run` calls back exactly once for each job, with a Report or with why there is none. What failure means for
+the mail: a nursery that dies fails the jobs under way, and is there again a moment later.
 """
 
 import asyncio

@@ -74,9 +74,10 @@ class Nursery:
         if not packet:
             return False
         job = decode(packet)
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _read(self._sock, fds, job)
+            _read(self._sock, fds, job, parent)
         for fd in fds:
             os.close(fd)
         self._children[pid] = Child(job[0], time.monotonic() + job[3])
@@ -102,7 +103,7 @@ class Nursery:
             self._children[pid] = self._children[pid]._replace(until=now + 1.0)
 
 
-def _read(sock: socket.socket, fds: list[int], job: Packet) -> NoReturn:
+def _read(sock: socket.socket, fds: list[int], job: Packet, parent: int) -> NoReturn:
     """The whole life of a child."""
     status = 1
     _, offset, size, seconds, limits, room = job
@@ -112,8 +113,10 @@ def _read(sock: socket.socket, fds: list[int], job: Packet) -> NoReturn:
         sock.close()
         data: Any = mmap.mmap(fds[1], offset + size, mmap.MAP_PRIVATE, mmap.PROT_READ) if size else b""
         kept = mmap.mmap(fds[2], room) if room else None
+        process.seal(parent)
+        reader.arm(seconds)
         confine.child(offset + size + room, seconds)
-        answer = memoryview(encode(reader.read(data, offset if size else 0, limits, kept)))
+        answer = memoryview(encode(reader.read(data, offset if size else 0, limits, kept, seconds)))
         while answer:
             answer = answer[os.write(fds[0], answer) :]
         status = 0

@@ -1,0 +1,225 @@
+"""What is inside an archive: names, types, contents of members, one archive at a time, by libarchive from memory.
+
+Contract: nothing is ever written anywhere, no link is followed, no name is a path: members are data. Every octet that
+is unpacked and every name is counted by `Caps`, which raise Over. Without libarchive only zip's own lists of names
+are read.
+What failure means for the mail: what cannot be unpacked is said in `why` ("encrypted" apart), never passed over.
+"""
+
+import ctypes
+import re
+import struct
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from appliance.daemons.scand import filetypes
+from appliance.protocol.mime import Limits, Over
+from appliance.protocol.mime.parameters import readable
+
+try:
+    from libarchive import ffi
+    from libarchive.exception import ArchiveError
+except (ImportError, AttributeError, OSError, TypeError):  # libarchive13 is not there
+    ffi = None
+
+_FORMATS = ("zip", "7zip", "rar", "rar5", "tar", "iso9660", "cab", "lha", "ar", "cpio", "xar")
+_FILTERS = ("gzip", "bzip2", "xz", "lzma", "zstd", "lz4", "compress")
+_BLOCK = 65536
+_REGULAR, _KIND = 0o100000, 0o170000
+_FOLDER = 0o040000
+#: Octets that may be unpacked before their ratio counts.
+_FREE = 10 * 1024 * 1024
+#: Members that are read to their end, whatever they begin with.
+_WANTED = re.compile(r"\.rels\Z", re.IGNORECASE)
+#: Single files that were compressed, not archived.
+_STREAMS = frozenset({filetypes.GZIP, "application/x-bzip2", "application/x-xz", "application/zstd", "application/x-lz4"})
+_LOCAL = re.compile(rb"PK\x03\x04..(.).{19}(..)..", re.DOTALL)
+_CENTRAL = re.compile(rb"PK\x01\x02....(.).{19}(..).{16}", re.DOTALL)
+
+
+class Member(NamedTuple):
+    """One member. `octets`: its beginning, all of it where `whole`."""
+
+    name: str
+    size: int = 0
+    octets: bytes = b""
+    whole: bool = False
+    encrypted: bool = False
+    why: str = ""
+
+
+class Caps:
+    """What may still be unpacked of one message, until when (monotonic)."""
+
+    def __init__(self, limits: Limits, size: int, until: float) -> None:
+        self.names, self.octets = limits.archive_names, limits.archive_bytes
+        self.most = max(_FREE, limits.archive_ratio * size)
+        self.until = until
+        self.unpacked = 0
+
+    def name(self) -> None:
+        """One more name. Raises Over."""
+        self.names -= 1
+        if self.names < 0:
+            raise Over("archive_names")
+
+    def take(self, octets: int) -> None:
+        """So many more octets. Raises Over."""
+        self.unpacked += octets
+        if self.unpacked > self.octets:
+            raise Over("archive_bytes")
+        if self.unpacked > self.most:
+            raise Over("archive_ratio")
+        if time.monotonic() > self.until:
+            raise Over("time")
+
+
+def is_missing() -> bool:
+    """Whether libarchive is not there."""
+    return ffi is None
+
+
+def members(octets: bytes, kind: str, caps: Caps) -> Iterator[Member]:
+    """The members of an archive of that type, folders left out. The last one may say why there are no more. Raises
+    Over."""
+    listed: set[str] = set()
+    if ffi is not None:
+        for member in _unpacked(octets, kind, caps):
+            listed.add(member.name)
+            yield member
+    if kind == filetypes.ZIP:
+        for member in _zip_names(octets, caps):
+            if member.name not in listed and not member.name.endswith("/"):
+                listed.add(member.name)
+                yield member
+
+
+def _zip_names(octets: bytes, caps: Caps) -> Iterator[Member]:
+    """Names in the headers of members and in the directory: readers believe the one or the other."""
+    for pattern, size in ((_LOCAL, 30), (_CENTRAL, 46)):
+        for found in pattern.finditer(octets):
+            start = found.start() + size
+            name = octets[start : start + struct.unpack("<H", found[2])[0]]
+            if name:
+                caps.name()
+                yield Member(readable(name), encrypted=bool(found[1][0] & 1))
+
+
+def _unpacked(octets: bytes, kind: str, caps: Caps) -> Iterator[Member]:
+    reader = _Reader(octets, kind)
+    try:
+        yield from reader.members(caps)
+    except ArchiveError as error:
+        why = _why(error)
+        yield Member("", encrypted="ncrypt" in why, why=why)
+    finally:
+        reader.close()
+
+
+class _Reader:
+    """libarchive on one piece of memory."""
+
+    def __init__(self, octets: bytes, kind: str) -> None:
+        self.octets, self.kind = octets, kind
+        self.archive = ffi.read_new()
+        self.entry = ffi.entry_new()
+        self.block = ctypes.create_string_buffer(_BLOCK)
+        for name in _FORMATS:
+            _support(f"read_support_format_{name}", self.archive)
+        for name in _FILTERS:
+            _support(f"read_support_filter_{name}", self.archive)
+        if kind in _STREAMS:
+            _support("read_support_format_raw", self.archive)
+
+    def members(self, caps: Caps) -> Iterator[Member]:
+        ffi.read_open_memory(self.archive, ctypes.cast(ctypes.c_char_p(self.octets), ctypes.c_void_p), len(self.octets))
+        while ffi.read_next_header2(self.archive, self.entry) != ffi.ARCHIVE_EOF:
+            member = self._member(caps)
+            if member is not None:
+                yield member
+
+    def _member(self, caps: Caps) -> Member | None:
+        mode = ffi.entry_filetype(self.entry)
+        if mode & _KIND == _FOLDER:
+            return None
+        caps.name()
+        name = _name_of(self.entry)
+        if ffi.libarchive.archive_entry_is_encrypted(ctypes.c_void_p(self.entry)):
+            return Member(name, encrypted=True)
+        if mode & _KIND != _REGULAR:
+            return Member(name, whole=True)
+        try:
+            return self._read(name, caps)
+        except ArchiveError as error:
+            if error.retcode == ffi.ARCHIVE_FATAL:
+                raise
+            why = _why(error)
+            return Member(name, encrypted="ncrypt" in why or "assphrase" in why, why=why)
+
+    def _read(self, name: str, caps: Caps) -> Member:
+        """The beginning, and all if it may hold something. What is not kept is unpacked and counted all the same, but
+        where its size stands in the directory and can be passed over."""
+        declared = ffi.entry_size(self.entry) if self.kind == filetypes.ZIP else 0
+        head = self._block(caps)
+        if len(head) < _BLOCK:
+            rest = b"".join(iter(lambda: self._block(caps), b""))
+            return Member(name, len(head) + len(rest), head + rest, True)
+        if filetypes.detect(head, deep=False) in _CONTAINERS or _WANTED.search(name):
+            octets = head + b"".join(iter(lambda: self._block(caps), b""))
+            return Member(name, len(octets), octets, True)
+        if declared > len(head):
+            caps.take(declared - len(head))
+            return Member(name, declared, head)
+        size = len(head)
+        while block := self._block(caps):
+            size += len(block)
+        return Member(name, size, head)
+
+    def _block(self, caps: Caps) -> bytes:
+        got = ffi.read_data(self.archive, self.block, _BLOCK)
+        if got <= 0:
+            return b""
+        caps.take(got)
+        return self.block.raw[:got]
+
+    def close(self) -> None:
+        ffi.entry_free(self.entry)
+        ffi.read_free(self.archive)
+
+
+_CONTAINERS = filetypes.ARCHIVES | {filetypes.OLE, filetypes.RTF}
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "msg", "") or "broken archive")[:200]
+
+
+def _support(name: str, archive: Any) -> None:
+    """A libarchive that was built without a format does without."""
+    try:
+        getattr(ffi, name)(archive)
+    except (AttributeError, ArchiveError):
+        return
+
+
+def _name_of(entry: Any) -> str:
+    for read in (ffi.entry_pathname_w, ffi.entry_pathname):
+        name = read(entry)
+        if name:
+            return readable(name) if isinstance(name, bytes) else readable(name.encode("utf-8", "replace"))
+    return ""
+
+
+def warm() -> None:
+    """Use it once, while files can still be opened."""
+    if ffi is not None:
+        import libarchive  # noqa: F401
+
+        ffi.libarchive.archive_entry_is_encrypted.restype = ctypes.c_int
+        ffi.logger.disabled = True
+        for _ in members(_EMPTY_TAR, filetypes.TAR, Caps(Limits(), 1 << 20, time.monotonic() + 5)):
+            pass
+
+
+_EMPTY_TAR = bytes(10240)

@@ -1,0 +1,125 @@
+"""Looks into a part that is an archive or a document: its members become parts, what they bring becomes flags.
+
+Contract: levels, names, octets and time are capped (archives.Caps): the cap that ended it is `over`; the message
+itself is read on. What failure means for the mail: encrypted, broken or unknown archives are in `unread` with the
+reason.
+"""
+
+import struct
+from collections import deque
+from typing import NamedTuple
+
+from appliance.daemons.scand import archives, filetypes, macros
+from appliance.daemons.scand.parts import Parts
+from appliance.mail.inspection import Part
+from appliance.protocol.mime import Limits, Over
+from appliance.protocol.mime.parameters import readable
+
+
+class _Inside(NamedTuple):
+    """Something to be looked into: `place` in the list of parts, `path`, `level` archives deep."""
+
+    place: int
+    path: str
+    level: int
+    octets: bytes
+    detected: str
+
+
+class Members:
+    """Of one message."""
+
+    def __init__(self, parts: Parts, limits: Limits, caps: archives.Caps) -> None:
+        self._parts, self._limits, self._caps = parts, limits, caps
+        self.unread: list[str] = []
+        self.over = ""
+
+    def look(self, place: int, octets: bytes) -> None:
+        """Into one part of the message, and all that is in it."""
+        part = self._parts.listed[place]
+        if self.over or not _holds(part.detected):
+            return
+        waiting = deque([_Inside(place, part.path, 0, octets, part.detected)])
+        try:
+            while waiting:
+                self._look(waiting.popleft(), waiting)
+        except Over as error:
+            self.over = str(error)
+            self._unread(part.path, f"over {error}")
+            self._parts.flag(place, {"unread"})
+
+    def _look(self, inside: _Inside, waiting: deque[_Inside]) -> None:
+        detected, flags = inside.detected, set[str]()
+        if detected in filetypes.ARCHIVES:
+            flags.add("archive")
+            if inside.level >= self._limits.archive_depth:
+                raise Over("archive_depth")
+            flags |= self._members(inside, waiting)
+        elif detected in filetypes.CLOSED:
+            flags |= {"archive", "unread"}
+            self._unread(inside.path, f"{detected} cannot be unpacked")
+        elif detected == filetypes.OLE:
+            flags |= macros.ole(inside.octets)
+        elif detected == filetypes.RTF:
+            flags |= macros.rtf(inside.octets)
+        elif detected == filetypes.TNEF:
+            self._tnef(inside, waiting)
+        if "unread" in flags and detected == filetypes.OLE:
+            self._unread(inside.path, "a broken document")
+        if flags:
+            self._parts.flag(inside.place, flags)
+
+    def _members(self, inside: _Inside, waiting: deque[_Inside]) -> set[str]:
+        """List the members of an archive; flags of the archive."""
+        found: set[str] = set()
+        if archives.is_missing():
+            found.add("unread")
+        for member in archives.members(inside.octets, inside.detected, self._caps):
+            if member.encrypted:
+                found.add("encrypted")
+            if member.why and not member.encrypted:
+                found.add("unread")
+                self._unread(f"{inside.path}!{member.name}", member.why)
+            if inside.detected == filetypes.ZIP:
+                found |= macros.office_member(member.name, member.octets)
+            if member.name:
+                self._member(inside, member, waiting)
+        return found
+
+    def _member(self, inside: _Inside, member: archives.Member, waiting: deque[_Inside]) -> None:
+        detected = filetypes.detect(member.octets, deep=False)
+        flags = {"member", *({"encrypted"} if member.encrypted else ())}
+        path = f"{inside.path}!{member.name}"[:2048]
+        depth = self._parts.listed[inside.place].depth
+        part = Part(path, depth, (), (member.name,), detected, member.size, flags=tuple(sorted(flags)))
+        place = self._parts.append(part)
+        if member.whole and _holds(detected):
+            waiting.append(_Inside(place, path, inside.level + 1, member.octets, detected))
+
+    def _tnef(self, inside: _Inside, waiting: deque[_Inside]) -> None:
+        """Outlook's winmail.dat: attributes of a level, an id, a length, octets and a checksum."""
+        octets, at, title = inside.octets, 6, ""
+        while at + 9 <= len(octets):
+            kind, size = struct.unpack_from("<II", octets, at + 1)
+            body = octets[at + 9 : at + 9 + size]
+            if kind == 0x18010:
+                title = readable(body.rstrip(b"\0"))
+            elif kind == 0x6800F:
+                self._caps.name()
+                self._caps.take(len(body))
+                detected = filetypes.detect(body, deep=False)
+                member = archives.Member(title or "attachment", len(body), body, True)
+                self._member(inside._replace(detected=detected), member, waiting)
+            at += 11 + size
+
+    def _unread(self, path: str, why: str) -> None:
+        if len(self.unread) < 1000:
+            self.unread.append(f"{path}: {why}"[:2048])
+
+
+def _holds(detected: str) -> bool:
+    """Whether there may be something inside."""
+    return detected in filetypes.ARCHIVES or detected in filetypes.CLOSED or detected in _DOCUMENTS
+
+
+_DOCUMENTS = frozenset({filetypes.OLE, filetypes.RTF, filetypes.TNEF})
