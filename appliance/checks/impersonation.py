@@ -1,12 +1,21 @@
-"""impersonation: display names and look-alikes.
+"""impersonation: what a reader takes for somebody else, in the display name or the author's domain (threats A12).
 
-Contract: not built yet; it answers `skipped`. What failure means for the mail: nothing.
+Outcomes: address_in_name (the display name holds an address of another domain than the author's), mixed_scripts (letters
+that are mistaken for each other in one word, marks that turn the direction, hidden characters; in name or domain),
+lookalike (the author's domain is near one of ours or of `domains`, or the name is that of one of `people` but the domain
+is not theirs). Authors in our own domains are own_domain's business. Linear; what it finds is a sign, never certain.
+What failure means for the mail: nothing but the mark is missing.
 """
 
-from appliance.checks import knobs
+from collections.abc import Sequence
+
+from appliance.checks import knobs, knobs_trust
 from appliance.mail.context import Context, Stage
-from appliance.mail.ports import Ports
+from appliance.mail.ports import Ports, Unavailable
 from appliance.mail.verdict import Action, Verdict
+from appliance.mailauth import author as authors
+from appliance.mailauth import lookalike
+from appliance.mailauth.registrable import registrable
 
 NAME = "impersonation"
 STAGES: tuple[Stage, ...] = ("message",)
@@ -20,12 +29,57 @@ OUTCOMES = {
     "temperror": Action.MARK,
 }
 REPLIES: dict[str, str] = {}
+_OK = Verdict(check=NAME, outcome="ok")
 
 
 class Policy(knobs.Policy):
-    """No knobs."""
+    domains: knobs.Texts = ()
+    people: knobs.Tables = ()
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
-    """Not built yet."""
-    return Verdict(check=NAME, outcome="skipped")
+    if ctx.content is None or ctx.role != "inbound":
+        return Verdict(check=NAME, outcome="skipped")
+    author = authors.of(ctx.content)
+    if not author.domain:
+        return Verdict(check=NAME, outcome="skipped", reason="From has no author")
+    return decide(author, known_domains(policy, ports), named(author.name, policy, ports))
+
+
+def known_domains(policy: Policy, ports: Ports) -> tuple[str, ...]:
+    """Domains that others may want to look like."""
+    return tuple(
+        sorted({name.lower().rstrip(".") for name in (*ports.site.our_domains, *policy.domains) if ":" not in name})
+    )
+
+
+def named(name: str, policy: Policy, ports: Ports) -> tuple[str, ...] | None:
+    """The domains from which the person of this name writes, None if nobody is called so. Raises Unavailable."""
+    for spec in policy.people:
+        table = ports.tables.get(spec)
+        if table is None:
+            raise Unavailable(f"{spec} is not open")
+        for key in lookalike.person(name):
+            if found := table.get(key):
+                return tuple(found[0].replace(",", " ").split())
+    return None
+
+
+def decide(author: authors.Author, known: tuple[str, ...], theirs: Sequence[str] | None) -> Verdict:
+    """The strongest of the signs. `theirs`: domains of the person whose name it is, None if it is nobody's."""
+    if theirs is not None and not knobs_trust.names(theirs, author.domain):
+        return _found("lookalike", f"{author.name} does not write from {author.domain}", author)
+    if near := lookalike.near(author.domain, known):
+        return _found("lookalike", f"{author.domain} looks like {near}", author)
+    for what, text in (("name", author.name), ("domain", lookalike.shown(author.domain))):
+        if mixed := lookalike.mixed_scripts(text):
+            return _found("mixed_scripts", f"{what}: {mixed}", author)
+    own = registrable(author.domain) or author.domain
+    for domain in lookalike.addresses(author.name):
+        if (registrable(domain) or domain) != own:
+            return _found("address_in_name", f"an address of {domain} in the name of {author.address}", author)
+    return _OK
+
+
+def _found(outcome: str, reason: str, author: authors.Author) -> Verdict:
+    return Verdict(check=NAME, outcome=outcome, reason=reason, evidence={"name": author.name, "address": author.address})
