@@ -98,14 +98,10 @@ class OpenDkim(_Milter):
     program = "opendkim"
 
     def config(self, names: Nsd) -> str:
-        (self.root / "unbound.conf").write_text(
-            'server:\n  module-config: "iterator"\n  do-not-query-localhost: no\n  username: ""\n  chroot: ""\n'
-            f'stub-zone:\n  name: "."\n  stub-addr: {names.address}@53\n  stub-prime: no\n'
-        )
         return (
             f"Mode v\nSocket local:{self.socket}\nBackground no\nSyslog no\nAlwaysAddARHeader yes\n"
             f"AuthservID mx.example.com\nInternalHosts {self.root}/others\nRequireSafeKeys no\nNoHeaderB yes\n"
-            f"ResolverConfiguration {self.root}/unbound.conf\nOn-Default accept\nMaximumSignaturesToVerify 10\n"
+            f"Nameservers {names.address}\nOn-Default accept\nMaximumSignaturesToVerify 10\n"
         )
 
     def dkim(self, case: Case) -> list[str]:
@@ -114,14 +110,19 @@ class OpenDkim(_Milter):
 
 
 class OpenDmarc(_Milter):
-    """What it is told of SPF and DKIM are the true results: here its DMARC alone is asked."""
+    """What it is told of SPF and DKIM are the true results: here its DMARC alone is asked. `trusted` says whose results
+    it believes."""
 
     program = "opendmarc"
+
+    def __init__(self, root: Path, names: Nsd, trusted: str = "truth.example.com") -> None:
+        self._trusted = trusted
+        super().__init__(root, names)
 
     def config(self, names: Nsd) -> str:
         return (
             f"Socket local:{self.socket}\nBackground no\nSyslog no\nAuthservID mx.example.com\n"
-            f"TrustedAuthservIDs truth.example.com\nIgnoreHosts {self.root}/others\nRejectFailures no\n"
+            f"TrustedAuthservIDs {self._trusted}\nIgnoreHosts {self.root}/others\nRejectFailures no\n"
             "PublicSuffixList /usr/share/publicsuffix/public_suffix_list.dat\n"
         )
 

@@ -27,7 +27,7 @@ domains = ["example.com"]
 next_hop = "smtp:[127.0.0.1]:{inner}"
 [dns]
 zone = "zone"
-nameservers = ["127.0.0.1:9"]
+nameservers = ["{nameserver}"]
 """
 
 
@@ -52,11 +52,12 @@ class Gateway:
         more: str = "",
         policies: dict[str, str] | None = None,
         zone: str = ZONE,
+        nameserver: str = "127.0.0.1:9",
     ) -> None:
         self.root, self.port = root, free_port()
         self.config = root / "postgate.toml"
         (root / "policies").mkdir(parents=True, exist_ok=True)
-        self.config.write_text(CONFIG.format(port=self.port, inner=inner, workers=workers) + more)
+        self.config.write_text(CONFIG.format(port=self.port, inner=inner, workers=workers, nameserver=nameserver) + more)
         (root / "zone").write_text(zone)
         for name, text in (policies or {}).items():
             path = root / "policies" / name

@@ -63,9 +63,12 @@ def available() -> bool:
 
 
 class Postfix:
-    """`main` are further main.cf lines; `relay` sends everything to one next hop ("[127.0.0.1]:2525")."""
+    """`main` are further main.cf lines; `relay` sends everything to one next hop ("[127.0.0.1]:2525"); `services` are
+    further lines of master.cf."""
 
-    def __init__(self, root: Path, hostname: str = "inner.example.net", relay: str = "", **main: str) -> None:
+    def __init__(
+        self, root: Path, hostname: str = "inner.example.net", relay: str = "", services: str = "", **main: str
+    ) -> None:
         self.root, self.hostname, self.port = root, hostname, free_port()
         self.process: Process | None = None
         root.mkdir(parents=True, exist_ok=True)
@@ -75,7 +78,7 @@ class Postfix:
             main["relayhost"] = relay
         lines += "".join(f"{key} = {value}\n" for key, value in main.items())
         (root / "main.cf").write_text(lines)
-        (root / "master.cf").write_text(MASTER_CF.format(port=f"127.0.0.1:{self.port}"))
+        (root / "master.cf").write_text(MASTER_CF.format(port=f"127.0.0.1:{self.port}") + services)
         (root / "queue").mkdir(exist_ok=True)
         (root / "data").mkdir(exist_ok=True)
         owner = pwd.getpwnam("postfix")
