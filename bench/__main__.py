@@ -6,7 +6,7 @@ import platform
 import sys
 from pathlib import Path
 
-from bench import intake, relay
+from bench import authenticated, intake, relay
 from bench.load import available
 from bench.pairs import Row
 
@@ -21,16 +21,18 @@ def machine() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Postgate beside its peers, in one run; ratios of interleaved pairs.")
     parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs a row (default 5)")
-    parser.add_argument("--only", choices=("relay", "intake"), help="one family of rows")
+    parser.add_argument("--only", choices=("relay", "intake", "authenticated"), help="one family of rows")
     words = parser.parse_args()
     if not available():
         print("bench needs Debian's postfix package (make packages)", file=sys.stderr)
         return 2
     found: list[Row] = []
-    if words.only != "intake":
+    if words.only in (None, "relay"):
         found += relay.rows(words.pairs, relay.SIZES)
-    if words.only != "relay":
+    if words.only in (None, "intake"):
         found += intake.rows(words.pairs, 3000)
+    if words.only in (None, "authenticated"):
+        found += authenticated.rows(words.pairs)
     print(f"\n{machine()}; median of {words.pairs} interleaved pairs\n")
     print("| row | postgate, messages/s | peer, messages/s | ratio | lowest to highest |\n|---|---|---|---|---|")
     for row in found:

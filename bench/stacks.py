@@ -1,5 +1,5 @@
-"""What people run in front of Postfix to know who sent a message: the classic stack of policy services and milters, and
-rspamd. Both do what our row does: client and recipient tables, greylisting of everybody, SPF, DKIM, DMARC, a result field."""
+"""What people put beside Postfix to know who sent a message: the stack of policy services and milters, and rspamd.
+Both do what our row does: client and recipient tables, greylisting of everybody, SPF, DKIM, DMARC, a field of results."""
 
 import pwd
 import shutil
@@ -48,7 +48,13 @@ class Classic:
         shutil.chown(database, pwd.getpwnam("postgrey").pw_uid)
         reachable(root / "x")
         port = free_port()
-        argv = ["postgrey", f"--inet=127.0.0.1:{port}", f"--dbdir={database}", "--delay=1", "--whitelist-clients=/dev/null"]
+        argv = [
+            "postgrey",
+            f"--inet=127.0.0.1:{port}",
+            f"--dbdir={database}",
+            "--delay=1",
+            "--whitelist-clients=/dev/null",
+        ]
         self._postgrey = Process([*argv, "--auto-whitelist-clients=0"], root / "postgrey.out")
         wait_for(lambda: answers(port), 20, f"postgrey: see {root}/postgrey.out")
         self._filters = OpenDkim(root / "opendkim", names), OpenDmarc(root / "opendmarc", names, "mx.example.com")
@@ -98,7 +104,7 @@ dkim {{ }}
 dmarc {{ }}
 arc {{ }}
 greylist {{ timeout = 1s; ipv4_mask = 24; }}
-milter_headers {{ use = ["authentication-results"]; skip_local = false; authenticated_headers = ["authentication-results"]; }}
+milter_headers {{ use = ["authentication-results"]; }}
 actions {{ reject = 1000; greylist = -1000; }}
 """
 
