@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Awaitable
+from functools import partial
 
 import pytest
 
@@ -34,7 +35,7 @@ async def test_what_need_not_wait_answers_at_once() -> None:
 
 
 async def test_many_at_once_keep_their_own_answers() -> None:
-    found = await asyncio.gather(*(got(bridge.run(lambda n=n: summed(n))) for n in range(200)))
+    found = await asyncio.gather(*(got(bridge.run(partial(summed, n))) for n in range(200)))
     assert found == [n * (n - 1) // 2 for n in range(200)]
 
 
@@ -74,7 +75,7 @@ async def test_what_is_not_awaited_is_unwound() -> None:
 
     def waits() -> int:
         try:
-            return bridge.wait(asyncio.get_running_loop().create_future())
+            return int(bridge.wait(asyncio.get_running_loop().create_future()))
         finally:
             ended.append("yes")
 

@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.mail.auth import SpfAsk, SpfReport
+from appliance.mailauth import spf_lookups
 from appliance.mailauth.spf import Limits, evaluate
 from appliance.net.resolver import Resolver
 from tests.mailauth.spf_rig import Rig, zone
+from tests.mailauth.vectors import Records
 from tests.net.nameserver import NameServer
 
 WORDS = {"none", "neutral", "pass", "fail", "softfail", "permerror", "temperror"}
@@ -114,6 +116,23 @@ async def test_a1_the_most_that_the_limits_allow(nameserver: NameServer) -> None
     rig = Rig(nameserver, records)
     assert (await rig.judge()).result == "fail"
     assert len(rig.asked) == 111
+
+
+async def test_a1_questions_are_capped_whatever_the_terms(
+    nameserver: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spf_lookups, "MAX_QUESTIONS", 5)
+    hosts: dict[str, str | Records] = {f"h{n}": {"A": ["192.0.2.9"]} for n in range(9)}
+    for terms in (
+        "mx ?all",
+        "a a:h1.example.org a:h2.example.org a:h3.example.org a:h4.example.org a:h5.example.org ?all",
+    ):
+        nameserver.asked.clear()
+        mx: Records = {"TXT": [f"v=spf1 {terms}"], "A": ["192.0.2.9"], "MX": [[n, f"h{n}.example.org"] for n in range(9)]}
+        rig = Rig(nameserver, zone(_=mx, **hosts))
+        report = await rig.judge()
+        assert (report.result, report.reason) == ("permerror", "more than 5 DNS questions")
+        assert len(rig.asked) <= 5
 
 
 async def test_a1_a_storm_of_ptr_names_is_cut(nameserver: NameServer) -> None:

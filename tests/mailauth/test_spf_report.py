@@ -162,15 +162,14 @@ async def test_evaluations_under_way_at_once_keep_apart(nameserver: NameServer) 
     ends = ["-all", "~all", "?all", "+all"]
     record = "v=spf1 a:x{0}.example.org include:i{0}.example.org exists:%{{l}}.e{0}.example.org {1}"
     for n in range(40):
-        records |= zone(
-            **{
-                f"d{n}": record.format(n, ends[n % 4]),
-                f"x{n}": {"A": [f"198.51.100.{n}"]},
-                f"i{n}": f"v=spf1 ip4:203.0.113.{n} mx:m{n}.example.org -all",
-                f"m{n}": {"MX": [[10, f"x{n}.example.org"], [20, f"y{n}.example.org"]]},
-                f"y{n}": {"A": [f"198.51.101.{n}"]},
-            }
-        )
+        own: dict[str, str | Records] = {
+            f"d{n}": record.format(n, ends[n % 4]),
+            f"x{n}": {"A": [f"198.51.100.{n}"]},
+            f"i{n}": f"v=spf1 ip4:203.0.113.{n} mx:m{n}.example.org -all",
+            f"m{n}": {"MX": [[10, f"x{n}.example.org"], [20, f"y{n}.example.org"]]},
+            f"y{n}": {"A": [f"198.51.101.{n}"]},
+        }
+        records |= zone(**own)
     serve(nameserver, records)
     nameserver.delay = 0.01
     resolver = Resolver([nameserver.address], timeout=5)

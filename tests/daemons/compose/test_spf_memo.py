@@ -172,8 +172,8 @@ async def test_a1_an_evaluation_ends_at_its_deadline_and_says_what_it_found(name
 
 
 async def test_a1_hosts_that_are_asked_together_have_the_same_deadline(nameserver: NameServer) -> None:
-    hosts = {f"h{n}": {"TIMEOUT": []} for n in range(10)}
-    records = zone(_={"TXT": ["v=spf1 mx +all"], "MX": [[n, f"h{n}.example.org"] for n in range(10)]}, **hosts)  # type: ignore[arg-type]
+    hosts: dict[str, Records] = {f"h{n}": {"TIMEOUT": []} for n in range(10)}
+    records = zone(_={"TXT": ["v=spf1 mx +all"], "MX": [[n, f"h{n}.example.org"] for n in range(10)]}, **hosts)
     rig = Rig(nameserver, records, seconds=0.2)
     report = await rig.ask()
     assert (report.result, report.reason.count("took longer than 0.2 s")) == ("temperror", 1)
