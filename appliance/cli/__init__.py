@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "queue": ("appliance.cli.queue:command", "Show and manage queued messages."),
     "quarantine": ("appliance.cli.quarantine:command", "Show and manage quarantined messages."),
     "greylist": ("appliance.cli.greylist:command", "Show and manage the greylist."),
+    "identity": ("appliance.cli.identity:command", "Show whose mail was accepted, and since when."),
     "recipients": ("appliance.cli.recipients:command", "Import and look up known recipients."),
     "selftest": ("appliance.cli.selftest:command", "Play a stranger against a temporary gateway made from your files."),
     "send-test": ("appliance.cli.send_test:command", "Send a test mail and show the dialogue."),

@@ -184,10 +184,14 @@ class State:
         return next(shelf for shelf in self.shelves if shelf.table == kind)
 
     def _list(self, ask: wire.List, _: Open) -> Sequence[Any]:
-        """A page in key order from the database (changes of the last fraction of a second may be missing)."""
+        """A page in key order from the database (what is new since a fraction of a second may be missing), each record as
+        the RAM has it where it does."""
         shelf = self._shelf(ask.kind)
         page = self.database.walk(shelf.table, ask.after, max(1, min(ask.count, 1000)))
-        found = [(key, shelf.decode(raw), expires + self._offset) for key, raw, expires in page if ask.match in key]
+        hot = shelf.hot.get
+        found = [
+            (key, hot(key) or shelf.decode(raw), expires + self._offset) for key, raw, expires in page if ask.match in key
+        ]
         return [row for row in found if row[1] is not None], page[-1][0] if page else "", self._offset
 
     def _delete(self, ask: wire.Delete, _: Open) -> bool:
