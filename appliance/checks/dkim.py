@@ -123,22 +123,33 @@ def _below(name: str, domain: str) -> bool:
     return f".{name.lower()}".endswith(f".{domain}")
 
 
-def replay_asks(one: Signature, net: str, policy: Policy) -> tuple[RateAsk, RateAsk]:
+def replay_asks(one: Signature, net: str, policy: Policy) -> tuple[RateAsk, RateAsk, RateAsk]:
     """Taken together or not at all: a network that has been counted is over its limit of one, so its repeats take nothing
-    from the signature's bucket."""
+    from the signature's bucket. The third only shows whether there was one network too many before."""
     key = f"dkim:{one.domain}:{one.digest}"
     return (
         RateAsk(f"{key}/{net}", 1.0, 1.0, policy.replay_period),
         RateAsk(key, 1.0, float(policy.replay_networks), policy.replay_period),
+        RateAsk(f"{key}/over", 0.0, 1.0, policy.replay_period),
     )
+
+
+async def _is_replayed(store: Rates, asks: tuple[RateAsk, RateAsk, RateAsk], now: float) -> bool:
+    """A new network over the limit makes every later copy a replay, until the period has passed."""
+    new, room, over = await store.take(asks, now)
+    if over < 1.0:
+        return True
+    if new < 0 or room >= 0:
+        return False
+    await store.take([msgspec.structs.replace(asks[2], cost=1.0)], now)
+    return True
 
 
 async def _counted(store: Rates, found: Sequence[Signature], verdict: Verdict, ctx: Context, policy: Policy) -> Verdict:
     net = network(ctx.client.address)
     try:
         for one in found:
-            left = await store.take(replay_asks(one, net, policy), ctx.now)
-            if left[1] < 0:
+            if await _is_replayed(store, replay_asks(one, net, policy), ctx.now):
                 return replayed(verdict, one, policy)
     except Unavailable as error:
         return msgspec.structs.replace(verdict, outcome="temperror", reason=f"{verdict.reason}; not counted: {error}")

@@ -149,6 +149,13 @@ async def test_a3_one_signature_from_many_networks_is_a_replay() -> None:
     assert verdict.evidence["replay"] == {"d": "example.org", "digest": "d" * 32, "limit": 5, "period": 86400.0}
     assert verdict.authres[0].startswith("dkim=pass "), "the signature is what it is"
     assert "5 networks" in verdict.reason
+    assert (await asked(ports, there(client=client(0)), replay_networks=5)).outcome == "replayed", "from whoever it comes"
+
+
+async def test_a3_as_many_networks_as_are_allowed_are_no_replay_however_often() -> None:
+    ports = Ports(site=SITE, authentication=Known(GOOD), rates=Store())
+    for number in range(50):
+        assert (await asked(ports, there(client=client(number % 5)), replay_networks=5)).outcome == "pass"
 
 
 async def test_a3_one_network_may_bring_it_as_often_as_it_likes() -> None:

@@ -2,6 +2,7 @@
 dkimpy in a process of its own that knows nothing of ours (design section 8)."""
 
 import re
+import smtplib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -149,3 +150,32 @@ def test_hostile_signatures_keep_no_loop_waiting(gateway: Callable[..., Gateway]
     wait_for(lambda: len(behind.recipients()) == len(attacks), 30, "all messages")
     marks = {kept.recipients[0]: results(kept.content)[0].split()[0] for kept in behind.messages}
     assert [marks[f"user{number}@example.com"] for number in range(6)] == [mark for _, mark in attacks.values()]
+
+
+REPLAY = 'replay_networks = 3\n[on]\nreplayed = "reject"\n'
+LOOPBACK = "0.127.in-addr.arpa SOA ns.example.org. root.example.org. 1 3600 3600 3600 60\n"
+
+
+def bring(gateway: Gateway, network: int, octets: bytes) -> str:
+    """Send from 127.0.`network`.9; the reply to the end of data."""
+    with smtplib.SMTP("127.0.0.1", gateway.port, timeout=30, source_address=(f"127.0.{network}.9", 0)) as client:
+        client.ehlo("mail.example.net")
+        client.mail("someone@example.net")
+        client.rcpt("bob@example.com")
+        code, text = client.data(octets)
+    return f"{code} {text.decode()}"
+
+
+def test_a3_a_replayed_signature_is_noticed_over_all_workers(gateway: Callable[..., Gateway], inner: Inner) -> None:
+    made = gateway(zone=zone() + LOOPBACK, policies=POLICIES | {"dkim.toml": REPLAY}, workers=2)
+    for network in (10, 11, 11, 12, 10, 12):
+        assert bring(made, network, sign()).startswith("250 ")
+    for network in (13, 14, 10):
+        reply = bring(made, network, sign())
+        assert reply.startswith("550 5.7.1 Message refused: it has been seen too often"), reply
+        assert "dkim" not in reply.lower() and "example.org" not in reply
+    other = MAIL.replace(b"Hello", b"Another text")
+    assert bring(made, 15, sign(other)).startswith("250 "), "another message is another signature"
+    assert bring(made, 16, MAIL).startswith("250 "), "nobody signed this one"
+    assert len(inner.wait(8)) == 8
+    made.wait_log("seen from more than 3 networks")
