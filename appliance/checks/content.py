@@ -3,19 +3,23 @@
 Contract: each logical field, each line of a body is looked up once, in the tables of its kind; the first rule that
 matches counts, what several lines bring adds up, until REJECT, DISCARD or PASS. What is edited is exactly the field or
 line that was hit. A rule that takes too long, a table that cannot be read, a value that is no action: `temperror`.
+With `decoded`, scand being away is `temperror`, too.
 What failure means for the mail: put off with 451, the log names the rule; a broken gate does not stand open.
 """
 
 import re
 from collections.abc import Awaitable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 from appliance.checks import knobs
 from appliance.mail.apply import folded
 from appliance.mail.context import Context, Stage
 from appliance.mail.edits import Edit
+from appliance.mail.inspection import Inspection
 from appliance.mail.lines import Ask, Found, Hit, Kind
-from appliance.mail.ports import Ports
+from appliance.mail.plain import is_plain
+from appliance.mail.ports import Content, Inspector, LineRules, Ports
 from appliance.mail.verdict import Action, Verdict
 
 NAME = "content"
@@ -52,17 +56,20 @@ WORDS = {"ok": "dunno", "strip": "edited", "ignore": "edited", "replace": "edite
 _ENDS = frozenset({"reject", "discard", "pass"})
 #: Findings that are told one by one.
 _TOLD = 20
+#: Decoded texts that are looked at.
+_TEXTS = 100
 
 
 class Policy(knobs.Policy):
     """Tables by what they are asked about; without `mime_header`, `nested_header` those of `header`. `body_limit`: octets
-    of each part."""
+    of each part. `decoded`: rules for bodies are asked about the lines of decoded texts, too."""
 
     header: knobs.Tables = ()
     mime_header: knobs.Tables = ()
     nested_header: knobs.Tables = ()
     body: knobs.Tables = ()
     body_limit: knobs.Count = 51200
+    decoded: bool = False
 
 
 class Entry(NamedTuple):
@@ -94,7 +101,7 @@ def _wrong_argument(word: str, text: str, kind: Kind) -> str:
     if word in ("prepend", "replace"):
         if not text:
             return "a text"
-        if kind != "body" and not _FIELD.match(text):
+        if kind not in ("body", "decoded") and not _FIELD.match(text):
             return "a header field"
     return ""
 
@@ -135,6 +142,8 @@ def decide(found: Found) -> Verdict:
         except ValueError as error:
             entry = Entry("temperror", "", "", str(error))
         if entry.outcome == "edited":
+            if hit.kind == "decoded":  # what is not there as octets cannot be edited
+                continue
             edits.append(edit(hit, entry))
             edited.append(hit)
         elif entry.outcome != "dunno":
@@ -184,7 +193,7 @@ def _evidence(hits: list[Hit]) -> dict[str, Any]:
     return {"hits": len(hits), "rules": rules}
 
 
-def asked(policy: Policy) -> Ask:
+def asked(policy: Policy, decoded: tuple[tuple[bytes, str], ...] = ()) -> Ask:
     """The tables of each kind."""
     return Ask(
         header=policy.header,
@@ -193,7 +202,21 @@ def asked(policy: Policy) -> Ask:
         body=policy.body,
         body_limit=policy.body_limit,
         ends=_ENDS,
+        decoded=decoded,
     )
+
+
+def texts(inspection: Inspection, limit: int) -> Iterator[tuple[bytes, str]]:
+    """The beginning of each text, and its charset."""
+    found = (part for part in inspection.report.parts if part.body[1] and any(t.startswith("text/") for t in part.types))
+    for part in islice(found, _TEXTS):
+        yield next(inspection.chunks(part, limit or part.body[1])), part.charset
+
+
+async def _decoded(content: Content, policy: Policy, inspector: Inspector, rules: LineRules) -> Verdict:
+    inspection = await inspector.inspect(content)
+    found = rules.search(content, asked(policy, tuple(texts(inspection, policy.body_limit))))
+    return decide(found if isinstance(found, Found) else await found)
 
 
 async def _later(found: Awaitable[Found]) -> Verdict:
@@ -206,5 +229,9 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
         return _NOTHING
     if ctx.content is None or ports.lines is None:
         return Verdict(check=NAME, outcome="temperror", reason="no content")
+    if policy.decoded and policy.body and not is_plain(ctx.content):
+        if ports.inspector is None:
+            return Verdict(check=NAME, outcome="temperror", reason="there is no inspector")
+        return _decoded(ctx.content, policy, ports.inspector, ports.lines)
     found = ports.lines.search(ctx.content, asked(policy))
     return decide(found) if isinstance(found, Found) else _later(found)

@@ -9,13 +9,14 @@ from typing import Literal
 import msgspec
 
 #: What a line is: a field of the message's own header, a MIME field (Content-..., or any of a part's header), a field of
-#: an attached message, a line of anything else.
-Kind = Literal["header", "mime", "nested", "body"]
+#: an attached message, a line of anything else, a line of a text that somebody decoded.
+Kind = Literal["header", "mime", "nested", "body", "decoded"]
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """Tables for each kind, searched one after the other for each line. Of each part the first `body_limit` octets are
-    looked at (0 = all). A value that begins with one of `ends` (lower case) ends the search."""
+    looked at (0 = all). `decoded` are texts (with their charsets) whose lines are asked about like those of bodies, behind
+    all others. A value that begins with one of `ends` (lower case) ends the search."""
 
     header: tuple[str, ...] = ()
     mime: tuple[str, ...] = ()
@@ -23,6 +24,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     body: tuple[str, ...] = ()
     body_limit: int = 51200
     ends: frozenset[str] = frozenset()
+    decoded: tuple[tuple[bytes, str], ...] = ()
 
     def tables(self, kind: Kind) -> tuple[str, ...]:
         if kind == "header":
@@ -32,8 +34,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 class Hit(msgspec.Struct, frozen=True):
     """The first rule that matched one line. `value` is its result, `place` "file:line"; `text` begins as the line does.
-    The line has the octets [start, end) of the content, its line end among them, but for a piece of a long line that is
-    not `whole`."""
+    The line has the octets [start, end) of the content (a decoded one has none), its line end among them, but for a piece
+    of a long line that is not `whole`."""
 
     kind: Kind
     value: str

@@ -7,18 +7,22 @@ its own; a multipart is read with every boundary that its Content-Type names. Wh
 here raises on content; boundaries that are nested deeper than DEPTH are text.
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from mmap import mmap
 from typing import Literal, NamedTuple
 
-Kind = Literal["header", "mime", "nested", "body"]
+Kind = Literal["header", "mime", "nested", "body", "decoded"]
 Octets = bytes | mmap
 
 FIELD_LIMIT, LINE_LIMIT, BOUNDARY_LIMIT, DEPTH = 102400, 2048, 2048, 100
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _LINE = re.compile(rb"[^\n]*+(?:\n|\Z)")
 _LINES = re.compile(rb"[^\n]*+(?:\n|\Z)(?:[ \t][^\n]*+(?:\n|\Z))*+")
+#: Charsets in which mail is written; others have decoders that are slow, or mean something else.
+_CHARSET = re.compile(r"utf-(?:8|16|32)|iso8859|cp\d|koi8|gb|big5|shift_jis|euc|iso2022|mac|tis")
+_TEXT = re.compile(rb"[^\n]++")
 _BREAK = re.compile(rb"\r*\n")
 _MIME = frozenset(
     (
@@ -58,6 +62,23 @@ def walk(data: Octets, start: int, end: int, *, bodies: bool = True, body_limit:
     """Every line of the message in data[start:end], in order. `bodies`: lines of bodies too, as far as `body_limit`
     octets of each part (0 = all)."""
     return _Walker(data, end, body_limit if bodies else -1).walk(start)
+
+
+def lines_of(text: bytes, charset: str) -> Iterator[Line]:
+    """The lines of a text that somebody decoded, as UTF-8, in pieces like those of bodies. What cannot be read in its
+    charset stays as it is."""
+    for found in _TEXT.finditer(_utf8(text, charset)):
+        bare = found[0].rstrip(b"\r")
+        for begin in range(0, len(bare), LINE_LIMIT):
+            yield Line("decoded", bare[begin : begin + LINE_LIMIT], 0, 0)
+
+
+def _utf8(text: bytes, charset: str) -> bytes:
+    try:
+        known = codecs.lookup(charset).name
+        return text.decode(known, "replace").encode() if _CHARSET.match(known) else text
+    except (LookupError, ValueError):
+        return text
 
 
 class _Walker:

@@ -13,11 +13,12 @@ import os
 import time
 from collections.abc import Awaitable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, starmap
 from typing import Any
 
 from appliance.mail.lines import Ask, Found, Hit
 from appliance.mail.ports import Content, Table, Unavailable
-from appliance.protocol.lines import Line, Octets, walk
+from appliance.protocol.lines import Line, Octets, lines_of, walk
 from appliance.tables.literal import LONGEST
 from appliance.tables.pattern import LineError, Pattern, Patterns
 from appliance.tables.rules import Rule, first
@@ -42,7 +43,8 @@ class LineSearch:
         rules = {kind: self._rules(ask.tables(kind)) for kind in ("header", "mime", "nested", "body")}
         if not any(rules.values()):
             return _NOTHING
-        if content.size > SMALL:
+        rules["decoded"] = rules["body"]
+        if content.size + sum(len(text) for text, _ in ask.decoded) > SMALL:
             return self._elsewhere(_Search(rules, ask), content)
         data = b"".join(content.chunks())
         run = _Search(rules, ask)
@@ -130,7 +132,8 @@ class _Search:
     def begin(self, data: Octets, start: int, end: int) -> None:
         self.begun, self._start = True, start
         bodies = bool(self._rules["body"])
-        self._lines = walk(data, start, end, bodies=bodies, body_limit=self._ask.body_limit)
+        lines = walk(data, start, end, bodies=bodies, body_limit=self._ask.body_limit)
+        self._lines = chain(lines, *starmap(lines_of, self._ask.decoded)) if self._ask.decoded else lines
 
     def end(self) -> None:
         """The content is gone."""

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from appliance import tables
@@ -15,6 +16,7 @@ from appliance.engine.pipeline import Engine, combine
 from appliance.engine.policy import compile_policies
 from appliance.mail import apply
 from appliance.mail.context import Client, Context, Recipient
+from appliance.mail.inspection import Inspection, Part, Report
 from appliance.mail.lines import Kind
 from appliance.mail.ports import Ports, Site, Unavailable
 from appliance.mail.verdict import Decision, Verdict
@@ -217,6 +219,56 @@ async def test_a_table_that_is_not_open_is_not_a_pass() -> None:
     context = Context(stage="message", client=Client(address="192.0.2.1"), content=Text(HEAD))
     with pytest.raises(Unavailable, match="pcre:/other is not open"):
         content.check(context, content.Policy(header="pcre:/other"), made)
+
+
+class Decoder:
+    """An inspector that knows the texts of a message."""
+
+    def __init__(self, *found: tuple[str, bytes, str] | Exception) -> None:
+        self.found = found
+
+    async def inspect(self, content: object, limits: object = None) -> Inspection:
+        parts, octets = [], b""
+        for number, one in enumerate(self.found):
+            if isinstance(one, Exception):
+                raise one
+            kind, text, charset = one
+            parts.append(Part(f"{number}", types=(kind,), body=(len(octets), len(text)), charset=charset))
+            octets += text
+        return Inspection(Report(len(parts), parts=tuple(parts)), octets)
+
+
+async def test_decoded_texts_are_asked_about_if_the_operator_says_so() -> None:
+    octets = HEAD + b"Content-Transfer-Encoding: base64\r\n\r\nZXZpbA==\r\n"
+    policy, made = ports(body="/evil/ REJECT\n/^caf\u00e9$/ WARN\n/edit/ IGNORE\n")
+    decoder = Decoder(
+        ("text/plain", "caf\u00e9\n".encode("utf-16"), "utf-16"),
+        ("text/plain", b"caf\xe9\r\nedit", "iso-8859-1"),
+        ("image/png", b"evil", ""),
+        ("text/plain", b"caf-dma\n", "punycode"),
+        ("text/html", b"\xff no\nevil", "x-unknown"),
+    )
+    made = msgspec.structs.replace(made, inspector=decoder)
+    context = Context(stage="message", client=Client(address="192.0.2.1"), content=Text(octets))
+    assert content.check(context, policy, made) == Verdict(check="content", outcome="dunno")
+    asked = content.check(context, policy.model_copy(update={"decoded": True}), made)
+    assert inspect.isawaitable(asked)
+    found = await asked
+    assert [verdict.outcome for verdict in (found, *found.more)] == ["warn", "reject"]
+    assert "decoded 'caf\u00e9'" in found.reason and "(and 1 more)" in found.reason
+    assert not found.edits
+
+
+async def test_without_scand_decoded_texts_are_not_taken_for_good() -> None:
+    policy, made = ports(body="/evil/ REJECT\n")
+    policy = policy.model_copy(update={"decoded": True})
+    octets = HEAD + b"Content-Transfer-Encoding: base64\r\n\r\nZXZpbA==\r\n"
+    context = Context(stage="message", client=Client(address="192.0.2.1"), content=Text(octets))
+    assert content.check(context, policy, made).outcome == "temperror"  # type: ignore[union-attr]
+    asked = content.check(context, policy, msgspec.structs.replace(made, inspector=Decoder(Unavailable("scand is away"))))
+    assert inspect.isawaitable(asked)
+    with pytest.raises(Unavailable):
+        await asked
 
 
 async def lag_while(*asked: str | bytes) -> tuple[list[Verdict], float]:
