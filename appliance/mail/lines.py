@@ -14,8 +14,8 @@ Kind = Literal["header", "mime", "nested", "body", "decoded"]
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """Tables for each kind, searched one after the other for each line. Of each part the first `body_limit` octets are
-    looked at (0 = all). `decoded` are texts (with their charsets) whose lines are asked about like those of bodies, behind
+    """Tables for each kind, searched one after the other for each line. Of each part the first `body_limit` octets
+    are looked at (0 = all). `decoded` are texts (with charsets) whose lines are asked about like those of bodies, behind
     all others. A value that begins with one of `ends` (lower case) ends the search."""
 
     header: tuple[str, ...] = ()

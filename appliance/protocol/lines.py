@@ -194,7 +194,7 @@ class _Walker:
                 if len(item) > 2 and item[0].lower() == b"boundary" and item[1] == b"=" and len(self.open) <= DEPTH:
                     self.open.append(_Open(item[2][:BOUNDARY_LIMIT], sub == b"digest"))
                     self._skip = None
-        elif kind:
+        elif kind in (b"message", b"text", b""):  # a type of another kind leaves the one before it in force
             self.message, self.multipart = (kind, sub) == (b"message", b"rfc822"), False
 
 

@@ -6,6 +6,7 @@ also in what it delivers, rewrites `Name :` to `Name:`, takes out Bcc, Return-Pa
 PREPENDed field's place only; the gateway leaves what no rule names as it came. Postfix logs and skips a rule that is no
 action; the gateway does not take such a table into force."""
 
+import random
 import re
 import smtplib
 from collections.abc import Callable, Iterator
@@ -176,6 +177,35 @@ CASES = {
     ),
     "long lines": Case("Subject: x\n", "y" * 800 + " tail of a long line\ndrop this line\n"),
 }
+
+
+FIELDS = """X-Ignore: yes|X-Ignore: no|X-Strip: a\n b|X-Strip : c|x-strip:d|X-Replace: q|X-Same: a|X-Before: z|X-Case: A
+X-Case: a|X-If: inner|X-If: keep|X-If: other|X-Fold: one\n three|X-Fold: one\n\ttwo|X-Multi: a\n b|X-Multi: b\n a
+X-Dunno: 1|X-Plain: 1|X-Inner: 1|X-Eight: \u00e9|Content-Description: drop|Content-Description: keep|X-Posix: ab
+X-Class: 123|Subject: [ad] x"""
+TYPES = """text/plain; boundary=b1|multipart/mixed; boundary=b1|multipart/mixed; boundary="b1"; boundary=b2|message/rfc822
+multipart/digest;\n boundary=b2|message/partial|(c) multipart/(d) mixed ; x=y; boundary=b1|multipart|image/x
+message/rfc822; boundary=b1|Multipart/Alternative; Boundary="b\\1"|"""
+LINES = """drop this line|change x|put||||>From a|text|.dot|--|--b|--b1|--b1|--b2|--b1--|--b2--| --b1|--b1 and more
+not a field| folded|X-Strip: in a body"""
+
+
+def pieces(text: str) -> list[str]:
+    return [piece for line in re.split(r"\n(?![ \t])", text) for piece in line.split("|")]
+
+
+def generated(number: int) -> Case:
+    """A message of pieces that mean something to the rules or to who reads MIME, in an order of its own."""
+    rng = random.Random(number)
+    types = [f"Content-Type: {kind}" for kind in pieces(TYPES)]
+    fields = [*rng.choices(pieces(FIELDS), k=rng.randrange(6)), *rng.sample(types, rng.choice((0, 1, 1, 1, 2)))]
+    rng.shuffle(fields)
+    kinds = (pieces(LINES), pieces(LINES), pieces(FIELDS), types)
+    body = [rng.choice(rng.choice(kinds)) for _ in range(24)]
+    return Case("".join(f"{field}\n" for field in fields) or "X-Plain: 1\n", "\n".join(body) + "\n")
+
+
+CASES |= {f"generated {number}": generated(number) for number in range(300)}
 
 
 def message(name: str, case: Case) -> bytes:
