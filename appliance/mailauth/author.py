@@ -61,6 +61,11 @@ class Author(msgspec.Struct, frozen=True):
     flaws: tuple[str, ...] = ()
     domains: tuple[str, ...] = ()
 
+    @property
+    def claimed(self) -> tuple[str, ...]:
+        """The domain, or where readers differ all that some of them may show."""
+        return self.domains if self.flaws else (self.domain,)
+
 
 class _Mailbox(msgspec.Struct):
     """What is being found out of one value."""

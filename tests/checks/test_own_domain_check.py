@@ -35,7 +35,7 @@ async def judged(ctx: Context, told: Ports, **knobs: object) -> Verdict:
         (OUR_FROM, "", "spoofed"),
         (b"From: a@example.org, boss@example.com\r\n", "a@example.org", "spoofed"),
         (b"From: a@example.org\r\nFrom: boss@example.com\r\n", "a@example.org", "spoofed"),
-        (b"From: =?utf-8?q?boss=40example.com?= <a@example.org>\r\n", "a@example.org", "spoofed"),
+        (b"From: =?utf-8?q?boss=40example.com?= <a@example.org>\r\n", "a@example.org", "ok"),
         (b"From: a@example.org\r\n", "a@example.org", "ok"),
         (b"From: a@notexample.com\r\n", "a@example.com.example.org", "ok"),
         (b"From: a@com\r\n", "", "ok"),

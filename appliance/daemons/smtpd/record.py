@@ -188,4 +188,5 @@ def _kept(group: "Group") -> dict[str, Any]:
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:
-    return {"check": verdict.check, "outcome": verdict.outcome, "stage": verdict.stage, "reason": verdict.reason}
+    told = {"check": verdict.check, "outcome": verdict.outcome, "stage": verdict.stage, "reason": verdict.reason}
+    return told | {"evidence": verdict.evidence} if verdict.evidence else told
