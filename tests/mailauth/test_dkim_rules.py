@@ -1,6 +1,7 @@
 """Row A2 of the threats, rule by rule: what is weak or malformed never counts."""
 
 import base64
+import itertools
 import re
 from typing import Any
 
@@ -399,6 +400,7 @@ EC += "wpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q=="
         *((record()[:cut], "") for cut in range(20, 400, 17)),
         *((ED25519_RECORD[:cut], "") for cut in range(24, 68, 5)),
     ],
+    ids=itertools.count(),
 )
 def test_a2_keys_of_every_bad_kind(text: str, why: str) -> None:
     found = only(sign(), text)
