@@ -28,6 +28,10 @@ REPLIES = {
     "fail": "550 5.7.29 ARC validation failure",
 }
 
+#: Of what the newest sets claim, so much is evidence: sets, and characters of each.
+CLAIMS = 3
+CLAIM = 500
+
 
 class Policy(knobs.Policy):
     """No knobs: bits and clocks are those of the dkim check, trusted sealers those of dmarc."""
@@ -37,12 +41,17 @@ def judged(report: ArcReport) -> Verdict:
     """The report as a verdict."""
     outcome = report.result if report.result in OUTCOMES else "fail"
     reason = report.reason or (f"sealed by {report.sealers[-1]}" if report.sealers else "")
+    shown = reason if outcome != "temperror" else ""  # what went wrong in DNS names our own servers
     return Verdict(
         check=NAME,
         outcome=outcome,
         reason=reason,
-        authres=(authres.result("arc", outcome, reason=reason),) if outcome != "none" else (),
-        evidence={"instances": report.instances, "sealers": list(report.sealers), "claims": list(report.claims)},
+        authres=(authres.result("arc", outcome, reason=shown),) if outcome != "none" else (),
+        evidence={
+            "instances": report.instances,
+            "sealers": list(report.sealers),
+            "claims": [claim[:CLAIM] for claim in report.claims[-CLAIMS:]],
+        },
     )
 
 

@@ -78,7 +78,8 @@ def result(one: Signature) -> str:
         "header.a": one.algorithm,
         "header.b": one.signature,
     }
-    return authres.result("dkim", one.result, properties, one.reason)
+    # What went wrong in DNS names our own servers: that is for the log.
+    return authres.result("dkim", one.result, properties, one.reason if one.result != "temperror" else "")
 
 
 def evidence(report: DkimReport) -> dict[str, Any]:

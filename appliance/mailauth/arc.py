@@ -142,8 +142,8 @@ def _judge_message(message: Message, signed: Signed, answers: Answers, rules: Ru
     result, reason, _ = dkim.verify(message, signed, answers, rules)
     if result == "pass" and signed.body is not None and message.bodies[signed.body].unsigned:
         result, reason = "fail", "l= leaves octets of the body unsigned"
-    elif result == "pass" and message.doubled:
-        result, reason = "fail", f"{message.doubled} stands more than once"
+    elif result == "pass" and (reason := message.ambiguous()):
+        result = "fail"
     where = f"message signature of instance {signed.instance}: {reason}" if reason else ""
     return (result if result in ("pass", "temperror") else "fail"), where
 

@@ -57,23 +57,23 @@ def judge(
         return DkimReport(signatures=found or (Signature(result="neutral", reason=message.unreadable),), unread=unread)
     wants = [signed.body for signed in signatures if signed.body is not None and not signed.broken]
     yield from hash_body(content, wants, message.bodies)
-    doubled, judged = message.doubled, []
+    ambiguous, judged = message.ambiguous(), []
     for number, signed in enumerate(signatures):
-        judged.append(_judge_one(message, signed, answers, rules, doubled))
+        judged.append(_judge_one(message, signed, answers, rules, ambiguous))
         if number % 4 == 3 or message.large:
             yield
     return DkimReport(signatures=tuple(judged), unread=unread)
 
 
-def _judge_one(message: Message, signed: Signed, answers: Answers, rules: Rules, doubled: str) -> Signature:
+def _judge_one(message: Message, signed: Signed, answers: Answers, rules: Rules, ambiguous: str) -> Signature:
     result, reason, key = verify(message, signed, answers, rules)
     if result != "pass" or key is None or signed.body is None:
         return _signature(signed, result, reason, key, expired=_expired(signed, rules))
     unsigned = message.bodies[signed.body].unsigned
     if unsigned:
         reason = f"l= leaves {unsigned} octets of the body unsigned"
-    elif doubled:
-        reason = f"{doubled} stands more than once"
+    elif ambiguous:
+        reason = ambiguous
     elif b"from" not in message.places:
         reason = "there is no From"
     elif key.testing and not rules.testing_counts:

@@ -21,7 +21,7 @@ from nacl.signing import VerifyKey
 from appliance.mailauth.dkimpy import PKCS1, InvalidTagValueList, parse_tag_value
 
 #: Octets of a record that is read at all, bits of an RSA key and of its exponent (a large one costs time to verify).
-RECORD = 8192
+RECORD = 4096
 MAX_BITS = 8192
 MAX_EXPONENT = 64
 #: RFC 6376 3.6.2.2: several records are undefined. Those that say v=DKIM1 are tried, at most so many.
@@ -66,11 +66,13 @@ def candidates(records: Iterable[str]) -> list[str]:
     return (named or [text for text in texts if _HAS_KEY.search(text)])[:TRIED]
 
 
-@lru_cache(maxsize=2048)
 def parse_key(record: str) -> Key | str:
     """The key, or why it is none."""
-    if len(record) > RECORD:
-        return "key record is too long"
+    return _parse(record) if len(record) <= RECORD else "key record is too long"
+
+
+@lru_cache(maxsize=2048)
+def _parse(record: str) -> Key | str:
     try:
         tags = parse_tag_value(record.encode("latin-1"))
         return _key(tags)

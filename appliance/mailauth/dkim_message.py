@@ -21,6 +21,7 @@ SINGLE = (
     *(b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc", b"subject", b"date", b"message-id", b"in-reply-to"),
     *(b"references", b"mime-version", b"content-type", b"content-transfer-encoding"),
 )
+_is_name = re.compile(rb"[!-9;-~]+").fullmatch
 _BETWEEN = re.compile(rb"\r\n(?![ \t])")
 
 
@@ -37,15 +38,21 @@ class Message:
         if lines > FIELDS and lines - header.count(b"\r\n ") - header.count(b"\r\n\t") > FIELDS:
             self.unreadable = f"more than {FIELDS} header fields"
             header = b""
-        self.fields = _BETWEEN.split(header.removesuffix(CRLF).removesuffix(CRLF)) if header.strip(CRLF) else []
+        if header.startswith(CRLF):
+            header = b""  # an empty line in front: all is body
+        self.fields = _BETWEEN.split(header.removesuffix(CRLF).removesuffix(CRLF)) if header else []
         self.places: dict[bytes, list[int]] = {}
         for place, field in enumerate(self.fields):
-            self.places.setdefault(field[: field.find(b":")].rstrip(b" \t").lower(), []).append(place)
+            name, colon, _ = field.partition(b":")
+            self.places.setdefault(name.rstrip(b" \t").lower() if colon else b"", []).append(place)
 
-    @property
-    def doubled(self) -> str:
-        """A field that may stand once only and stands more often, "" if there is none."""
-        return next((name.decode() for name in SINGLE if len(self.places.get(name, ())) > 1), "")
+    def ambiguous(self) -> str:
+        """Why readers may differ in what they show of this header, "" if they will not: a field that may stand once only
+        stands more often, or a line is no field (for some readers the header ends there)."""
+        for name in SINGLE:
+            if len(self.places.get(name, ())) > 1:
+                return f"{name.decode()} stands more than once"
+        return "" if all(map(_is_name, self.places)) else "the header has a line that is no field"
 
     def select(self, names: Iterable[bytes], own: int = -1) -> list[int]:
         """The places of the fields that `h=` names, each name's from the bottom up (RFC 6376 5.4.2), but for `own`."""

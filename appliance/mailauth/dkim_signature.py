@@ -25,6 +25,8 @@ OCTETS = 8192
 FOLDS = 100
 #: Octets of a name in DNS.
 NAME = 253
+#: Octets of one in UTF-8 (RFC 8616), at most.
+UNICODE = 1020
 ALGORITHMS: Mapping[bytes, tuple[str, str]] = {
     b"rsa-sha256": ("rsa", "sha256"),
     b"rsa-sha1": ("rsa", "sha1"),
@@ -176,9 +178,13 @@ def _printable(text: bytes) -> str:
     return text.decode("ascii") if text.isascii() and text.decode("ascii").isprintable() and len(text) <= 256 else ""
 
 
-@lru_cache(maxsize=2048)
 def host(text: bytes) -> str:
     """A host name of two labels at least, as lower-case A-labels; "" if it is none (RFC 6376 3.5, 8616)."""
+    return _host(text) if len(text) <= UNICODE else ""
+
+
+@lru_cache(maxsize=4096)
+def _host(text: bytes) -> str:
     try:
         name, lenient = parse_domain(text.decode("utf-8"))
     except (UnicodeDecodeError, AddressError):
@@ -186,7 +192,6 @@ def host(text: bytes) -> str:
     return name if "." in name and "trailing_dot" not in lenient and not name.startswith("[") else ""
 
 
-@lru_cache(maxsize=2048)
 def selector(text: bytes) -> str:
     """One or more labels of a host name, "" if it is none."""
     name = host(text + b".x")

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import inspect
 import random
+import re
 import subprocess
 import sys
 import time
@@ -164,3 +165,62 @@ def test_keys_that_cannot_be_are_false_and_raise_nothing() -> None:
     digest = hashlib.sha256(b"x")
     for n, e in ((0, 0), (1, 1), (15, 3), (2**1024, 3), (2**2048 - 1, 1), (2**2048 - 1, 2), (2**20000 + 1, 65537)):
         assert dkimpy.rsa_verify(digest, b"\1" * 256, {"modulus": n, "publicExponent": e}) is False
+
+
+BLANKS = [b" ", b"\t", b"  ", b"\r\n ", b"\r\n\t", b" \r\n  "]
+WORDS = [*BLANKS, b"a", b"Word", b"x@y", b";", b"=", b":", b"b=", b"\xc3\xa9", b'"']
+#: A header that dkimpy reads otherwise, on purpose or not: blanks before a colon (RFC 5322 4.5 allows them), a line that
+#: begins with a colon (which is no field), an empty line in front (behind which all is body).
+OTHERWISE = re.compile(rb"(?m)^[!-9;-~]+[ \t]+:|^:|\A\r\n")
+
+
+def some_mail(rng: random.Random) -> bytes:
+    fields = [b"From: a@example.org", *(name + b":" + b"".join(rng.choices(WORDS, k=5)) for name in (b"To", b"Subject"))]
+    for name in rng.choices([b"X-A", b"x-a", b"X-B", b"List-Id", b"Date"], k=rng.randrange(6)):
+        fields.append(name + b":" + b"".join(rng.choices(WORDS, k=rng.randrange(8))))
+    rng.shuffle(fields)
+    body = b"".join(
+        rng.choices([b"\r\n", b" ", b"\t", b"word", b"  ", b" \r\n", b"\r\n\r\n", b".", b"\xff"], k=rng.randrange(20))
+    )
+    return b"\r\n".join([*(field.rstrip(b"\r\n \t") for field in fields), b"", body])
+
+
+def some_change(rng: random.Random, octets: bytes) -> bytes:
+    at = rng.randrange(len(octets))
+    new = rng.choice([b"", octets[at : at + 1], *BLANKS, b"a", b"\r\n", b";", b"=", b":", b"A", b"0"])
+    return octets[:at] + new + octets[at + rng.randrange(2) :]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_mail_that_was_changed_anywhere_dkimpy_says_the_same(seed: int) -> None:
+    rng, key, said = random.Random(seed), signing.record(1024), {True: 0, False: 0}
+    names = [b"to", b"subject", b"x-a", b"x-a", b"x-b", b"date", b"absent", b"from", b"list-id"]
+    hows = (b"simple", b"relaxed")
+    for _ in range(150):
+        octets = some_mail(rng)
+        signer = dkim.DKIM(octets)
+        field = signer.sign(
+            b"s",
+            b"example.org",
+            signing.pem(1024),
+            canonicalize=(rng.choice(hows), rng.choice(hows)),
+            include_headers=[b"from", *rng.choices(names, k=rng.randrange(8))],
+            length=rng.random() < 0.2,
+        )
+        signed = field + octets
+        for changed in (signed, *(some_change(rng, signed) for _ in range(4))):
+            header = changed.partition(b"\r\n\r\n")[0]
+            if OTHERWISE.search(header) or not changed.count(b"\n") == changed.count(b"\r") == changed.count(b"\r\n"):
+                continue
+            try:
+                theirs = dkim.DKIM(changed).verify(dnsfunc=lambda *a, **k: key.encode())
+            except dkim.MessageFormatError:
+                theirs = False  # for ours the signature may verify, but it does not count
+                assert not any(one.counts for one in signing.report(changed, key, Rules(now=time.time())).signatures)
+                continue
+            except (dkim.DKIMException, ValueError, LookupError):
+                theirs = False  # of what it cannot read, it raises all kinds
+            found = signing.report(changed, key, Rules(now=time.time())).signatures
+            assert bool(found and found[0].result == "pass") is theirs, changed
+            said[theirs] += 1
+    assert min(said.values()) > 200, said

@@ -164,6 +164,17 @@ def test_a2_a_field_that_stands_twice_makes_no_signature_count(name: str, where:
     assert found.result == "fail" or "more than once" in found.reason
 
 
+@pytest.mark.parametrize("line", [b"no field", b"X Y: z", b"caf\xc3\xa9: x", b": x", b"From", b"X\0: y"])
+def test_a2_a_line_that_is_no_field_makes_no_signature_count(line: bytes) -> None:
+    """For some readers the header ends there: what was signed is a body to them."""
+    found = only(line + b"\r\n" + sign())
+    assert (found.result, found.counts) == ("pass", False) and "no field" in found.reason
+
+
+def test_a2_an_empty_line_in_front_leaves_no_header() -> None:
+    assert report(b"\r\n" + sign()).signatures == ()
+
+
 def test_a2_signing_twice_notices_what_is_added() -> None:
     signed = sign(h="From:From:To:Subject:Subject")
     assert judged(signed) == ("pass", True)
@@ -395,7 +406,7 @@ EC += "wpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q=="
         (public(0, 65537), ""),
         (public(1, 3), ""),
         (public(2**16383 + 1, 65537), "more than 8192"),
-        (public(2**30000 + 1, 65537), "more than 8192"),
+        (public(2**30000 + 1, 65537), "too long"),
         (f"v=DKIM1; p={EC}", "not RSA"),
         *((record()[:cut], "") for cut in range(20, 400, 17)),
         *((ED25519_RECORD[:cut], "") for cut in range(24, 68, 5)),
