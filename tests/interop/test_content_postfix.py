@@ -10,6 +10,7 @@ import random
 import re
 import smtplib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -329,3 +330,20 @@ def test_a_wrong_rule_is_found_by_check(gateway: Callable[..., Gateway], tmp_pat
     text = found.stdout + found.stderr
     for line, what in ((2, "rejct is no action.*did you mean reject"), (3, "prepend needs a header field"), (4, "")):
         assert re.search(rf"rules\.pcre:{line}\b.*{what}", text), text
+
+
+def test_c3_a_rule_that_explodes_puts_off_one_mail(gateway: Callable[..., Gateway], tmp_path: Path, inner: Inner) -> None:
+    table = tmp_path / "rules.pcre"
+    table.write_text("# hostile mail makes this one slow\n/^X-A: (a|a?)+$/ REJECT\n/^X-B: x/ REJECT 5.6.0 fine\n")
+    table.chmod(0o644)
+    made = gateway(policies=plain(message='["content"]', content=f'header = "pcre:{table}"\n'), workers=1)
+    bad = message("bad", Case("X-A: " + "a" * 900 + "\n " + "a" * 900 + "\n " + "a" * 900 + "!\n"))
+    with ThreadPoolExecutor(4) as threads:
+        slow = [threads.submit(send, made.port, bad) for _ in range(3)]
+        assert send(made.port, message("good", Case("X-C: 1\n"))) == "taken"
+        assert send(made.port, message("refused", Case("X-B: x\n"))) == "550 5.6.0 fine"
+        assert {one.result() for one in slow} == {
+            "451 4.3.5 the content cannot be checked at the moment, please try again later"
+        }
+    made.wait_log(f"{table}:2: the pattern took over 50 ms")
+    assert len(inner.wait(1)) == 1
