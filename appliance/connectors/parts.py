@@ -51,7 +51,8 @@ def choose(report: Report, most: int, octets: int) -> Chosen:
             octets -= part.body[1]
         else:
             over += 1
-    cut = sum("cut" in part.flags or (part.size > 0 and not part.body[1]) for part in report.parts)
+    own = [part for part in report.parts if "member" not in part.flags]  # members of archives are never kept
+    cut = sum("cut" in part.flags or (part.size > 0 and not part.body[1]) for part in own)
     left = [f"{over} parts over the limits"] if over else []
     left += [f"{cut} parts that were not decoded to their end"] if cut else []
     left += [f"what is over the limit of {report.over}"] if report.over else []

@@ -38,6 +38,9 @@ _LOCAL = re.compile(rb"PK\x03\x04..(.).{19}(..)..", re.DOTALL)
 _CENTRAL = re.compile(rb"PK\x01\x02....(.).{19}(..).{16}", re.DOTALL)
 
 
+_RAW = "raw"
+
+
 class Member(NamedTuple):
     """One member. `octets`: its beginning, all of it where `whole`."""
 
@@ -88,22 +91,29 @@ def members(octets: bytes, kind: str, caps: Caps) -> Iterator[Member]:
         for member in _unpacked(octets, kind, caps):
             listed.add(member.name)
             yield member
+        if kind in _STREAMS and not listed:  # what looks like an empty archive may be a file of zeros
+            yield from _unpacked(octets, _RAW, caps)
     if kind == filetypes.ZIP:
-        for member in _zip_names(octets, caps):
-            if member.name not in listed and not member.name.endswith("/"):
-                listed.add(member.name)
-                yield member
+        yield from _zip_names(octets, caps, listed)
 
 
-def _zip_names(octets: bytes, caps: Caps) -> Iterator[Member]:
-    """Names in the headers of members and in the directory: readers believe the one or the other."""
+def _zip_names(octets: bytes, caps: Caps, listed: set[str]) -> Iterator[Member]:
+    """Names in the headers of members and in the directory: readers believe the one or the other. Entries of the
+    directory that stand for the same octets once more count as what they would unpack to."""
+    known = set(listed)
     for pattern, size in ((_LOCAL, 30), (_CENTRAL, 46)):
+        seen: set[bytes] = set()
         for found in pattern.finditer(octets):
             start = found.start() + size
-            name = octets[start : start + struct.unpack("<H", found[2])[0]]
-            if name:
+            raw = octets[start : start + struct.unpack("<H", found[2])[0]]
+            name = readable(raw)
+            if pattern is _CENTRAL and (raw in seen or name not in listed):
+                caps.take(struct.unpack_from("<I", octets, found.start() + 24)[0])
+            seen.add(raw)
+            if name and name not in known and not name.endswith("/"):
+                known.add(name)
                 caps.name()
-                yield Member(readable(name), encrypted=bool(found[1][0] & 1))
+                yield Member(name, encrypted=bool(found[1][0] & 1))
 
 
 def _unpacked(octets: bytes, kind: str, caps: Caps) -> Iterator[Member]:
@@ -125,11 +135,11 @@ class _Reader:
         self.archive = ffi.read_new()
         self.entry = ffi.entry_new()
         self.block = ctypes.create_string_buffer(_BLOCK)
-        for name in _FORMATS:
+        for name in () if kind == _RAW else _FORMATS:
             _support(f"read_support_format_{name}", self.archive)
         for name in _FILTERS:
             _support(f"read_support_filter_{name}", self.archive)
-        if kind in _STREAMS:
+        if kind in _STREAMS or kind == _RAW:
             _support("read_support_format_raw", self.archive)
 
     def members(self, caps: Caps) -> Iterator[Member]:

@@ -110,8 +110,8 @@ def detect(octets: bytes, *, deep: bool = True) -> str:
     if not octets:
         return ""
     for _, sign, kind in _by_first.get(octets[0], ()):
-        if octets.startswith(sign):
-            return _not_too_short(kind, octets)
+        if octets.startswith(sign) and not (kind == EXE and _is_text(octets)):
+            return kind
     for offset, sign, kind in _DEEPER:
         if octets.startswith(sign, offset):
             return kind
@@ -128,11 +128,9 @@ def detect(octets: bytes, *, deep: bool = True) -> str:
         return ""
 
 
-def _not_too_short(kind: str, octets: bytes) -> str:
+def _is_text(octets: bytes) -> bool:
     """Two letters are no program: a text may begin with MZ."""
-    if kind == EXE and (len(octets) < 64 or (octets[:64].isascii() and octets[:64].decode().isprintable())):
-        return ""
-    return kind
+    return len(octets) < 64 or (octets[:64].isascii() and octets[:64].decode().isprintable())
 
 
 def is_missing() -> bool:

@@ -1,8 +1,9 @@
 """Finds the delimiter lines of the multiparts that are open (RFC 2046 5.1.1).
 
-Contract: linear: a few lines that begin with two dashes are looked at one by one, many by one pattern in C. `odd` is
-told of lines that only begin with a boundary, and of those whose multipart has ended. What failure means for the
-mail: none.
+A line that only begins with an open boundary is a delimiter in sloppy readings; of two boundaries the one that fits
+exactly counts, whatever the other is the beginning of. Contract: linear: a few lines that begin with two dashes are
+looked at one by one, many by one pattern in C. `odd` is told of lines that only begin with a boundary, and of those
+whose multipart has ended. What failure means for the mail: none.
 """
 
 import re
@@ -38,9 +39,6 @@ class Delimiters:
     def open(self, boundaries: tuple[bytes, ...], level: int) -> None:
         """A multipart begins."""
         for boundary in boundaries:
-            for other in self._known:
-                if other != boundary and (boundary.startswith(other) or other.startswith(boundary)):
-                    self._odd.add("boundary_prefix")
             levels = self._known.setdefault(boundary, [])
             if levels:
                 self._odd.add("boundary_twice")

@@ -30,9 +30,10 @@ def hosts(text: str, is_html: bool) -> list[str]:
         if "%" in host:
             host = urllib.parse.unquote(host)
         host = _HIDDEN.sub("", host).translate(_DOTS)
-        if not host.startswith("["):
-            host = host.partition(":")[0]
-        host = host.strip(_TRIMMED).lower()
+        if host.startswith("["):
+            host = host.partition("]")[0].lower() + "]"
+        else:
+            host = host.partition(":")[0].strip(_TRIMMED).lower()
         if len(host) <= 253 and _HOST.match(host):
             found.setdefault(host)
             if len(found) >= MAX_HOSTS:

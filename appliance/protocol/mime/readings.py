@@ -14,7 +14,9 @@ from appliance.protocol.mime.limits import LIMITS, Limits, Octets, Over
 from appliance.protocol.mime.structure import Piece, Way, walk
 
 #: Oddities that make a difference by themselves; the others count if the readings have not the same parts.
-_OWN = frozenset({"encoding_odd", "encoding_doubled", "names_differ", "types_differ", "nul", "bare_cr", "field_name"})
+_OWN = frozenset(
+    {"encoding_odd", "encoding_doubled", "names_differ", "types_differ", "nul", "bare_cr", "field_name", "boundary_twice"}
+)
 _WAYS: tuple[Way, ...] = ("last", "all", "beyond")
 _CONTENT = re.compile(rb"^content-[a-z-]{4,20}[ \t]*:", re.MULTILINE | re.IGNORECASE)
 #: Octets of the header of a stray part.

@@ -69,8 +69,6 @@ def _base64(text: bytes) -> tuple[list[bytes], str]:
     body = clean.rstrip(b"=")
     if not body.translate(None, _ALPHABET):
         return [_plain64(body)], ""
-    if not body.translate(None, _ALPHABET + b"-_"):
-        return [_plain64(body.translate(_URL_SAFE)), _plain64(body.translate(None, b"-_"))], "base64_junk"
     padded = body.translate(None, _JUNK.replace(b"=", b""))
     readings = [
         b"".join(_plain64(run) for run in padded.split(b"=") if run),  # each run by itself: one behind the other
@@ -80,6 +78,8 @@ def _base64(text: bytes) -> tuple[list[bytes], str]:
         _plain64(_up_to(_NO_BASE64_BUT_PADDING, text).translate(None, b"=")),
         _plain64(b"".join(_CLEAN_LINE.findall(text)).translate(None, _JUNK + _BLANKS)),  # whole lines only
     ]
+    if not body.translate(None, _ALPHABET + b"-_"):
+        readings.insert(0, _plain64(body.translate(_URL_SAFE)))
     different = list(dict.fromkeys(readings))
     return different, "base64_junk" if len(different) > 1 else ""
 
