@@ -8,11 +8,14 @@ from pathlib import Path
 
 LABEL = "(embedded default)"
 ZONE = Path(__file__).with_name("demo.zone")
+#: Policies that differ from the shipped ones.
+POLICIES = Path(__file__).with_name("demo")
 
 TEXT = f"""\
 [gateway]
 hostname = "mx.example.com"
 state_dir = "run"
+policies = "{POLICIES}"     # as shipped, but a first mail of this machine does not wait
 drop = "auto"
 
 [[listen]]

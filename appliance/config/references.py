@@ -54,9 +54,9 @@ class Layout:
         self.policies_folder = self._policies_folder(main, text)
 
     def _policies_folder(self, main: str, text: bytes) -> str:
-        if not main:
-            return self.shipped
         written: Any = self.section("gateway").get("policies")
+        if not main and not written:
+            return self.shipped
         if not written and not self.values and (found := _FOLDER.search(text)):
             written = found[1].decode(errors="replace")
         return absolute(written if isinstance(written, str) and written else "policies", self.folder)
