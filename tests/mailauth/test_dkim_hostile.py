@@ -1,6 +1,5 @@
 """Hostile messages (rows A2, D4): bounded work, and nobody else waits while it is done."""
 
-import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -8,15 +7,12 @@ from typing import Any
 
 import pytest
 
-from appliance.daemons.compose.signatures import Signatures
 from appliance.mail.auth import DkimReport
 from appliance.mailauth import arc, dkim
 from appliance.mailauth.dkim_key import parse_key
 from appliance.mailauth.dkim_message import Message
 from appliance.mailauth.dkim_signature import read_signature
-from appliance.observe.lag import LagMeter
-from appliance.protocol.dns import Answer
-from tests.mailauth.signing import BODY, HEADER, MAIL, NOW, RULES, Letter, answers, record, run, seal, sign, signature
+from tests.mailauth.signing import BODY, HEADER, MAIL, RULES, Letter, answers, record, run, seal, sign, signature
 
 
 def cost(work: Callable[[], object]) -> float:
@@ -107,19 +103,6 @@ def test_a2_noise_never_raises(seed: int) -> None:
             verified(name + text + b"\r\n" + MAIL)
 
 
-class Zone:
-    """A Resolver that has everything at hand."""
-
-    def cached(self, name: str, rtype: str) -> Answer | None:
-        return Answer(name, rtype, (record(),), 300)
-
-    async def query(self, name: str, rtype: str) -> Answer:
-        raise AssertionError("not asked")
-
-    async def query_all(self, questions: Any) -> Any:
-        raise AssertionError("not asked")
-
-
 class Large(Letter):
     """A body that repeats a piece."""
 
@@ -149,8 +132,37 @@ PIECES = [
 ]
 
 
+def longest_step(letter: Letter) -> tuple[DkimReport, float]:
+    """What comes of DKIM and ARC, and the CPU time of the longest piece of work between two pauses: the best of three
+    times, since a processor that is shared is slower."""
+    times, reports = [], []
+    for _ in range(3):
+        steps = []
+        began = time.thread_time()
+        message = Message(letter)
+        signatures, unread = dkim.read(message, 10)
+        chain = arc.read(message)
+        said = answers([*dkim.questions(signatures), *arc.questions(chain)], record(4096))
+        steps.append(time.thread_time() - began)
+        for work in (
+            dkim.judge(letter, message, signatures, unread, said, RULES),
+            arc.judge(letter, message, chain, said, RULES),
+        ):
+            while True:
+                began = time.thread_time()
+                try:
+                    next(work)
+                except StopIteration as end:
+                    reports.append(end.value)
+                    break
+                finally:
+                    steps.append(time.thread_time() - began)
+        times.append(max(steps))
+    return reports[0], min(times)
+
+
 @pytest.mark.parametrize("piece", PIECES, ids=repr)
-async def test_d4_a_large_body_keeps_nobody_waiting(piece: bytes) -> None:
+def test_d4_a_large_body_is_read_in_short_steps(piece: bytes) -> None:
     """10 MB and all canonicalisations and algorithms at once: other work of the loop has its turn all the time."""
     header = b"".join(
         signature(MAIL, c=how, a=algorithm, l=length)
@@ -158,32 +170,19 @@ async def test_d4_a_large_body_keeps_nobody_waiting(piece: bytes) -> None:
         for algorithm in ("rsa-sha256", "rsa-sha1")
         for length in (None, "1000", "9000000")
     )
-    letter = Large(seal(header + HEADER), piece, 160)
-    signatures = Signatures(Zone(), lambda now: RULES, lambda: NOW)
-    meter = LagMeter(asyncio.get_running_loop())
-    meter.start()
-    await asyncio.sleep(0)
-    asked = signatures.dkim(letter)
-    assert not isinstance(asked, DkimReport)
-    found = await asked
-    meter.stop()
-    assert len(found.signatures) == 10 and {one.result for one in found.signatures} == {"fail"}
-    assert meter.worst < 0.1
+    found, longest = longest_step(Large(seal(header + HEADER), piece, 160))
+    assert len(found.signatures) == 10 and not any(one.counts for one in found.signatures)
+    assert longest < 0.02
 
 
-async def test_d4_a_hostile_header_keeps_nobody_waiting() -> None:
-    """What is done in one go with the largest header that is taken: fields, signatures, a whole chain."""
-    field = b"X-%s: y\r\n"
-    octets = crowd(11_900, field, bits=4096)
+def test_d4_the_largest_header_is_read_in_short_steps() -> None:
+    """Fields, signatures that name a thousand fields each, and a chain of fifty seals."""
+    octets = crowd(11_500, bits=4096)
     top = octets[: octets.index(b"From: Alice")]
-    letter = Letter((top * 400)[:100_000].rpartition(b"DKIM-Signature")[0] + octets)
-    signatures = Signatures(Zone(), lambda now: RULES, lambda: NOW)
-    meter = LagMeter(asyncio.get_running_loop())
-    meter.start()
-    await asyncio.sleep(0)
-    for asked in (signatures.dkim(letter), signatures.arc(letter)):
-        if not hasattr(asked, "result"):
-            await asked
-    await asyncio.sleep(0.06)
-    meter.stop()
-    assert 0 < meter.worst < 0.1
+    for _ in range(50):
+        octets = seal(octets, 4096)
+    octets = top * 9 + octets
+    assert len(octets) < 524288
+    found, longest = longest_step(Letter(octets))
+    assert [one.counts for one in found.signatures] == [True] * 10
+    assert longest < 0.04
