@@ -86,7 +86,7 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     if ctx.content is None:
         return _at_mail(ctx, ctx.sender.domain, policy, ports)
     author = authors.of(ctx.content)
-    used = ours((ctx.sender.domain, *author.claimed), ports)
+    used = ours((ctx.sender.domain, *author.domains), ports)
     if not used:
         return _OK
     return _at_message(ctx, used, ctx.content, policy, ports)
@@ -153,7 +153,7 @@ def _leaving(ctx: Context, sender: str, policy: Policy, ports: Ports) -> Verdict
     if ctx.content is None:
         return _foreign([sender] if sender and not may_use(sender, allowed, ports) else [], "MAIL FROM", allowed)
     author = authors.of(ctx.content)
-    wrong = [domain for domain in author.claimed if not may_use(domain, allowed, ports)]
+    wrong = [domain for domain in author.domains if not may_use(domain, allowed, ports)]
     if not wrong or ports.authentication is None:
         return _foreign(wrong, "From", allowed)
     return _passed_on(wrong, ctx.content, allowed, ports)

@@ -8,6 +8,7 @@ Method, result word and property names are ours: one that is no keyword is a mis
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from appliance.mail.edits import Edit
 
@@ -73,8 +74,14 @@ def result(method: str, word: str, properties: Mapping[str, str] | None = None, 
 
 def field(authserv_id: str, results: Iterable[str]) -> Edit:
     """The field with each result on lines of its own. A text that is no result as `result` writes it is left out."""
-    fitting = [_folded(text) for text in results if _is_result(text)]
+    fitting = [written for text in results if (written := _written(text))]
     return Edit("prepend", NAME, ";\n\t".join([value(authserv_id) or "localhost", *(fitting or ["none"])]))
+
+
+@lru_cache(maxsize=4096)
+def _written(text: str) -> str:
+    """A result as it is written; "" if it is none."""
+    return _folded(text) if _is_result(text) else ""
 
 
 def received_spf(word: str, pairs: Mapping[str, str], comment: str = "") -> Edit:
