@@ -183,9 +183,17 @@ def decide(ctx: Context, found: Found, waits: bool, discovery: str) -> Verdict:
         check=NAME,
         outcome=outcome,
         reason=reason,
-        authres=(result_text(found),),
+        authres=(*_spf_behind(ctx, found), result_text(found)),
         evidence={"facts": facts, "record": report.record},
     )
+
+
+def _spf_behind(ctx: Context, found: Found) -> tuple[str, ...]:
+    """The SPF result of the client behind a relay of ours: the check spf could not know it."""
+    if not found.client or found.client == ctx.client.address:
+        return ()
+    of = "smtp.helo" if found.spf.scope == "helo" else "smtp.mailfrom"
+    return (authres.result("spf", found.spf.result, {of: found.spf.domain}),)
 
 
 def result_text(found: Found) -> str:

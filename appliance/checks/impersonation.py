@@ -54,14 +54,15 @@ def known_domains(policy: Policy, ports: Ports) -> tuple[str, ...]:
 
 
 def named(name: str, policy: Policy, ports: Ports) -> tuple[str, ...] | None:
-    """The domains from which the person of this name writes, None if nobody is called so. Raises Unavailable."""
+    """The domains from which the person of this name writes, None if nobody is called so. Raises
+    Unavailable, and ValueError for an entry that is no list of domains."""
     for spec in policy.people:
         table = ports.tables.get(spec)
         if table is None:
             raise Unavailable(f"{spec} is not open")
         for key in lookalike.person(name):
             if found := table.get(key):
-                return tuple(found[0].replace(",", " ").split())
+                return knobs_trust.read_names(found[0])
     return None
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 from appliance.mail.ports import Ports, Unavailable
 
 _WORD = re.compile(r"([a-z]+)=(\S+)\Z")
+_NAME = re.compile(r"[.]?[A-Za-z0-9_-]{1,63}(?:[.][A-Za-z0-9_-]{1,63})*\Z")
 #: How a forwarder proves that it is who the key says: its forward-confirmed name, or an SPF pass of MAIL FROM's domain.
 PROOFS = ("name", "spf")
 WORDS = ("until", "proof")
@@ -61,6 +62,15 @@ def read_forwarder(value: str) -> Trust:
 def read_sealer(value: str) -> Trust:
     """An entry of trusted ARC sealers."""
     return read(value, False)
+
+
+def read_names(value: str) -> tuple[str, ...]:
+    """A list of domains as a table has it: `example.com, .example.net` or `*`. Raises ValueError for what is none."""
+    listed = tuple(value.replace(",", " ").split())
+    for name in listed:
+        if name != "*" and not _NAME.match(name):
+            raise ValueError(f'{name} is no domain: write example.com, .example.com for all below it, or "*"')
+    return listed
 
 
 def keys(name: str) -> list[str]:

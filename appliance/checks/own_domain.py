@@ -168,7 +168,7 @@ async def _passed_on(wrong: Sequence[str], content: Content, allowed: tuple[str,
 
 def assigned(ctx: Context, policy: Policy, ports: Ports) -> tuple[str, ...] | None:
     """The domains that `sources` has for this client, () for a client that it does not have, None without the knob.
-    Raises Unavailable if a table cannot be read."""
+    Raises Unavailable if a table cannot be read, ValueError for an entry that is no list of domains."""
     if not policy.sources:
         return None
     tables = [ports.tables.get(spec) for spec in policy.sources]
@@ -176,7 +176,7 @@ def assigned(ctx: Context, policy: Policy, ports: Ports) -> tuple[str, ...] | No
     if len(opened) != len(tables):
         raise Unavailable("a table of sources is not open")
     found = search(opened, client_keys(ctx.client.name, ctx.client.address))
-    return tuple(found.value.replace(",", " ").split()) if found else ()
+    return knobs_trust.read_names(found.value) if found else ()
 
 
 def may_use(domain: str, allowed: tuple[str, ...] | None, ports: Ports) -> bool:

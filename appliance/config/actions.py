@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from appliance.checks import access, content, dmarc, knobs_trust
+from appliance.checks import access, content, dmarc, impersonation, knobs_trust, own_domain
 from appliance.config.mistakes import did_you_mean
 from appliance.engine.policy import PolicySet
 from appliance.mail.lines import Kind
@@ -18,15 +18,17 @@ from appliance.mail.replies import Subject
 from appliance.tables import Opened
 from appliance.tables.pattern import LineError, Patterns
 
-ACCESS, CONTENT, DMARC = "access.toml", "content.toml", "dmarc.toml"
+ACCESS, CONTENT = "access.toml", "content.toml"
 #: The knobs of policies/access.toml that name tables, each with what its text speaks of.
 SUBJECTS: tuple[Subject, ...] = ("client", "helo", "sender", "recipient")
 #: The knobs of policies/content.toml that name tables, each with the kind of its lines.
 KINDS: dict[str, Kind] = {"header": "header", "mime_header": "mime", "nested_header": "nested", "body": "body"}
-#: The knobs of policies/dmarc.toml that name tables, each with what reads its values.
-TRUST: dict[str, Callable[[str], object]] = {
-    "trusted_forwarders": knobs_trust.read_forwarder,
-    "trusted_sealers": knobs_trust.read_sealer,
+#: (check, knob) of tables that say whom to trust until when, or list domains, each with what reads its values.
+TRUST: dict[tuple[str, str], Callable[[str], object]] = {
+    (dmarc.NAME, "trusted_forwarders"): knobs_trust.read_forwarder,
+    (dmarc.NAME, "trusted_sealers"): knobs_trust.read_sealer,
+    (own_domain.NAME, "sources"): knobs_trust.read_names,
+    (impersonation.NAME, "people"): knobs_trust.read_names,
 }
 
 
@@ -69,10 +71,10 @@ def named(policies: PolicySet) -> Iterator[Use]:
         for knob, kind in KINDS.items():
             for spec in getattr(told, knob, ()):
                 found.setdefault((spec, knob), Use(spec, CONTENT, partial(_content, kind), content.WORDS))
-    for told in _told(policies, dmarc.NAME):
-        for knob, reader in TRUST.items():
+    for (name, knob), reader in TRUST.items():
+        for told in _told(policies, name):
             for spec in getattr(told, knob, ()):
-                found.setdefault((spec, knob), Use(spec, DMARC, reader, ()))
+                found.setdefault((spec, knob), Use(spec, f"{name}.toml", reader, ()))
     return iter(found.values())
 
 

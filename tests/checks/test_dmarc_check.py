@@ -287,6 +287,10 @@ async def test_the_client_behind_a_relay_of_ours_is_judged(received: bytes) -> N
     assert found.outcome == "pass"
     assert [(ask.address, ask.helo) for ask in said.asked] == [("198.51.100.9", "mail.example.org")]
     assert found.evidence["facts"]["source_ip"] == "198.51.100.9"
+    assert found.authres == (
+        "spf=pass smtp.mailfrom=example.org",
+        "dmarc=pass header.from=example.org polrec.p=reject",
+    )
 
 
 @pytest.mark.parametrize(

@@ -80,3 +80,14 @@ def test_trust_without_an_end_or_a_proof_is_told(folder: Folder) -> None:
         "policies/sealers:2:1: until=soon is no day: write YYYY-MM-DD",
         "policies/sealers:3:1: x is not understood here: write until=2027-03-31",
     ]
+
+
+def test_a_list_of_domains_that_is_none_is_told(folder: Folder) -> None:
+    folder.write("policies/sources", "192.0.2.0/24 example.com, .example.net\n192.0.2.1 joe@example.com\n")
+    folder.write("policies/own_domain.toml", 'sources = "cidr:sources"\n')
+    folder.write("policies/impersonation.toml", 'people = ["inline:{ {jane.doe=example.com /x/} }"]\n')
+    assert told(folder) == [
+        "policies/impersonation.toml:1:11: item 1: /x/ is no domain: write example.com, .example.com for all below it, "
+        'or "*"',
+        'policies/sources:2:1: joe@example.com is no domain: write example.com, .example.com for all below it, or "*"',
+    ]
