@@ -10,7 +10,7 @@ What failure means for the mail: a list that does not answer, answers with an er
 `temperror`: never listed, never clean.
 """
 
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
@@ -42,6 +42,8 @@ _NONE = Verdict(check=NAME, outcome="skipped", reason="no list is configured")
 _NOTHING = Verdict(check=NAME, outcome="skipped", reason="nothing that a list could be asked about")
 #: Octets of a list's own words that are kept.
 _REASON = 200
+#: Hosts of links that are looked at: thousands would hold others up.
+_HOSTS = 500
 
 
 def _lists(value: tuple[str, ...], *, proven: bool) -> tuple[str, ...]:
@@ -254,13 +256,21 @@ async def _with_links(
     """The domains of links in text and HTML too, as far as there are not too many of them."""
     assert ports.inspector is not None and ctx.content is not None
     report = (await ports.inspector.inspect(ctx.content)).report
-    domains = dict.fromkeys(registrable(host(name)) for name in report.hosts)
-    strangers = [domain for domain in domains if domain and not ports.site.is_ours(domain)]
-    things += [("links", domain, domain) for domain in strangers[: policy.link_domains]]
+    domains = link_domains(report.hosts, ports.site.is_ours)
+    things += [("links", domain, domain) for domain in domains[: policy.link_domains]]
     if not things:
         return _NOTHING
     questions, dead = asks(things, policy, ports.dns_lists)
-    return await _ask(questions, dead, policy, ports, before)
+    found = await _ask(questions, dead, policy, ports, before)
+    if len(domains) > policy.link_domains or len(report.hosts) > _HOSTS:
+        found.evidence["more_links"] = True
+    return found
+
+
+def link_domains(hosts: Sequence[str], is_ours: Callable[[str], bool]) -> list[str]:
+    """The registrable domains of strangers among the hosts, each once, in their order."""
+    domains = dict.fromkeys(registrable(host(name)) for name in hosts[:_HOSTS])
+    return [domain for domain in domains if domain and not is_ours(domain)]
 
 
 async def _ask(questions: list[Ask], dead: list[str], policy: Policy, ports: Ports, before: float) -> Verdict:

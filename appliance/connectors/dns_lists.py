@@ -50,6 +50,7 @@ class _Watched:
         self.why = ""
         self.due = 0.0
         self.silences = self.failures = 0
+        self.silent = False
         self.tested = "not yet"
 
     @property
@@ -106,7 +107,7 @@ class DnsLists:
         if watched is None:
             return
         watched.failures = watched.failures + 1 if why else 0
-        if watched.failures == FAILURES:
+        if watched.failures == FAILURES or (watched.silent and not why):
             watched.due = 0.0
             self._changed.set()
 
@@ -139,7 +140,7 @@ class DnsLists:
         except Exception:
             log.exception("a DNS list could not be tested by a mistake of ours", list=watched.name)
             why, silent = "no answer", True
-        watched.failures = 0
+        watched.failures, watched.silent = 0, silent
         watched.tested = why or "well"
         watched.due = clock() + (SOON if silent else DEAD if why else EVERY)
         if not silent:

@@ -143,6 +143,19 @@ async def test_one_test_without_an_answer_is_not_death_two_are(lists: DnsLists, 
     assert len(lines()) == 1
 
 
+@pytest.mark.parametrize("down", [False, True])
+async def test_a_list_that_answers_mail_again_is_tested_at_once(down: bool, lists: DnsLists) -> None:
+    server = Server(WELL, AWAY)
+    server.down = down
+    lists.follow(server, LISTS)
+    lists.start()
+    await tested(lists)
+    assert lists.facts()["bl.example (address)"] == "no answer"
+    server.away = ()
+    lists.heard("bl.example", "address", "")
+    await until(lambda: lists.facts()["bl.example (address)"] == "well")
+
+
 async def test_silence_while_no_server_answers_is_no_fault_of_a_list(lists: DnsLists) -> None:
     server = Server(WELL, AWAY)
     server.down = True
