@@ -17,6 +17,7 @@ from typing import Protocol
 from appliance.config.model import Limits
 from appliance.daemons.smtpd import greeting
 from appliance.daemons.smtpd.body import Memory
+from appliance.daemons.smtpd.insiders import Insiders
 from appliance.daemons.smtpd.limits import Connections, Watch, hit
 from appliance.daemons.smtpd.questions import Plug
 from appliance.daemons.smtpd.rules import Rules
@@ -101,6 +102,7 @@ class Front:
         #: What is remembered of senders and of clients that waited.
         self.senders = senders
         self.waited = greeting.Waited()
+        self.insiders = Insiders()
         self.ids = QueueIds(index)
         self.clock = time.time
         self.memory = Memory(rules.limits.memory_messages)

@@ -73,6 +73,8 @@ async def greet(session: "Session", early: bool) -> None:
     address, rules = session.client.address, session.rules
     session.naming = session.front.name_of(session)
     record.connected(session)
+    if session.door.role == "inbound" and not (session.facts.trusted_relay or session.facts.xclient):
+        session.front.insiders.note(address, session.door.name, session.loop.time())
     if text := await _no_place(session):
         session.dismiss(text.format(host=rules.hostname, address=address), "limit", linger=False)
         return

@@ -101,6 +101,7 @@ class Smtpd:
             degraded.append("no room in the spool: MAIL is answered 452")
         if front.connections.stressed:
             degraded.append("connections run out: timeouts are short")
+        degraded += front.insiders.degraded(front.loop.time())
         health = self._composition.health()
         return {
             **health,
