@@ -1,6 +1,6 @@
 """attachments: the structure of a message and what hangs on it. scand reads hostile content, in a process of its own.
 
-Mail that is plainly one text is not sent there. Outcomes, the first that applies: forbidden (by extension, type of
+Mail that is plainly one text is not sent there. Outcomes, all that apply: forbidden (by extension, type of
 the octets, name; in archives, too), partial (message/partial, message/external-body), too_complex (over a limit: what
 nobody can read to its end, nobody has checked), mime_ambiguous (reads in several ways and carries an attachment),
 encrypted, macro, unscannable (a broken or unknown archive or document), skipped (no scand, or a library it needs is
@@ -162,34 +162,33 @@ def decide(report: Report, rules: Forbidden) -> Verdict:
     """What is thought of a message."""
     flagged = {flag: [part.path for part in report.parts if flag in part.flags] for flag in _FLAGS}
     evidence = _evidence(report)
-    outcome, reason = "ok", ""
+    found: list[tuple[str, str]] = []
     ambiguous = ", ".join(report.ambiguous)
     refused = [why for part in report.parts if (why := why_forbidden(part, rules))]
     partial = flagged["partial"] + flagged["external"]
     unread = [*report.unread, *flagged["unread"]]
     if refused:
-        outcome, reason = "forbidden", refused[0]
+        found.append(("forbidden", refused[0]))
         evidence["forbidden"] = refused[:_SHOWN]
-    elif partial:
-        outcome, reason = "partial", f"message/partial or message/external-body: {partial[0]}"
-    elif report.over:
-        outcome, reason = (
-            "too_complex",
-            f"over the limit of {report.over} ({report.count} parts, depth {report.depth} so far)",
-        )
-    elif report.ambiguous and carries(report):
-        outcome, reason = "mime_ambiguous", f"readers would differ: {ambiguous}"
-    elif flagged["encrypted"]:
-        outcome, reason = "encrypted", f"encrypted: {flagged['encrypted'][0]}"
-    elif flagged["macro"]:
-        outcome, reason = "macro", f"macros or objects: {flagged['macro'][0]}"
-    elif unread and report.missing:
-        outcome, reason = "skipped", f"not installed: {', '.join(report.missing)}"
+    if partial:
+        found.append(("partial", f"message/partial or message/external-body: {partial[0]}"))
+    if report.over:
+        sizes = f"{report.count} parts, depth {report.depth} so far"
+        found.append(("too_complex", f"over the limit of {report.over} ({sizes})"))
+    if report.ambiguous:
+        word = "mime_ambiguous" if carries(report) else "mime_sloppy"
+        found.append((word, f"readers would differ: {ambiguous}"))
+    if flagged["encrypted"]:
+        found.append(("encrypted", f"encrypted: {flagged['encrypted'][0]}"))
+    if flagged["macro"]:
+        found.append(("macro", f"macros or objects: {flagged['macro'][0]}"))
+    if unread and report.missing:
+        found.append(("skipped", f"not installed: {', '.join(report.missing)}"))
     elif unread:
-        outcome, reason = "unscannable", f"cannot be looked into: {unread[0]}"
-    elif report.ambiguous:
-        outcome, reason = "mime_sloppy", f"readers would differ: {ambiguous}"
-    return Verdict(check=NAME, outcome=outcome, reason=reason[:500], evidence=evidence)
+        found.append(("unscannable", f"cannot be looked into: {unread[0]}"))
+    (outcome, reason), *more = found or [("ok", "")]
+    further = tuple(Verdict(check=NAME, outcome=word, reason=why[:500]) for word, why in more)
+    return Verdict(check=NAME, outcome=outcome, reason=reason[:500], evidence=evidence, more=further)
 
 
 _FLAGS = ("partial", "external", "encrypted", "macro", "unread")

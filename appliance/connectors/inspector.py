@@ -43,6 +43,8 @@ class Inspector:
         self._waiting: dict[int, asyncio.Future[Report]] = {}
         self._ids = itertools.count(1)
         self._trouble = ""
+        #: Libraries that scand lacks.
+        self._missing: tuple[str, ...] = ()
         self._contact = Contact()
         self._known: weakref.WeakKeyDictionary[Content, dict[Limits, asyncio.Task[Inspection]]] = (
             weakref.WeakKeyDictionary()
@@ -72,6 +74,7 @@ class Inspector:
             self._says(str(error))
             self._contact.failed(str(error))
             raise
+        self._missing = found.report.missing
         self._contact.answered()
         self._says("")
         return found
@@ -156,6 +159,7 @@ class Inspector:
     def health(self) -> dict[str, Any]:
         """Facts for `postgate status`."""
         degraded = [f"messages are not inspected: {self._trouble}"] if self._trouble else []
+        degraded += [f"attachments are not looked into: {name} is not installed" for name in self._missing]
         counts = {"jobs": self.jobs, "failures": self.failures, "waiting": len(self._waiting)}
         return {**self._contact.facts(), **counts, "degraded": degraded}
 

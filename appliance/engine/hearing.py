@@ -154,7 +154,7 @@ class Hearing:
         served = site.authserv_id or site.hostname
         forged = strip_forged(ctx, site)
         results = [text for verdict in (*self._past, *found) for text in verdict.authres] if ctx.role == "inbound" else ()
-        top = (authres.field(served, results),) if results else ()
+        top = (authres.field(served, tuple(dict.fromkeys(results))),) if results else ()
         listed = []
         for party in self.parties:
             decision = party.judgement.decision(found, ctx.transaction, soft_bounce)

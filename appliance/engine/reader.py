@@ -203,8 +203,7 @@ class FileReader:
             first = "rcpt"
         for fact in unknown_at(facts, first):
             self.complain((*path, fact), f"{fact} is not known yet at {first}, where {self.check.name} needs it")
-        many = [stage for stage in self.stages if stage == "data" or (tells and stage == "message")]
-        if many and facts & PER_RECIPIENT:
+        if "data" in self.stages and facts & PER_RECIPIENT:
             fact = min(facts & PER_RECIPIENT)
             what = "a knob" if tells else "an outcome"
-            self.complain((*path, fact), f"at {many[0]} there may be many recipients: {what} cannot depend on one")
+            self.complain((*path, fact), f"at data there may be many recipients: {what} cannot depend on one")

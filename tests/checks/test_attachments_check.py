@@ -271,3 +271,13 @@ async def test_c5_evidence_has_names_as_data() -> None:
     verdict = await judged(report(named("../x; rm -rf /"), named("b.zip", "unread"), unread=("1: why",)))
     assert verdict.evidence["names"] == ["../x; rm -rf /", "b.zip"]
     assert verdict.evidence["unread"] == ["1: why"]
+
+
+async def test_all_that_applies_is_found() -> None:
+    """An operator who lets one thing pass still hears of the others."""
+    found = report(
+        named("a.exe", "attachment", "encrypted", "macro"), named("b", "partial"), over="depth", ambiguous=("nul",)
+    )
+    verdict = await judged(found)
+    words = [one.outcome for one in (verdict, *verdict.more)]
+    assert words == ["forbidden", "partial", "too_complex", "mime_ambiguous", "encrypted", "macro"]

@@ -143,7 +143,7 @@ def stages(*names: str) -> dict[str, Any]:
         (("mail",), "recipient_domain", "mode", False, "recipient_domain is not known yet at mail"),
         (("rcpt",), "recipient", "limit", True, ""),
         (("message",), "recipient", "reject", True, ""),
-        (("message",), "recipient", "limit", True, "at message there may be many recipients: a knob cannot depend"),
+        (("message",), "recipient", "limit", True, ""),
         (("data",), "recipient", "reject", True, "at data there may be many recipients: an outcome cannot depend"),
         (("data",), "sender", "limit", True, ""),
         ((), "recipient", "limit", True, ""),

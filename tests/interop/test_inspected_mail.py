@@ -14,7 +14,9 @@ from tests.peers.inner import Inner
 from tests.peers.policies import plain
 from tests.peers.ports import wait_for
 
-POLICIES = plain(message='["size", "loop", "attachments", ["antivirus", "antispam"]]')
+POLICIES = plain(
+    message='["size", "loop", "attachments", ["antivirus", "antispam"]]', attachments='[on]\nforbidden = "dunno"\n'
+)
 PARTS = b'Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary="x"\r\n\r\n'
 
 
