@@ -1,8 +1,9 @@
 """own_domain: our own domains from outside, and others' from inside (threats A10, A11).
 
 Inbound: MAIL FROM or From of a domain of ours (or below one) from a stranger is `spoofed`, in domains that the operator
-lists (`protected`) `forbidden`, unless SPF, DKIM or DMARC passes for that very domain, or a trusted relay brings it. That
-is judged at message, when signatures are known; at mail only what is certain: a protected domain whose own SPF says no.
+lists (`protected`) `forbidden`, unless SPF, DKIM or DMARC passes for that very domain, or a trusted relay brings it (what
+dmarc found forwarded or sealed by whom the operator trusts is at most spoofed). Judged at message, when signatures are
+known; at mail only what is certain: a protected domain whose own SPF says no.
 Outbound: our people send with our domains only, and where `sources` says which client may use which, with those: else
 `foreign`, in MAIL FROM as in From. Mail that is passed on with a valid signature of its author is no such thing in From.
 What failure means for the mail: where DNS kept a pass from being known, temperror (shipped: mark).
@@ -113,23 +114,23 @@ def _ask(ctx: Context) -> SpfAsk:
 
 
 async def _at_message(ctx: Context, used: Sequence[str], content: Content, policy: Policy, ports: Ports) -> Verdict:
-    proof = Proof(dmarc=_dmarc_pass(ctx))
+    proof = Proof(dmarc=_dmarc(ctx, "pass"))
     if ports.authentication is not None and any(proof.of(domain) != "pass" for domain in used):
         spf = await answered(ports.authentication.spf(_ask(ctx)))
         proof = Proof(spf, await answered(ports.authentication.dkim(content)), proof.dmarc)
-    return decide(used, proof, policy)
+    return decide(used, proof, policy, _dmarc(ctx, "forwarded", "sealed"))
 
 
-def _dmarc_pass(ctx: Context) -> str:
-    """The author's domain if the check dmarc passed it."""
+def _dmarc(ctx: Context, *outcomes: str) -> str:
+    """The author's domain if the check dmarc found one of these, else ""."""
     for verdict in ctx.trail:
-        if verdict.check == "dmarc" and verdict.outcome == "pass":
+        if verdict.check == "dmarc" and verdict.outcome in outcomes:
             return str(verdict.evidence.get("facts", {}).get("header_from", ""))
     return ""
 
 
-def decide(used: Sequence[str], proof: Proof, policy: Policy) -> Verdict:
-    """The verdict on domains of ours that a stranger uses."""
+def decide(used: Sequence[str], proof: Proof, policy: Policy, vouched: str = "") -> Verdict:
+    """The verdict on domains of ours that a stranger uses. `vouched`: a trusted forwarder stands for this one's mail."""
     results = {domain: proof.of(domain) for domain in used}
     bad = [domain for domain, result in results.items() if not result]
     open_ = [domain for domain, result in results.items() if result == "temperror"]
@@ -139,7 +140,7 @@ def decide(used: Sequence[str], proof: Proof, policy: Policy) -> Verdict:
     if not bad:
         reason = f"whether {', '.join(open_)} passes cannot be known"
         return Verdict(check=NAME, outcome="temperror", reason=reason, evidence=evidence)
-    listed = any(knobs_trust.names(policy.protected, domain) for domain in bad)
+    listed = any(knobs_trust.names(policy.protected, domain) for domain in bad if domain != vouched)
     reason = f"{', '.join(bad)} without a pass: spf={proof.spf.result} {proof.spf.domain}"
     return Verdict(check=NAME, outcome="forbidden" if listed else "spoofed", reason=reason, evidence=evidence)
 

@@ -17,6 +17,7 @@ from appliance.mailauth.dmarc_walk import Discovery, Found, Query, Tree
 
 #: Passing domains of signatures that are compared; a message has at most ten signatures that were verified.
 MOST = 10
+_WEAKER: dict[Policy, Policy] = {"reject": "quarantine", "quarantine": "none", "none": "none"}
 _NONE = SpfReport(result="none")
 
 
@@ -133,7 +134,7 @@ async def _related(tree: Tree, author: str, path: _Path) -> bool:
 
 
 async def _policy(tree: Tree, author: str, found: Found, record: Record) -> Policy:
-    """What the owner asks for; `t=y` asks that it be not applied. Raises Unavailable."""
+    """What the owner asks for; with `t=y` he expects the next weaker one. Raises Unavailable."""
     if record.broken:
         return "none"
     asked: Policy = record.p
@@ -141,7 +142,7 @@ async def _policy(tree: Tree, author: str, found: Found, record: Record) -> Poli
         asked = record.sp or record.p
         if record.np and record.np != asked and not await tree.exists(author):
             asked = record.np
-    return "none" if record.testing else asked
+    return _WEAKER[asked] if record.testing else asked
 
 
 def _why(ask: Ask) -> str:

@@ -31,7 +31,8 @@ async def judged(ctx: Context, told: Ports, **knobs: object) -> Verdict:
         ("p=reject", FAIL, "reject"),
         ("p=quarantine", FAIL, "quarantine"),
         ("p=none", FAIL, "fail"),
-        ("p=reject; t=y", FAIL, "fail"),
+        ("p=reject; t=y", FAIL, "quarantine"),
+        ("p=quarantine; t=y", FAIL, "fail"),
         ("p=rejekt", FAIL, "permerror"),
     ],
 )

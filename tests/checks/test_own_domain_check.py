@@ -88,6 +88,15 @@ async def test_a11_a_pass_of_dmarc_counts_for_the_author_only() -> None:
     assert (await judged(both, ports(Said(NO)))).outcome == "spoofed"
 
 
+@pytest.mark.parametrize("found", ["forwarded", "sealed"])
+async def test_a11_what_a_trusted_forwarder_brings_is_marked_at_most(found: str) -> None:
+    verdict = Verdict(check="dmarc", outcome=found, evidence={"facts": {"header_from": "example.com"}})
+    told, knobs = ports(Said(NO)), {"protected": "*"}
+    assert (await judged(asked(OUR_FROM, trail=(verdict,)), told, **knobs)).outcome == "spoofed"
+    both = asked(OUR_FROM, sender="x@sub.example.com", trail=(verdict,))
+    assert (await judged(both, told, **knobs)).outcome == "forbidden"
+
+
 async def test_a11_at_mail_only_a_protected_domain_whose_spf_says_no() -> None:
     def at_mail(sender: str = "boss@example.com") -> Context:
         return asked(sender=sender, stage="mail", content=None)

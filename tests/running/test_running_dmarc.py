@@ -2,15 +2,17 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
 from tests.mailauth.signing import record, seal, sign
+from tests.mailauth.test_author import AMBIGUOUS, FIELDS, TRACE, header
 from tests.peers.gateway import ZONE, Gateway
 from tests.peers.inner import Inner
 from tests.peers.policies import plain
 from tests.peers.ports import free_port, wait_for
-from tests.running.talking import queue_id, sent, trusted_door
+from tests.running.talking import Talk, queue_id, sent, trusted_door
 
 STAGES = """\
 [inbound]
@@ -285,3 +287,21 @@ def test_the_client_behind_a_relay_of_ours_is_judged(gateway: Callable[..., Gate
     assert brought(f"Received: from x (x [10.1.1.1]){by}").startswith("250 ")
     kept = inner.wait(2)
     assert [fields(one.content, "X-Postgate-Mark") for one in kept] == [[], ["dmarc=undecided"]]
+
+
+def test_a4_every_ambiguous_form_is_refused_at_once(gateway: Callable[..., Gateway], inner: Inner) -> None:
+    """A hundred ways to write From that readers show differently, in sessions of ten."""
+    _, door = start(gateway)
+    bodies = [header(value)[len(TRACE) :] + b"Hello.\r\n" for value, _ in AMBIGUOUS]
+    bodies += [fields + b"Hello.\r\n" for fields, _ in FIELDS]
+    assert len(bodies) >= 100
+    begin, taken = time.monotonic(), []
+    for at in range(0, len(bodies), 10):
+        talk = Talk(door, **STRANGER)
+        for body in bodies[at : at + 10]:
+            reply = talk.send(TO, sender="x@nobody.example", body=body)
+            if not reply.startswith("550 5.7.1 Message refused: it needs exactly one author in From ["):
+                taken.append((body, reply))
+        talk.close()
+    assert not taken and inner.messages == []
+    assert time.monotonic() - begin < 30
