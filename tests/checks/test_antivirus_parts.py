@@ -2,6 +2,7 @@
 
 import inspect
 
+import msgspec
 import pytest
 
 from appliance.checks import antivirus, catalogue
@@ -10,7 +11,8 @@ from appliance.mail.plain import is_plain
 from appliance.mail.ports import Unavailable
 from appliance.mail.scan import ScanResult
 from appliance.mail.verdict import Action, Verdict
-from tests.checks.test_check_scans import Fixed, Reader, Text, av, context, ports
+from tests.checks.test_attachments_check import Reader
+from tests.checks.test_check_scans import Fixed, Text, av, context, ports
 
 MULTIPART = b"Received: x\r\nContent-Type: multipart/mixed; boundary=y\r\n\r\n--y\r\n\r\nz\r\n--y--\r\n"
 
@@ -22,7 +24,8 @@ def part(kind: str, *names: str, why: str = "") -> ScanResult:
 async def verdict_of(
     *scanners: Fixed, reader: Reader, octets: bytes = MULTIPART, policy: antivirus.Policy | None = None
 ) -> Verdict:
-    asked = antivirus.check(context(Text(octets)), policy or antivirus.Policy(), ports(*scanners, inspector=reader))
+    found = msgspec.structs.replace(ports(*scanners), inspector=reader)
+    asked = antivirus.check(context(Text(octets)), policy or antivirus.Policy(), found)
     assert inspect.isawaitable(asked)
     return await asked
 
