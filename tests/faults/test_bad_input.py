@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.faults.hostile import Canary, Heard, attack, denied, tidy, worst_lag
+from tests.faults.hostile import Heard, attack, tidy
 from tests.faults.inner_peers import Scripted
-from tests.faults.senders import Senders, reckon, talk
+from tests.faults.senders import talk
+from tests.faults.siege import siege
 from tests.peers.gateway import Gateway
-from tests.peers.inner import Kept
 from tests.peers.policies import plain
 from tests.peers.ports import wait_for
 
@@ -122,34 +122,8 @@ def besieged(gateway: Callable[..., Gateway], behind: Scripted) -> Iterator[Gate
     """One worker for attackers and an honest sender alike; what must hold at the end is judged here."""
     made = gateway(inner=behind.port, policies=plain(message='["size", "loop", "attachments"]'), workers=1, more=LIMITS)
     wait_for(lambda: talk(made.port, PROBE, "user@example.com", "stranger@example.org")[0] == "accepted", 10, "mail")
-    before, pids, waited = worst_lag(made), made.children(), denied(made)
-    senders = Senders(made.port, threads=1)
-    with Canary() as canary:
-        senders.start()
-        try:
-            yield made
-            wait_for(lambda: senders.accepted >= 20, 30, "honest mail after the attack")
-        finally:
-            senders.stop()
-        lag = worst_lag(made)
-    machine = {w: max(canary.worst, s - waited.get(w, 0.0)) for w, s in denied(made).items()}
-    late = {w: s for w, s in lag.items() if s > max(before.get(w, 0.0), 0.1 + machine[w])}
-    assert not late, f"loops were late by {late} (the machine by at most {machine}); before: {before}"
-    after = made.children()
-    assert {k: v for k, v in after.items() if k != "scand"} == {k: v for k, v in pids.items() if k != "scand"}, (
-        made.tail()
-    )
-    honest = senders.outcomes
-    assert {o.kind for o in honest} == {"accepted"}, [o for o in honest if o.kind != "accepted"][:3]
-    wait_for(lambda: not reckon(honest, numbered(behind)).lost, 20, f"honest mail\n{made.tail(20)}")
-    assert not reckon(honest, numbered(behind)).changed
-    assert "Traceback" not in made.log()
-    assert "internal error" not in made.log()
-
-
-def numbered(behind: Scripted) -> list[Kept]:
-    """What came of the honest sender."""
-    return [kept for kept in list(behind.messages) if "stranger" not in kept.sender]
+    with siege(made, behind):
+        yield made
 
 
 def test_malformed_smtp_is_answered_and_costs_only_itself(besieged: Gateway) -> None:

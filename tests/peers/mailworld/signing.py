@@ -16,8 +16,10 @@ def body_of(body: bytes, how: str) -> bytes:
     if how == "relaxed":
         lines = [re.sub(rb"[ \t]+", b" ", line).rstrip(b" ") for line in body.split(b"\r\n")]
         body = b"\r\n".join(lines)
-    while body.endswith(b"\r\n\r\n"):
-        body = body[:-2]
+    end = len(body)
+    while body.endswith(b"\r\n\r\n", 0, end):
+        end -= 2
+    body = body[:end]
     if body == b"\r\n" and how == "relaxed":
         return b""
     if body and not body.endswith(b"\r\n"):
@@ -40,14 +42,11 @@ def fields_of(header: bytes) -> list[bytes]:
 
 def _chosen(header: bytes, names: Sequence[str]) -> list[bytes]:
     """The fields that h= names, from the last of each name upwards; what is not there signs nothing."""
-    left = fields_of(header)
-    found = []
-    for name in names:
-        for number in range(len(left) - 1, -1, -1):
-            if left[number].split(b":")[0].strip().lower() == name.lower().encode():
-                found.append(left.pop(number))
-                break
-    return found
+    left: dict[bytes, list[bytes]] = {}
+    for field in fields_of(header):
+        left.setdefault(field.split(b":")[0].strip().lower(), []).append(field)
+    stacks = (left.get(name.lower().encode()) for name in names)
+    return [stack.pop() for stack in stacks if stack]
 
 
 def sign(
