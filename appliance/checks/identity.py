@@ -10,6 +10,7 @@ then what is left. Without the store nothing is known of its age: temperror too.
 """
 
 from collections.abc import Awaitable, Iterable
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -21,7 +22,7 @@ from appliance.mail.auth import DkimReport, SpfAsk, SpfReport
 from appliance.mail.context import Context, Stage
 from appliance.mail.identity import Identity
 from appliance.mail.network import network
-from appliance.mail.ports import Ports, Unavailable
+from appliance.mail.ports import Ports, Table, Unavailable
 from appliance.mail.subscribers import dynamic_name
 from appliance.mail.verdict import Action, Verdict
 from appliance.mailauth import author as authors
@@ -70,7 +71,14 @@ def _named(domain: str, proof: Any, policy: Policy, ports: Ports, **more: Any) -
 
 
 def _is_shared(names: Iterable[str], policy: Policy, ports: Ports) -> bool:
-    return any(ports.tables[spec].get(name) for spec in policy.shared_providers for name in names)
+    tables: list[Any] = [ports.tables[spec] for spec in policy.shared_providers]  # any table is hashable: by what it is
+    return any(_listed(table, name) for table in tables for name in names)
+
+
+@lru_cache(maxsize=8192)
+def _listed(table: Table, name: str) -> bool:
+    """The same senders come again and again; a table that changed is another one. Raises Unavailable."""
+    return table.get(name) is not None
 
 
 def _evidence(ctx: Context, report: SpfReport | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ Outcomes: low, raised, high; skipped for relays of ours. The score and what made
 What failure means for the mail: nothing; the check needs nothing from outside.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -76,6 +76,7 @@ def spelled(weights: dict[str, float]) -> dict[str, float]:
     return weights
 
 
+_NOTHING = Verdict(check=NAME, outcome="low", evidence={"score": 0.0, "parts": {}})
 Weight = Annotated[float, Field(ge=-100.0, le=100.0, allow_inf_nan=False)]
 
 
@@ -85,20 +86,16 @@ class Policy(knobs.Policy):
     high_from: Weight = 8.0
 
 
-def found(ctx: Context) -> Iterator[str]:
-    """Every finding so far, as "check:outcome". At rcpt what was found about other recipients is theirs."""
-    for sign in ctx.signs:
-        yield f"{SIGN}:{sign}"
+def add_up(ctx: Context, weights: Mapping[str, float]) -> dict[str, float]:
+    """The findings so far that have a weight, heaviest first, each once. At rcpt what was found about other recipients is
+    theirs."""
+    weighed = {key: weights[key] for sign in ctx.signs if (key := f"{SIGN}:{sign}") in weights}
     mine = ctx.recipient.address.text if ctx.recipient is not None else ""
     for verdict in ctx.trail:
-        if verdict.check != NAME and (not mine or verdict.recipient in ("", mine)):
-            yield f"{verdict.check}:{verdict.outcome}"
-
-
-def add_up(ctx: Context, weights: Mapping[str, float]) -> dict[str, float]:
-    """The findings that have a weight, heaviest first, each once."""
-    weighed = {key: float(weights[key]) for key in found(ctx) if weights.get(key)}
-    return dict(sorted(weighed.items(), key=lambda item: (-item[1], item[0])))
+        key = f"{verdict.check}:{verdict.outcome}"
+        if key in weights and (not mine or verdict.recipient in ("", mine)):
+            weighed[key] = weights[key]
+    return dict(sorted(weighed.items(), key=lambda item: (-item[1], item[0]))) if weighed else weighed
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
@@ -106,6 +103,8 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
     if ctx.client.trusted_relay:
         return Verdict(check=NAME, outcome="skipped", reason="trusted relay")
     parts = add_up(ctx, policy.weights)
+    if not parts and policy.raised_from > 0 and policy.high_from > 0:
+        return _NOTHING
     score = round(sum(parts.values()), 3)
     outcome = "high" if score >= policy.high_from else "raised" if score >= policy.raised_from else "low"
     reason = f"{score:g}: {', '.join(f'{key} {weight:+g}' for key, weight in parts.items())}" if parts else ""

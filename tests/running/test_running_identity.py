@@ -9,6 +9,7 @@ import apsw
 import msgspec
 
 from appliance.stores.clock import SavedClock
+from tests.mailauth.signing import record, sign
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
 from tests.peers.policies import plain
@@ -36,6 +37,7 @@ gmail.com. TXT "v=spf1 ip4:10.0.0.0/16 -all"
 1.0.0.127.in-addr.arpa. PTR client.example.org.
 client.example.org. A 127.0.0.1
 """
+KEY = record()
 #: A retry passes whenever it comes.
 AT_ONCE = 'delay = "0s"\n'
 OK = "250 2.1.5 Ok"
@@ -47,7 +49,9 @@ def start(gateway: Callable[..., Gateway], greylist: str, more: str = "", **file
     policies = plain(greylist=AT_ONCE + greylist, **files)
     policies |= {"stages.toml": STAGES, "exempt/shared_providers": "gmail.com\n"}
     policies |= {"exempt/clients": "", "exempt/recipients": ""}
-    made = gateway(policies=policies, zone=ZONE, more=trusted_door(door) + more, workers=1)
+    key = " ".join(f'"{KEY[at : at + 200]}"' for at in range(0, len(KEY), 200))
+    zone = f"{ZONE}s._domainkey.example.org. TXT {key}\n"
+    made = gateway(policies=policies, zone=zone, more=trusted_door(door) + more, workers=1)
     return made, door
 
 
@@ -119,9 +123,14 @@ def test_a_refusal_inside_goes_back_to_a_proven_sender_and_to_nobody_else(
     forged = sent(door, "full@example.com", sender="victim@example.org", address="192.0.2.1", name="mx.example.org")
     no_notice = "to hold: undeliverable, and no notice may be sent because the sender is not proven"
     made.wait_log(f"{queue_id(forged)}: {no_notice}")
+    signed = sent(door, "full@example.com", sender="b@example.org", body=sign(), address="192.0.2.1", name="mx.other.org")
+    assert inner.wait(2)[1].recipients == ["b@example.org"], "a signature of MAIL FROM's organisation is a proof too"
+    made.wait_log(f"{queue_id(signed)}: removed")
+    stranger = sent(door, "full@example.com", sender="v@other.org", body=sign(), address="192.0.2.1")
+    made.wait_log(f"{queue_id(stranger)}: {no_notice}")
     everybody = sent(door, "full@example.com", sender="a@everybody.org", address="192.0.2.1", name="mx.example.org")
     made.wait_log(f"{queue_id(everybody)}: {no_notice}")
-    assert len(inner.messages) == 1
+    assert len(inner.messages) == 2
 
 
 class Bare:
