@@ -4,6 +4,7 @@ Without --config it runs the embedded default, a gateway for example.com on 127.
 code as any other, and says what to try next. Exit: 0 ended in good order, 1 could not start.
 """
 
+import ctypes
 import os
 import socket
 import sys
@@ -15,6 +16,11 @@ import click
 
 from appliance.cli import common
 
+#: Shared libraries that attachments are looked into with: file, Debian package, what is not done without it.
+_LIBRARIES = (
+    ("libmagic.so.1", "libmagic1", "types of attachments are known by our own short table only"),
+    ("libarchive.so.13", "libarchive13", "archives are not looked into"),
+)
 _PROBES = (
     (
         "clamd",
@@ -87,7 +93,18 @@ def switched_off(facts: Mapping[str, Any]) -> Iterator[str]:
         found, first = ("is there, but not configured", "") if there else ("is not there", f"{install}, then ")
         yield f"{name} {found}: {meaning}; to switch on: {first}{section} in a config file (config.example.toml)"
     yield "Redis: not used, the embedded store keeps the state; nothing to do on a single machine"
-    yield "libmagic: not used, types of attachments are not looked into by this version; nothing to do"
+    for library, package, meaning in _LIBRARIES:
+        if not loads(library):
+            yield f"{package} is not there: {meaning}; to switch on: apt-get install {package}, then start again"
+
+
+def loads(library: str) -> bool:
+    """Whether a shared library is installed."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def listens(where: str) -> bool:

@@ -28,7 +28,7 @@ _ENCODING_FIELD = re.compile(rb"^content-transfer-encoding", re.MULTILINE | re.I
 _FREE = 1024 * 1024
 #: Share of a job's time that taking apart may take, of the clock and of CPU: content that needs more is over the limit
 #: of time; a machine that has no time for us kills the child at the end of all of it, which says nothing of the content.
-_SHARE = 0.5
+_SHARE = 0.25
 
 
 class _Message(NamedTuple):
