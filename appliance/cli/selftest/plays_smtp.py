@@ -98,7 +98,6 @@ async def smuggling(play: Play) -> Result:
     problems = []
     for pseudo in PSEUDO:
         mail, inside = play.mail(), play.mail()
-        play.refused.add(inside.token)
         dialogue = f"MAIL FROM:<{inside.sender}>\r\nRCPT TO:<{MAILBOX}>\r\nDATA\r\n".encode()
         octets = mail.octets + b"before" + pseudo + dialogue + b"Subject: smuggled\r\n\r\nsmuggled\r\n"
         reply = await play.send(mail._replace(octets=octets))

@@ -1,0 +1,134 @@
+"""`postgate selftest` as operators run it: on the embedded default, with real clamd and spamd, on files that must miss,
+and --live against a running gateway."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.peers import clamd, spamd
+from tests.peers.clamd import Clamd
+from tests.peers.gateway import POSTGATE, ROOT, Gateway
+from tests.peers.spamd import Spamd
+
+CONFIG = """\
+[gateway]
+hostname = "mx.example.com"
+state_dir = "{root}/never-touched"
+policies = "policies"
+[[listen]]
+address = "127.0.0.1:2"
+[relay]
+domains = ["example.com"]
+next_hop = "smtp:[127.0.0.1]:9"
+"""
+
+
+def selftest(folder: Path, *words: str) -> tuple[int, list[dict[str, Any]], str]:
+    """(exit status, rows, what it said on stderr)."""
+    ended = subprocess.run(
+        [*POSTGATE, "selftest", "--json", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=115,
+        check=False,
+    )
+    return ended.returncode, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr
+
+
+def wiring(folder: Path, more: str = "") -> str:
+    """A wiring file in `folder`, beside a policies folder that may be filled."""
+    (folder / "policies").mkdir(exist_ok=True)
+    config = folder / "postgate.toml"
+    config.write_text(CONFIG.format(root=folder) + more)
+    return str(config)
+
+
+def named(rows: list[dict[str, Any]], state: str) -> dict[str, str]:
+    return {row["scenario"]: f"expected {row['expected']}, got {row['got']}" for row in rows if row["state"] == state}
+
+
+def test_the_embedded_default_passes_within_two_minutes(tmp_path: Path) -> None:
+    began = time.monotonic()
+    status, rows, said = selftest(tmp_path)
+    assert named(rows, "miss") == {} and status == 0, said
+    assert set(named(rows, "skipped")) == {"your virus scanners", "your spam scanners"}
+    assert len(rows) >= 30 and time.monotonic() - began < 120
+    assert list(tmp_path.iterdir()) == [], "the folder it was called in is not written to"
+
+
+@pytest.mark.peer
+@pytest.mark.skipif(not clamd.available(), reason="Debian package clamav-daemon is not installed")
+@pytest.mark.skipif(not spamd.available(), reason="Debian package spamd is not installed")
+def test_with_real_clamd_and_spamd_nothing_is_skipped_and_a_dead_one_misses(tmp_path: Path) -> None:
+    av, judge = Clamd(tmp_path / "clamd"), Spamd(tmp_path / "spamd")
+    try:
+        av.start()
+        judge.start()
+        more = f'[scanners.clamav]\nkind = "clamd"\naddress = "{av.address}"\n'
+        more += f'[scanners.spamassassin]\nkind = "spamd"\naddress = "{judge.address}"\n'
+        config = wiring(tmp_path, more)
+        status, rows, said = selftest(tmp_path, "--config", config)
+        assert named(rows, "miss") == {} and status == 0, said
+        assert named(rows, "skipped") == {}
+        av.stop()
+        status, rows, _ = selftest(tmp_path, "--config", config, "--only", "your virus")
+        assert status == 1 and "your virus scanners" in named(rows, "miss")
+    finally:
+        av.stop()
+        judge.stop()
+    assert not (tmp_path / "never-touched").exists()
+
+
+def test_what_the_files_break_is_a_miss(tmp_path: Path) -> None:
+    (tmp_path / "policies/access").mkdir(parents=True)
+    (tmp_path / "policies/access/sender").write_text("regular.example REJECT\n")
+    config = wiring(tmp_path)
+    status, rows, _ = selftest(tmp_path, "--config", config, "--only", "clean mail")
+    assert status == 1 and "554 5.7.1" in named(rows, "miss")["clean mail"]
+
+
+def test_policies_in_force_are_what_is_expected(tmp_path: Path) -> None:
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    (policies / "spf.toml").write_text('[on]\nfail = "reject"\n')
+    (policies / "greylist.toml").write_text('mode = "off"\n')
+    config = wiring(tmp_path)
+    status, rows, _ = selftest(tmp_path, "--config", config, "--only", "SPF fail")
+    assert status == 0 and rows[0]["got"].startswith("550 5.7.23")
+    status, rows, _ = selftest(tmp_path, "--config", config, "--only", "greylist")
+    assert status == 0 and {row["state"] for row in rows} == {"skipped"} and "mode off" in rows[0]["why"]
+
+
+def test_files_that_do_not_run_are_told_with_their_place(tmp_path: Path) -> None:
+    config = wiring(tmp_path, "[smtp]\nsize = 3\n")
+    status, rows, said = selftest(tmp_path, "--config", config)
+    assert status == 2 and rows == [] and "postgate.toml:11:1: " in said
+
+
+def test_live_asks_the_running_gateway_and_writes_nothing(gateway: Callable[..., Gateway]) -> None:
+    running = gateway()
+    before = running.status()
+    ended = running.cli("selftest", "--live", "--json", check=False)
+    rows = [json.loads(line) for line in ended.stdout.splitlines()]
+    missed = named(rows, "miss")
+    assert set(missed) <= {"status"}, missed  # its name server is away in this test, and status says so
+    assert {row["scenario"] for row in rows} > {"greeting, public", "relay attempts, public", "test recipient, public"}
+    assert (
+        running.cli("greylist", "list").stdout == "The greylist is empty\n"
+        or "0" in running.cli("greylist", "list").stdout
+    )
+    assert running.status()["queue"] == before["queue"]
+
+
+def test_live_without_a_gateway_says_what_to_do(tmp_path: Path) -> None:
+    config = wiring(tmp_path)
+    status, _, said = selftest(tmp_path, "--live", "--config", config)
+    assert status != 0 and "no gateway is running here" in said
