@@ -36,6 +36,9 @@ _VALUE = re.compile(rb"[^\n]*(?:\n[ \t][^\n]*)*")
 _BREAK = re.compile(rb"\n(?:[ \t]*\n|(?![ \t])(?![!-9;-~]++[ \t]*+:)[^\n])")
 _TRACE_ONLY = re.compile(rb"\n(?:(?:received|return-path)[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*)*\n*\Z", re.IGNORECASE)
 
+#: Our own field on top goes on behind its date: the message begins with a line that looks like a continuation.
+_LEADING = re.compile(rb"\nReceived: (?:[^\n]*+\n[ \t]){1,6}?[^\n]* \d\d:\d\d:\d\d [+-]\d{4}(?: \(\w+\))?\n[ \t]")
+
 _TOKEN_AT = re.compile(
     r'(?P<blank>[ \t\n]+)|(?P<quoted>"(?:[^"\\]|\\.)*+")|(?P<angle><(?:[^<>"\\]|"(?:[^"\\]|\\.)*+")*+>)'
     r'|(?P<comment>\([^()\\]*+\))|(?P<word>[^ \t\n"<>(),:;\\]+)|(?P<special>.)',
@@ -81,6 +84,8 @@ def read(header: bytes, complete: bool = True) -> Author:
         return Author(flaws=tuple(flaws))
     if len(found) > 1:
         flaws.append("two_fields")
+    if _LEADING.match(block):
+        flaws.append("leading_blank")
     broken = _BREAK.search(block)
     if broken is not None and broken.start() < found[-1].start():
         flaws.append("broken_header")

@@ -142,6 +142,8 @@ FIELDS = [
     (b"X-From: a@b.org\r\n\r\n", "none"),
     (b" From: a@b.org\r\nTo: x@example.com\r\n\r\n", "none"),
     (b"Subject: x\r\n From: a@b.org\r\n\r\n", "none"),
+    (b" by another hand\r\nFrom: a@b.org\r\n\r\n", "leading_blank"),
+    (b"\t\r\nFrom: a@b.org\r\n\r\n", "leading_blank"),
     (b"\r\nFrom: a@b.org\r\n\r\n", "broken_header"),
     (b"\r\n", "leading_blank_line"),
     (b"From: a@b.org\r\nFrom: c@d.org\r\n\r\n", "two_fields"),
@@ -205,6 +207,10 @@ HOSTILE = [
     b"From: " + b"=?utf-8?q?" * 50000,
     b"From: " + b"@" * 500000,
     b" \r\n" * 170000,
+    b"Received: x\r\n" + b"\t12:00:00 +0000\r\n" * 28000 + b"From: a\r\n",
+    b"Received: " + b" 12:00:00 +0000" * 33000 + b"\r\nFrom: a\r\n",
+    b"Received: x\r\n" + (b"\t " * 40000 + b"\r\n") * 6 + b"From: a\r\n",
+    b"Received: " + b"\t \t " * 130000 + b"\r\nFrom: a\r\n",
 ]
 
 

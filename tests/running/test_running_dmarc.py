@@ -272,7 +272,9 @@ def test_a10_our_people_send_as_themselves(gateway: Callable[..., Gateway], inne
 
 def test_the_client_behind_a_relay_of_ours_is_judged(gateway: Callable[..., Gateway], inner: Inner) -> None:
     made, door = start(gateway)
-    config = made.config.read_text().replace("[gateway]\n", '[gateway]\ntrusted_relays = ["192.0.2.99"]\n', 1)
+    config = made.config.read_text().replace(
+        "[gateway]\n", '[gateway]\ntrusted_relays = ["192.0.2.99"]\nauthserv_id = "filter.example.com"\n', 1
+    )
     made.config.write_text(config)
     made.cli("reload")
     relay = {"address": "192.0.2.99", "name": "relay.example.com", "sender": "boss@strict.example"}
@@ -287,6 +289,12 @@ def test_the_client_behind_a_relay_of_ours_is_judged(gateway: Callable[..., Gate
     assert brought(f"Received: from x (x [10.1.1.1]){by}").startswith("250 ")
     kept = inner.wait(2)
     assert [fields(one.content, "X-Postgate-Mark") for one in kept] == [[], ["dmarc=undecided"]]
+    told = [fields(one.content, "Authentication-Results")[0] for one in kept]
+    assert told[0] == (
+        "filter.example.com; dkim=none; spf=pass smtp.mailfrom=strict.example; "
+        "dmarc=pass header.from=strict.example polrec.p=reject"
+    )
+    assert told[1].startswith("filter.example.com; ") and "dmarc=temperror" in told[1]
 
 
 def test_a4_every_ambiguous_form_is_refused_at_once(gateway: Callable[..., Gateway], inner: Inner) -> None:
