@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Awaitable, Iterable
 from fnmatch import translate
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from appliance.checks import knobs
@@ -133,8 +134,11 @@ def forbidden_by(extensions: tuple[str, ...], types: tuple[str, ...], names: tup
 def extensions(name: str) -> list[str]:
     """Every extension of a name as a reader's system takes it, the last one first: without invisible characters,
     without dots and blanks at its end, without a stream name."""
-    name = _INVISIBLE.sub("", unicodedata.normalize("NFKC", name)).lower()
-    name = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    if not (name.isascii() and name.isprintable()):
+        name = _INVISIBLE.sub("", unicodedata.normalize("NFKC", name))
+    name = name.lower().rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+    if "." not in name:
+        return []
     words = [word.strip(" \t\u00a0") for stream in name.split(":") for word in stream.split(".")[1:]]
     return ["{clsid}" if word.startswith("{") else word for word in reversed(words) if word]
 
@@ -145,7 +149,7 @@ def why_forbidden(part: Part, rules: Forbidden) -> str:
         return f"{part.detected} in {part.path}"
     for name in part.names:
         words = extensions(name)
-        for index, word in enumerate(words):
+        for index, word in () if rules.extensions.isdisjoint(words) else enumerate(words):
             if word in rules.extensions and not (index and word in _NAMES_OF_SITES):
                 return f"extension {word}: {name!r} in {part.path}"
         if rules.names is not None and rules.names.match(name.lower()):
@@ -160,7 +164,11 @@ def carries(report: Report) -> bool:
 
 def decide(report: Report, rules: Forbidden) -> Verdict:
     """What is thought of a message."""
-    flagged = {flag: [part.path for part in report.parts if flag in part.flags] for flag in _FLAGS}
+    flagged: dict[str, list[str]] = {flag: [] for flag in _FLAGS}
+    for part in report.parts:
+        for flag in part.flags:
+            if flag in flagged:
+                flagged[flag].append(part.path)
     evidence = _evidence(report)
     found: list[tuple[str, str]] = []
     ambiguous = ", ".join(report.ambiguous)
@@ -195,15 +203,15 @@ _FLAGS = ("partial", "external", "encrypted", "macro", "unread")
 
 
 def _evidence(report: Report) -> dict[str, object]:
-    names = list(dict.fromkeys(name for part in report.parts for name in part.names))[:_SHOWN]
+    names = list(dict.fromkeys(islice((name for part in report.parts for name in part.names), 10 * _SHOWN)))[:_SHOWN]
     found: dict[str, object] = {"parts": report.count, "depth": report.depth, "names": names}
     if report.ambiguous:
         found["ambiguous"] = list(report.ambiguous)
     if report.unread:
         found["unread"] = list(report.unread[:_SHOWN])
-    detected = {part.path: part.detected for part in report.parts if part.detected}
+    detected = dict(islice(((part.path, part.detected) for part in report.parts if part.detected), _SHOWN))
     if detected:
-        found["types"] = dict(list(detected.items())[:_SHOWN])
+        found["types"] = detected
     return found
 
 

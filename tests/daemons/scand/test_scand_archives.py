@@ -10,7 +10,9 @@ import struct
 import subprocess
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -109,6 +111,40 @@ def test_c4_encrypted_archives_are_named(tmp_path: Path, options: tuple[str, ...
     assert not report.unread
     if "-mhe=on" not in options:
         assert members(report)["1!a.exe"].flags == ("encrypted", "member")
+
+
+def cab(name: bytes, octets: bytes) -> bytes:
+    """A cabinet with one stored file."""
+    entry = struct.pack("<IIHHHH", len(octets), 0, 0, 0x5D21, 0, 0x20) + name + b"\0"
+    data = struct.pack("<IHH", 0, len(octets), len(octets)) + octets
+    files, begin = 36 + 8, 36 + 8 + len(entry)
+    head = struct.pack("<4sIIIIIBBHHHHH", b"MSCF", 0, begin + len(data), 0, files, 0, 3, 1, 1, 1, 0, 0, 0)
+    return head + struct.pack("<IHH", begin, 1, 0) + entry + data
+
+
+def rar(name: bytes, octets: bytes, flags: int = 0, main: int = 0) -> bytes:
+    """A RAR archive (version 4) with one stored file; flag 4: encrypted, 0x80 in `main`: its headers, too."""
+
+    def block(rest: bytes) -> bytes:
+        return struct.pack("<H", zlib.crc32(rest) & 0xFFFF) + rest
+
+    size, crc = len(octets), zlib.crc32(octets)
+    body = struct.pack("<IIBIIBBHI", size, size, 2, crc, 0x5D210000, 20, 0x30, len(name), 0x20) + name
+    entry = block(struct.pack("<BHH", 0x74, 0x8000 | flags, 7 + len(body)) + body) + octets
+    end = block(struct.pack("<BHH", 0x7B, 0x4000, 7))
+    return b"Rar!\x1a\x07\0" + block(struct.pack("<BHH", 0x73, main, 13) + bytes(6)) + entry + end
+
+
+@pytest.mark.parametrize("octets", [cab(b"a.exe", EXE), rar(b"a.exe", EXE)])
+def test_c4_cab_and_rar(octets: bytes) -> None:
+    (member,) = members(looked(octets)).values()
+    assert (member.names, member.detected) == (("a.exe",), filetypes.EXE)
+
+
+def test_c4_encrypted_rar() -> None:
+    report = looked(rar(b"a.exe", EXE, flags=4))
+    assert members(report)["1!a.exe"].flags == ("encrypted", "member") and "encrypted" in report.parts[0].flags
+    assert "encrypted" in flags(rar(b"a.exe", EXE, main=0x80))
 
 
 def test_c4_nested_archives() -> None:
@@ -310,6 +346,23 @@ RELS = (
 )
 def test_documents(octets: bytes, wanted: set[str]) -> None:
     assert flags(octets) - {"attachment"} == wanted
+
+
+@pytest.mark.parametrize(("answer", "wanted"), [(True, {"macro"}), (False, set()), (ValueError("broken"), set())])
+def test_oletools_look_deeper(answer: object, wanted: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are installed (extra `macro`); what they break on stays as it was."""
+
+    class Parser:
+        def __init__(self, name: str, data: bytes) -> None:
+            assert data.startswith(b"\xd0\xcf\x11\xe0")
+
+        def detect_macros(self) -> object:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    monkeypatch.setattr(macros, "olevba", SimpleNamespace(VBA_Parser=Parser))
+    assert flags(ole("PowerPoint Document")) - {"attachment"} == wanted
 
 
 def test_a_document_in_an_archive() -> None:
