@@ -91,7 +91,7 @@ FOUND: dict[str, tuple[str, str]] = {
     "mail.reject.bv": ("reject", "policy of the parent"),
     "news.mail.reject.bv": ("reject", "policy of the parent"),
     "a.b.reject.bv": ("reject", "policy of the parent"),
-    "testing.bv": ("none", "t=y"),
+    "testing.bv": ("quarantine", "t=y"),
     "testing-q.bv": ("none", "t=y"),
     "pct0.bv": ("reject", "pct="),
     "spaces.bv": ("reject", "blanks in the record"),
