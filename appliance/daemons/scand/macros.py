@@ -8,13 +8,15 @@ document that cannot be read to its end has the flag "unread". What failure mean
 import io
 import re
 import struct
+import warnings
 
 try:
     import olefile
 except ImportError:
     olefile = None
 try:
-    from oletools import olevba
+    with warnings.catch_warnings(action="ignore"):
+        from oletools import olevba
 except Exception:  # the extra `macro`; it warns and breaks in many ways
     olevba = None
 
