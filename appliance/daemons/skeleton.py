@@ -27,6 +27,9 @@ from appliance.net.channel import Channel, Frame
 from appliance.observe import events, lag, maillog, metrics, oplog
 
 log = oplog.get()
+#: When the collector looks for cycles. A message makes thousands of values and hardly any cycle: with the thresholds that
+#: Python ships the collector takes a tenth of smtpd's time.
+COLLECT = (10_000, 20, 50)
 
 
 class Birth(msgspec.Struct, frozen=True, kw_only=True):
@@ -268,6 +271,7 @@ def _live(birth: Birth, channel: Channel, create: Create, early: list[Frame]) ->
     host, facility = wiring.gateway.hostname, wiring.logging.facility
     maillog.configure(birth.log_fd, service=birth.service, host=host, facility=facility)
     events.configure(birth.rendezvous.get("journal", "") if birth.service != "journal" else "")
+    gc.set_threshold(*COLLECT)
     gc.enable()
     with asyncio.Runner(loop_factory=new_loop) as runner:
         status = runner.run(_Life(birth, channel, create).run(early))

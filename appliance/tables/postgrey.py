@@ -19,6 +19,8 @@ from appliance.tables.text import BLANKS, Source
 
 _SHORT = re.compile(r"\d{1,3}(?:\.\d{1,3}){0,2}\.?\Z")
 _DOMAIN = re.compile(r"\.?[^\s@/]+\Z")
+#: Answers that a table remembers, the patterns' among them; all are forgotten when it is full.
+REMEMBERED = 4096
 
 
 class Exemptions:
@@ -32,11 +34,17 @@ class Exemptions:
         self.domains: dict[str, tuple[str, int]] = {}
         self.nets: list[tuple[Net, str, int]] = []
         self.patterns = Patterns([], source)
+        self._answers: dict[str, tuple[str, str] | None] = {}
 
     def get(self, key: str) -> tuple[str, str] | None:
         """(entry, "file:line"), or None. Raises Unavailable when a pattern takes too long."""
+        if key in self._answers:
+            return self._answers[key]
         found = self._find(key.lower())
-        return None if found is None else (found[0], f"{self.source.path}:{found[1]}")
+        if len(self._answers) >= REMEMBERED:
+            self._answers.clear()
+        answer = self._answers[key] = None if found is None else (found[0], f"{self.source.path}:{found[1]}")
+        return answer
 
     def entries(self) -> Iterator[tuple[str, str, int]]:
         named = [*self.exact.items(), *self.domains.items()]

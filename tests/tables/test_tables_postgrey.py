@@ -3,6 +3,7 @@
 import pytest
 
 from appliance.tables import open_table
+from appliance.tables.postgrey import Exemptions
 
 CLIENTS = b"""# shipped
 example.org      # comment behind data
@@ -74,3 +75,14 @@ def test_recipients(key: str, hit: bool) -> None:
     table = open_table("postgrey_recipients:w", lambda _: RECIPIENTS)
     assert not table.source.flaws
     assert (table.get(key) is not None) is hit
+
+
+def test_answers_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.tables.postgrey.REMEMBERED", 3)
+    table = open_table("postgrey_clients:w", lambda _: CLIENTS)
+    assert isinstance(table, Exemptions)
+    for _ in range(2):
+        assert table.get("mx.example.org") == ("example.org", "w:2")
+        assert table.get("cloud1.example.com") == ("/cloud[0-9]+\\./", "w:4")
+        assert [table.get(f"host{n}.example") for n in range(10)] == [None] * 10
+        assert len(table._answers) <= 3
