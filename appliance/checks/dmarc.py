@@ -74,7 +74,20 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     author = authors.of(content)
     if author.flaws:
         return ambiguous(author)
-    return _judge(ctx, policy, ports, author, content, authentication, resolver)
+    sender, client = ctx.sender.text, _client(ctx, content, ports)
+    spf: SpfReport | Awaitable[SpfReport] = _unknown(ctx, author.domain)
+    if client is not None:
+        spf = authentication.spf(SpfAsk(client.address, client.helo, sender))
+    dkim = authentication.dkim(content)
+    dkim_only = knobs_trust.names(policy.dkim_only, author.domain)
+    if isinstance(spf, SpfReport) and isinstance(dkim, DkimReport):
+        report = dmarc.at_once(
+            dmarc.Ask(author.domain, spf, dkim, not sender, dkim_only), resolver.cached, policy.discovery
+        )
+        if report is not None and report.result in ("pass", "none"):
+            found = Found(author, spf, dkim, report, client.address if client else "")
+            return decide(ctx, found, False, policy.discovery)
+    return _judge(ctx, policy, ports, author, content, authentication, resolver, client, spf, dkim)
 
 
 def ambiguous(author: authors.Author) -> Verdict:
@@ -97,16 +110,14 @@ async def _judge(
     content: Content,
     authentication: Authentication,
     resolver: Resolver,
+    client: origin.Client | None,
+    asked_spf: SpfReport | Awaitable[SpfReport],
+    asked_dkim: DkimReport | Awaitable[DkimReport],
 ) -> Verdict:
+    """With all that has to be waited for."""
     sender = ctx.sender.text if ctx.sender else ""
-    client = _client(ctx, content, ports)
-    if client is None:
-        spf = _unknown(ctx, author.domain)
-    else:
-        spf = await answered(authentication.spf(SpfAsk(client.address, client.helo, sender)))
-    dkim = await answered(authentication.dkim(content))
-    dkim_only = knobs_trust.names(policy.dkim_only, author.domain)
-    ask = dmarc.Ask(author.domain, spf, dkim, not sender, dkim_only)
+    spf, dkim = await answered(asked_spf), await answered(asked_dkim)
+    ask = dmarc.Ask(author.domain, spf, dkim, not sender, knobs_trust.names(policy.dkim_only, author.domain))
     report = await dmarc.evaluate(ask, resolver.query, policy.discovery)
     found = Found(author, spf, dkim, report, client.address if client else "")
     if report.result == "fail" and report.policy in ("quarantine", "reject"):

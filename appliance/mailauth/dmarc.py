@@ -5,7 +5,7 @@ FROM (of HELO for the null sender, threats A6). Names are compared as whole A-la
 DNS failure on the only way that could have led to a pass is `temperror`, with the policy if that is known: never fail.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -14,6 +14,7 @@ from appliance.mail.auth import DkimReport, DmarcReport, Signature, SpfReport
 from appliance.mail.ports import Unavailable
 from appliance.mailauth.dmarc_record import Policy, Record
 from appliance.mailauth.dmarc_walk import Discovery, Found, Query, Tree
+from appliance.protocol.dns import Answer
 
 #: Passing domains of signatures that are compared; a message has at most ten signatures that were verified.
 MOST = 10
@@ -73,6 +74,33 @@ async def evaluate(ask: Ask, query: Query, discovery: Discovery = "treewalk") ->
     if away:
         return _report("temperror", ask, found, record, policy, reason=away)
     return _report("fail", ask, found, record, policy, reason=_why(ask))
+
+
+class _NotAtHand(Exception):
+    """A record would have to be asked for."""
+
+
+def at_once(
+    ask: Ask, cached: Callable[[str, str], Answer | None], discovery: Discovery = "treewalk"
+) -> DmarcReport | None:
+    """As evaluate, if every record that it needs is at hand; else None."""
+
+    async def query(name: str, rtype: str) -> Answer:
+        answer = cached(name, rtype)
+        if answer is None:
+            raise _NotAtHand
+        return answer
+
+    evaluation = evaluate(ask, query, discovery)
+    try:
+        evaluation.send(None)
+    except StopIteration as end:
+        report: DmarcReport = end.value
+        return report
+    except _NotAtHand:
+        return None
+    evaluation.close()
+    return None
 
 
 async def _aligned(tree: Tree, ask: Ask, record: Record) -> tuple[frozenset[str], str]:

@@ -7,6 +7,7 @@ default; a wrong p, sp or np makes the record `broken`: it counts as p=none if i
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal, cast
 
 import msgspec
@@ -40,8 +41,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse(text: str) -> Record | None:
     """The record that `text` is, or None."""
-    if len(text) > MOST or not _VERSION.match(text):
-        return None
+    return _parse(text) if len(text) <= MOST and _VERSION.match(text) else None
+
+
+@lru_cache(maxsize=2048)
+def _parse(text: str) -> Record:
     tags: dict[str, str] = {}
     for part in text.split(";", MOST_TAGS + 1)[1 : MOST_TAGS + 1]:
         if found := _TAG.match(part):

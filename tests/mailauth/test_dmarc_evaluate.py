@@ -3,8 +3,9 @@
 import pytest
 
 from appliance.mail.auth import DkimReport, DmarcReport, Signature, SpfReport, Word
-from appliance.mailauth.dmarc import Ask, evaluate
+from appliance.mailauth.dmarc import Ask, at_once, evaluate
 from appliance.mailauth.dmarc_walk import Discovery
+from appliance.protocol.dns import Answer
 from tests.mailauth.dmarc_zone import AWAY, Zone, published
 
 
@@ -211,3 +212,20 @@ async def test_what_a_report_needs_of_the_policy() -> None:
         "fo": "0",
         "rua": ["mailto:r@example.org"],
     }
+
+
+@pytest.mark.parametrize("author", ["example.org", "mail.example.org", "example.net"])
+async def test_what_is_at_hand_is_judged_at_once_and_alike(author: str) -> None:
+    ask = Ask(author, spf("pass", "example.org"), dkim(("pass", "example.net")))
+    known: dict[tuple[str, str], Answer] = {}
+    for _ in range(10):
+        if (found := at_once(ask, lambda name, rtype: known.get((name, rtype)))) is not None:
+            break
+        zone = Zone(REJECT, ["mail.example.org"])
+        await judge(zone, ask)
+        key = next(key for key in zone.asked if key not in known)
+        known[key] = await zone.query(*key)
+    else:
+        pytest.fail("it was never at hand")
+    assert known
+    assert found == await judge(Zone(REJECT, ["mail.example.org"]), ask)
