@@ -163,7 +163,7 @@ async def _excused(
 def _forwarder(found: Found, ctx: Context, policy: Policy, ports: Ports) -> str:
     """The listed forwarder that the client is proven to be, in words, or ""."""
     claimed = [("name", ctx.client.name)] if ctx.client.name != "unknown" and ctx.client.proof == "pass" else []
-    if found.spf.result == "pass" and found.spf.scope == "mfrom" and found.spf.domain:
+    if found.spf.result == "pass" and found.spf.scope == "mfrom" and found.spf.domain and not found.spf.broad:
         claimed.append(("spf", found.spf.domain))
     for proof, name in claimed:
         entry = knobs_trust.find(policy.trusted_forwarders, name, ports, ctx.now, True)

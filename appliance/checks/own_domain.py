@@ -55,8 +55,8 @@ class Proof(NamedTuple):
         """ "pass", "temperror" (it might) or ""."""
         if self.dmarc == domain or (self.spf.scope == "mfrom" and (self.spf.result, self.spf.domain) == ("pass", domain)):
             return "pass"
-        signed = [item for item in self.dkim.signatures if item.domain and is_below(domain, item.domain)]
-        if any(item.result == "pass" and item.counts for item in signed):
+        signed = [item for item in self.dkim.signatures if not item.domain or is_below(domain, item.domain)]
+        if any(item.result == "pass" and item.counts and item.domain for item in signed):
             return "pass"
         lost = self.spf.result == "temperror" and self.spf.domain == domain
         return "temperror" if lost or any(item.result == "temperror" for item in signed) else ""

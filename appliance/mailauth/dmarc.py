@@ -133,18 +133,20 @@ def _paths(ask: Ask, record: Record) -> tuple[list[_Path], list[tuple[_Path, str
     passing = [of_spf] if spf.result == "pass" and spf.domain else []
     open_ = [(of_spf, f"SPF of {spf.domain}: {spf.reason}")] if spf.result == "temperror" and spf.domain else []
     for signature in _distinct(ask.dkim.signatures):
-        path = _Path("dkim", signature.domain, record.adkim)
+        path = _Path("dkim", signature.domain or ask.author, record.adkim)
         if signature.result == "pass":
             passing.append(path)
         else:
-            open_.append((path, f"key of {signature.selector}._domainkey.{signature.domain}: {signature.reason}"))
+            what = f"key of {signature.selector}._domainkey.{signature.domain}" if signature.domain else "signatures"
+            open_.append((path, f"{what}: {signature.reason}"))
     return passing, open_
 
 
 def _distinct(signatures: Iterable[Signature]) -> list[Signature]:
-    """One a domain: passes that count, then those that DNS left open."""
+    """One a domain: passes that count, then those that were left open (without a domain: of a content that could not be
+    read, so they may be anybody's)."""
     good = [found for found in signatures if found.result == "pass" and found.counts and found.domain]
-    lost = [found for found in signatures if found.result == "temperror" and found.domain]
+    lost = [found for found in signatures if found.result == "temperror"]
     first: dict[str, Signature] = {}
     for found in (*good, *lost):
         first.setdefault(found.domain, found)

@@ -171,6 +171,15 @@ async def test_a_forwarder_proven_by_spf() -> None:
     assert (await judged(asked(LIST, sender="srs0=x@forward.example"), told, **KNOB)).outcome == "forwarded"
 
 
+async def test_a10_a_pass_that_proves_nobody_proves_no_forwarder() -> None:
+    told = ports(
+        Said(SpfReport(result="pass", domain="forward.example", broad=True)),
+        REJECT,
+        lists={"texthash:forwarders": "forward.example until=2026-12-31 proof=spf\n"},
+    )
+    assert (await judged(asked(LIST, sender="srs0=x@forward.example"), told, **KNOB)).outcome == "reject"
+
+
 @pytest.mark.parametrize("proof", ["fail", "none", "temperror", "unknown"])
 async def test_a_name_that_is_not_confirmed_proves_nothing(proof: str) -> None:
     client = Client(address="198.51.100.7", name="mail.example.net", proof=proof)  # type: ignore[arg-type]

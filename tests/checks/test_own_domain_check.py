@@ -71,6 +71,7 @@ async def test_a11_where_the_operator_lists_the_domain_it_is_refused(protected: 
         (Said(NO, signed("mail.example.com")), "forbidden"),
         (Said(NO, signed("com")), "ok"),
         (Said(NO, signed("example.com", "temperror")), "temperror"),
+        (Said(NO, signed("", "temperror")), "temperror"),  # the content could not be read
         (Said(YES), "ok"),
         (Said(LOST), "temperror"),
         (Said(SpfReport(result="pass", scope="helo", domain="example.com")), "forbidden"),

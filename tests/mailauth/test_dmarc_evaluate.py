@@ -159,6 +159,8 @@ async def test_a10_a_shared_network_is_not_enough_where_the_operator_says_so() -
         (Ask("example.org", spf("temperror", "example.net")), "fail"),
         (Ask("example.org", None, dkim(("temperror", "example.org"))), "temperror"),
         (Ask("example.org", None, dkim(("temperror", "example.net"))), "fail"),
+        (Ask("example.org", None, dkim(("temperror", ""))), "temperror"),  # nobody could read whose it is
+        (Ask("example.org", spf("pass", "example.org"), dkim(("temperror", ""))), "pass"),
         (Ask("example.org", spf("temperror", "example.org"), dkim(("pass", "example.org"))), "pass"),
         (Ask("example.org", spf("pass", "example.org"), dkim(("temperror", "example.org"))), "pass"),
         (Ask("example.org", spf("temperror", "example.org"), null_sender=True), "fail"),

@@ -110,12 +110,12 @@ class SpfMemo:
 
     def _evaluate(self, ask: SpfAsk, key: Key) -> SpfReport | Awaitable[SpfReport]:
         if len(self._asking) >= MOST_UNDER_WAY:
-            return SpfReport(result="temperror", reason=f"more than {MOST_UNDER_WAY} SPF evaluations are under way")
+            return _unknown(ask, f"more than {MOST_UNDER_WAY} SPF evaluations are under way")
         _answers[_EVALUATED] += 1
         try:
             answer = spf.evaluate(Until(self._resolver, self._seconds), ask, self._limits)
         except Exception as error:
-            return _failed(error)
+            return _failed(ask, error)
         if isinstance(answer, SpfReport):
             return self._done(ask, key, answer)
         task = self._asking[key] = asyncio.create_task(self._awaited(ask, key, answer))
@@ -126,7 +126,7 @@ class SpfMemo:
         try:
             report = await answer
         except Exception as error:
-            return _failed(error)
+            return _failed(ask, error)
         return self._done(ask, key, report)
 
     def _done(self, ask: SpfAsk, key: Key, report: SpfReport) -> SpfReport:
@@ -143,6 +143,12 @@ class SpfMemo:
         self._kept[key] = _Kept(report, self._clock() + max(report.ttl, LEAST))
 
 
-def _failed(error: Exception) -> SpfReport:
+def _failed(ask: SpfAsk, error: Exception) -> SpfReport:
     _log.error("an SPF evaluation failed", exc_info=error)
-    return SpfReport(result="temperror", reason=f"failed: {type(error).__name__}")
+    return _unknown(ask, f"failed: {type(error).__name__}")
+
+
+def _unknown(ask: SpfAsk, why: str) -> SpfReport:
+    """What was asked about is named: a pass of that very domain may be what is missing (DMARC)."""
+    scope, _, domain = spf.identity(ask)
+    return SpfReport(result="temperror", scope="helo" if scope == "helo" else "mfrom", domain=domain, reason=why)
