@@ -31,7 +31,7 @@ _FOLDER = 0o040000
 #: Octets that may be unpacked before their ratio counts.
 _FREE = 10 * 1024 * 1024
 #: Members that are read to their end, whatever they begin with.
-_WANTED = re.compile(r"\.rels\Z", re.IGNORECASE)
+_WANTED = re.compile(r"\.(?:rels|zip)\Z", re.IGNORECASE)
 #: Single files that were compressed, not archived.
 _STREAMS = frozenset({filetypes.GZIP, "application/x-bzip2", "application/x-xz", "application/zstd", "application/x-lz4"})
 _LOCAL = re.compile(rb"PK\x03\x04..(.).{19}(..)..", re.DOTALL)
@@ -175,7 +175,7 @@ class _Reader:
         if len(head) < _BLOCK:
             rest = b"".join(iter(lambda: self._block(caps), b""))
             return Member(name, len(head) + len(rest), head + rest, True)
-        if filetypes.detect(head, deep=False) in _CONTAINERS or _WANTED.search(name):
+        if filetypes.detect(head, deep=False) in filetypes.HOLDS or _WANTED.search(name):
             octets = head + b"".join(iter(lambda: self._block(caps), b""))
             return Member(name, len(octets), octets, True)
         if declared > len(head):
@@ -196,9 +196,6 @@ class _Reader:
     def close(self) -> None:
         ffi.entry_free(self.entry)
         ffi.read_free(self.archive)
-
-
-_CONTAINERS = filetypes.ARCHIVES | {filetypes.OLE, filetypes.RTF}
 
 
 def _why(error: Exception) -> str:

@@ -87,6 +87,10 @@ ARCHIVES = frozenset(
 )
 #: Archives that nobody here can unpack.
 CLOSED = frozenset({"application/x-ace", "application/x-arj", "application/x-vhd"})
+#: What something may be inside of.
+HOLDS = ARCHIVES | CLOSED | {OLE, RTF, TNEF}
+#: Octets of the last record of a zip, with the longest comment.
+_ZIP_END = 22 + 65535
 _HTA = re.compile(rb"<hta:application|<script[^>]{0,200}\bvbscript", re.IGNORECASE)
 _BATCH = re.compile(rb"\s*@echo\s+off\b", re.IGNORECASE)
 _LOOKED_AT = 65536
@@ -126,6 +130,12 @@ def detect(octets: bytes, *, deep: bool = True) -> str:
         return str(_cookie[0].from_buffer(head))[:100]
     except magic.MagicException:
         return ""
+
+
+def ends_as_zip(octets: bytes) -> bool:
+    """Whether a zip's directory stands at the end, whatever the octets begin with: readers of zip look there."""
+    at = octets.rfind(b"PK\x05\x06", max(0, len(octets) - _ZIP_END))
+    return at >= 0 and octets.rfind(b"PK\x01\x02", 0, at) >= 0
 
 
 def _is_text(octets: bytes) -> bool:

@@ -37,9 +37,9 @@ class Members:
     def look(self, place: int, octets: bytes) -> None:
         """Into one part of the message, and all that is in it."""
         part = self._parts.listed[place]
-        if self.over or not _holds(part.detected):
+        if self.over:
             return
-        waiting = deque([_Inside(place, part.path, 0, octets, part.detected)])
+        waiting = deque(_Inside(place, part.path, 0, octets, kind) for kind in _kinds(part.detected, octets))
         try:
             while waiting:
                 self._look(waiting.popleft(), waiting)
@@ -93,8 +93,8 @@ class Members:
         depth = self._parts.listed[inside.place].depth
         part = Part(path, depth, (), (member.name,), detected, member.size, flags=tuple(sorted(flags)))
         place = self._parts.append(part)
-        if member.whole and _holds(detected):
-            waiting.append(_Inside(place, path, inside.level + 1, member.octets, detected))
+        for kind in _kinds(detected, member.octets) if member.whole else ():
+            waiting.append(_Inside(place, path, inside.level + 1, member.octets, kind))
 
     def _tnef(self, inside: _Inside, waiting: deque[_Inside]) -> None:
         """Outlook's winmail.dat: attributes of a level, an id, a length, octets and a checksum."""
@@ -117,9 +117,7 @@ class Members:
             self.unread.append(f"{path}: {why}"[:2048])
 
 
-def _holds(detected: str) -> bool:
-    """Whether there may be something inside."""
-    return detected in filetypes.ARCHIVES or detected in filetypes.CLOSED or detected in _DOCUMENTS
-
-
-_DOCUMENTS = frozenset({filetypes.OLE, filetypes.RTF, filetypes.TNEF})
+def _kinds(detected: str, octets: bytes) -> list[str]:
+    """What to look into it as: a picture may be a zip as well."""
+    kinds = [detected] if detected in filetypes.HOLDS else []
+    return [*kinds, filetypes.ZIP] if filetypes.ZIP not in kinds and filetypes.ends_as_zip(octets) else kinds

@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -231,6 +232,24 @@ def test_c4_archives_that_nobody_can_open_are_named() -> None:
     assert {"archive", "unread"} <= set(report.parts[0].flags) and "application/x-ace" in report.unread[0]
 
 
+@pytest.mark.parametrize("front", [b"GIF89a" + bytes(40), b"%PDF-1.4\n", b"some octets in front of it"])
+def test_c4_a_zip_behind_something_else_is_looked_into(front: bytes) -> None:
+    """Readers of zip begin at its end, whatever it is called and begins with."""
+    octets = front + zipped(a__exe=EXE)
+    assert members(looked(octets))["1!a.exe"].detected == filetypes.EXE
+    assert members(looked(zipped(b__zip=octets)))["1!b.zip!a.exe"].detected == filetypes.EXE
+    assert not members(looked(front + b"PK\x05\x06" + bytes(18))), "an empty list of members is none"
+
+
+@pytest.mark.parametrize("pack", [lambda **files: zipped(**files), lambda **files: tarred("gz", **files)])
+def test_c4_what_is_large_in_an_archive_is_looked_into_as_well(pack: Callable[..., bytes]) -> None:
+    report = looked(pack(a__ace=bytes(7) + b"**ACE**" + bytes(70000)))
+    assert "application/x-ace" in report.unread[0]
+    tnef = TNEF + attribute(0x18010, b"b.bin\0") + attribute(0x6800F, bytes(range(256)) * 300)
+    report = looked(pack(winmail__dat=tnef + attribute(0x18010, b"a.exe\0") + attribute(0x6800F, EXE)))
+    assert members(report)["1!winmail.dat!a.exe"].detected == filetypes.EXE
+
+
 def test_c5_links_and_paths_in_archives_are_data() -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as file:
@@ -376,9 +395,14 @@ def test_without_olefile_no_document_is_called_harmless(monkeypatch: pytest.Monk
     assert "unread" in report.parts[0].flags and report.missing == ("olefile",)
 
 
-def test_winmail_dat() -> None:
-    def attribute(kind: int, octets: bytes) -> bytes:
-        return b"\x02" + struct.pack("<II", kind, len(octets)) + octets + b"\0\0"
+TNEF = b"\x78\x9f\x3e\x22\0\0"
 
-    tnef = b"\x78\x9f\x3e\x22\0\0" + attribute(0x18010, b"a.exe\0") + attribute(0x6800F, EXE)
+
+def attribute(kind: int, octets: bytes) -> bytes:
+    """Of a TNEF file."""
+    return b"\x02" + struct.pack("<II", kind, len(octets)) + octets + b"\0\0"
+
+
+def test_winmail_dat() -> None:
+    tnef = TNEF + attribute(0x18010, b"a.exe\0") + attribute(0x6800F, EXE)
     assert members(looked(tnef))["1!a.exe"].detected == filetypes.EXE
