@@ -5,7 +5,9 @@ failure is `fail` (nothing asked), `quarantine` or `reject`; `forwarded` or `sea
 forwarder or sealer stands for it, never a pass. Authentication-Results says what was found and what was overridden.
 Evidence (`facts`) is what an aggregate report needs of this message (RFC 9990).
 What failure means for the mail: DNS that does not answer on the only way that could have passed is `temperror` (put off)
-for `put_off` from the first attempt on, then `undecided` (marked); at once where the owner asks for nothing.
+for `put_off` from the first attempt on, then `undecided` (marked); at once where the owner asks for nothing. So it is
+where DNS hides a listed forwarder or sealer; but a client whose name cannot be looked up is judged without it then:
+whoever sends can see to that.
 """
 
 from collections.abc import Awaitable
@@ -56,7 +58,8 @@ class Policy(knobs.Policy):
 
 
 class Found(NamedTuple):
-    """All that was found out about one message. `client`: the address that SPF was asked for, "" if it is not known."""
+    """All that was found out about one message. `client`: the address that SPF was asked for, "" if it is not known.
+    `doubt`: who might stand for a failure, if DNS answered; `own`: the sender himself may have seen to it."""
 
     author: authors.Author
     spf: SpfReport
@@ -65,6 +68,8 @@ class Found(NamedTuple):
     client: str
     override: str = ""
     reason: str = ""
+    doubt: str = ""
+    own: bool = False
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
@@ -122,8 +127,8 @@ async def _judge(
     found = Found(author, spf, dkim, report, client.address if client else "")
     if report.result == "fail" and report.policy in ("quarantine", "reject"):
         found = await _excused(found, ctx, policy, ports, content, authentication)
-    waits = False
-    if client is not None and report.result == "temperror" and report.policy != "none" and ports.firsts is not None:
+    waits, open_ = False, report.result == "temperror" and report.policy != "none"
+    if client is not None and (open_ or found.doubt) and ports.firsts is not None:
         key = f"dmarc:{origin.fingerprint(sender, content.header)}"
         waits = await ports.firsts.age(key, max(REMEMBER, policy.put_off)) < policy.put_off
     return decide(ctx, found, waits, policy.discovery)
@@ -146,30 +151,49 @@ def _unknown(ctx: Context, author: str) -> SpfReport:
 async def _excused(
     found: Found, ctx: Context, policy: Policy, ports: Ports, content: Content, authentication: Authentication
 ) -> Found:
-    """With the forwarder or sealer that stands for a failure, if one does."""
+    """With the forwarder or sealer that stands for a failure, or might."""
     sender = ctx.sender.text if ctx.sender else ""
     if policy.trusted_forwarders:
         traits = origin.traits(content.header, sender, found.author.domain, found.dkim)
-        if traits and (proven := _forwarder(found, ctx, policy, ports)):
-            return found._replace(override="trusted_forwarder", reason=f"{proven}; {', '.join(traits)}")
-    if policy.trusted_sealers:
+        if traits:
+            found = _forwarded(found, ctx, policy, ports, traits)
+    if policy.trusted_sealers and not found.override:
         report = await answered(authentication.arc(content))
-        sealer = claims.vouched(report, found.author.domain, lambda name: _sealer(name, ctx, policy, ports))
-        if sealer:
+
+        def listed(name: str) -> bool:
+            return _sealer(name, ctx, policy, ports)
+
+        if sealer := claims.vouched(report, found.author.domain, listed):
             return found._replace(override="local_policy", reason=f"sealed by {sealer}")
+        if report.result == "temperror" and report.sealers and listed(report.sealers[-1]):
+            return found._replace(doubt=f"the seal of {report.sealers[-1]}: {report.reason}", own=False)
     return found
 
 
-def _forwarder(found: Found, ctx: Context, policy: Policy, ports: Ports) -> str:
-    """The listed forwarder that the client is proven to be, in words, or ""."""
-    claimed = [("name", ctx.client.name)] if ctx.client.name != "unknown" and ctx.client.proof == "pass" else []
-    if found.spf.result == "pass" and found.spf.scope == "mfrom" and found.spf.domain and not found.spf.broad:
-        claimed.append(("spf", found.spf.domain))
-    for proof, name in claimed:
-        entry = knobs_trust.find(policy.trusted_forwarders, name, ports, ctx.now, True)
-        if entry is not None and entry.valid and entry.trust.proof == proof:
-            return f"forwarded by {name}, proof {proof} ({entry.place})"
-    return ""
+def _forwarded(found: Found, ctx: Context, policy: Policy, ports: Ports, traits: tuple[str, ...]) -> Found:
+    """With the listed forwarder that the client is proven to be, or might be."""
+    client, spf = ctx.client, found.spf
+    if client.name != "unknown" and client.proof == "pass" and (entry := _entry("name", client.name, ctx, policy, ports)):
+        return _by(found, "name", client.name, entry, traits)
+    if spf.scope == "mfrom" and spf.result in ("pass", "temperror") and not spf.broad and spf.domain:
+        entry = _entry("spf", spf.domain, ctx, policy, ports)
+        if entry is not None and spf.result == "pass":
+            return _by(found, "spf", spf.domain, entry, traits)
+        if entry is not None:
+            return found._replace(doubt=f"SPF of {spf.domain} could not be checked: {spf.reason}")
+    if client.proof == "temperror":
+        return found._replace(doubt="the client's name could not be looked up", own=True)
+    return found
+
+
+def _entry(proof: str, name: str, ctx: Context, policy: Policy, ports: Ports) -> knobs_trust.Listed | None:
+    entry = knobs_trust.find(policy.trusted_forwarders, name, ports, ctx.now, True)
+    return entry if entry is not None and entry.valid and entry.trust.proof == proof else None
+
+
+def _by(found: Found, proof: str, name: str, entry: knobs_trust.Listed, traits: tuple[str, ...]) -> Found:
+    why = f"forwarded by {name}, proof {proof} ({entry.place}); {', '.join(traits)}"
+    return found._replace(override="trusted_forwarder", reason=why)
 
 
 def _sealer(name: str, ctx: Context, policy: Policy, ports: Ports) -> bool:
@@ -188,6 +212,9 @@ def decide(ctx: Context, found: Found, waits: bool, discovery: str) -> Verdict:
         if found.override:
             outcome = "forwarded" if found.override == "trusted_forwarder" else "sealed"
             reason = f"{found.reason}; asked: {report.policy}; {reason}"
+        elif found.doubt and (waits or not found.own):
+            outcome = "temperror" if waits else "undecided"
+            reason = f"{found.doubt}; asked: {report.policy}; {reason}"
     override = found.override, found.reason
     facts = dmarc_facts.facts(ctx, found.client, found.spf, found.dkim, report, discovery, outcome, override)
     return Verdict(

@@ -220,6 +220,8 @@ def test_a_trusted_forwarder_and_what_is_stamped(gateway: Callable[..., Gateway]
         sent(door, TO, body=posted, **{**srs, "address": "192.0.2.31"}),
     ):
         assert other.startswith("550 5.7.26 ")
+    nameless = sent(door, TO, sender="x@lists.example", body=posted, address="192.0.2.40", name="[TEMPUNAVAIL]")
+    assert nameless.startswith("451 4.4.3 ")  # DNS hides whether it is the forwarder
 
 
 def test_a9_a_listed_sealer_softens_a_reject(gateway: Callable[..., Gateway], inner: Inner) -> None:
