@@ -175,6 +175,7 @@ def decide(report: Report, rules: Forbidden) -> Verdict:
     refused = [why for part in report.parts if (why := why_forbidden(part, rules))]
     partial = flagged["partial"] + flagged["external"]
     unread = [*report.unread, *flagged["unread"]]
+    blind = set(report.missing) - {_TYPES_BY}
     if refused:
         found.append(("forbidden", refused[0]))
         evidence["forbidden"] = refused[:_SHOWN]
@@ -190,15 +191,22 @@ def decide(report: Report, rules: Forbidden) -> Verdict:
         found.append(("encrypted", f"encrypted: {flagged['encrypted'][0]}"))
     if flagged["macro"]:
         found.append(("macro", f"macros or objects: {flagged['macro'][0]}"))
-    if unread and report.missing:
-        found.append(("skipped", f"not installed: {', '.join(report.missing)}"))
-    elif unread:
+    if unread and not blind:
         found.append(("unscannable", f"cannot be looked into: {unread[0]}"))
+    elif unread or (report.missing and _untyped(report)):
+        found.append(("skipped", f"not installed: {', '.join(report.missing)}"))
     (outcome, reason), *more = found or [("ok", "")]
     further = tuple(Verdict(check=NAME, outcome=word, reason=why[:500]) for word, why in more)
     return Verdict(check=NAME, outcome=outcome, reason=reason[:500], evidence=evidence, more=further)
 
 
+def _untyped(report: Report) -> bool:
+    """Whether there is an attachment of whose type nobody could say anything."""
+    return any("attachment" in part.flags and part.size and not part.detected for part in report.parts)
+
+
+#: The library that tells types; the others of `missing` look into things.
+_TYPES_BY = "libmagic1"
 _FLAGS = ("partial", "external", "encrypted", "macro", "unread")
 
 

@@ -188,6 +188,10 @@ PDF = named("a.pdf", "attachment", detected="application/pdf")
         (report(named("a.doc", "attachment", "macro")), "macro"),
         (report(named("a.zip", "attachment", "unread"), unread=("1: broken",)), "unscannable"),
         (report(named("a.zip", "attachment", "unread"), missing=("libarchive13",)), "skipped"),
+        (report(named("a.zip", "attachment", "unread"), missing=("libmagic1",)), "unscannable"),
+        (report(Part("1", 1, size=9, flags=("attachment",)), missing=("libmagic1",)), "skipped"),
+        (report(Part("1", 1, size=9, detected="application/pdf", flags=("attachment",)), missing=("libmagic1",)), "ok"),
+        (report(Part("1", 1, size=9, flags=("attachment",))), "ok"),
     ],
 )
 async def test_what_is_thought_of_it(found: Report, outcome: str) -> None:
