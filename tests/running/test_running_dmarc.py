@@ -11,7 +11,7 @@ from tests.mailauth.test_author import AMBIGUOUS, FIELDS, TRACE, header
 from tests.peers.gateway import ZONE, Gateway
 from tests.peers.inner import Inner
 from tests.peers.policies import plain
-from tests.peers.ports import free_port, wait_for
+from tests.peers.ports import free_port
 from tests.running.talking import Talk, queue_id, sent, trusted_door
 
 STAGES = """\
@@ -156,19 +156,25 @@ def test_a4_an_ambiguous_author_is_refused(gateway: Callable[..., Gateway], inne
 def test_a5_dns_away_puts_off_and_after_the_budget_the_mail_passes_marked(
     gateway: Callable[..., Gateway], inner: Inner
 ) -> None:
-    """Nothing in the zone: the only name server does not answer."""
-    made, door = start(gateway, zone="", dmarc='put_off = "4s"\n')
+    """Nothing in the zone: the only name server does not answer. The time of a message runs on
+    over a restart."""
+    budget = 12.0
+    made, door = start(gateway, zone="", dmarc=f'put_off = "{budget:.0f}s"\n')
     body = mail("boss@away.example")
 
     def attempt() -> str:
         return sent(door, TO, sender="x@away.example", body=body, **STRANGER)
 
+    begun = time.monotonic()
     first = attempt()
     assert first.startswith("451 4.4.3 The author's domain cannot be checked at the moment, please try again later [")
     assert event(made, first)["result"] == "defer"
-    replies: list[str] = []
-    wait_for(lambda: replies.append(attempt()) or replies[-1].startswith("250"), 60, "the end of the budget")
-    assert all(reply.startswith("451 4.4.3 ") for reply in replies[:-1])
+    made.stop()
+    made.start()
+    again = attempt()
+    assert again.startswith("451 4.4.3 ") or time.monotonic() - begun > budget
+    time.sleep(max(0.0, begun + budget + 1 - time.monotonic()))
+    queue_id(attempt())
     content = inner.wait(1)[0].content
     assert "dmarc=undecided" in fields(content, "X-Postgate-Mark")
     assert "dmarc=temperror header.from=away.example" in fields(content, "Authentication-Results")[0]
