@@ -4,8 +4,12 @@ import contextlib
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+
+#: Given out lately: who got one has perhaps not bound it yet.
+_given: deque[int] = deque(maxlen=500)
 
 
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
@@ -16,8 +20,11 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
     start = (os.getpid() * 7 + time.monotonic_ns() // 1000) % 1500
     for step in range(1500):
         port = low + (start + step) % 1500
+        if port in _given:
+            continue
         with socket.socket(socket.AF_INET, kind) as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
+            _given.append(port)
             return port
     raise RuntimeError("no free loopback port")
 

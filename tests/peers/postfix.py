@@ -88,7 +88,7 @@ class Postfix:
     def start(self) -> "Postfix":
         subprocess.run(["postfix", "-c", str(self.root), "check"], check=False, capture_output=True)
         self.process = Process(["postfix", "-c", str(self.root), "start-fg"], self.root / "postfix.out")
-        wait_for(lambda: greets(self.port), 20, f"Postfix on port {self.port}: see {self.root}/mail.log")
+        wait_for(lambda: greets(self.port), 40, f"Postfix on port {self.port}: see {self.root}/mail.log")
         return self
 
     def stop(self) -> None:
