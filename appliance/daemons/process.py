@@ -72,6 +72,13 @@ def seal(master: int) -> None:
         os._exit(3)
 
 
+def end_with(parent: int) -> None:
+    """Get SIGTERM when the process `parent` ends, however it does; it lasts over an exec."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(3)
+
+
 def quiet_signals() -> None:
     """The master alone listens to signals; a signal to the whole process group must not cut the children's work."""
     signal.set_wakeup_fd(-1)

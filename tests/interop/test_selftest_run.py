@@ -1,9 +1,12 @@
 """`postgate selftest` as operators run it: on the embedded default, with real clamd and spamd, on files that must miss,
 and --live against a running gateway."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from tests.peers import clamd, spamd
 from tests.peers.clamd import Clamd
 from tests.peers.gateway import POSTGATE, ROOT, Gateway
+from tests.peers.ports import wait_for
 from tests.peers.spamd import Spamd
 
 CONFIG = """\
@@ -111,6 +115,39 @@ def test_files_that_do_not_run_are_told_with_their_place(tmp_path: Path) -> None
     config = wiring(tmp_path, "[smtp]\nsize = 3\n")
     status, rows, said = selftest(tmp_path, "--config", config)
     assert status == 2 and rows == [] and "postgate.toml:11:1: " in said
+
+
+def of_session(leader: int) -> list[str]:
+    """Command lines of what still runs in a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state not in "ZX":
+                found.append(stat.with_name("cmdline").read_text().replace("\0", " "))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_an_interrupted_one_leaves_no_process_and_no_folder(number: signal.Signals) -> None:
+    """Only kill -9 leaves its folder behind: nobody is left to remove it."""
+    with tempfile.TemporaryDirectory() as folder:  # a short path: sockets are in it
+        _interrupted(number, Path(folder))
+
+
+def _interrupted(number: signal.Signals, tmp_path: Path) -> None:
+    words = [*POSTGATE, "selftest", "--json", "--only", "greylist"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    with (tmp_path / "said").open("wb") as said:
+        playing = subprocess.Popen(words, cwd=tmp_path, env=env, stdout=said, stderr=said, start_new_session=True)
+    logs = "postgate-selftest-*/mail.log"
+    wait_for(lambda: any("451" in log.read_text() for log in tmp_path.glob(logs)), 60, "a stranger who was put off")
+    assert len(of_session(playing.pid)) > 5
+    playing.send_signal(number)
+    status = playing.wait(30)
+    wait_for(lambda: not of_session(playing.pid), 20, "the end of all processes")
+    if number != signal.SIGKILL:
+        assert status == 130 and list(tmp_path.iterdir()) == [tmp_path / "said"]
 
 
 def test_live_asks_the_running_gateway_and_writes_nothing(gateway: Callable[..., Gateway]) -> None:

@@ -1,7 +1,7 @@
 """`postgate selftest`: a temporary gateway from your configuration, and a stranger who tries it over real SMTP.
 
-Exit: 0 everything as expected, 1 a miss, 2 could not be played. Nothing of the running gateway is touched; with --live it
-is asked, harmlessly.
+Exit: 0 everything as expected, 1 a miss, 2 could not be played, 130 interrupted. Nothing of the running gateway is
+touched; with --live it is asked, harmlessly.
 """
 
 import asyncio
@@ -10,6 +10,8 @@ import sys
 import click
 
 from appliance.cli import common
+
+INTERRUPTED = 130
 
 
 @click.command()
@@ -27,8 +29,12 @@ def command(config: str | None, live: bool, recipient: str | None, only: str | N
     from appliance.cli.selftest import stage, table
 
     shown = table.Shown(as_json)
-    if live:
-        misses = asyncio.run(running.play(config, recipient, only, shown))
-    else:
-        misses = asyncio.run(stage.play(config, only, keep, shown))
+    try:
+        if live:
+            misses = asyncio.run(running.play(config, recipient, only, shown))
+        else:
+            misses = asyncio.run(stage.play(config, only, keep, shown))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
     sys.exit(1 if misses else 0)

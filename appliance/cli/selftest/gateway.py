@@ -1,18 +1,20 @@
 """The temporary gateway as a process: `postgate run --config FILE`, watched, asked, killed in parts, stopped.
 
-Contract: it ends with the command, whatever happens. What it logs is in `mail.log` of its folder.
+Contract: it ends with the command, whatever happens to that, kill -9 too. What it logs is in `mail.log` of its folder.
 """
 
 import asyncio
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from appliance.cli import common, queue_socket
+from appliance.daemons import process
 
 #: Seconds for a start, and for an end.
 START, END = 30.0, 15.0
@@ -41,6 +43,7 @@ class Gateway:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                preexec_fn=partial(process.end_with, os.getpid()),
             )
         try:
             async with asyncio.timeout(START):

@@ -1,9 +1,12 @@
 """Sets the stage of a self-test, plays all scenarios, and takes everything down again.
 
-Contract: `play` gives the number of misses. Everything that was started ends, also when it is interrupted.
+Contract: `play` gives the number of misses. Everything that was started ends, also when it is interrupted (SIGINT,
+SIGTERM, SIGHUP: CancelledError or KeyboardInterrupt, once all is gone).
 """
 
+import asyncio
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +36,7 @@ async def play(config: str | None, only: str | None, keep: bool, shown: Shown) -
     chosen = [scenario for scenario in SCENARIOS if not only or only.lower() in scenario.name.lower()]
     if not chosen:
         raise click.ClickException(f'no scenario has "{only}" in its name')
+    _interruptible()
     folder = Path(tempfile.mkdtemp(prefix="postgate-selftest-"))
     try:
         await _play(config, folder, chosen, shown)
@@ -43,6 +47,19 @@ async def play(config: str | None, only: str | None, keep: bool, shown: Shown) -
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
     return shown.end(f"kept in {folder}" if keep else config or "the embedded default")
+
+
+def _interruptible() -> None:
+    """The first SIGTERM or SIGHUP ends the play in good order."""
+    loop, playing = asyncio.get_running_loop(), asyncio.current_task()
+
+    def interrupt(number: int) -> None:
+        loop.remove_signal_handler(number)
+        if playing is not None:
+            playing.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, interrupt, number)
 
 
 async def _play(config: str | None, folder: Path, chosen: list[Scenario], shown: Shown) -> None:
