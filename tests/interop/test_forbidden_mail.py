@@ -3,8 +3,12 @@
 import base64
 import gzip
 import io
+import json
+import smtplib
 import zipfile
 from collections.abc import Callable
+
+import pytest
 
 from tests.faults.senders import talk
 from tests.peers.gateway import Gateway
@@ -79,3 +83,22 @@ def test_a_recipient_has_its_own_list(gateway: Callable[..., Gateway], inner: In
     assert talk(made.port, attached(b"a.exe", EXE), "bob@example.com")[1].startswith("550 5.7.1")
     assert talk(made.port, attached(b"a.txt", b"hi"), "bob@example.com")[0] == "accepted"
     assert len(inner.wait(2)) == 2
+
+
+@pytest.mark.parametrize("size", [100, 300_000])
+def test_what_only_some_may_have_goes_to_quarantine_for_the_others(
+    gateway: Callable[..., Gateway], inner: Inner, size: int
+) -> None:
+    """One message for both, small and large enough for a file of its own: each by its own list, nothing is bounced."""
+    made = gateway(policies=plain(message='["size", "loop", "attachments"]', attachments=EXCEPTION))
+    with smtplib.SMTP("127.0.0.1", made.port, timeout=30) as client:
+        mail = attached(b"a.exe", EXE + b"\0" * size)
+        assert client.sendmail("a@example.org", ["dev@example.com", "bob@example.com"], mail) == {}
+    (arrived,) = inner.wait(1)
+    assert list(arrived.recipients) == ["dev@example.com"]
+    kept = [json.loads(line) for line in made.cli("quarantine", "list", "--json").stdout.splitlines()]
+    assert [[one["address"] for one in message["recipients"]] for message in kept] == [["bob@example.com"]]
+    assert kept[0]["message_size"] > size
+    assert made.cli("quarantine", "release", kept[0]["queue_id"]).returncode == 0
+    both = inner.wait(2)
+    assert both[0].content.endswith(mail[-size:]) and both[1].content.endswith(mail[-size:])
