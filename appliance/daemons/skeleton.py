@@ -28,7 +28,7 @@ from appliance.observe import events, lag, maillog, metrics, oplog
 
 log = oplog.get()
 #: When the collector looks for cycles. A message makes thousands of values and hardly any cycle: with the thresholds that
-#: Python ships the collector takes a tenth of smtpd's time.
+#: Python ships the collector takes a good part of smtpd's time.
 COLLECT = (10_000, 20, 50)
 
 
