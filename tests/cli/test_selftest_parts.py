@@ -4,15 +4,19 @@ import asyncio
 import struct
 import tomllib
 from datetime import date
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.cli.selftest import scripted, toml
-from appliance.cli.selftest.expect import expect, off
+from appliance.cli.selftest.expect import Expected, expect, off
+from appliance.cli.selftest.play import Play
+from appliance.cli.selftest.plays_trouble import nothing_refused
 from appliance.cli.selftest.scripted import EICAR, has_eicar
+from appliance.cli.selftest.stranger import Reply
 from appliance.engine.policy import compile_policies
 from appliance.engine.rules import PolicySet
 
@@ -104,3 +108,14 @@ async def test_the_scripted_scanners_speak_their_protocols() -> None:
     assert b"Spam: False" in await ask(spamd, b"SYMBOLS SPAMC/1.5\r\n\r\n" + scripted.GTUBE, shut=True)
     await clamd.down()
     await spamd.down()
+
+
+async def test_what_is_to_be_dropped_may_not_arrive() -> None:
+    play = Play(*(cast("Any", None) for _ in range(6)))
+    mail = play.mail()
+    result = await play.compare(mail, Reply(250, "Ok"), Expected("drop", "taken and dropped"))
+    assert result.state == "ok"
+    play.inner = cast("Any", SimpleNamespace(mails=[mail.octets]))
+    assert (await nothing_refused(play)).state == "miss"
+    play.inner.mails.clear()
+    assert (await nothing_refused(play)).state == "ok"

@@ -7,6 +7,7 @@ import json
 import smtplib
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +103,37 @@ def test_what_only_some_may_have_goes_to_quarantine_for_the_others(
     assert made.cli("quarantine", "release", kept[0]["queue_id"]).returncode == 0
     both = inner.wait(2)
     assert both[0].content.endswith(mail[-size:]) and both[1].content.endswith(mail[-size:])
+
+
+def test_each_domain_has_its_own_list(tmp_path: Path, inner: Inner) -> None:
+    """One message for recipients of three domains."""
+    exception = """
+    [[exception]]
+    match = {{ recipient_domain = "{}" }}
+    set = {{ forbidden_extensions = {}, forbidden_types = [] }}
+    reason = "their work"
+    """
+    lists = exception.format("dev.example.org", '["txt"]') + exception.format("free.example.net", "[]")
+    policies = plain(message='["attachments"]', attachments=lists)
+    policies["recipients"] += "@dev.example.org known\n@free.example.net known\n"
+    made = Gateway(tmp_path / "gateway", inner.port, policies=policies)
+    domains = 'domains = ["example.com", "dev.example.org", "free.example.net"]'
+    made.config.write_text(made.config.read_text().replace('domains = ["example.com"]', domains))
+    everybody = ["a@example.com", "b@DEV.example.org", "c@free.example.net"]
+    made.start()
+    try:
+        for mail in (attached(b"a.exe", EXE), attached(b"a.txt", b"hi")):
+            with smtplib.SMTP("127.0.0.1", made.port, timeout=30) as client:
+                assert client.sendmail("a@example.org", everybody, mail) == {}
+        arrived = sorted((b"a.exe" in mail.content, *mail.recipients) for mail in inner.wait(4))
+        kept = [json.loads(line) for line in made.cli("quarantine", "list", "--json").stdout.splitlines()]
+    finally:
+        made.stop()
+    assert arrived == [
+        (False, "a@example.com"),
+        (False, "c@free.example.net"),
+        (True, "b@dev.example.org"),
+        (True, "c@free.example.net"),
+    ]
+    refused = sorted(one["address"] for message in kept for one in message["recipients"])
+    assert refused == ["a@example.com", "b@dev.example.org"]

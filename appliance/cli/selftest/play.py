@@ -1,7 +1,8 @@
 """What scenarios share: strangers, mails with a token each, and the comparison of what came with what was expected.
 
 Contract: a scenario gives a Result and raises only for what makes the test itself impossible. Every token that was
-refused is remembered, so that the last scenario can see whether any of them was delivered all the same.
+refused, or is to be dropped, is remembered, so that the last scenario can see whether any of them was delivered all
+the same.
 """
 
 import asyncio
@@ -107,6 +108,7 @@ class Play:
             where = await self._kept(mail.sender)
             return bool(where), f"kept in {where}" if where else "250, and it is not kept"
         if expected.kind == "drop":
+            self.refused.add(mail.token)
             return True, "taken"
         arrived = await self.inner.has(mail.token.encode(), ARRIVAL)
         if arrived is None:
