@@ -8,6 +8,7 @@ hashes the same. What failure means for the mail: content that cannot be read (a
 import asyncio
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 
 from appliance.mail.ports import Content, Unavailable
@@ -17,6 +18,8 @@ TRACE = (
     b"Received: from localhost (localhost [127.0.0.1])\r\n"
     b"\tby localhost (Postgate) with SMTP id trial;\r\n\tThu, 1 Jan 2026 00:00:00 +0000\r\n"
 )
+#: Its lines: from, perhaps using, by, and one for the recipient or the date (daemons.smtpd.trace).
+_TRACE = re.compile(rb"Received: from [^\r\n]*\r\n(?:\t\(using [^\r\n]*\r\n)?\tby [^\r\n]*\r\n\t[^\r\n]*\r\n")
 #: Octets that are held in memory.
 SMALL = 65536
 _PIECE = 65536
@@ -25,15 +28,10 @@ _BURST = 1024 * 1024
 
 
 def without_trace(head: bytes) -> int:
-    """Where the second header field begins: the topmost one is our Received field."""
-    start = 0
-    while True:
-        end = head.find(b"\r\n", start)
-        if end < 0:
-            return 0
-        start = end + 2
-        if head[start : start + 1] not in (b" ", b"\t"):
-            return start
+    """Where our own Received field on top ends, 0 if there is none. What follows it is the sender's, also where it begins
+    with a blank and so reads as a folded line of ours."""
+    found = _TRACE.match(head)
+    return found.end() if found else 0
 
 
 class Source:

@@ -9,7 +9,8 @@ from appliance.connectors.scanner import Scanner, Settings
 from appliance.mail.context import Client, Context
 
 Act = Callable[["Peer", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-MAIL = b"Received: from a by b; Mon, 1 Jan 2024 12:00:00 +0000\r\nSubject: x\r\n\r\nhello\r\n"
+MAIL = b"Received: from a (a [192.0.2.1])\r\n\tby b (Postgate) with ESMTP id 1;\r\n\tMon, 1 Jan 2024 12:00:00 +0000\r\n"
+MAIL += b"Subject: x\r\n\r\nhello\r\n"
 CLEAN = b"stream: OK\0"
 FOUND = b"stream: Eicar-Test-Signature FOUND\0"
 HAM = b"SPAMD/1.1 0 EX_OK\r\nContent-length: 3\r\nSpam: False ; 1.5 / 5.0\r\n\r\nA,B"
@@ -105,6 +106,16 @@ def says_when_told(answer: bytes) -> Act:
         peer.arrived.set()
         await peer.go.wait()
         writer.write(answer)
+
+    return act
+
+
+def says_when_found(sign: bytes, found: bytes, other: bytes) -> Act:
+    """`found` where `sign` stands in what came, `other` where not."""
+
+    async def act(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer.heard.append(await whole_stream(reader))
+        writer.write(found if sign in peer.heard[-1] else other)
 
     return act
 

@@ -12,6 +12,9 @@ from appliance.connectors.checkup import Checkup
 from appliance.connectors.conversation import Server
 from appliance.connectors.scanner import Scanner, Settings
 from appliance.connectors.scanners import Scanners
+from appliance.connectors.source import TRACE, without_trace
+from appliance.daemons.smtpd import trace
+from appliance.mail.context import Client, Tls
 from appliance.observe import metrics, oplog
 from tests.connectors.scanner_peer import (
     CLEAN,
@@ -24,6 +27,7 @@ from tests.connectors.scanner_peer import (
     hangs_up,
     make,
     says,
+    says_when_found,
     says_when_told,
     whole_stream,
 )
@@ -78,7 +82,7 @@ async def test_an_answer_that_makes_no_sense_is_not_asked_for_again() -> None:
 
 
 async def test_identical_content_is_scanned_once() -> None:
-    again = MAIL.replace(b"from a by b", b"from a by b id 2")
+    again = MAIL.replace(b"id 1", b"id 2")
     async with Peer(says_when_told(FOUND)) as peer:
         scanner = make(peer.server)
         first = asyncio.create_task(scanner.scan(Message(), context("T1")))
@@ -90,6 +94,36 @@ async def test_identical_content_is_scanned_once() -> None:
         results = await asyncio.gather(first, second, other)
     assert [result.kind for result in results] == ["infected"] * 3
     assert peer.connections == 2
+
+
+async def test_c7_a_folded_line_below_our_trace_field_is_content() -> None:
+    async with Peer(says_when_found(b"EICAR", FOUND, CLEAN)) as peer:
+        scanner = make(peer.server)
+        top, _, rest = MAIL.partition(b"Subject")
+        kinds = []
+        for lead in (b" harmless\r\n", b" EICAR\r\n", b" \r\n\tEICAR\r\n", b"\tEICAR\r\n"):
+            kinds.append((await scanner.scan(Message(top + lead + b"Subject" + rest), context())).kind)
+    assert kinds == ["clean", "infected", "infected", "infected"]
+    assert peer.connections == 4
+
+
+@pytest.mark.parametrize("recipient", ["", "user@example.com"])
+@pytest.mark.parametrize("tls", [None, Tls(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", bits=256)])
+def test_the_trace_field_is_known_in_every_shape(recipient: str, tls: Tls | None) -> None:
+    client = Client(address="192.0.2.1", name="a.example.org", tls=tls)
+    field = trace.received(
+        hostname="mx.example.com",
+        client=client,
+        helo="a.example.org",
+        with_="ESMTP",
+        transaction="T1",
+        recipient=recipient,
+        now=1_700_000_000.0,
+    )
+    for follows in (b"Subject: x\r\n\r\n", b"\tby x\r\n\ty\r\n", b" x\r\n", b"\r\n"):
+        assert without_trace(field + follows) == len(field)
+    assert without_trace(TRACE + b" x\r\n") == len(TRACE)
+    assert without_trace(b"Subject: x\r\n\r\n") == 0
 
 
 async def test_a_scan_ends_only_when_nobody_waits_and_needs_no_session() -> None:
