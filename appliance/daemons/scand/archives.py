@@ -34,8 +34,9 @@ _FREE = 10 * 1024 * 1024
 _WANTED = re.compile(r"\.(?:rels|zip)\Z", re.IGNORECASE)
 #: Single files that were compressed, not archived.
 _STREAMS = frozenset({filetypes.GZIP, "application/x-bzip2", "application/x-xz", "application/zstd", "application/x-lz4"})
-_LOCAL = re.compile(rb"PK\x03\x04..(.).{19}(..)..", re.DOTALL)
-_CENTRAL = re.compile(rb"PK\x01\x02....(.).{19}(..).{16}", re.DOTALL)
+#: Flags, method, length of the name.
+_LOCAL = re.compile(rb"PK\x03\x04..(.).(..).{16}(..)..", re.DOTALL)
+_CENTRAL = re.compile(rb"PK\x01\x02....(.).(..).{16}(..).{16}", re.DOTALL)
 
 
 _RAW = "raw"
@@ -90,7 +91,7 @@ def members(octets: bytes, kind: str, caps: Caps) -> Iterator[Member]:
     if ffi is not None:
         for member in _unpacked(octets, kind, caps):
             listed.add(member.name)
-            yield member
+            yield member if kind not in _STREAMS or member.octets != octets else Member("", why="broken archive")
         if kind in _STREAMS and not listed:  # what looks like an empty archive may be a file of zeros
             yield from _unpacked(octets, _RAW, caps)
     if kind == filetypes.ZIP:
@@ -100,13 +101,17 @@ def members(octets: bytes, kind: str, caps: Caps) -> Iterator[Member]:
 def _zip_names(octets: bytes, caps: Caps, listed: set[str]) -> Iterator[Member]:
     """Names in the headers of members and in the directory: readers believe the one or the other. Entries of the
     directory that stand for the same octets once more count as what they would unpack to."""
-    known = set(listed)
+    known, methods = set(listed), dict[bytes, set[bytes]]()
     for pattern, size in ((_LOCAL, 30), (_CENTRAL, 46)):
         seen: set[bytes] = set()
         for found in pattern.finditer(octets):
             start = found.start() + size
-            raw = octets[start : start + struct.unpack("<H", found[2])[0]]
+            raw = octets[start : start + struct.unpack("<H", found[3])[0]]
             name = readable(raw)
+            if pattern is _LOCAL:
+                methods.setdefault(raw, set()).add(found[2])
+            elif raw in methods and found[2] not in methods[raw]:
+                yield Member("", why=f"{name[:100]!r} is compressed in two ways")
             if pattern is _CENTRAL and (raw in seen or name not in listed):
                 caps.take(struct.unpack_from("<I", octets, found.start() + 24)[0])
             seen.add(raw)
@@ -135,6 +140,8 @@ class _Reader:
         self.archive = ffi.read_new()
         self.entry = ffi.entry_new()
         self.block = ctypes.create_string_buffer(_BLOCK)
+        #: The member under way did not come as it was promised (a checksum, a size).
+        self.broken = False
         for name in () if kind == _RAW else _FORMATS:
             _support(f"read_support_format_{name}", self.archive)
         for name in _FILTERS:
@@ -159,8 +166,10 @@ class _Reader:
             return Member(name, encrypted=True)
         if mode & _KIND != _REGULAR:
             return Member(name, whole=True)
+        self.broken = False
         try:
-            return self._read(name, caps)
+            member = self._read(name, caps)
+            return member._replace(why="wrong checksum or size") if self.broken else member
         except ArchiveError as error:
             if error.retcode == ffi.ARCHIVE_FATAL:
                 raise
@@ -189,6 +198,7 @@ class _Reader:
     def _block(self, caps: Caps) -> bytes:
         got = ffi.read_data(self.archive, self.block, _BLOCK)
         if got <= 0:
+            self.broken = self.broken or got < 0
             return b""
         caps.take(got)
         return self.block.raw[:got]

@@ -49,6 +49,7 @@ _TABLE: tuple[tuple[int, bytes, str], ...] = (
     (0, b"conectix", "application/x-vhd"),
     (0, b"vhdxfile", "application/x-vhd"),
     (0, b"\x60\xea", "application/x-arj"),
+    (0, b"MSWIM\0\0\0", "application/x-ms-wim"),
     (7, b"**ACE**", "application/x-ace"),
     (2, b"-lh", "application/x-lha"),
     (257, b"ustar", TAR),
@@ -86,7 +87,7 @@ ARCHIVES = frozenset(
     }
 )
 #: Archives that nobody here can unpack.
-CLOSED = frozenset({"application/x-ace", "application/x-arj", "application/x-vhd"})
+CLOSED = frozenset({"application/x-ace", "application/x-arj", "application/x-ms-wim", "application/x-vhd"})
 #: What something may be inside of.
 HOLDS = ARCHIVES | CLOSED | {OLE, RTF, TNEF}
 #: Octets of the last record of a zip, with the longest comment.

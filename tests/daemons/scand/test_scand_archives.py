@@ -227,9 +227,32 @@ def test_c4_broken_archives_are_named(octets: bytes) -> None:
     assert "unread" in report.parts[0].flags and report.unread[0].startswith("1!: ")
 
 
-def test_c4_archives_that_nobody_can_open_are_named() -> None:
-    report = looked(bytes(7) + b"**ACE**" + bytes(50))
-    assert {"archive", "unread"} <= set(report.parts[0].flags) and "application/x-ace" in report.unread[0]
+@pytest.mark.parametrize("sign", [b"\x1f\x8b", b"BZh", b"\x04\x22\x4d\x18"])
+def test_c4_what_only_begins_like_a_compressed_file_is_broken(sign: bytes) -> None:
+    """libarchive gives such octets back as they are: no archive in an archive without end."""
+    report = looked(sign + b"plain octets" * 30)
+    assert not report.over and report.unread == ("1!: broken archive",)
+
+
+def test_c4_a_member_that_is_not_what_it_was_promised_to_be_is_named() -> None:
+    octets = bytearray(zipped(a__dat=EXE))
+    octets[octets.index(b"PK\x01\x02") - 1] ^= 1  # the last octet that was compressed
+    assert looked(bytes(octets)).unread
+    stored = bytearray(zipped(a__dat=EXE))
+    stored[8:10] = bytes(2)  # the member says "stored", the directory "deflated"; readers believe the directory
+    body = bytes(stored[30 + len("a.dat") : stored.index(b"PK\x01\x02")])
+    stored[14:18], stored[22:26] = struct.pack("<I", zlib.crc32(body)), struct.pack("<I", len(body))
+    assert any("in two ways" in why for why in looked(bytes(stored)).unread)
+    assert not looked(zipped(b__zip=zipped(a__dat=b"text" * 99), a__dat=b"text")).unread
+
+
+@pytest.mark.parametrize(
+    ("octets", "word"),
+    [(bytes(7) + b"**ACE**" + bytes(50), "application/x-ace"), (b"MSWIM\0\0\0" + bytes(200), "application/x-ms-wim")],
+)
+def test_c4_archives_that_nobody_can_open_are_named(octets: bytes, word: str) -> None:
+    report = looked(octets)
+    assert {"archive", "unread"} <= set(report.parts[0].flags) and word in report.unread[0]
 
 
 @pytest.mark.parametrize("front", [b"GIF89a" + bytes(40), b"%PDF-1.4\n", b"some octets in front of it"])
