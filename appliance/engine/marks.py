@@ -84,7 +84,7 @@ def _sought(families: tuple[str, ...]) -> tuple[tuple[bytes, ...], re.Pattern[by
         re.escape(name.encode()) + (rb"[!-9;-~]*" if family.endswith("*") else b"")
         for name, family in zip(names, (*families, RESULTS), strict=True)
     ]
-    field = rb"(" + b"|".join(parts) + rb")[ \t]*(?:\r?\n[ \t]+)*:([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)"
+    field = rb"(" + b"|".join(parts) + rb")[\0-\x09\x0b\x0c\x0e-\x20]*(?:\r?\n[ \t]+)*:([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)"
     quick = re.compile(rb"\n" + field, re.IGNORECASE)
     return tuple(name.encode() for name in names), quick, re.compile(rb"(?:\A|(?<=[\r\n]))" + field, re.IGNORECASE)
 

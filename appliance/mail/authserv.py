@@ -14,6 +14,8 @@ from appliance.protocol.smtp.domain import AddressError, parse_domain
 MOST = 2048
 #: As nearly all are written.
 _SIMPLE = re.compile(rb"[ \t\r\n]*([A-Za-z0-9.-]{1,255})[ \t\r\n]*;")
+#: What some readers leave out and others end at.
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*+)"|([()])|\\(.)|(;)|([^"();\\]+)|(.)', re.DOTALL)
 
 
@@ -44,7 +46,7 @@ def claims_to_be(value: bytes, names: Iterable[str]) -> bool:
     """Does this field say that one of `names` wrote it, or cannot be read?"""
     if simple := _SIMPLE.match(value):
         return simple[1].decode("ascii").lower().rstrip(".") in map(_plain, names)
-    found = servers(value)
+    found = () if _CONTROL.search(value, 0, MOST) else servers(value)
     return not found or any(name in found for name in map(_plain, names))
 
 
