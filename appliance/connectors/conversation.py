@@ -67,6 +67,8 @@ class Progress:
     def __init__(self) -> None:
         self.server: Server | None = None
         self.phase = "waiting for its turn"
+        #: Why not all of the question was sent, if so.
+        self.broken = ""
 
     def __str__(self) -> str:
         return f"{self.phase} {self.server}" if self.server else self.phase
@@ -78,11 +80,11 @@ async def ask(server: Server, question: Question[T], progress: Progress) -> T:
     loop = asyncio.get_running_loop()
     with await _connect(loop, server) as sock:
         progress.phase = "sending to"
-        broken = await _send(loop, sock, question)
+        progress.broken = await _send(loop, sock, question)
         progress.phase = "waiting for the answer of"
         heard = await _read(loop, sock, question.reader)
         if not heard:
-            raise NoAnswer(f"hung up without an answer{f' ({broken})' if broken else ''}")
+            raise NoAnswer(f"hung up without an answer{f' ({progress.broken})' if progress.broken else ''}")
         if not question.reader.complete:
             return question.reader.end()
         with contextlib.suppress(TimeoutError):

@@ -20,7 +20,7 @@ from appliance.connectors.breaker import Breaker
 from appliance.connectors.condition import Condition
 from appliance.connectors.conversation import NoAnswer, Progress, Server, ask
 from appliance.connectors.joining import Joining
-from appliance.connectors.remembered import Remembered
+from appliance.connectors.remembered import KINDS, Remembered
 from appliance.connectors.source import TRACE, Octets, Source
 from appliance.mail.context import Client, Context
 from appliance.mail.inspection import Inspection, Part, Report
@@ -188,6 +188,7 @@ class Scanner:
         for server in self._order():
             try:
                 answer = await ask(server, self._dialect.question(source, ctx), progress)
+                found = self._whole(self._dialect.result(answer, self.name), progress)
             except NoAnswer as error:
                 self._tire(server)
                 missed.append(f"{server}: {error}")
@@ -196,8 +197,14 @@ class Scanner:
                 raise
             else:
                 self._resting.pop(server, None)
-                return self._heard(self._dialect.result(answer, self.name))
+                return self._heard(found)
         raise NoAnswer("; ".join(missed))
+
+    def _whole(self, found: ScanResult, progress: Progress) -> ScanResult:
+        """Who did not take all of the content has not scanned it. Raises ProtocolError."""
+        if progress.broken and found.kind in KINDS:
+            raise ProtocolError(f"answered {found.kind} before it had everything ({progress.broken})")
+        return found
 
     def _heard(self, found: ScanResult) -> ScanResult:
         self._answers += 1

@@ -119,25 +119,31 @@ async def test_d3_each_scan_has_a_connection_of_its_own() -> None:
     assert peer.connections == 3
 
 
-async def test_an_answer_given_while_we_still_send_is_read() -> None:
-    async def too_big(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+class Large(Message):
+    """With a descriptor."""
+
+    def open_fd(self) -> int:
+        with tempfile.TemporaryFile() as file:
+            file.write(self.octets)
+            file.flush()
+            fd = os.dup(file.fileno())
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"), [(b"INSTREAM size limit exceeded. ERROR\0", "oversize"), (CLEAN, "error"), (FOUND, "error")]
+)
+async def test_d2_an_answer_given_while_we_still_send_is_read_but_is_no_result(answer: bytes, kind: str) -> None:
+    async def early(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(100)
-        writer.write(b"INSTREAM size limit exceeded. ERROR\0")
+        writer.write(answer)
         await writer.drain()
         writer.transport.abort() if peer.connections > 1 else writer.close()
 
-    class Large(Message):
-        def open_fd(self) -> int:
-            with tempfile.TemporaryFile() as file:
-                file.write(self.octets)
-                file.flush()
-                fd = os.dup(file.fileno())
-            os.lseek(fd, 0, os.SEEK_SET)
-            return fd
-
-    async with Peer(too_big) as peer:
+    async with Peer(early) as peer:
         result = await make(peer.server).scan(Large(MAIL + b"x" * 5_000_000), context())
-    assert result.kind == "oversize", result.why
+    assert result.kind == kind, result.why
 
 
 async def test_c7_what_is_no_mail_is_not_sent_to_clamd() -> None:

@@ -70,7 +70,10 @@ class Nursery:
 
     def _take(self) -> bool:
         """One packet; False at the end of the stream."""
-        packet, fds, _, _ = socket.recv_fds(self._sock, _PACKET, 4)
+        try:
+            packet, fds, _, _ = socket.recv_fds(self._sock, _PACKET, 4)
+        except ConnectionResetError:  # the dispatcher was killed with something of ours unread
+            return False
         if not packet:
             return False
         job = decode(packet)

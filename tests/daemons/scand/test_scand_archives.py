@@ -5,6 +5,7 @@ import bz2
 import gzip
 import io
 import lzma
+import random
 import shutil
 import struct
 import subprocess
@@ -271,6 +272,15 @@ def test_c4_what_is_large_in_an_archive_is_looked_into_as_well(pack: Callable[..
     tnef = TNEF + attribute(0x18010, b"b.bin\0") + attribute(0x6800F, bytes(range(256)) * 300)
     report = looked(pack(winmail__dat=tnef + attribute(0x18010, b"a.exe\0") + attribute(0x6800F, EXE)))
     assert members(report)["1!winmail.dat!a.exe"].detected == filetypes.EXE
+
+
+def test_octets_of_no_known_kind_are_no_program() -> None:
+    """libmagic takes what begins with a jump or a move for a DOS program without a header."""
+    generator = random.Random(1)
+    for first in [first for first in range(256) for _ in range(10)]:
+        octets = bytes([first]) + generator.randbytes(600)
+        assert octets[:2] in (b"MZ", b"ZM") or filetypes.detect(octets) != filetypes.EXE, first
+    assert filetypes.detect(EXE) == filetypes.EXE
 
 
 def test_c5_links_and_paths_in_archives_are_data() -> None:
