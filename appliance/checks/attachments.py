@@ -8,6 +8,7 @@ not there), mime_sloppy (reads in several ways, texts only), ok.
 What failure means for the mail: a message that could not be inspected is temperror (shipped: mark), never ok.
 """
 
+import binascii
 import re
 import unicodedata
 from collections.abc import Awaitable, Iterable
@@ -236,7 +237,7 @@ def is_single(content: Content, limits: Limits) -> bool:
         if (found := header.count(field)) > 1 or (found and plain.search(header) is None):
             return False
         count -= found
-    return _only_harmless(header, count) and _is_plain(content)
+    return _only_harmless(header, count) and _is_plain(content, b"quoted-printable" in header)
 
 
 def _only_harmless(header: bytes, count: int) -> bool:
@@ -244,11 +245,12 @@ def _only_harmless(header: bytes, count: int) -> bool:
     return not count or (b"\ncontent-disposition" not in header and not header.startswith(b"content-"))
 
 
-def _is_plain(content: Content) -> bool:
+def _is_plain(content: Content, quoted: bool) -> bool:
     if content.size > _SMALL:
         return False
-    pieces: Iterable[bytes] = content.chunks(_SMALL)
-    return not any(sign in piece for piece in pieces for sign in _ENCODED)
+    body = b"".join(content.chunks(_SMALL))
+    texts: Iterable[bytes] = (body, binascii.a2b_qp(body)) if quoted else (body,)
+    return not any(sign in text for text in texts for sign in _ENCODED)
 
 
 async def _inspect(inspector: Inspector, content: Content, policy: Policy) -> Verdict:

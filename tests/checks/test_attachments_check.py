@@ -132,6 +132,13 @@ def test_c1_a_text_that_may_hold_a_file_goes_to_scand(body: bytes) -> None:
     assert asks(with_header(b"Content-Type: text/plain\r\n", body))
 
 
+@pytest.mark.parametrize("body", [b"=62egin 644 x.exe\r\n", b"be=\r\ngin 644 x.exe\r\n", b"=3Dybegin line=3D128\r\n"])
+def test_c1_a_file_that_stands_encoded_twice_goes_to_scand(body: bytes) -> None:
+    header = b"Content-Type: text/plain\r\nContent-Transfer-Encoding: quoted-printable\r\n"
+    assert asks(with_header(header, body))
+    assert not asks(with_header(header, b"=62onjour, caf=C3=A9 =\r\nau lait\r\n"))
+
+
 def test_c2_a_header_that_is_not_whole_goes_to_scand() -> None:
     assert asks(with_header(b"Content-Type: text/plain\r\n", complete=False))
 
