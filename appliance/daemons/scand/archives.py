@@ -11,6 +11,7 @@ import re
 import struct
 import time
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from appliance.daemons.scand import filetypes
@@ -40,6 +41,8 @@ _CENTRAL = re.compile(rb"PK\x01\x02....(.).(..).{16}(..).{16}", re.DOTALL)
 
 
 _RAW = "raw"
+#: Zips in front of others that are looked into; octets of the last record of one, with the longest comment.
+_ZIPS, _ZIP_END = 5, 22 + 65535
 
 
 class Member(NamedTuple):
@@ -89,13 +92,34 @@ def members(octets: bytes, kind: str, caps: Caps) -> Iterator[Member]:
     Over."""
     listed: set[str] = set()
     if ffi is not None:
-        for member in _unpacked(octets, kind, caps):
+        for member in chain(_unpacked(octets, kind, caps), _in_front(octets, kind, caps)):
             listed.add(member.name)
             yield member if kind not in _STREAMS or member.octets != octets else Member("", why="broken archive")
         if kind in _STREAMS and not listed:  # what looks like an empty archive may be a file of zeros
             yield from _unpacked(octets, _RAW, caps)
     if kind == filetypes.ZIP:
         yield from _zip_names(octets, caps, listed)
+
+
+def _in_front(octets: bytes, kind: str, caps: Caps) -> Iterator[Member]:
+    """Zips one behind the other: most readers begin at the end and see the last, some the first."""
+    for _ in range(_ZIPS):
+        at = _second_zip(octets) if kind == filetypes.ZIP else 0
+        if not at:
+            return
+        octets = octets[:at]
+        yield from _unpacked(octets, kind, caps)
+    yield Member("", why=f"more than {_ZIPS} zips, one behind the other")
+
+
+def _second_zip(octets: bytes) -> int:
+    """Where the zip that `octets` end with begins, if there is another one in front of it; else 0."""
+    end = octets.rfind(b"PK\x05\x06", -_ZIP_END)
+    if end < 0 or end + 22 > len(octets) or not octets.startswith(b"PK\x03\x04"):
+        return 0
+    size, offset = struct.unpack_from("<II", octets, end + 12)
+    at: int = end - size - offset
+    return at if at > 0 and octets.startswith(b"PK\x03\x04", at) else 0
 
 
 def _zip_names(octets: bytes, caps: Caps, listed: set[str]) -> Iterator[Member]:

@@ -265,6 +265,17 @@ def test_c4_a_zip_behind_something_else_is_looked_into(front: bytes) -> None:
     assert not members(looked(front + b"PK\x05\x06" + bytes(18))), "an empty list of members is none"
 
 
+def test_c4_zips_one_behind_the_other_are_all_looked_into() -> None:
+    """Readers see the first or the last."""
+    first, last = zipped(a__dat=EXE), zipped(b__txt=b"text")
+    for octets in (first + last, last + first, last + first + last):
+        found = members(looked(octets))
+        assert found["1!a.dat"].detected == filetypes.EXE and "1!b.txt" in found
+    assert any("one behind the other" in why for why in looked(first + last * 7).unread)
+    report = looked(zipped(a__zip=last, b__zip=last))
+    assert not report.unread and not report.over
+
+
 @pytest.mark.parametrize("pack", [lambda **files: zipped(**files), lambda **files: tarred("gz", **files)])
 def test_c4_what_is_large_in_an_archive_is_looked_into_as_well(pack: Callable[..., bytes]) -> None:
     report = looked(pack(a__ace=bytes(7) + b"**ACE**" + bytes(70000)))
