@@ -134,7 +134,7 @@ async def test_c2_content_that_takes_too_long_is_over_the_limit_of_time(rig: Rig
     answers: asyncio.Queue[bytes] = asyncio.Queue()
     channel.attach(asyncio.get_running_loop(), lambda data, fds: answers.put_nowait(data))
     fd = content.open_fd()
-    channel.send(Job(7, 0, content.size, 8.0, LIMITS), (fd,))
+    channel.send(Job(7, 0, content.size, 3.0, LIMITS), (fd,))
     os.close(fd)
     async with asyncio.timeout(10):
         assert b"\xa4time" in await answers.get()
