@@ -17,9 +17,9 @@ from appliance.mail.edits import Edit
 
 #: More than this is not looked at for the end of the header.
 MAX_HEADER = 1 << 20
-_ONE = rb"[!-9;-~]++[ \t]*+:[^\r\n]*+(?:\r?\n[ \t][^\r\n]*+)*+(?:\r?\n|\Z)"
+_ONE = rb"[!-9;-~]++[ \t]*+:[^\r\n]*+(?>(?:\r?\n[ \t][^\r\n]*+)*)(?:\r?\n|\Z)"
 _FIELD = re.compile(_ONE)
-_FIELDS = re.compile(b"(?:" + _ONE + b")*+")
+_FIELDS = re.compile(b"(?>(?:" + _ONE + b")*)")
 _FIELD_NAME = re.compile(rb"[!-9;-~]+")
 _END = re.compile(rb"\r?\n\r?\n|\A\r?\n")
 

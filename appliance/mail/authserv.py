@@ -16,7 +16,7 @@ MOST = 2048
 _SIMPLE = re.compile(rb"[ \t\r\n]*([A-Za-z0-9.-]{1,255})[ \t\r\n]*;")
 #: What some readers leave out and others end at.
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*+)"|([()])|\\(.)|(;)|([^"();\\]+)|(.)', re.DOTALL)
+_TOKEN = re.compile(r'"((?>(?:[^"\\]|\\.)*))"|([()])|\\(.)|(;)|([^"();\\]+)|(.)', re.DOTALL)
 
 
 def servers(value: bytes) -> tuple[str, ...]:

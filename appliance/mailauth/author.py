@@ -25,7 +25,7 @@ MOST = 8192
 MANY = 16
 
 #: What is no part of a printable field name; a fold within the name too.
-_ODD = rb"(?:[\x00-\x09\x0b-\x20\x7f-\xff]|\n(?=[ \t]))*+"
+_ODD = rb"(?>(?:[\x00-\x09\x0b-\x20\x7f-\xff]|\n(?=[ \t]))*)"
 #: Both begin with the end of a line: that is found fast.
 _FROM = re.compile(
     rb"\n(?![ \t])" + _ODD + rb"f" + _ODD + rb"r" + _ODD + rb"o" + _ODD + rb"m" + _ODD + rb":", re.IGNORECASE
@@ -40,7 +40,7 @@ _TRACE_ONLY = re.compile(rb"\n(?:(?:received|return-path)[ \t]*:[^\n]*\n(?:[ \t]
 _LEADING = re.compile(rb"\nReceived: (?:[^\n]*+\n[ \t]){1,6}?[^\n]* \d\d:\d\d:\d\d [+-]\d{4}(?: \(\w+\))?\n[ \t]")
 
 _TOKEN_AT = re.compile(
-    r'(?P<blank>[ \t\n]+)|(?P<quoted>"(?:[^"\\]|\\.)*+")|(?P<angle><(?:[^<>"\\]|"(?:[^"\\]|\\.)*+")*+>)'
+    r'(?P<blank>[ \t\n]+)|(?P<quoted>"(?>(?:[^"\\]|\\.)*)")|(?P<angle><(?>(?:[^<>"\\]|"(?>(?:[^"\\]|\\.)*)")*)>)'
     r'|(?P<comment>\([^()\\]*+\))|(?P<word>[^ \t\n"<>(),:;\\]+)|(?P<special>.)',
     re.DOTALL,
 )

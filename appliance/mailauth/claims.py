@@ -15,7 +15,7 @@ from appliance.mail.auth import ArcReport
 MOST = 16384
 MANY = 50
 
-_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*+)"|([()])|(\\.)|(;)|([^"();\\]+)|(.)', re.DOTALL)
+_TOKEN = re.compile(r'"((?>(?:[^"\\]|\\.)*))"|([()])|(\\.)|(;)|([^"();\\]+)|(.)', re.DOTALL)
 _EQUALS = re.compile(r"[ \t\r\n]*=[ \t\r\n]*")
 _METHOD = re.compile(r"([A-Za-z0-9-]+)(?:/\d+)?=([A-Za-z]+)\Z")
 

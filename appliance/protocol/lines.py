@@ -19,7 +19,7 @@ Octets = bytes | mmap
 FIELD_LIMIT, LINE_LIMIT, BOUNDARY_LIMIT, DEPTH = 102400, 2048, 2048, 100
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _LINE = re.compile(rb"[^\n]*+(?:\n|\Z)")
-_LINES = re.compile(rb"[^\n]*+(?:\n|\Z)(?:[ \t][^\n]*+(?:\n|\Z))*+")
+_LINES = re.compile(rb"[^\n]*+(?:\n|\Z)(?>(?:[ \t][^\n]*+(?:\n|\Z))*)")
 #: Charsets in which mail is written; others have decoders that are slow, or mean something else.
 _CHARSET = re.compile(r"utf-(?:8|16|32)|iso8859|cp\d|koi8|gb|big5|shift_jis|euc|iso2022|mac|tis")
 _TEXT = re.compile(rb"[^\n]++")

@@ -16,8 +16,8 @@ from appliance.protocol.mime.limits import Over
 
 #: Octets of a name, and forms of one value.
 MAX_NAME, MAX_FORMS = 255, 8
-_SEGMENT = re.compile(rb'(?:[^";]|"(?:[^"\\]++|\\[\x00-\xff])*+"?)++')
-_QUOTED = re.compile(rb'"((?:[^"\\]++|\\[\x00-\xff])*+)("?)')
+_SEGMENT = re.compile(rb'(?>(?:[^";]|"(?>(?:[^"\\]++|\\[\x00-\xff])*)"?)+)')
+_QUOTED = re.compile(rb'"((?>(?:[^"\\]++|\\[\x00-\xff])*))("?)')
 _ESCAPE = re.compile(rb"\\([\x00-\xff])")
 _FOLD = re.compile(rb"\r?\n[ \t]*")
 _SECTION = re.compile(rb"([^*]+)\*(?:(\d{1,4})(\*?))?\Z")

@@ -21,24 +21,24 @@ MAX_LENIENT_LOCAL = 256
 MAX_PATH = 256
 
 _ATEXT = rb"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
-_DOT_ATOM = rb"[%b]++(?:\.[%b]++)*+" % (_ATEXT, _ATEXT)
+_DOT_ATOM = rb"[%b]++(?>(?:\.[%b]++)*)" % (_ATEXT, _ATEXT)
 _LDH = rb"(?!-)[A-Za-z0-9-]{1,63}+(?<!-)"
 #: The plain case, which is nearly all mail. What it does not match goes the long way; both agree where it matches.
-_PLAIN = re.compile(rb"(%b)@(%b(?:\.%b)*+)" % (_DOT_ATOM, _LDH, _LDH))
+_PLAIN = re.compile(rb"(%b)@(%b(?>(?:\.%b)*))" % (_DOT_ATOM, _LDH, _LDH))
 
 #: A local part as it stands, up to the @ outside quotes: a quoted string, or anything that is not special.
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
+_QUOTED = re.compile(r'"((?>(?:[^"\\]|\\.)*))"', re.DOTALL)
 _UNQUOTED = re.compile(r"[^ @<>()\[\],;:\\\"]++")
 _ATOMS = re.compile(
-    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]++(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]++)*+"
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]++(?>(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]++)*)"
 )
 _PAIR = re.compile(r"\\(.)", re.DOTALL)
 #: Controls of ASCII and of ISO 6429, and the two line ends that only Unicode knows.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_ROUTE = re.compile(r"@[^@,: \"<>]++(?:,@[^@,: \"<>]++)*+:")
+_ROUTE = re.compile(r"@[^@,: \"<>]++(?>(?:,@[^@,: \"<>]++)*):")
 #: The path of a MAIL or RCPT as far as its brackets: quoted strings may hold brackets and blanks.
-_BRACKETED = re.compile(rb'<((?:[^"<>\\]|"(?:[^"\\]|\\.)*+")*+)>(?=[ \t]|\Z)', re.DOTALL)
-_BARE = re.compile(rb'(?:[^" \t<>\\]|"(?:[^"\\]|\\.)*+")++(?=[ \t]|\Z)', re.DOTALL)
+_BRACKETED = re.compile(rb'<((?>(?:[^"<>\\]|"(?>(?:[^"\\]|\\.)*)")*))>(?=[ \t]|\Z)', re.DOTALL)
+_BARE = re.compile(rb'(?>(?:[^" \t<>\\]|"(?>(?:[^"\\]|\\.)*)")+)(?=[ \t]|\Z)', re.DOTALL)
 
 
 class Address(NamedTuple):

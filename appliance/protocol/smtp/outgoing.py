@@ -14,7 +14,7 @@ from appliance.protocol.smtp.reply import Reply
 Kind = Literal["delivered", "deferred", "failed"]
 
 #: An address or a parameter that is one word of a command: blanks and brackets only inside quotes, controls nowhere.
-_ONE_WORD = re.compile(r'(?:[^"\x00-\x20\x7f<>]|"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*+")*+')
+_ONE_WORD = re.compile(r'(?>(?:[^"\x00-\x20\x7f<>]|"(?>(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*)")*)')
 
 
 class OutgoingRecipient(NamedTuple):

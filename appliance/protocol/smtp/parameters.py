@@ -22,7 +22,7 @@ MAX_ORCPT = 500
 _NOTIFY_WORDS = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9-]+")
 #: utf-8-addr-xtext and -unitext of RFC 6533 section 3.
-_UTF8_XTEXT = re.compile(r"(?:[!-*,-<>-\[\]-~\x80-\U0010ffff]|\\x\{[0-9A-Fa-f]{1,6}\}|\+[0-9A-Fa-f]{2})*+")
+_UTF8_XTEXT = re.compile(r"(?>(?:[!-*,-<>-\[\]-~\x80-\U0010ffff]|\\x\{[0-9A-Fa-f]{1,6}\}|\+[0-9A-Fa-f]{2})*)")
 
 
 class MailParameters(NamedTuple):

@@ -10,7 +10,7 @@ from appliance.protocol.errors import ProtocolError
 
 _PLAIN = re.compile(rb"[!-*,-<>-~]*+")
 _SPECIAL = re.compile(rb"[^!-*,-<>-~]")
-_XTEXT = re.compile(r"(?:[!-*,-~]|\+[0-9A-Fa-f]{2})*+")
+_XTEXT = re.compile(r"(?>(?:[!-*,-~]|\+[0-9A-Fa-f]{2})*)")
 _HEX = re.compile(rb"\+([0-9A-Fa-f]{2})")
 
 
