@@ -135,11 +135,18 @@ def test_an_interrupted_one_leaves_no_process_and_no_folder(number: signal.Signa
         _interrupted(number, Path(folder))
 
 
+def _heeds_interrupts() -> None:
+    """Tests that run in the background of a shell ignore SIGINT, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _interrupted(number: signal.Signals, tmp_path: Path) -> None:
     words = [*POSTGATE, "selftest", "--json", "--only", "greylist"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     with (tmp_path / "said").open("wb") as said:
-        playing = subprocess.Popen(words, cwd=tmp_path, env=env, stdout=said, stderr=said, start_new_session=True)
+        playing = subprocess.Popen(
+            words, cwd=tmp_path, env=env, stdout=said, stderr=said, start_new_session=True, preexec_fn=_heeds_interrupts
+        )
     logs = "postgate-selftest-*/mail.log"
     wait_for(lambda: any("451" in log.read_text() for log in tmp_path.glob(logs)), 60, "a stranger who was put off")
     assert len(of_session(playing.pid)) > 5
