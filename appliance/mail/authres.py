@@ -59,17 +59,29 @@ def value(text: str) -> str:
 def result(method: str, word: str, properties: Mapping[str, str] | None = None, reason: str = "") -> str:
     """One result for `Verdict.authres`: result("spf", "pass", {"smtp.mailfrom": "example.com"}) is
     "spf=pass smtp.mailfrom=example.com". A property or reason that does not fit is left out."""
-    if not (_is_keyword(method) and _is_keyword(word)):
-        raise ValueError(f"not a method and a result: {method}={word}")
-    parts = [f"{method}={word}"]
+    parts = [_verdict(method, word)]
     if reason and (text := value(reason)):
         parts.append(f"reason={text}" if text[0] == '"' or _is_token(text) else f'reason="{text}"')
     for name, content in (properties or {}).items():
-        if not _is_property(name):
-            raise ValueError(f"not a property: {name}")
+        start = _property(name)
         if text := value(content):
-            parts.append(f"{name}={text}")
+            parts.append(start + text)
     return " ".join(parts)
+
+
+@lru_cache(maxsize=256)
+def _verdict(method: str, word: str) -> str:
+    """The names are ours, and few."""
+    if not (_is_keyword(method) and _is_keyword(word)):
+        raise ValueError(f"not a method and a result: {method}={word}")
+    return f"{method}={word}"
+
+
+@lru_cache(maxsize=256)
+def _property(name: str) -> str:
+    if not _is_property(name):
+        raise ValueError(f"not a property: {name}")
+    return f"{name}="
 
 
 def field(authserv_id: str, results: Iterable[str]) -> Edit:
@@ -104,6 +116,8 @@ def _spf_value(text: str) -> str:
 
 def _folded(text: str) -> str:
     """Blanks outside quotes become line ends where a line would grow too long."""
+    if '"' not in text and "  " not in text:
+        return _folded_words(text.strip(" "))
     lines, width = [""], 0
     for word in _WORDS.findall(text):
         if lines[-1] and width + 1 + len(word) > WIDTH:
@@ -111,4 +125,17 @@ def _folded(text: str) -> str:
             width = 8
         lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
         width += 1 + len(word)
+    return "\n\t".join(lines)
+
+
+def _folded_words(text: str) -> str:
+    """The same where every blank stands alone and may become a line's end."""
+    lines, start, room = [], 0, WIDTH - 1
+    while len(text) - start > room:
+        end = text.rfind(" ", start, start + room + 1)
+        if end < 0 and (end := text.find(" ", start)) < 0:
+            break
+        lines.append(text[start:end])
+        start, room = end + 1, WIDTH - 9
+    lines.append(text[start:])
     return "\n\t".join(lines)

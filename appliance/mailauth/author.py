@@ -23,6 +23,8 @@ from appliance.protocol.smtp.domain import AddressError, parse_domain
 MOST = 8192
 #: From fields and domains that are looked at; more change nothing.
 MANY = 16
+#: A value up to this length is remembered with what was read of it.
+USUAL = 256
 
 #: What is no part of a printable field name; a fold within the name too.
 _ODD = rb"(?>(?:[\x00-\x09\x0b-\x20\x7f-\xff]|\n(?=[ \t]))*)"
@@ -72,6 +74,7 @@ class _Mailbox(msgspec.Struct):
     domain: str = ""
     name: str = ""
     flaws: list[str] = []
+    address: str = ""
 
 
 def read(header: bytes, complete: bool = True) -> Author:
@@ -86,8 +89,7 @@ def read(header: bytes, complete: bool = True) -> Author:
         flaws.append("two_fields")
     if _LEADING.match(block):
         flaws.append("leading_blank")
-    broken = _BREAK.search(block)
-    if broken is not None and broken.start() < found[-1].start():
+    if _BREAK.search(block, 0, found[-1].start() + 1):
         flaws.append("broken_header")
     values = []
     for name in found:
@@ -96,12 +98,11 @@ def read(header: bytes, complete: bool = True) -> Author:
         octets = value[0] if value else b""
         flaws += ["too_long"] if len(octets) > MOST else []
         values.append(octets[:MOST].decode("utf-8", "surrogateescape"))
-    mailbox = _mailbox(values[0])
+    mailbox = (_usual if len(values[0]) <= USUAL else _mailbox)(values[0])
     flaws += mailbox.flaws
     domains = [mailbox.domain, *(domain for value in values if flaws for domain in _all_domains(value))]
-    address = _plain(f"{mailbox.local}@{mailbox.domain}") if mailbox.domain else ""
     return Author(
-        address=address,
+        address=mailbox.address,
         domain=mailbox.domain,
         name=mailbox.name,
         flaws=tuple(dict.fromkeys(flaws)),
@@ -164,7 +165,12 @@ def _mailbox(value: str) -> _Mailbox:
     else:
         _bare(box, tokens)
     box.name = _display(box, box.name)
+    box.address = _plain(f"{box.local}@{box.domain}") if box.domain else ""
     return box
+
+
+#: Who wrote once writes again; nobody changes what is found here. Each worker keeps 1 MB of values at most.
+_usual = lru_cache(maxsize=2048)(_mailbox)
 
 
 def _bracketed(box: _Mailbox, tokens: list[tuple[str, str]], at: int) -> None:

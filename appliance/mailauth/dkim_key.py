@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from nacl.exceptions import CryptoError
 from nacl.signing import VerifyKey
 
-from appliance.mailauth.dkimpy import PKCS1, InvalidTagValueList, parse_tag_value
+from appliance.mailauth import tags as tag_lists
+from appliance.mailauth.dkimpy import PKCS1
 
 #: Octets of a record that is read at all, bits of an RSA key and of its exponent (a large one costs time to verify).
 RECORD = 4096
@@ -74,9 +75,8 @@ def parse_key(record: str) -> Key | str:
 @lru_cache(maxsize=2048)
 def _parse(record: str) -> Key | str:
     try:
-        tags = parse_tag_value(record.encode("latin-1"))
-        return _key(tags)
-    except InvalidTagValueList:
+        return _key(tag_lists.read(record.encode("latin-1")))
+    except tag_lists.NoTagList:
         return "key record is no tag list"
     except (ValueError, UnsupportedAlgorithm, TypeError) as error:
         return str(error) if isinstance(error, BadKey) else "key cannot be read"

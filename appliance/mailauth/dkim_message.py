@@ -23,6 +23,8 @@ SINGLE = (
 )
 _is_name = re.compile(rb"[!-9;-~]+").fullmatch
 _BETWEEN = re.compile(rb"\r\n(?![ \t])")
+#: The name of the tag b=, behind the semicolon that ends the tag before.
+_SIGNATURE = re.compile(rb";[ \t\r\n]*+b[ \t\r\n]*+=")
 
 
 class Message:
@@ -42,16 +44,22 @@ class Message:
             header = b""  # an empty line in front: all is body
         self.fields = _BETWEEN.split(header.removesuffix(CRLF).removesuffix(CRLF)) if header else []
         self.places: dict[bytes, list[int]] = {}
+        places = self.places
         for place, field in enumerate(self.fields):
             name, colon, _ = field.partition(b":")
-            self.places.setdefault(name.rstrip(b" \t").lower() if colon else b"", []).append(place)
+            name = name.rstrip(b" \t").lower() if colon else b""
+            if name in places:
+                places[name].append(place)
+            else:
+                places[name] = [place]
 
     def ambiguous(self) -> str:
         """Why readers may differ in what they show of this header, "" if they will not: a field that may stand once only
         stands more often, or a line is no field (for some readers the header ends there)."""
-        for name in SINGLE:
-            if len(self.places.get(name, ())) > 1:
-                return f"{name.decode()} stands more than once"
+        if len(self.places) < len(self.fields):
+            for name in SINGLE:
+                if len(self.places.get(name, ())) > 1:
+                    return f"{name.decode()} stands more than once"
         return "" if all(map(_is_name, self.places)) else "the header has a line that is no field"
 
     def select(self, names: Iterable[bytes], own: int = -1) -> list[int]:
@@ -59,10 +67,11 @@ class Message:
         left: dict[bytes, list[int]] = {}
         chosen = []
         for name in names:
-            if name not in left:
-                left[name] = [place for place in self.places.get(name, ()) if place != own]
-            if left[name]:
-                chosen.append(left[name].pop())
+            rest = left.get(name)
+            if rest is None:
+                rest = left[name] = [place for place in self.places.get(name, ()) if place != own]
+            if rest:
+                chosen.append(rest.pop())
         return chosen
 
     def field(self, place: int, *, relaxed: bool) -> bytes:
@@ -78,16 +87,18 @@ class Message:
 def relaxed_field(field: bytes) -> bytes:
     """RFC 6376 3.4.2, without the CRLF at the end."""
     name, _, value = field.partition(b":")
-    return name.rstrip(b" \t").lower() + b":" + squeeze(value.replace(CRLF, b"")).strip(b" ")
+    value = value.replace(CRLF, b"")
+    if b"\t" in value or b"  " in value:
+        value = squeeze(value)
+    return name.rstrip(b" \t").lower() + b":" + value.strip(b" ")
 
 
 def without_signature(field: bytes) -> bytes:
     """The field with the value of its b= taken out (RFC 6376 3.7)."""
     name, colon, value = field.partition(b":")
-    specs = value.split(b";")
-    for number, spec in enumerate(specs):
-        tag, equals, _ = spec.partition(b"=")
-        if equals and tag.strip(b" \t\r\n") == b"b":
-            specs[number] = tag + equals
-            break
-    return name + colon + b";".join(specs)
+    found = _SIGNATURE.search(b";" + value)
+    if found is None:
+        return field
+    begin = found.end() - 1
+    end = value.find(b";", begin)
+    return name + colon + value[:begin] + (value[end:] if end >= 0 else b"")

@@ -18,11 +18,10 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from dkim.util import InvalidTagValueList, parse_tag_value
 
 from appliance.mailauth.dkim_body import canonical
 
-__all__ = ["ORIGINALS", "InvalidTagValueList", "dkim", "parse_tag_value"]
+__all__ = ["ORIGINALS", "dkim"]
 
 PKCS1 = padding.PKCS1v15()
 _HASHES: Mapping[str, hashes.HashAlgorithm] = {"sha256": hashes.SHA256(), "sha1": hashes.SHA1()}  # noqa: S303

@@ -1,5 +1,6 @@
 """Our Authentication-Results and Received-SPF: what a stranger chose can neither end a value nor begin a field (A8)."""
 
+import itertools
 import random
 import re
 
@@ -104,6 +105,21 @@ def test_a_long_result_is_folded_outside_its_quotes() -> None:
     assert all(line.startswith(b"\t") for line in lines[1:-1])
     assert reason.strip().encode() in found
     assert b"\r\n\theader.from=" in found
+
+
+def test_lines_are_filled() -> None:
+    """What holds no quote is folded by a shorter way: alike, each line as full as it can be."""
+    dice = random.Random(4)
+    for _ in range(5000):
+        words = ["w" * dice.choice((1, 2, 9, 30, 68, 69, 70, 71, 76, 77, 78, 90)) for _ in range(dice.randrange(1, 9))]
+        found = authres._folded(" ".join(words))
+        assert found.split() == words
+        lines, room = found.split("\n\t"), 77
+        for line, following in itertools.pairwise([*lines, "w" * 99]):
+            assert len(line) <= room or " " not in line
+            assert len(line) + 1 + len(following.split(" ")[0]) > room
+            room = 69
+        assert authres._folded(f'{" ".join(words)} "a b"').startswith(found), "as with a quote"
 
 
 def test_a8_hostile_values_come_back_as_one_field_with_our_results() -> None:

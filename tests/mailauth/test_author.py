@@ -171,6 +171,15 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("fields", "flaw"), FIELDS, ids=lambda item: repr(item)[:40])
+def test_a4_a_value_that_was_seen_is_read_as_at_first(fields: bytes, flaw: str) -> None:
+    """Twice the same From, beside other fields: nothing of one message comes into another."""
+    other = read(TRACE + b"From: A <joe@example.org>\r\n\r\n")
+    found = [read(TRACE + front + fields) for front in (b"", b"X: y\r\n", b"")]
+    assert found[0] == found[2] and set(found[1].domains) == set(found[0].domains)
+    assert read(TRACE + b"From: A <joe@example.org>\r\n\r\n") == other and not other.flaws
+
+
+@pytest.mark.parametrize(("fields", "flaw"), FIELDS, ids=lambda item: repr(item)[:40])
 def test_a4_an_ambiguous_field_is_named(fields: bytes, flaw: str) -> None:
     assert flaw in read(TRACE + fields).flaws
 

@@ -1,5 +1,7 @@
 """DMARC of one message (RFC 9989): alignment, policy, what DNS failures mean (A5, A6)."""
 
+import random
+
 import pytest
 
 from appliance.mail.auth import DkimReport, DmarcReport, Signature, SpfReport, Word
@@ -53,6 +55,36 @@ async def test_a5_alignment(tags: str, author: str, spf_of: str, signed: str, pa
     )
     assert found.result == ("pass" if passes else "fail")
     assert (found.spf_aligned or found.dkim_aligned) == passes
+
+
+NAMES = ("example.org", "mail.example.org", "example.net", "", "org")
+WORDS: tuple[Word, ...] = ("pass", "pass", "pass", "fail", "temperror", "none")
+RECORDS = (
+    "p=reject",
+    "p=quarantine; aspf=s; adkim=s; t=y",
+    "p=wrong",
+    "p=wrong; rua=mailto:a@example.org",
+    "sp=none; p=none",
+)
+
+
+async def test_what_is_at_hand_is_judged_as_what_is_asked_for() -> None:
+    """The short way (each method passes for the very author) gives the whole report that the long one gives."""
+    dice, results = random.Random(9), set()
+    for _ in range(4000):
+        zone = Zone(
+            published(example_org=dice.choice(RECORDS), **({"org": "p=none; psd=y"} if dice.random() < 0.3 else {}))
+        )
+        signed = dkim(
+            *((dice.choice(WORDS), dice.choice(NAMES)) for _ in range(dice.randrange(3))), counts=dice.random() < 0.9
+        )
+        of_spf = spf(dice.choice(WORDS), dice.choice(NAMES), "x")
+        ask = Ask(dice.choice(NAMES[:3]), of_spf, signed, dice.random() < 0.1, dice.random() < 0.1)
+        found = at_once(ask, zone.answer)
+        assert found == await judge(zone, ask)
+        assert at_once(ask, lambda name, rtype: None) is None
+        results.add((found.result, found.spf_aligned, found.dkim_aligned))
+    assert len(results) > 6
 
 
 async def test_both_methods_are_known_for_the_report() -> None:

@@ -9,8 +9,9 @@ answer within DEADLINE is `temperror` of the signatures it is about; trouble wit
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from appliance.mail.auth import ArcReport, DkimReport, Signature
 from appliance.mail.ports import Content, Resolver, Unavailable
@@ -30,13 +31,15 @@ _log = oplog.get("signatures")
 
 
 class Case:
-    """What was read of one message, but not its content (the key it is kept by), and the reports, ready or under way."""
+    """What was read of one message, and the reports, ready or under way. Its content is not held: when that is gone,
+    `gone` is called."""
 
-    __slots__ = ("arc", "chain", "dkim", "message", "signatures", "unread")
+    __slots__ = ("arc", "chain", "content", "dkim", "message", "rules", "signatures", "unread")
 
-    def __init__(self, content: Content, limit: int) -> None:
+    def __init__(self, content: Content, rules: Rules, gone: Callable[[object], object]) -> None:
+        self.content, self.rules = ref(content, gone), rules
         self.message = Message(content)
-        self.signatures, self.unread = dkim.read(self.message, limit)
+        self.signatures, self.unread = dkim.read(self.message, rules.signatures)
         self.chain = arc.read(self.message)
         self.dkim: DkimReport | asyncio.Future[DkimReport] | None = None
         self.arc: ArcReport | asyncio.Future[ArcReport] | None = None
@@ -49,18 +52,18 @@ class Signatures:
         self, resolver: Resolver, rules: Callable[[float], Rules], clock: Callable[[], float] = time.time
     ) -> None:
         self._resolver, self._rules, self._clock = resolver, rules, clock
-        self._cases: WeakKeyDictionary[Content, Case] = WeakKeyDictionary()
+        #: By the identity of the content, as long as that lives.
+        self._cases: dict[int, Case] = {}
 
     def dkim(self, content: Content) -> DkimReport | Awaitable[DkimReport]:
         try:
-            rules = self._rules(self._clock())
-            case = self._case(content, rules)
+            case = self._cases.get(id(content)) or self._open(content)
             if case.dkim is None:
                 names = dkim.questions(case.signatures)
                 case.dkim = self._answer(
                     content,
                     names,
-                    lambda said: dkim.judge(content, case.message, case.signatures, case.unread, said, rules),
+                    lambda said: dkim.judge(content, case.message, case.signatures, case.unread, said, case.rules),
                     _no_dkim,
                 )
         except Exception as error:
@@ -69,21 +72,20 @@ class Signatures:
 
     def arc(self, content: Content) -> ArcReport | Awaitable[ArcReport]:
         try:
-            rules = self._rules(self._clock())
-            case = self._case(content, rules)
+            case = self._cases.get(id(content)) or self._open(content)
             if case.arc is None:
                 names = arc.questions(case.chain)
                 case.arc = self._answer(
-                    content, names, lambda said: arc.judge(content, case.message, case.chain, said, rules), _no_arc
+                    content, names, lambda said: arc.judge(content, case.message, case.chain, said, case.rules), _no_arc
                 )
         except Exception as error:
             return _no_arc(error)
         return _settled(case.arc)
 
-    def _case(self, content: Content, rules: Rules) -> Case:
-        case = self._cases.get(content)
-        if case is None:
-            case = self._cases[content] = Case(content, rules.signatures)
+    def _open(self, content: Content) -> Case:
+        key = id(content)
+        case = Case(content, self._rules(self._clock()), partial(self._cases.pop, key))
+        self._cases[key] = case
         return case
 
     def _answer(
