@@ -8,7 +8,15 @@ from appliance.daemons import master
 from appliance.daemons.master import separation
 from appliance.daemons.master.services import SHIPPED
 
-USERS = {"journal": "games", "stated": "bin", "delivery": "man", "scand": "daemon", "inbox": "mail", "smtpd": "nobody"}
+USERS = {
+    "journal": "games",
+    "stated": "bin",
+    "delivery": "man",
+    "scand": "daemon",
+    "inbox": "mail",
+    "smtpd": "nobody",
+    "milterd": "news",
+}
 
 if __name__ == "__main__":
     separation.GROUP = "nogroup"
