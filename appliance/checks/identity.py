@@ -71,8 +71,12 @@ def _named(domain: str, proof: Any, policy: Policy, ports: Ports, **more: Any) -
 
 
 def _is_shared(names: Iterable[str], policy: Policy, ports: Ports) -> bool:
-    tables: list[Any] = [ports.tables[spec] for spec in policy.shared_providers]  # any table is hashable: by what it is
-    return any(_listed(table, name) for table in tables for name in names)
+    for spec in policy.shared_providers:
+        table: Any = ports.tables[spec]  # any table is hashable: by what it is
+        for name in names:
+            if _listed(table, name):
+                return True
+    return False
 
 
 @lru_cache(maxsize=8192)
@@ -83,16 +87,18 @@ def _listed(table: Table, name: str) -> bool:
 
 def _evidence(ctx: Context, report: SpfReport | None) -> dict[str, Any]:
     """What decided it, and what tells the customers of one provider apart (threats A10)."""
-    found: dict[str, Any] = {"client_name": ctx.client.name, "helo": ctx.helo}
-    if report is not None:
-        found |= {
-            "spf": report.result,
-            "spf_scope": report.scope,
-            "spf_domain": report.domain,
-            "spf_term": report.matched,
-        }
-        if report.broad:
-            found["broad"] = True
+    if report is None:
+        return {"client_name": ctx.client.name, "helo": ctx.helo}
+    found: dict[str, Any] = {
+        "client_name": ctx.client.name,
+        "helo": ctx.helo,
+        "spf": report.result,
+        "spf_scope": report.scope,
+        "spf_domain": report.domain,
+        "spf_term": report.matched,
+    }
+    if report.broad:
+        found["broad"] = True
     return found
 
 
@@ -119,9 +125,16 @@ def decide(identity: Identity, now: float, doubt: str = "") -> Verdict:
     if identity.first:
         days = max(0.0, now - identity.first) / DAY
         history = f"known for {days:.1f} days, {identity.messages} messages on {identity.days} days"
-    evidence = {**identity.evidence, "identity": identity.name, "proof": identity.proof, "shared": identity.shared}
-    evidence |= {"first": round(identity.first, 3), "last": round(identity.last, 3)}
-    evidence |= {"days": identity.days, "messages": identity.messages}
+    evidence = {
+        **identity.evidence,
+        "identity": identity.name,
+        "proof": identity.proof,
+        "shared": identity.shared,
+        "first": round(identity.first, 3),
+        "last": round(identity.last, 3),
+        "days": identity.days,
+        "messages": identity.messages,
+    }
     reason = f"{identity.name} by {identity.proof}{', shared' if identity.shared else ''}, {history}"
     return Verdict(
         check=NAME,
@@ -146,6 +159,11 @@ def signed(ctx: Context, report: DkimReport, author: str, policy: Policy, ports:
     if now is not None and answerable != now.answerable:
         return msgspec.structs.replace(now, answerable=answerable)
     return None
+
+
+def _is_settled(now: Identity | None) -> bool:
+    """Can no signature add anything?"""
+    return now is not None and now.answerable and now.proven and not now.shared and now.proof != "name"
 
 
 def _is_better(found: Identity, now: Identity | None) -> bool:
@@ -211,7 +229,7 @@ async def _await_dkim(ctx: Context, policy: Policy, ports: Ports, asked: Awaitab
 
 
 def _raised(ctx: Context, policy: Policy, ports: Ports, report: DkimReport) -> Verdict | Awaitable[Verdict]:
-    found = signed(ctx, report, _author(ctx), policy, ports)
+    found = None if _is_settled(ctx.identity) else signed(ctx, report, _author(ctx), policy, ports)
     if found is not None:
         return _aged(ctx, ports, found, "")
     if ctx.identity is not None:
