@@ -6,13 +6,14 @@ What failure means for the mail: put off with 451 until the table is mended.
 """
 
 import re
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Iterable
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from appliance.checks import knobs
 from appliance.mail.context import Context, Stage
-from appliance.mail.lookup import Key, address_keys, client_keys, domain_keys, search
+from appliance.mail.later import later
+from appliance.mail.lookup import Found, Key, address_keys, client_keys, domain_keys, search
 from appliance.mail.ports import Ports, Table, Unavailable
 from appliance.mail.replies import CLASS, Refusal, Subject, repair
 from appliance.mail.verdict import Action, Verdict
@@ -57,17 +58,19 @@ WORDS = {"ok": "ok", "relay": "ok", "permit": "ok"} | {w: w for w in OUTCOMES if
 
 # The same clients, names and addresses come again and again; their keys cost more than looking them up.
 _client_keys = lru_cache(4096)(client_keys)
-_domain_keys = lru_cache(4096)(lambda name: tuple(domain_keys(name)))
+_domain_keys = lru_cache(4096)(lambda name, dotted: tuple(domain_keys(name, dotted)))
 _address_keys = lru_cache(4096)(address_keys)
 
 
 class Policy(knobs.Policy):
-    """Tables by what they are asked for; a list is searched table by table for each key."""
+    """Tables by what they are asked for; a list is searched table by table for each key.
+    `parent_domain_matches_subdomains`: the key `example.com` holds for all below it, else `.example.com` does."""
 
     client: knobs.Tables = ()
     helo: knobs.Tables = ()
     sender: knobs.Tables = ()
     recipient: knobs.Tables = ()
+    parent_domain_matches_subdomains: bool = True
 
 
 class Entry(NamedTuple):
@@ -116,26 +119,33 @@ def _reply(code: int, text: str, subject: Subject) -> str:
     return str(Refusal(code, enhanced, f"{CLASS[subject]} rejected: {text or 'Access denied'}"))
 
 
-def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
     """Look up what the stage has brought."""
-    stage, delimiter = ctx.stage, ports.site.recipient_delimiter
+    stage, delimiter, dotted = ctx.stage, ports.site.recipient_delimiter, not policy.parent_domain_matches_subdomains
     if stage == "connect":
-        return look_up(policy.client, ports, "client", _client_keys, ctx.client.name, ctx.client.address)
+        return look_up(policy.client, ports, "client", _client_keys, ctx.client.name, ctx.client.address, dotted)
     if stage == "helo":
-        return look_up(policy.helo, ports, "helo", _domain_keys, ctx.helo)
+        return look_up(policy.helo, ports, "helo", _domain_keys, ctx.helo, dotted)
     if stage == "mail" and ctx.sender is not None:
-        return look_up(policy.sender, ports, "sender", _address_keys, ctx.sender, delimiter)
+        return look_up(policy.sender, ports, "sender", _address_keys, ctx.sender, delimiter, dotted)
     if stage == "rcpt" and ctx.recipient is not None:
-        return look_up(policy.recipient, ports, "recipient", _address_keys, ctx.recipient.address, delimiter)
+        return look_up(policy.recipient, ports, "recipient", _address_keys, ctx.recipient.address, delimiter, dotted)
     return _NOTHING
 
 
 def look_up(
     specs: Iterable[str], ports: Ports, subject: Subject, keys_of: Callable[..., Iterable[Key]], *about: Any
-) -> Verdict:
+) -> Verdict | Awaitable[Verdict]:
     """The verdict of the first hit; `keys_of(*about)` are the keys. Raises Unavailable if a table cannot be read."""
     tables = [table for spec in specs if (table := _table(ports, spec))]
     found = search(tables, keys_of(*about)) if tables else None
+    if found is None or isinstance(found, Found):
+        return decide(subject, found)
+    return later(found, partial(decide, subject))
+
+
+def decide(subject: Subject, found: Found | None) -> Verdict:
+    """What a hit says."""
     if found is None:
         return _NOTHING
     evidence = {"subject": subject, "key": found.key, "value": found.value, "table": found.place}

@@ -11,14 +11,13 @@ whoever sends can see to that.
 """
 
 from collections.abc import Awaitable
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from appliance.checks import knobs, knobs_trust
-from appliance.checks.knobs_trust import answered
 from appliance.mail import authres
 from appliance.mail.auth import DkimReport, DmarcReport, SpfAsk, SpfReport
 from appliance.mail.context import Context, Stage
+from appliance.mail.later import answered
 from appliance.mail.ports import Authentication, Content, Ports, Resolver
 from appliance.mail.verdict import Action, Verdict
 from appliance.mailauth import author as authors
@@ -85,7 +84,7 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     if client is not None:
         spf = authentication.spf(SpfAsk(client.address, client.helo, sender))
     dkim = authentication.dkim(content)
-    dkim_only = bool(policy.dkim_only) and knobs_trust.names(policy.dkim_only, author.domain)
+    dkim_only = knobs_trust.names(policy.dkim_only, author.domain)
     if isinstance(spf, SpfReport) and isinstance(dkim, DkimReport):
         report = dmarc.at_once(
             dmarc.Ask(author.domain, spf, dkim, not sender, dkim_only), resolver.cached, policy.discovery
@@ -157,12 +156,13 @@ async def _excused(
     if policy.trusted_forwarders:
         traits = origin.traits(content.header, sender, found.author.domain, found.dkim)
         if traits:
-            found = _forwarded(found, ctx, policy, ports, traits)
+            found = await _forwarded(found, ctx, policy, ports, traits)
     if policy.trusted_sealers and not found.override:
         report = await answered(authentication.arc(content))
+        trusted = {name: await _sealer(name, ctx, policy, ports) for name in dict.fromkeys(report.sealers)}
 
         def listed(name: str) -> bool:
-            return _sealer(name, ctx, policy, ports)
+            return trusted.get(name, False)
 
         if sealer := claims.vouched(report, found.author.domain, listed):
             return found._replace(override="local_policy", reason=f"sealed by {sealer}")
@@ -171,13 +171,15 @@ async def _excused(
     return found
 
 
-def _forwarded(found: Found, ctx: Context, policy: Policy, ports: Ports, traits: tuple[str, ...]) -> Found:
+async def _forwarded(found: Found, ctx: Context, policy: Policy, ports: Ports, traits: tuple[str, ...]) -> Found:
     """With the listed forwarder that the client is proven to be, or might be."""
     client, spf = ctx.client, found.spf
-    if client.name != "unknown" and client.proof == "pass" and (entry := _entry("name", client.name, ctx, policy, ports)):
-        return _by(found, "name", client.name, entry, traits)
+    if client.name != "unknown" and client.proof == "pass":
+        entry = await _entry("name", client.name, ctx, policy, ports)
+        if entry is not None:
+            return _by(found, "name", client.name, entry, traits)
     if spf.scope == "mfrom" and spf.result in ("pass", "temperror") and not spf.broad and spf.domain:
-        entry = _entry("spf", spf.domain, ctx, policy, ports)
+        entry = await _entry("spf", spf.domain, ctx, policy, ports)
         if entry is not None and spf.result == "pass":
             return _by(found, "spf", spf.domain, entry, traits)
         if entry is not None:
@@ -187,8 +189,8 @@ def _forwarded(found: Found, ctx: Context, policy: Policy, ports: Ports, traits:
     return found
 
 
-def _entry(proof: str, name: str, ctx: Context, policy: Policy, ports: Ports) -> knobs_trust.Listed | None:
-    entry = knobs_trust.find(policy.trusted_forwarders, name, ports, ctx.now, True)
+async def _entry(proof: str, name: str, ctx: Context, policy: Policy, ports: Ports) -> knobs_trust.Listed | None:
+    entry = await knobs_trust.find(policy.trusted_forwarders, name, ports, ctx.now, True)
     return entry if entry is not None and entry.valid and entry.trust.proof == proof else None
 
 
@@ -197,8 +199,8 @@ def _by(found: Found, proof: str, name: str, entry: knobs_trust.Listed, traits: 
     return found._replace(override="trusted_forwarder", reason=why)
 
 
-def _sealer(name: str, ctx: Context, policy: Policy, ports: Ports) -> bool:
-    entry = knobs_trust.find(policy.trusted_sealers, name, ports, ctx.now, False)
+async def _sealer(name: str, ctx: Context, policy: Policy, ports: Ports) -> bool:
+    entry = await knobs_trust.find(policy.trusted_sealers, name, ports, ctx.now, False)
     return entry is not None and entry.valid
 
 
@@ -239,15 +241,11 @@ def result_text(found: Found) -> str:
     """Our result, with what the policy is and what we did instead."""
     report = found.report
     published: dict[str, Any] = report.facts.get("published", {})
-    policy = report.policy if report.result in ("fail", "temperror") else ""
-    above = report.policy_domain if report.policy_domain != report.domain else ""
-    reason = found.reason.partition(" (")[0]
-    return _result(report.result, report.domain, published.get("p", ""), above, policy, found.override, reason)
-
-
-@lru_cache(maxsize=1024)
-def _result(word: str, domain: str, asked: str, above: str, policy: str, override: str, reason: str) -> str:
-    """The same for many messages of an author's domain."""
-    properties = {"header.from": domain, "polrec.p": asked, "polrec.domain": above}
-    properties |= {"policy.dmarc": policy, "policy.override": override}
-    return authres.result("dmarc", word, properties, reason)
+    properties = {"header.from": report.domain, "polrec.p": published.get("p", "")}
+    if report.policy_domain != report.domain:
+        properties["polrec.domain"] = report.policy_domain
+    if report.result in ("fail", "temperror"):
+        properties["policy.dmarc"] = report.policy
+    if found.override:
+        properties["policy.override"] = found.override
+    return authres.result("dmarc", report.result, properties, found.reason.partition(" (")[0])

@@ -20,6 +20,7 @@ from appliance.checks import knobs
 from appliance.mail.budget import Budget
 from appliance.mail.context import Context, Stage
 from appliance.mail.dns_list import Kind, Site, address_label, error, host, parse_site
+from appliance.mail.later import answered
 from appliance.mail.ports import DnsLists, Ports, Resolver, Unavailable
 from appliance.mail.verdict import Action, Verdict
 from appliance.mailauth.registrable import registrable
@@ -256,7 +257,7 @@ async def _with_links(
     """The domains of links in text and HTML too, as far as there are not too many of them."""
     assert ports.inspector is not None and ctx.content is not None
     report = (await ports.inspector.inspect(ctx.content)).report
-    domains = link_domains(report.hosts, ports.site.is_ours)
+    domains = await link_domains(report.hosts, ports.site.is_ours)
     things += [("links", domain, domain) for domain in domains[: policy.link_domains]]
     if not things:
         return _NOTHING
@@ -267,10 +268,10 @@ async def _with_links(
     return found
 
 
-def link_domains(hosts: Sequence[str], is_ours: Callable[[str], bool]) -> list[str]:
+async def link_domains(hosts: Sequence[str], is_ours: Callable[[str], bool | Awaitable[bool]]) -> list[str]:
     """The registrable domains of strangers among the hosts, each once, in their order."""
     domains = dict.fromkeys(registrable(host(name)) for name in hosts[:_HOSTS])
-    return [domain for domain in domains if domain and not is_ours(domain)]
+    return [domain for domain in domains if domain and not await answered(is_ours(domain))]
 
 
 async def _ask(questions: list[Ask], dead: list[str], policy: Policy, ports: Ports, before: float) -> Verdict:

@@ -19,7 +19,8 @@ from pydantic import Field
 from appliance.checks import knobs
 from appliance.checks.knobs import Duration, Tables
 from appliance.mail.context import Context, Stage
-from appliance.mail.lookup import split_extension
+from appliance.mail.later import later, then, waits
+from appliance.mail.lookup import Found, Key, search, split_extension
 from appliance.mail.network import network
 from appliance.mail.ports import Greylist, GreylistAnswer, GreylistAsk, Ports
 from appliance.mail.subscribers import dynamic_name
@@ -140,7 +141,7 @@ def proof(ctx: Context, policy: Policy) -> str:
     return f"{who.name} by {who.proof}, known for {known / DAY:.0f} days"
 
 
-def exemption(ctx: Context, recipient: Address, policy: Policy, ports: Ports) -> str:
+def exemption(ctx: Context, recipient: Address, policy: Policy, ports: Ports) -> str | Awaitable[str]:
     """Why nobody waits here, in words; "" = no exemption. Raises Unavailable if a list cannot be read."""
     if ctx.client.trusted_relay:
         return "trusted relay"
@@ -150,9 +151,10 @@ def exemption(ctx: Context, recipient: Address, policy: Policy, ports: Ports) ->
         return f"recipient {recipient.local.lower()}"
     if any(verdict.check == "dnsbl" and verdict.outcome == "allowed" for verdict in ctx.trail):
         return "on a DNS allow list"
-    return _listed(policy.exempt_clients, client_names(ctx), ports) or _listed(
-        policy.exempt_recipients, [recipient.text], ports
-    )
+    found = _listed(policy.exempt_clients, client_names(ctx), ports)
+    if waits(found):
+        return then(found, lambda why: why or _listed(policy.exempt_recipients, [recipient.text], ports))
+    return found or _listed(policy.exempt_recipients, [recipient.text], ports)
 
 
 def client_names(ctx: Context) -> list[str]:
@@ -161,12 +163,13 @@ def client_names(ctx: Context) -> list[str]:
     return [client.address] if client.name == "unknown" else [client.name, client.address]
 
 
-def _listed(specs: Sequence[str], keys: Sequence[str], ports: Ports) -> str:
-    for spec in specs:
-        for key in keys:
-            if found := ports.tables[spec].get(key):
-                return f"{key} matches {found[0]} ({found[1]})"
-    return ""
+def _listed(specs: Sequence[str], keys: Sequence[str], ports: Ports) -> str | Awaitable[str]:
+    found = search([ports.tables[spec] for spec in specs], [Key(key, True) for key in keys])
+    return _matches(found) if found is None or isinstance(found, Found) else later(found, _matches)
+
+
+def _matches(found: Found | None) -> str:
+    return "" if found is None else f"{found.key} matches {found.value} ({found.place})"
 
 
 def question(ctx: Context, sender: Address, recipient: Address, policy: Policy, delimiter: str) -> GreylistAsk:
@@ -246,9 +249,13 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
         return Verdict(check=NAME, outcome="not_suspicious", recipient=recipient.text)
     if why := proof(ctx, policy):
         return Verdict(check=NAME, outcome="proven", reason=why, recipient=recipient.text)
-    if why := exemption(ctx, recipient, policy, ports):
-        return Verdict(check=NAME, outcome="exempt", reason=why, recipient=recipient.text)
-    if ports.greylist is None:
-        return Verdict(check=NAME, outcome="skipped", reason="no store configured", recipient=recipient.text)
     ask = question(ctx, ctx.sender, recipient, policy, ports.site.recipient_delimiter)
-    return _ask(ports.greylist, ask, reasons, ctx, recipient)
+
+    def step(why: str) -> Verdict | Awaitable[Verdict]:
+        if why:
+            return Verdict(check=NAME, outcome="exempt", reason=why, recipient=recipient.text)
+        if ports.greylist is None:
+            return Verdict(check=NAME, outcome="skipped", reason="no store configured", recipient=recipient.text)
+        return _ask(ports.greylist, ask, reasons, ctx, recipient)
+
+    return then(exemption(ctx, recipient, policy, ports), step)

@@ -2,14 +2,17 @@
 
 Contract: syntax and plain facts only, no DNS. A client that bears our name, one of our domains or our address is lying; a
 name that is no host name, or a literal of another address, is odd (marked, and a reason for greylisting).
-What failure means for the mail: nothing; the check needs nothing from outside.
+What failure means for the mail: nothing but a mark (temperror) where a table of our domains cannot answer.
 """
 
 import ipaddress
 import re
+from collections.abc import Awaitable
+from functools import partial
 
 from appliance.checks import knobs
 from appliance.mail.context import Context, Stage
+from appliance.mail.later import then, waits
 from appliance.mail.ports import Ports, Site
 from appliance.mail.verdict import Action, Verdict
 
@@ -42,13 +45,21 @@ class Policy(knobs.Policy):
     our_names: knobs.Texts = ()
 
 
-def decide(helo: str, client: str, site: Site, our_names: tuple[str, ...] = ()) -> str:
-    """The outcome for a HELO argument of a client address."""
+def decide(
+    helo: str, client: str, site: Site, our_names: tuple[str, ...] = (), ours: bool | None = None
+) -> str | Awaitable[str]:
+    """The outcome for a HELO argument of a client address. `ours`: whether the name is a domain of ours (None: ask)."""
     name = helo.lower().rstrip(".")
     if name.startswith("["):
         return _literal(name, client, site)
-    if name not in _NOBODY and (name == site.hostname.lower() or name in our_names or site.is_ours(name)):
-        return "claims_our_name"
+    if name not in _NOBODY:
+        if name == site.hostname.lower() or name in our_names:
+            return "claims_our_name"
+        asked = site.is_ours(name) if ours is None else ours
+        if waits(asked):
+            return then(asked, partial(decide, helo, client, site, our_names))
+        if asked:
+            return "claims_our_name"
     if name in site.our_addresses and name != client:
         return "claims_our_name"
     return "ok" if len(name) <= 255 and _NAME.match(name) else "malformed"
@@ -87,7 +98,11 @@ def _plain(client: str) -> str:
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
-def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
     """Judge the HELO name."""
     outcome = decide(ctx.helo, ctx.client.address, ports.site, policy.our_names)
+    return _verdict(ctx, outcome) if isinstance(outcome, str) else then(outcome, partial(_verdict, ctx))
+
+
+def _verdict(ctx: Context, outcome: str) -> Verdict:
     return _OK if outcome == "ok" else Verdict(check=NAME, outcome=outcome, reason=f"helo={ctx.helo[:255]}")

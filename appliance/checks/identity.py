@@ -10,7 +10,7 @@ then what is left. Without the store nothing is known of its age: temperror too.
 """
 
 from collections.abc import Awaitable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any
 
 import msgspec
@@ -21,6 +21,7 @@ from appliance.checks.knobs import Tables
 from appliance.mail.auth import DkimReport, SpfAsk, SpfReport
 from appliance.mail.context import Context, Stage
 from appliance.mail.identity import Identity
+from appliance.mail.later import any_of, later, then, waits
 from appliance.mail.network import network
 from appliance.mail.ports import Ports, Table, Unavailable
 from appliance.mail.subscribers import dynamic_name
@@ -54,7 +55,7 @@ def proves(report: SpfReport | None) -> bool:
     return report is not None and report.result == "pass" and not report.broad and bool(report.domain)
 
 
-def identify(ctx: Context, policy: Policy, ports: Ports, report: SpfReport | None) -> Identity:
+def identify(ctx: Context, policy: Policy, ports: Ports, report: SpfReport | None) -> Identity | Awaitable[Identity]:
     """Who sends, as far as mail, HELO and the connection prove it. Raises Unavailable if a list cannot be read."""
     client, evidence = ctx.client, _evidence(ctx, report)
     if report is not None and proves(report):
@@ -65,40 +66,51 @@ def identify(ctx: Context, policy: Policy, ports: Ports, report: SpfReport | Non
     return Identity(name=network(client.address, policy.ipv4_prefix, policy.ipv6_prefix), evidence=evidence)
 
 
-def _named(domain: str, proof: Any, policy: Policy, ports: Ports, **more: Any) -> Identity:
+def _named(domain: str, proof: Any, policy: Policy, ports: Ports, **more: Any) -> Identity | Awaitable[Identity]:
     name = organisation(domain)
-    return Identity(name=name, proof=proof, shared=_is_shared({domain.lower(), name}, policy, ports), **more)
+    shared = _is_shared({domain.lower(), name}, policy, ports)
+    if isinstance(shared, bool):
+        return Identity(name=name, proof=proof, shared=shared, **more)
+    return later(shared, lambda found: Identity(name=name, proof=proof, shared=found, **more))
 
 
-def _is_shared(names: Iterable[str], policy: Policy, ports: Ports) -> bool:
-    for spec in policy.shared_providers:
-        table: Any = ports.tables[spec]  # any table is hashable: by what it is
-        for name in names:
-            if _listed(table, name):
-                return True
-    return False
+def _is_shared(names: Iterable[str], policy: Policy, ports: Ports) -> bool | Awaitable[bool]:
+    tables: list[Any] = [ports.tables[spec] for spec in policy.shared_providers]  # any table is hashable: by what it is
+    return any_of(_listed(table, name) for table in tables for name in names)
+
+
+class _NotAtHand(Exception):
+    """Its argument must be awaited. (What is raised is not remembered by lru_cache.)"""
+
+
+def _listed(table: Any, name: str) -> bool | Awaitable[bool]:
+    try:
+        return _remembered(table, name)
+    except _NotAtHand as asked:
+        return then(asked.args[0], lambda hit: hit is not None)
 
 
 @lru_cache(maxsize=8192)
-def _listed(table: Table, name: str) -> bool:
+def _remembered(table: Table, name: str) -> bool:
     """The same senders come again and again; a table that changed is another one. Raises Unavailable."""
-    return table.get(name) is not None
+    found = table.get(name)
+    if waits(found):
+        raise _NotAtHand(found)
+    return found is not None
 
 
 def _evidence(ctx: Context, report: SpfReport | None) -> dict[str, Any]:
     """What decided it, and what tells the customers of one provider apart (threats A10)."""
-    if report is None:
-        return {"client_name": ctx.client.name, "helo": ctx.helo}
-    found: dict[str, Any] = {
-        "client_name": ctx.client.name,
-        "helo": ctx.helo,
-        "spf": report.result,
-        "spf_scope": report.scope,
-        "spf_domain": report.domain,
-        "spf_term": report.matched,
-    }
-    if report.broad:
-        found["broad"] = True
+    found: dict[str, Any] = {"client_name": ctx.client.name, "helo": ctx.helo}
+    if report is not None:
+        found |= {
+            "spf": report.result,
+            "spf_scope": report.scope,
+            "spf_domain": report.domain,
+            "spf_term": report.matched,
+        }
+        if report.broad:
+            found["broad"] = True
     return found
 
 
@@ -125,16 +137,9 @@ def decide(identity: Identity, now: float, doubt: str = "") -> Verdict:
     if identity.first:
         days = max(0.0, now - identity.first) / DAY
         history = f"known for {days:.1f} days, {identity.messages} messages on {identity.days} days"
-    evidence = {
-        **identity.evidence,
-        "identity": identity.name,
-        "proof": identity.proof,
-        "shared": identity.shared,
-        "first": round(identity.first, 3),
-        "last": round(identity.last, 3),
-        "days": identity.days,
-        "messages": identity.messages,
-    }
+    evidence = {**identity.evidence, "identity": identity.name, "proof": identity.proof, "shared": identity.shared}
+    evidence |= {"first": round(identity.first, 3), "last": round(identity.last, 3)}
+    evidence |= {"days": identity.days, "messages": identity.messages}
     reason = f"{identity.name} by {identity.proof}{', shared' if identity.shared else ''}, {history}"
     return Verdict(
         check=NAME,
@@ -145,7 +150,9 @@ def decide(identity: Identity, now: float, doubt: str = "") -> Verdict:
     )
 
 
-def signed(ctx: Context, report: DkimReport, author: str, policy: Policy, ports: Ports) -> Identity | None:
+def signed(
+    ctx: Context, report: DkimReport, author: str, policy: Policy, ports: Ports
+) -> Identity | Awaitable[Identity | None] | None:
     """What the signatures add to the identity at hand; None: nothing."""
     now = ctx.identity
     domains = [one.domain for one in report.signatures if one.result == "pass" and one.counts]
@@ -153,17 +160,19 @@ def signed(ctx: Context, report: DkimReport, author: str, policy: Policy, ports:
     answerable = (now is not None and now.answerable) or any(same_organisation(one, sender) for one in domains)
     aligned = next((one for one in domains if same_organisation(one, author)), "")
     better = _named(aligned, "dkim", policy, ports) if aligned else None
+    if better is None or isinstance(better, Identity):
+        return _raise(ctx, better, answerable, aligned)
+    return later(better, lambda found: _raise(ctx, found, answerable, aligned))
+
+
+def _raise(ctx: Context, better: Identity | None, answerable: bool, aligned: str) -> Identity | None:
+    now = ctx.identity
     if better is not None and _is_better(better, now):
         evidence = {**(now.evidence if now is not None else {}), "dkim_domain": aligned}
         return msgspec.structs.replace(better, answerable=answerable, evidence=evidence)
     if now is not None and answerable != now.answerable:
         return msgspec.structs.replace(now, answerable=answerable)
     return None
-
-
-def _is_settled(now: Identity | None) -> bool:
-    """Can no signature add anything?"""
-    return now is not None and now.answerable and now.proven and not now.shared and now.proof != "name"
 
 
 def _is_better(found: Identity, now: Identity | None) -> bool:
@@ -194,7 +203,9 @@ async def _await_spf(ctx: Context, policy: Policy, ports: Ports, asked: Awaitabl
 
 def _judge(ctx: Context, policy: Policy, ports: Ports, report: SpfReport | None) -> Verdict | Awaitable[Verdict]:
     identity = identify(ctx, policy, ports, report)
-    return _aged(ctx, ports, identity, hidden(ctx, identity, report))
+    if isinstance(identity, Identity):
+        return _aged(ctx, ports, identity, hidden(ctx, identity, report))
+    return later(identity, lambda found: _aged(ctx, ports, found, hidden(ctx, found, report)))
 
 
 def _aged(ctx: Context, ports: Ports, identity: Identity, doubt: str) -> Verdict | Awaitable[Verdict]:
@@ -229,7 +240,10 @@ async def _await_dkim(ctx: Context, policy: Policy, ports: Ports, asked: Awaitab
 
 
 def _raised(ctx: Context, policy: Policy, ports: Ports, report: DkimReport) -> Verdict | Awaitable[Verdict]:
-    found = None if _is_settled(ctx.identity) else signed(ctx, report, _author(ctx), policy, ports)
+    return then(signed(ctx, report, _author(ctx), policy, ports), partial(_with_signed, ctx, ports))
+
+
+def _with_signed(ctx: Context, ports: Ports, found: Identity | None) -> Verdict | Awaitable[Verdict]:
     if found is not None:
         return _aged(ctx, ports, found, "")
     if ctx.identity is not None:

@@ -7,10 +7,12 @@ is not theirs). Authors in our own domains are own_domain's business. Linear; wh
 What failure means for the mail: nothing but the mark is missing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from appliance.checks import knobs, knobs_trust
 from appliance.mail.context import Context, Stage
+from appliance.mail.later import then
+from appliance.mail.lookup import Key, search
 from appliance.mail.ports import Ports, Unavailable
 from appliance.mail.verdict import Action, Verdict
 from appliance.mailauth import author as authors
@@ -37,13 +39,14 @@ class Policy(knobs.Policy):
     people: knobs.Tables = ()
 
 
-def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
     if ctx.content is None or ctx.role != "inbound":
         return Verdict(check=NAME, outcome="skipped")
     author = authors.of(ctx.content)
     if not author.domain:
         return Verdict(check=NAME, outcome="skipped", reason="From has no author")
-    return decide(author, known_domains(policy, ports), named(author.name, policy, ports))
+    known = known_domains(policy, ports)
+    return then(named(author.name, policy, ports), lambda theirs: decide(author, known, theirs))
 
 
 def known_domains(policy: Policy, ports: Ports) -> tuple[str, ...]:
@@ -53,17 +56,15 @@ def known_domains(policy: Policy, ports: Ports) -> tuple[str, ...]:
     )
 
 
-def named(name: str, policy: Policy, ports: Ports) -> tuple[str, ...] | None:
+def named(name: str, policy: Policy, ports: Ports) -> tuple[str, ...] | Awaitable[tuple[str, ...] | None] | None:
     """The domains from which the person of this name writes, None if nobody is called so. Raises
     Unavailable, and ValueError for an entry that is no list of domains."""
-    for spec in policy.people:
-        table = ports.tables.get(spec)
-        if table is None:
-            raise Unavailable(f"{spec} is not open")
-        for key in lookalike.person(name):
-            if found := table.get(key):
-                return knobs_trust.read_names(found[0])
-    return None
+    tables = [ports.tables.get(spec) for spec in policy.people]
+    opened = [table for table in tables if table is not None]
+    if len(opened) != len(tables):
+        raise Unavailable("a table of people is not open")
+    found = search(opened, [Key(key, True) for key in lookalike.person(name)])
+    return then(found, lambda hit: None if hit is None else knobs_trust.read_names(hit.value))
 
 
 def decide(author: authors.Author, known: tuple[str, ...], theirs: Sequence[str] | None) -> Verdict:

@@ -5,10 +5,11 @@ Contract: read strictly: an entry with a word that is not understood, without an
 """
 
 import re
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+from appliance.mail.later import answered
 from appliance.mail.ports import Ports, Unavailable
 
 _WORD = re.compile(r"([a-z]+)=(\S+)\Z")
@@ -16,8 +17,6 @@ _NAME = re.compile(r"[.]?[A-Za-z0-9_-]{1,63}(?:[.][A-Za-z0-9_-]{1,63})*\Z")
 #: How a forwarder proves that it is who the key says: its forward-confirmed name, or an SPF pass of MAIL FROM's domain.
 PROOFS = ("name", "spf")
 WORDS = ("until", "proof")
-
-T = TypeVar("T")
 
 
 class Trust(NamedTuple):
@@ -79,25 +78,20 @@ def keys(name: str) -> list[str]:
     return [".".join(labels), *("." + ".".join(labels[start:]) for start in range(1, len(labels)))]
 
 
-def find(specs: Sequence[str], name: str, ports: Ports, now: float, proof: bool) -> Listed | None:
+async def find(specs: Sequence[str], name: str, ports: Ports, now: float, proof: bool) -> Listed | None:
     """The entry of `name`, or None (also for one that cannot be read). Raises Unavailable if a table is not open."""
     for spec in specs:
         table = ports.tables.get(spec)
         if table is None:
             raise Unavailable(f"{spec} is not open")
         for key in keys(name):
-            if found := table.get(key):
+            if found := await answered(table.get(key)):
                 try:
                     trust = read(found[0], proof)
                 except ValueError:
                     continue
                 return Listed(key, trust, trust.until >= datetime.fromtimestamp(now, UTC).date(), found[1])
     return None
-
-
-async def answered(answer: T | Awaitable[T]) -> T:
-    """What a port says, now or later."""
-    return await answer if isinstance(answer, Awaitable) else answer
 
 
 def names(listed: Iterable[str], name: str) -> bool:

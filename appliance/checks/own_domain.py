@@ -9,14 +9,16 @@ Outbound: our people send with our domains only, and where `sources` says which 
 What failure means for the mail: where DNS kept a pass from being known, temperror (shipped: mark).
 """
 
-from collections.abc import Awaitable, Iterable, Sequence
+import operator
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from appliance.checks import knobs, knobs_trust
-from appliance.checks.knobs_trust import answered
 from appliance.mail.auth import DkimReport, SpfAsk, SpfReport
 from appliance.mail.context import Context, Stage
-from appliance.mail.lookup import client_keys, search
+from appliance.mail.later import answered, any_of, then, waits
+from appliance.mail.lookup import Found, client_keys, search
 from appliance.mail.ports import Content, Ports, Unavailable
 from appliance.mail.verdict import Action, Verdict
 from appliance.mailauth import author as authors
@@ -67,14 +69,26 @@ def is_below(domain: str, parent: str) -> bool:
     return domain == parent or domain.endswith(f".{parent}")
 
 
-def ours(domains: Iterable[str], ports: Ports) -> list[str]:
+def ours(domains: Iterable[str], ports: Ports) -> list[str] | Awaitable[list[str]]:
     """Those that are ours or below one of ours."""
-    return [domain for domain in dict.fromkeys(domains) if domain and _is_ours(domain, ports)]
+    return chosen(domains, lambda domain: _is_ours(domain, ports))
 
 
-def _is_ours(domain: str, ports: Ports) -> bool:
+def chosen(domains: Iterable[str], test: Callable[[str], bool | Awaitable[bool]]) -> list[str] | Awaitable[list[str]]:
+    """The domains, each once, for which the test holds."""
+    asked = [(domain, test(domain)) for domain in dict.fromkeys(domains) if domain]
+    if any(waits(answer) for _, answer in asked):
+        return _chosen_later(asked)
+    return [domain for domain, answer in asked if answer]
+
+
+async def _chosen_later(asked: list[tuple[str, bool | Awaitable[bool]]]) -> list[str]:
+    return [domain for domain, answer in asked if await answered(answer)]
+
+
+def _is_ours(domain: str, ports: Ports) -> bool | Awaitable[bool]:
     labels = domain.split(".")
-    return any(ports.site.is_ours(".".join(labels[start:])) for start in range(len(labels)))
+    return any_of(ports.site.is_ours(".".join(labels[start:])) for start in range(len(labels)))
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
@@ -87,17 +101,17 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     if ctx.content is None:
         return _at_mail(ctx, ctx.sender.domain, policy, ports)
     author = authors.of(ctx.content)
-    used = ours((ctx.sender.domain, *author.domains), ports)
-    if not used:
-        return _OK
-    return _at_message(ctx, used, ctx.content, policy, ports)
+    content, used = ctx.content, ours((ctx.sender.domain, *author.domains), ports)
+    return then(used, lambda found: _at_message(ctx, found, content, policy, ports) if found else _OK)
 
 
 def _at_mail(ctx: Context, domain: str, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
     """A protected domain whose own record says no needs no further look."""
-    if not ours((domain,), ports) or not knobs_trust.names(policy.protected, domain) or ports.authentication is None:
+    authentication = ports.authentication
+    if authentication is None or not knobs_trust.names(policy.protected, domain):
         return _OK
-    return _refused_by_spf(ports.authentication.spf(_ask(ctx)), domain)
+    ask = _ask(ctx)
+    return then(ours((domain,), ports), lambda found: _refused_by_spf(authentication.spf(ask), domain) if found else _OK)
 
 
 async def _refused_by_spf(answer: SpfReport | Awaitable[SpfReport], domain: str) -> Verdict:
@@ -150,14 +164,22 @@ def decide(used: Sequence[str], proof: Proof, policy: Policy, vouched: str = "")
 
 def _leaving(ctx: Context, sender: str, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
     """Mail of our own people."""
-    allowed = assigned(ctx, policy, ports)
+    return then(assigned(ctx, policy, ports), partial(_assigned, ctx, sender, ports))
+
+
+def _assigned(ctx: Context, sender: str, ports: Ports, allowed: tuple[str, ...] | None) -> Verdict | Awaitable[Verdict]:
+    """Mail of our own people, once it is known which domains are theirs."""
     if ctx.content is None:
-        return _foreign([sender] if sender and not may_use(sender, allowed, ports) else [], "MAIL FROM", allowed)
-    author = authors.of(ctx.content)
-    wrong = [domain for domain in author.domains if not may_use(domain, allowed, ports)]
-    if not wrong or ports.authentication is None:
-        return _foreign(wrong, "From", allowed)
-    return _passed_on(wrong, ctx.content, allowed, ports)
+        used: Sequence[str] = (sender,)
+        return then(foreign(used, allowed, ports), lambda wrong: _foreign(wrong, "MAIL FROM", allowed))
+    author, content = authors.of(ctx.content), ctx.content
+
+    def judge(wrong: list[str]) -> Verdict | Awaitable[Verdict]:
+        if not wrong or ports.authentication is None:
+            return _foreign(wrong, "From", allowed)
+        return _passed_on(wrong, content, allowed, ports)
+
+    return then(foreign(author.domains, allowed, ports), judge)
 
 
 async def _passed_on(wrong: Sequence[str], content: Content, allowed: tuple[str, ...] | None, ports: Ports) -> Verdict:
@@ -167,7 +189,7 @@ async def _passed_on(wrong: Sequence[str], content: Content, allowed: tuple[str,
     return _foreign([domain for domain in wrong if proof.of(domain) != "pass"], "From", allowed)
 
 
-def assigned(ctx: Context, policy: Policy, ports: Ports) -> tuple[str, ...] | None:
+def assigned(ctx: Context, policy: Policy, ports: Ports) -> tuple[str, ...] | Awaitable[tuple[str, ...] | None] | None:
     """The domains that `sources` has for this client, () for a client that it does not have, None without the knob.
     Raises Unavailable if a table cannot be read, ValueError for an entry that is no list of domains."""
     if not policy.sources:
@@ -176,13 +198,18 @@ def assigned(ctx: Context, policy: Policy, ports: Ports) -> tuple[str, ...] | No
     opened = [table for table in tables if table is not None]
     if len(opened) != len(tables):
         raise Unavailable("a table of sources is not open")
-    found = search(opened, client_keys(ctx.client.name, ctx.client.address))
+    return then(search(opened, client_keys(ctx.client.name, ctx.client.address)), _read_names)
+
+
+def _read_names(found: Found | None) -> tuple[str, ...]:
     return knobs_trust.read_names(found.value) if found else ()
 
 
-def may_use(domain: str, allowed: tuple[str, ...] | None, ports: Ports) -> bool:
-    """May this client use the domain?"""
-    return _is_ours(domain, ports) if allowed is None else knobs_trust.names(allowed, domain)
+def foreign(domains: Iterable[str], allowed: tuple[str, ...] | None, ports: Ports) -> list[str] | Awaitable[list[str]]:
+    """The domains that this client may not use, each once."""
+    if allowed is not None:
+        return [one for one in dict.fromkeys(domains) if one and not knobs_trust.names(allowed, one)]
+    return chosen(domains, lambda domain: then(_is_ours(domain, ports), operator.not_))
 
 
 def _foreign(wrong: Sequence[str], where: str, allowed: tuple[str, ...] | None) -> Verdict:

@@ -10,11 +10,13 @@ What failure means for the mail: an unreadable list or a crash is temperror (shi
 """
 
 from collections.abc import Awaitable, Sequence
+from functools import partial
 
 from appliance.checks import knobs
 from appliance.checks.knobs import Tables
 from appliance.mail.context import Context, Stage
-from appliance.mail.lookup import Found, address_map_keys, search
+from appliance.mail.later import later
+from appliance.mail.lookup import Found, Searched, address_map_keys, search
 from appliance.mail.ports import Ports, Probe, Recipients, Table
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.smtp.address import Address
@@ -43,12 +45,7 @@ class Policy(knobs.Policy):
     callahead: bool = True
 
 
-def required(address: Address, ports: Ports) -> bool:
-    """Postmaster must be reachable, with a domain of ours or without one."""
-    return address.local.lower() == "postmaster" and (not address.domain or ports.site.is_ours(address.domain))
-
-
-def listed(address: Address, tables: Sequence[Table], delimiter: str) -> Found | None:
+def listed(address: Address, tables: Sequence[Table], delimiter: str) -> Searched:
     """The entry of the first list that has the address: user+ext@domain, user@domain, @domain. Raises Unavailable."""
     return search(tables, address_map_keys(address, delimiter)) if tables else None
 
@@ -76,14 +73,31 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     if ctx.recipient is None:
         return Verdict(check=NAME, outcome="not_ours", reason="no recipient")
     address = ctx.recipient.address
-    if required(address, ports):
+    if not address.domain and address.local.lower() == "postmaster":
         return _verdict(address, "known", "required by RFC 5321")
-    if not ports.site.is_ours(address.domain):
+    ours = ports.site.is_ours(address.domain)
+    if isinstance(ours, bool):
+        return _judge(address, policy, ports, ours)
+    return later(ours, partial(_judge, address, policy, ports))
+
+
+def _judge(address: Address, policy: Policy, ports: Ports, ours: bool) -> Verdict | Awaitable[Verdict]:
+    """An address, once it is known whether its domain is ours."""
+    if not ours:
         return _verdict(address, "not_ours", "not one of our domains")
-    tables = [ports.tables[spec] for spec in policy.tables]
-    if found := listed(address, tables, ports.site.recipient_delimiter):
+    if address.local.lower() == "postmaster":
+        return _verdict(address, "known", "required by RFC 5321")
+    found = listed(address, [ports.tables[spec] for spec in policy.tables], ports.site.recipient_delimiter)
+    if found is None or isinstance(found, Found):
+        return _unlisted(address, policy, ports, found)
+    return later(found, partial(_unlisted, address, policy, ports))
+
+
+def _unlisted(address: Address, policy: Policy, ports: Ports, found: Found | None) -> Verdict | Awaitable[Verdict]:
+    """What the lists say, else the next hop."""
+    if found is not None:
         return _verdict(address, "known", f"{found.key} is listed", key=found.key, place=found.place)
-    if not policy.callahead and tables:
+    if not policy.callahead and policy.tables:
         return _verdict(address, "unknown", "not listed", tables=list(policy.tables))
     if not policy.callahead or ports.recipients is None:
         return _verdict(address, "unchecked", "no list of recipients and no call-ahead")

@@ -2,12 +2,17 @@
 
 Contract: what is judged is Address.domain, the very value that is relayed to; only exact names are ours. `%`, `!`, a
 quoted @ and a source route in the local part are refused even for our domains: an older server inside might obey them.
-What failure means for the mail: refused at RCPT with 550; this check cannot fail for want of anything.
+What failure means for the mail: refused at RCPT with 550; a table of domains that cannot answer is temperror (shipped:
+defer_if_permit).
 """
+
+from collections.abc import Awaitable
+from functools import partial
 
 from appliance.checks import knobs
 from appliance.mail.context import Context, Stage
-from appliance.mail.ports import Ports, Site
+from appliance.mail.later import later
+from appliance.mail.ports import Ports
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.smtp.address import Address, relay_tricks
 
@@ -32,21 +37,27 @@ class Policy(knobs.Policy):
     """No knobs: the domains stand in the wiring, `[relay] domains`."""
 
 
-def decide(address: Address, site: Site) -> tuple[str, str]:
-    """(outcome, reason)."""
+def decide(address: Address, ours: bool) -> tuple[str, str]:
+    """(outcome, reason). `ours`: whether the domain is."""
     if not address.domain:
         if address.local.lower() == "postmaster":
             return "ours", ""
         return "not_ours", "an address without a domain"
-    if not site.is_ours(address.domain):
+    if not ours:
         return "not_ours", f"{address.domain} is not one of [relay] domains"
     trick = relay_tricks(address)
     return ("trick", f"{trick} in {address.text}") if trick else ("ours", "")
 
 
-def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
     """Judge the recipient of this RCPT."""
     if ctx.recipient is None:
         return Verdict(check=NAME, outcome="temperror", reason="no recipient")
-    outcome, reason = decide(ctx.recipient.address, ports.site)
+    address = ctx.recipient.address
+    ours = ports.site.is_ours(address.domain)
+    return _verdict(address, ours) if isinstance(ours, bool) else later(ours, partial(_verdict, address))
+
+
+def _verdict(address: Address, ours: bool) -> Verdict:
+    outcome, reason = decide(address, ours)
     return _OURS if outcome == "ours" else Verdict(check=NAME, outcome=outcome, reason=reason)

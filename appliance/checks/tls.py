@@ -10,13 +10,15 @@ What failure means for the mail: a table that cannot be read, or whose value is 
 defer_if_permit).
 """
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
+from functools import partial
 from typing import Literal
 
 from appliance.checks import knobs
 from appliance.checks.knobs import Tables
 from appliance.mail.context import Context, Stage
-from appliance.mail.lookup import Found, Key, address_keys, client_keys, search
+from appliance.mail.later import then, waits
+from appliance.mail.lookup import Found, Key, Searched, address_keys, client_keys, search
 from appliance.mail.ports import Ports
 from appliance.mail.verdict import Action, Verdict
 
@@ -69,11 +71,11 @@ def decide(version: str, wanted: str) -> str:
     return "ok" if known >= VERSIONS.index(wanted) else "weak"
 
 
-def _listed(specs: tuple[str, ...], ports: Ports, keys: Iterable[Key]) -> Found | None:
+def _listed(specs: tuple[str, ...], ports: Ports, keys: Iterable[Key]) -> Searched:
     return search([ports.tables[spec] for spec in specs], keys) if specs else None
 
 
-def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
     """Is the session encrypted as it must be?"""
     if not policy.senders and not policy.clients:
         return _NOTHING
@@ -81,9 +83,15 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
         return Verdict(
             check=NAME, outcome="skipped", reason="a relay of ours" if ctx.sender is not None else "no envelope"
         )
-    found = _listed(policy.clients, ports, client_keys(ctx.client.name, ctx.client.address)) or _listed(
-        policy.senders, ports, address_keys(ctx.sender, ports.site.recipient_delimiter)
-    )
+    senders, keys = policy.senders, address_keys(ctx.sender, ports.site.recipient_delimiter)
+    found = _listed(policy.clients, ports, client_keys(ctx.client.name, ctx.client.address))
+    if waits(found):
+        found = then(found, lambda hit: hit or _listed(senders, ports, keys))
+    return then(found or _listed(senders, ports, keys), partial(_judge, ctx, policy))
+
+
+def _judge(ctx: Context, policy: Policy, found: Found | None) -> Verdict:
+    """Is the session encrypted as the entry says?"""
     if found is None:
         return _NOTHING
     facts = ctx.client.tls

@@ -5,6 +5,7 @@ with `tables = ["texthash:recipients"]` in policies/recipient.toml the running g
 Exit: 0 done (show: known), 1 mistakes in the file or not known, 2 could not run.
 """
 
+import asyncio
 import csv
 import os
 import sys
@@ -18,6 +19,7 @@ import click
 import msgspec
 
 from appliance.cli import common
+from appliance.mail.later import answered
 from appliance.mail.lookup import address_map_keys, search
 from appliance.mail.ports import Probe
 from appliance.protocol.smtp.address import AddressError, parse_address
@@ -208,7 +210,7 @@ def show(address: str, config: str | None, table: str, as_json: bool) -> None:
     found = None
     if path.exists():
         opened = open_table(table or f"texthash:{path}", lambda name: Path(name).read_bytes())
-        found = search([opened], address_map_keys(parsed))
+        found = asyncio.run(answered(search([opened], address_map_keys(parsed))))
     probe = _remembered(config, f"{parsed.local}@{parsed.domain}")
     facts = {"listed": found.place if found else None, "callahead": probe}
     if as_json:

@@ -1,17 +1,20 @@
 """Which domains are ours, where their mail goes, and how well that way is protected.
 
-Contract: pure look-ups in memory. A route in the wiring or in a transport table wins over `[relay] next_hop`.
+Contract: look-ups, answered at once but where a table is not in memory (mail/later.py). A route in the wiring or in a
+transport table wins over `[relay] next_hop`.
 What failure means for the mail: a table that cannot answer raises Unavailable: the mail is put off, never refused and
 never sent astray.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from functools import partial
 from typing import Literal
 
 from appliance.config.model import Wiring
 from appliance.config.values import Kind, NextHop, parse_next_hop, tls_names
-from appliance.mail.lookup import search, transport_keys
-from appliance.mail.ports import Table, Unavailable
+from appliance.mail.later import any_of, then
+from appliance.mail.lookup import Found, search, transport_keys
+from appliance.mail.ports import Hit, Table, Unavailable
 from appliance.protocol.smtp.address import Address
 
 __all__ = ["Level", "NextHop", "Routes", "parse_transport", "transport_problem"]
@@ -31,6 +34,8 @@ class Routes:
         self._table = tables[relay.routes] if isinstance(relay.routes, str) else None
         written = relay.routes if isinstance(relay.routes, dict) else {}
         self._routes = {key.lower(): tuple(map(parse_next_hop, texts)) for key, texts in written.items()}
+        #: Whether every answer is at hand: no table has to be asked over a wire.
+        self.at_once = all(table.at_once for table in (*self._lists, *([self._table] if self._table else [])))
         self._levels: dict[str, Level] = {key.lower(): level for key, level in relay.tls.items()}
 
     @property
@@ -43,27 +48,33 @@ class Routes:
         """What `next_hops` gives (this very object) where no route of its own was found."""
         return self._default
 
-    def is_ours(self, domain: str) -> bool:
+    def is_ours(self, domain: str) -> bool | Awaitable[bool]:
         """Exact, in lower-case A-labels; or a key of a table. Raises Unavailable if a table cannot answer."""
         if domain in self._names:
             return True
-        return bool(domain) and any(table.get(domain) is not None for table in self._lists)
+        if not self._lists or not domain:
+            return False
+        return any_of(then(table.get(domain), _is_there) for table in self._lists)
 
-    def next_hops(self, to: Address | str) -> tuple[NextHop, ...]:
+    def next_hops(self, to: Address | str) -> tuple[NextHop, ...] | Awaitable[tuple[NextHop, ...]]:
         """Where mail for an address (or a domain) goes, in order of trial; () = nowhere. Raises Unavailable."""
         address = Address("", to, to) if isinstance(to, str) else to
         if self._table is not None:
             found = search((self._table,), transport_keys(address, self._delimiter))
-            if found is None:
-                return self._default
-            try:
-                return parse_transport(found.value, address.domain) or self._default
-            except ValueError as why:
-                raise Unavailable(f"{found.place}: {why}") from None
+            return then(found, partial(self._routed, address.domain))
         for key in transport_keys(address, self._delimiter) if self._routes else ():
             if (hops := self._routes.get(key.text.lower())) is not None:
                 return hops
         return self._default
+
+    def _routed(self, domain: str, found: Found | None) -> tuple[NextHop, ...]:
+        """What an entry of the transport table says."""
+        if found is None:
+            return self._default
+        try:
+            return parse_transport(found.value, domain) or self._default
+        except ValueError as why:
+            raise Unavailable(f"{found.place}: {why}") from None
 
     def all_hops(self) -> Iterator[NextHop]:
         """Every next hop that the wiring itself names."""
@@ -77,6 +88,10 @@ class Routes:
             if (level := self._levels.get(name)) is not None:
                 return level
         return "none" if hop.path else "may"
+
+
+def _is_there(hit: Hit | None) -> bool:
+    return hit is not None
 
 
 def parse_transport(value: str, domain: str) -> tuple[NextHop, ...]:

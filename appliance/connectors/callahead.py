@@ -18,6 +18,7 @@ from appliance.connectors import smtp
 from appliance.connectors.probing import Destination, Door, state_of
 from appliance.connectors.session import SmtpSession
 from appliance.connectors.target import ConnectFailed, Target
+from appliance.mail.later import answered, waits
 from appliance.mail.ports import Probe, Unavailable
 from appliance.net.mx import NoPlace
 from appliance.observe import metrics
@@ -32,7 +33,10 @@ _probes = metrics.counter("postgate_callahead_probes_total", "Call-ahead probes 
 #: The places for a domain, best first. Raises Unavailable (DNS) or net.mx.NoPlace.
 DoorsOf = Callable[[str], Awaitable[Sequence[Door]]]
 #: The names of the next hops of a domain as they are now (Door.name). Raises Unavailable.
-NamesOf = Callable[[str], Collection[str]]
+NamesOf = Callable[[str], Collection[str] | Awaitable[Collection[str]]]
+
+
+Names = Collection[str] | None
 
 
 class Held(Protocol):
@@ -88,34 +92,44 @@ class Callahead:
         """What is at hand. A positive answer that is stale is given, and asked again meanwhile."""
         return self._answer(address, self._cache.look(_domain_key(address)), self._cache.look(_key(address)))
 
-    def _answer(self, address: Address, domain: Held | None, held: Held | None) -> Probe | None:
+    def _answer(self, address: Address, domain: Held | None, held: Held | None, names: Names = None) -> Probe | None:
         """What the cache answers, None: ask the next hop."""
-        if domain is not None and domain.probe.state == "blind" and not domain.stale and self._counts(address, domain):
+        blind = domain is not None and domain.probe.state == "blind" and not domain.stale
+        if domain is not None and blind and self._counts(address, domain, names):
             self._blind[address.domain] = domain.probe.source
             return domain.probe
-        if held is None or not self._counts(address, held) or (held.stale and held.probe.state != "known"):
+        if held is None or not self._counts(address, held, names) or (held.stale and held.probe.state != "known"):
             return None
         if held.stale:
             self._start(address)
         return held.probe
 
-    def _counts(self, address: Address, held: Held) -> bool:
-        """Whether what was found still says something of where mail goes now."""
+    def _counts(self, address: Address, held: Held, names: Names = None) -> bool:
+        """Whether what was found still says something of where mail goes now (`names`: there, if that is known)."""
         if held.probe.state not in ("unknown", "blind") or self._names_of is None or not held.probe.source:
             return True
         try:
-            return held.probe.source in self._names_of(address.domain)
+            found = self._names_of(address.domain) if names is None else names
+            return not waits(found) and held.probe.source in found  # type: ignore[operator]
         except Unavailable:
             return True
 
+    async def _names(self, address: Address) -> Names:
+        """Where its mail goes now, if only a table that is not in memory knows."""
+        try:
+            found = () if self._names_of is None else self._names_of(address.domain)
+            return await answered(found) if waits(found) else None
+        except Unavailable:
+            return None
+
     async def probe(self, address: Address) -> Probe:
         """Ask the cache, then the next hop. Identical questions share one answer."""
-        held = await self._cache.get(_key(address))
-        known = self._answer(address, await self._cache.get(_domain_key(address)), held)
+        held, names = await self._cache.get(_key(address)), await self._names(address)
+        known = self._answer(address, await self._cache.get(_domain_key(address)), held, names)
         if known is not None:
             return known
         found = await asyncio.shield(self._start(address))
-        if found.state == "unverifiable" and held is not None and self._counts(address, held):
+        if found.state == "unverifiable" and held is not None and self._counts(address, held, names):
             return held.probe
         return found
 
@@ -148,7 +162,7 @@ class Callahead:
     async def _ask(self, address: Address) -> Found:
         """Try the places in their order; the first that talks to us answers."""
         domain = await self._cache.get(_domain_key(address))
-        with_random = domain is None or domain.stale or not self._counts(address, domain)
+        with_random = domain is None or domain.stale or not self._counts(address, domain, await self._names(address))
         why = "no next hop"
         for door in await self._doors_of(address.domain):
             place = door.name, door.target

@@ -1,15 +1,17 @@
 """Which keys are looked up for a client, a name, an address, and in which order (Postfix access(5), address maps).
 
-Contract: pure. A list of tables is searched table by table for one key before the next (shorter) key; the first hit ends
-the search. Pattern tables see full keys only. Keys keep their case: fixed-string tables fold it themselves.
+Contract: a list of tables is searched table by table for one key before the next (shorter) key; the first hit ends
+the search. Pattern tables see full keys only. Keys keep their case: fixed-string tables fold it themselves. A search is
+answered at once while the tables are (mail/later.py); else it goes on, in the same order, where it is awaited.
 What failure means for the mail: an unreadable table or an empty result raises Unavailable (outcome `temperror`).
 """
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
-from appliance.mail.ports import Table, Unavailable
+from appliance.mail.ports import Hit, Table, Unavailable
 from appliance.protocol.smtp.address import Address
 
 #: The key of the null sender (Postfix smtpd_null_access_lookup_key).
@@ -33,22 +35,47 @@ class Found(NamedTuple):
     place: str
 
 
-def search(tables: Sequence[Table], keys: Iterable[Key]) -> Found | None:
+Searched = Found | None | Awaitable[Found | None]
+
+
+def search(tables: Sequence[Table], keys: Iterable[Key]) -> Searched:
     """The first hit, or None. Raises Unavailable if a table cannot answer or answers with nothing."""
-    for key in keys:
-        for table in tables:
+    rest = iter(keys)
+    for key in rest:
+        left = iter(tables)
+        for table in left:
             if table.pattern and not key.full:
                 continue
             if found := table.get(key.text):
-                if not found[0]:
-                    raise Unavailable(f"{found[1]}: empty result for {key.text}")
-                return Found(key.text, *found)
+                if isinstance(found, tuple):
+                    return _found(key, found)
+                further = chain(((key, other) for other in left), ((k, t) for k in rest for t in tables))
+                return _search_on(key, found, further)
     return None
 
 
-def client_keys(name: str, address: str) -> list[Key]:
+async def _search_on(key: Key, asked: Awaitable[Hit | None], further: Iterable[tuple[Key, Table]]) -> Found | None:
+    """The rest of a search, from a table that was asked and has no answer yet."""
+    if found := await asked:
+        return _found(key, found)
+    for key, table in further:
+        if table.pattern and not key.full:
+            continue
+        answer = table.get(key.text)
+        if found := answer if answer is None or isinstance(answer, tuple) else await answer:
+            return _found(key, found)
+    return None
+
+
+def _found(key: Key, hit: Hit) -> Found:
+    if not hit[0]:
+        raise Unavailable(f"{hit[1]}: empty result for {key.text}")
+    return Found(key.text, *hit)
+
+
+def client_keys(name: str, address: str, dotted: bool = False) -> list[Key]:
     """check_client_access: the name and its parents ("unknown" as it is), the address, the address cut from the right."""
-    return [*domain_keys(name), *network_keys(address)]
+    return [*domain_keys(name, dotted), *network_keys(address)]
 
 
 def network_keys(address: str) -> Iterator[Key]:
@@ -62,8 +89,9 @@ def network_keys(address: str) -> Iterator[Key]:
             yield Key(address)
 
 
-def domain_keys(name: str) -> Iterator[Key]:
-    """The name, then each parent domain down to the top-level label; an address (literal or not) has no parents."""
+def domain_keys(name: str, dotted: bool = False) -> Iterator[Key]:
+    """The name, then each parent domain down to the top-level label; an address (literal or not) has no parents.
+    `dotted`: parents as `.example.com` (Postfix where parent_domain_matches_subdomains does not have the use)."""
     name = name.rstrip(".")
     if not name:
         return
@@ -73,10 +101,10 @@ def domain_keys(name: str) -> Iterator[Key]:
     while "." in name:
         name = name.partition(".")[2]
         if name:
-            yield Key(name)
+            yield Key(f".{name}" if dotted else name)
 
 
-def address_keys(address: Address, delimiter: str = "+") -> list[Key]:
+def address_keys(address: Address, delimiter: str = "+", dotted: bool = False) -> list[Key]:
     """check_sender_access, check_recipient_access: user+ext@dom; user@dom; dom and its parents; user+ext@; user@. For the
     null sender "<>" alone. `delimiter`: a set of characters (recipient_delimiter)."""
     if not address.local and not address.domain:
@@ -85,7 +113,7 @@ def address_keys(address: Address, delimiter: str = "+") -> list[Key]:
     locals_ = [address.local] if bare == address.local else [address.local, bare]
     return [
         *_mailboxes(locals_, address.domain),
-        *(Key(key.text) for key in domain_keys(address.domain)),
+        *(Key(key.text) for key in domain_keys(address.domain, dotted)),
         *(Key(f"{local}@") for local in locals_),
     ]
 
@@ -95,6 +123,18 @@ def address_map_keys(address: Address, delimiter: str = "+") -> list[Key]:
     bare = split_extension(address.local, delimiter)[0]
     locals_ = [address.local] if bare == address.local else [address.local, bare]
     return [*_mailboxes(locals_, address.domain), Key(f"@{address.domain}")]
+
+
+def rewrite_keys(address: Address, delimiter: str = "+", *, local: bool = False) -> list[Key]:
+    """Maps that rewrite (Postfix virtual(5), canonical(5), generic(5)): user+ext@dom; user@dom; where the domain is the
+    `local` one also user+ext, user; @dom."""
+    bare = split_extension(address.local, delimiter)[0]
+    locals_ = [address.local] if bare == address.local else [address.local, bare]
+    return [
+        *_mailboxes(locals_, address.domain),
+        *(Key(name) for name in locals_ if local and address.domain),
+        Key(f"@{address.domain}"),
+    ]
 
 
 def transport_keys(address: Address, delimiter: str = "+") -> list[Key]:

@@ -69,14 +69,21 @@ class DnsLists(Protocol):
         """What came of a question: "" an answer, else what was wrong. A list that keeps failing is tested at once."""
 
 
+#: What a table has for a key: (value, where it stands: "file:line", or the table), or None.
+Hit = tuple[str, str]
+
+
 class Table(Protocol):
-    """A lookup table `type:name`, in memory. Keys are searched as given (fixed-string tables fold case themselves)."""
+    """A lookup table `type:name`. Keys are searched as given (fixed-string tables fold case themselves)."""
 
-    #: True for cidr, regexp, pcre: only the full key is offered, no partial keys.
+    #: True for cidr, regexp, pcre, tcp, socketmap: only the full key is offered, no partial keys.
     pattern: bool
+    #: True for tables in memory: what they answer need never be awaited.
+    at_once: bool
 
-    def get(self, key: str) -> tuple[str, str] | None:
-        """(value, "file:line" where it stands), or None. Raises Unavailable if the table cannot be read."""
+    def get(self, key: str) -> Hit | Awaitable[Hit | None] | None:
+        """The answer, at once where it is at hand (tables in memory), else something to await. Raises Unavailable, now
+        or then, if the table cannot answer."""
 
 
 class LineRules(Protocol):
@@ -207,12 +214,13 @@ class Clock(Protocol):
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
-    """Facts of this installation that checks need. `is_ours(domain)` is exact (lower case A-labels).
+    """Facts of this installation that checks need. `is_ours(domain)` is exact (lower case A-labels); it is something to
+    await where only a table that is not in memory knows.
     `authserv_id` is our name in Authentication-Results ("": the host name). `is_relay(address)`: a trusted relay of
     ours. `strip_fields`: header fields that only our own side may write ("X-Spam-*")."""
 
     hostname: str
-    is_ours: Callable[[str], bool]
+    is_ours: Callable[[str], bool | Awaitable[bool]]
     our_domains: tuple[str, ...] = ()
     size_limit: int = 52428800
     recipient_delimiter: str = "+"

@@ -25,6 +25,7 @@ class Cidr:
     """Networks in memory."""
 
     pattern = True
+    at_once = True
 
     def __init__(self, rules: list[Rule[Net]], source: Source) -> None:
         self.source = source

@@ -17,6 +17,7 @@ class Fixed:
     """A table of fixed strings in memory."""
 
     pattern = False
+    at_once = True
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -50,6 +51,7 @@ class Static:
     """`static:text`: every key has this value."""
 
     pattern = False
+    at_once = True
 
     def __init__(self, text: str, source: Source) -> None:
         self.source = source

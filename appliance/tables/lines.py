@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, starmap
 from typing import Any
 
+from appliance.mail.later import answered
 from appliance.mail.lines import Ask, Found, Hit
 from appliance.mail.ports import Content, Table, Unavailable
 from appliance.protocol.lines import Line, Octets, lines_of, walk
@@ -44,7 +45,8 @@ class LineSearch:
         if not any(rules.values()):
             return _NOTHING
         rules["decoded"] = rules["body"]
-        if content.size + sum(len(text) for text, _ in ask.decoded) > SMALL:
+        at_once = all(line.table.at_once for tables in rules.values() for line in tables)
+        if content.size + sum(len(text) for text, _ in ask.decoded) > SMALL or not at_once:
             return self._elsewhere(_Search(rules, ask), content)
         data = b"".join(content.chunks())
         run = _Search(rules, ask)
@@ -72,7 +74,7 @@ class LineSearch:
         """The rest in a thread."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, "rules")
-        loop = asyncio.get_running_loop()
+        loop = run.loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._threads, _finish, run, content)
         finally:
@@ -98,6 +100,10 @@ def _finish(run: "_Search", content: Content) -> Found:
         raise Unavailable(f"the content cannot be read: {error}") from error
     finally:
         os.close(fd)
+
+
+async def _answer(table: Table, key: str) -> tuple[str, str] | None:
+    return await answered(table.get(key))
 
 
 class _Table:
@@ -126,6 +132,8 @@ class _Search:
         self._used = self._cpu = 0.0
         self._test: Pattern | None = None
         self._match: Any = None
+        #: Where tables that are not in memory are asked from a thread.
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.begun = self.over = False
         self.trouble = ""
 
@@ -175,7 +183,10 @@ class _Search:
             return
 
     def _fixed(self, line: Line, table: _Table) -> tuple[str, str] | None:
-        return table.table.get(line.text.decode("utf-8", "surrogateescape"))
+        key = line.text.decode("utf-8", "surrogateescape")
+        if table.table.at_once or self.loop is None:
+            return table.table.get(key)  # type: ignore[return-value]
+        return asyncio.run_coroutine_threadsafe(_answer(table.table, key), self.loop).result()
 
     def _pattern(self, line: Line, table: _Table) -> tuple[str, str] | None:
         text = line.text

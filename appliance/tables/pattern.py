@@ -50,6 +50,7 @@ class Patterns:
     """Patterns in order."""
 
     pattern = True
+    at_once = True
 
     def __init__(self, rules: list[Rule[Pattern]], source: Source) -> None:
         self.source = source

@@ -27,6 +27,7 @@ class Exemptions:
     """The entries of one white list: names or addresses in dictionaries, networks and patterns in order."""
 
     pattern = True
+    at_once = True
 
     def __init__(self, source: Source) -> None:
         self.source = source

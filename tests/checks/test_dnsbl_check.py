@@ -234,10 +234,10 @@ async def test_links_are_bounded_and_count_once_a_list() -> None:
 
 async def test_thousands_of_hosts_hold_nobody_up() -> None:
     one = "a." * 100 + "good.example"
-    looked = dnsbl.link_domains([f"x{number}.{one}"[-250:] for number in range(40000)], SITE.is_ours)
+    looked = await dnsbl.link_domains([f"x{number}.{one}"[-250:] for number in range(40000)], SITE.is_ours)
     assert looked == ["good.example"]
     hosts = [*[f"w{number}.good.example" for number in range(600)], "bad.example"]
-    assert dnsbl.link_domains(hosts, SITE.is_ours) == ["good.example"]
+    assert await dnsbl.link_domains(hosts, SITE.is_ours) == ["good.example"]
 
 
 async def test_a1_the_questions_of_one_stage_are_bounded_and_those_left_out_are_not_unlisted() -> None:

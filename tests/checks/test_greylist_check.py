@@ -25,6 +25,7 @@ class Dictionary:
     """A white list as a dictionary of what it matches."""
 
     pattern = True
+    at_once = True
 
     def __init__(self, entries: Mapping[str, str] | None = None) -> None:
         self.entries = entries or {}

@@ -16,6 +16,7 @@ LIST = "texthash:recipients"
 
 class Table:
     pattern = False
+    at_once = True
 
     def __init__(self, *entries: str) -> None:
         self.entries = entries
@@ -26,6 +27,7 @@ class Table:
 
 class Broken:
     pattern = False
+    at_once = True
 
     def get(self, key: str) -> tuple[str, str] | None:
         raise Unavailable("recipients: cannot be read")

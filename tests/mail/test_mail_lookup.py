@@ -9,6 +9,7 @@ from appliance.mail.lookup import (
     address_map_keys,
     client_keys,
     domain_keys,
+    rewrite_keys,
     search,
     split_extension,
     transport_keys,
@@ -158,3 +159,28 @@ def test_pattern_tables_see_full_keys_only() -> None:
 def test_an_empty_result_is_no_match_but_trouble() -> None:
     with pytest.raises(Unavailable, match="t:1"):
         search([Fake("t", {"x": ""}), Fake("u", {"x": "OK"})], [Key("x", True)])
+
+
+def test_parents_with_a_dot_where_the_operator_wants_them_so() -> None:
+    assert texts(list(domain_keys("mx.example.com", True))) == ["mx.example.com", ".example.com", ".com"]
+    assert texts(client_keys("a.b.example", "192.0.2.1", True))[:3] == ["a.b.example", ".b.example", ".example"]
+    found = texts(address_keys(address("u@sub.example.com"), "+", True))
+    assert found == ["u@sub.example.com", "sub.example.com", ".example.com", ".com", "u@"]
+
+
+@pytest.mark.parametrize(
+    ("text", "local", "expected"),
+    [
+        ("user+ext@example.com", False, ["user+ext@example.com", "user@example.com", "@example.com"]),
+        (
+            "user+ext@example.com",
+            True,
+            ["user+ext@example.com", "user@example.com", "user+ext", "user", "@example.com"],
+        ),
+        ("user@example.com", True, ["user@example.com", "user", "@example.com"]),
+    ],
+)
+def test_maps_that_rewrite(text: str, local: bool, expected: list[str]) -> None:
+    keys = rewrite_keys(address(text), "+", local=local)
+    assert texts(keys) == expected
+    assert [key.text for key in keys if key.full] == expected[:1]

@@ -5,13 +5,14 @@ What failure means for the mail: an address that could not be verified, never an
 """
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 
 from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
 from appliance.config.values import NextHop
 from appliance.connectors.probing import Door
 from appliance.connectors.target import Target
+from appliance.mail.later import answered, then
 from appliance.net import hosts, tls
 from appliance.net.mx import MailHosts, NoPlace
 from appliance.net.resolver import Resolver
@@ -48,7 +49,7 @@ class Doors:
         """The doors for one of our domains."""
         found: list[Door] = []
         missing: NoPlace | None = None
-        for hop in self.routes.next_hops(domain):
+        for hop in await answered(self.routes.next_hops(domain)):
             try:
                 found += await self.of_hop(hop)
             except NoPlace as error:
@@ -57,9 +58,9 @@ class Doors:
             raise missing
         return found
 
-    def names(self, domain: str) -> list[str]:
+    def names(self, domain: str) -> list[str] | Awaitable[list[str]]:
         """The next hops of a domain, as `Door.name` has them. Raises Unavailable."""
-        return [str(hop) for hop in self.routes.next_hops(domain)]
+        return then(self.routes.next_hops(domain), lambda hops: [str(hop) for hop in hops])
 
     async def of_hop(self, hop: NextHop) -> list[Door]:
         """The doors of one next hop."""

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 
+from appliance.daemons.delivery.asking import Asking
 from appliance.daemons.delivery.results import Results
 from appliance.daemons.delivery.routing import Destination, Routing
 from appliance.daemons.delivery.runner import Runner
@@ -56,6 +57,7 @@ class Dispatch:
         self._due = False
         self.unkept: dict[str, Item] = {}
         self.contacts = Contacts()
+        self._asking = Asking(spool, self.pump)
 
     # ------------------------------------------------------------------ what comes
 
@@ -74,7 +76,7 @@ class Dispatch:
             self.keep_aside(item)
         elif item.folder in ("intake", "deferred"):
             if item.todo:
-                self.enter(item)
+                self._asking.first(item, self.routing, self.enter)
             else:
                 self.settlement.settle(item)
 
@@ -245,8 +247,12 @@ class Dispatch:
     def reroute(self, queue_id: str) -> None:
         """Find the ways of a message anew (the routes changed), unless it is being delivered."""
         item = self.spool.get(queue_id)
-        jobs = self.schedule.jobs(queue_id)
-        if item is None or not jobs or any(job.state == "busy" for job in jobs):
+        if item is not None and queue_id in self.schedule:
+            self._asking.first(item, self.routing, self._reroute)
+
+    def _reroute(self, item: Item) -> None:
+        queue_id, jobs = item.queue_id, self.schedule.jobs(item.queue_id)
+        if not jobs or any(job.state == "busy" for job in jobs):
             return
         ways = self._ways_of(item)
         split = None if len(ways) == 1 else ways
@@ -264,6 +270,7 @@ class Dispatch:
 
     def forget(self, queue_id: str) -> None:
         """Out of the schedule (held, deleted, expired); a delivery that runs comes to its end."""
+        self._asking.forget(queue_id)
         self.schedule.remove(queue_id)
         self._plans.pop(queue_id, None)
 
@@ -277,6 +284,7 @@ class Dispatch:
     async def drain(self, grace: float) -> None:
         """Start nothing more; let what runs finish within `grace` seconds."""
         self.draining = True
+        self._asking.close()
         if self._timer is not None:
             self._timer.cancel()
         for runners in list(self._idle.values()):

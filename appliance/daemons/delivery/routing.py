@@ -5,13 +5,18 @@ cannot answer raises Unavailable: the mail waits. What failure means for the mai
 "bounced": it is a gap in the configuration, and an operator can close it.
 """
 
+from collections.abc import Awaitable
+from functools import partial
 from typing import NamedTuple
 
 from appliance.config.routes import Routes
 from appliance.config.values import NextHop
+from appliance.mail.later import then, waits
 from appliance.net.tls import Level
+from appliance.protocol.errors import Unavailable
 from appliance.protocol.smtp.address import Address
 from appliance.queue.envelope import QueuedRecipient
+from appliance.queue.item import Item
 
 
 class Destination(NamedTuple):
@@ -32,15 +37,52 @@ class Routing:
     def __init__(self, routes: Routes) -> None:
         self._routes = routes
         self._built: dict[tuple[NextHop, ...], Destination] = {}
+        self._heard: dict[str, Destination | Unavailable] = {}
 
     def destination(self, recipient: QueuedRecipient) -> Destination:
-        """The way to `recipient`. Raises Unavailable."""
+        """The way to `recipient`: at once in memory, or as `hear` heard of it. Raises Unavailable."""
+        found = self._heard.pop(recipient.address, None) or self._way(recipient)
+        if isinstance(found, Destination):
+            return found
+        raise found if isinstance(found, Unavailable) else Unavailable("the table of routes was not asked yet")
+
+    def hear(self, item: Item) -> Awaitable[None] | None:
+        """Something to await where tables that are not in memory must be asked first; None: `destination` knows."""
+        if self._routes.at_once:
+            return None
+        waiting: dict[str, Awaitable[Destination]] = {}
+        for recipient in (item.trailer.recipients[index] for index in item.todo):
+            try:
+                way = self._way(recipient)
+            except Unavailable as error:
+                self._heard[recipient.address] = error
+                continue
+            if waits(way):
+                waiting[recipient.address] = way
+        return self._hear(waiting) if waiting else None
+
+    async def _hear(self, waiting: dict[str, Awaitable[Destination]]) -> None:
+        for address, way in waiting.items():
+            try:
+                self._heard[address] = await way
+            except Unavailable as error:
+                self._heard[address] = error
+
+    def _way(self, recipient: QueuedRecipient) -> Destination | Awaitable[Destination]:
         local, _, _ = recipient.address.rpartition("@")
         hops = self._routes.next_hops(Address(local, recipient.domain, recipient.address))
+        return then(hops, partial(self._by_hops, recipient.domain))
+
+    def _by_hops(self, domain: str, hops: tuple[NextHop, ...]) -> Destination | Awaitable[Destination]:
         # The default next hop is for our domains; handing it a stranger's mail would make it a relay.
-        if recipient.domain and hops is self._routes.default and not self._routes.is_ours(recipient.domain):
-            return self._outward(recipient.domain)
+        if domain and hops is self._routes.default:
+            return then(self._routes.is_ours(domain), partial(self._by_default, domain))
         return self._destination(hops) if hops else NOWHERE
+
+    def _by_default(self, domain: str, ours: bool) -> Destination:
+        if not ours:
+            return self._outward(domain)
+        return self._destination(self._routes.default) if self._routes.default else NOWHERE
 
     def renewed(self, old: Destination) -> Destination:
         """The same next hops with the TLS levels that are in force now."""
