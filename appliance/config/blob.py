@@ -66,7 +66,7 @@ class _Reading:
         return path in self.files
 
     def probe(self, path: str) -> None:
-        """Only whether it can be read: keys of certificates do not belong into a value that every process gets."""
+        """Only whether it can be read: keys and passwords do not belong into a value that every process gets."""
         try:
             os.close(_open(path))
         except OSError as why:
@@ -103,7 +103,8 @@ def read(path: str | None) -> Blob:
     texts = {name: reading.files[at] for name, at in policies.items() if at in reading.files}
     for reference in layout.references(texts):
         if reference.secret:
-            reading.probe(reference.candidates[0])
+            for candidate in reference.candidates:
+                reading.probe(candidate)
         elif not any(reading.take(candidate) for candidate in reference.candidates):
             continue
     blob = Blob(main, reading.files, "", reading.stamps, folder, policies, reading.missing, shipped)

@@ -21,7 +21,8 @@ _PROSE = frozenset({"reply", "reason", "owner", "comment"})
 
 class Reference(NamedTuple):
     """One file that is named: `spec` as written, the paths it may have (the first that can be read counts), and where it
-    is written: a policy's name ("" = the wiring) and the TOML path. `secret`: must be readable, is not kept."""
+    is written: a policy's name ("" = the wiring) and the TOML path. `secret`: must be readable, is not kept (keys, and
+    what proxymap opens itself)."""
 
     spec: str
     candidates: tuple[str, ...]
@@ -31,11 +32,12 @@ class Reference(NamedTuple):
 
     @property
     def is_table(self) -> bool:
-        return bool(tables.path_of(self.spec))
+        return bool(tables.path_of(self.spec) or tables.proxied_path(self.spec))
 
-    def found(self, files: Mapping[str, bytes]) -> str:
+    def found(self, files: Mapping[str, bytes], missing: Mapping[str, str]) -> str:
         """The path in force; the first candidate if none could be read."""
-        return next((path for path in self.candidates if path in files), self.candidates[0])
+        there = (path for path in self.candidates if (path not in missing if self.secret else path in files))
+        return next(there, self.candidates[0])
 
 
 def absolute(path: str, folder: str) -> str:
@@ -76,8 +78,8 @@ class Layout:
             *texts(relay.get("domains"), ("relay", "domains")),
             *texts(relay.get("routes"), ("relay", "routes")),
         ]:
-            if name := tables.path_of(text):
-                yield Reference(text, (absolute(name, self.folder),), "", path)
+            for leaf in tables.leaves(text):
+                yield from _table(leaf, (self.folder,), "", path)
         for section, key in (("dns", "zone"), ("relay", "tls_ca")):
             file = self.section(section).get(key)
             if isinstance(file, str) and file:
@@ -98,16 +100,14 @@ class Layout:
         written: dict[str, tuple[str, positions.Path]] = {}
         for file in sorted(parsed):
             for path, text in texts(parsed[file], ()):
-                if tables.path_of(text) and not _PROSE.intersection(path):
+                if not _PROSE.intersection(path):
                     written.setdefault(text, (file, path))
-        for spec in sorted({*written, *compile_policies(parsed)[0].tables}):
-            if name := tables.path_of(spec):
-                file, path = written.get(spec, ("", ()))
-                yield Reference(spec, self._homes(name), file or self._owner(spec, parsed), path)
-
-    def _homes(self, name: str) -> tuple[str, ...]:
         homes = (self.policies_folder, self.shipped) if self.shipped else (self.policies_folder,)
-        return tuple(dict.fromkeys(absolute(name, home) for home in homes))
+        named = {text for text in written if tables.path_of(text)}
+        for spec in sorted({*named, *compile_policies(parsed)[0].tables}):
+            file, path = written.get(spec, ("", ()))
+            for leaf in tables.leaves(spec):
+                yield from _table(leaf, homes, file or self._owner(spec, parsed), path)
 
     def _owner(self, spec: str, parsed: Mapping[str, dict[str, Any]]) -> str:
         """The policy file whose built-in value names `spec`."""
@@ -115,6 +115,14 @@ class Layout:
             if spec in (text for _, text in texts(check.knobs.model_dump(), ())):
                 return f"{name}.toml"
         return "stages.toml"
+
+
+def _table(leaf: str, homes: tuple[str, ...], policy: str, path: positions.Path) -> Iterator[Reference]:
+    """The file of a table that has one, as seen from the folders in which its path may begin."""
+    kept, opened = tables.path_of(leaf), tables.proxied_path(leaf)
+    if name := kept or (opened and opened + tables.suffix_of(leaf)):
+        candidates = tuple(dict.fromkeys(absolute(name, home) for home in homes))
+        yield Reference(leaf, candidates, policy, path, secret=not kept)
 
 
 def texts(value: Any, path: positions.Path) -> Iterator[tuple[positions.Path, str]]:

@@ -22,13 +22,15 @@ from appliance.config.references import Layout, Reference, texts
 from appliance.config.routes import transport_problem
 from appliance.config.syntax import Parsed, parse
 from appliance.engine.policy import PolicySet, compile_policies
+from appliance.tables import Remote
 
 __all__ = ["Blob", "ConfigError", "Mistake", "Snapshot", "build"]
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """What is in force: the wiring (paths absolute), the compiled policies, the lookup tables. `tables`: by the spec that
-    stands in `wiring` (absolute) or, for policies, by the spec that operators wrote. `table_files`: their paths."""
+    stands in `wiring` (absolute) or, for policies, by the spec that operators wrote. `table_files`: their paths.
+    `remotes`: those that are asked through proxymap, also within others."""
 
     blob: Blob
     wiring: Wiring
@@ -36,6 +38,12 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     tables: Mapping[str, tables.Opened]
     warnings: tuple[Mistake, ...] = ()
     table_files: tuple[str, ...] = ()
+    remotes: tuple[Remote, ...] = ()
+
+    @property
+    def proxied(self) -> tuple[str, ...]:
+        """The tables that only proxymap can open."""
+        return tuple(sorted({table.spec for table in self.remotes}))
 
     @property
     def hash(self) -> str:
@@ -78,6 +86,7 @@ class _Build:
             tables=self.tables,
             warnings=tuple(mistakes),
             table_files=tuple(sorted(self.table_files)),
+            remotes=tuple(table for opened in self.tables.values() for table in tables.remotes(opened)),
         )
 
     def _policies(self, wiring: Wiring) -> PolicySet:
@@ -122,7 +131,7 @@ class _Build:
     def _references(self) -> None:
         parsed = {name: found.values for name, found in self.parsed.items() if found.values}
         for reference in [*self.layout.wiring(), *self.layout.of_policies(parsed)]:
-            path = reference.found(self.blob.files)
+            path = reference.found(self.blob.files, self.blob.missing)
             why = self.blob.missing.get(path)
             if why is not None:
                 # what only a built-in value names may be absent: it is an empty list then
@@ -132,21 +141,21 @@ class _Build:
                 self._open(reference, path)
 
     def _open(self, reference: Reference, path: str) -> None:
-        kind = reference.spec.partition(":")[0]
         data = self.blob.files.get(path, b"")
         routes = reference.path == ("relay", "routes")
-        spec = f"{kind}:{path}"
+        spec = tables.with_paths(reference.spec, lambda _: path.removesuffix(tables.suffix_of(reference.spec)))
         key = reference.spec if reference.policy else spec
         table = self._unchanged(key, path) or tables.open_table(spec, lambda _: data, substitution=not routes)
         self.tables[key] = table
-        self.table_files.add(path)
+        if not reference.secret:
+            self.table_files.add(path)
         self._flaws(table, reference.policy, reference.path, routes)
 
     def _unchanged(self, key: str, path: str) -> tables.Opened | None:
         """The table as it was opened for the previous Snapshot, if it is the same file with the same octets."""
         before = self.previous
         table = before.tables.get(key) if before else None
-        if before is None or table is None or table.source.path != path:
+        if before is None or table is None or isinstance(table, tables.Remote) or table.source.path != path:
             return None
         return table if before.blob.files.get(path) == self.blob.files.get(path) else None
 
@@ -177,7 +186,7 @@ class _Build:
 
     def _in_place(self, spec: str, policy: str, path: Path) -> None:
         try:
-            table = tables.open_table(spec, lambda _: b"")
+            table = tables.open_table(spec, lambda _: b"", opened=self.tables)
         except tables.TableError as why:
             self._at(policy, path, str(why))
             return

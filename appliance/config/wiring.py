@@ -62,7 +62,6 @@ def anchored(wiring: Wiring, folder: str) -> Wiring:
                 update={"state_dir": at.path(gateway.state_dir), "policies": at.path(gateway.policies)}
             ),
             "listen": tuple(at.listener(listener) for listener in wiring.listen),
-            "milterd": tuple(at.front(front, gateway.state_dir) for front in wiring.milterd),
             "relay": relay.model_copy(update=at.relay(relay, at.path(gateway.state_dir))),
             "dns": dns.model_copy(update={"zone": at.path(dns.zone)}),
             "scanners": {
@@ -93,21 +92,13 @@ class _Anchor:
 
     def table(self, text: str) -> str:
         """A table specification whose file is absolute; a domain stays."""
-        name = tables.path_of(text)
-        return f"{text.partition(':')[0]}:{self.path(name)}" if name else text
+        return tables.with_paths(text, self.path)
 
     def listener(self, listener: Any) -> Any:
         tls = listener.tls.model_copy(
             update={"certificate": self.path(listener.tls.certificate), "key": self.path(listener.tls.key)}
         )
         return listener.model_copy(update={"address": self.socket(listener.address), "tls": tls})
-
-    def front(self, front: Any, state_dir: str) -> Any:
-        """A relative socket of a front stands in the state folder."""
-        kind, _, path = front.address.partition(":")
-        if kind != "unix":
-            return front
-        return front.model_copy(update={"address": f"unix:{absolute(path, self.path(state_dir))}"})
 
     def relay(self, relay: Any, state_dir: str) -> dict[str, Any]:
         routes = relay.routes

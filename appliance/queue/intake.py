@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from msgspec import Raw
-
 from appliance.observe import maillog
 from appliance.queue.entry import HEADER, encode_entry
 from appliance.queue.envelope import Committed, Grant, Returned, Sealed, Trailer, Want
@@ -141,12 +139,12 @@ class IntakeLog:
 
     def _announce(self, file: Segment, batch: list[_Waiting], buffers: list[bytes]) -> None:
         notices: list[Committed] = []
-        for index, (content, _, future) in enumerate(batch):
-            start, packed = file.end, buffers[3 * index + 2]
-            file.end = start + HEADER + len(content) + len(packed)
+        for index, (content, trailer, future) in enumerate(batch):
+            start = file.end
+            file.end = start + HEADER + len(content) + len(buffers[3 * index + 2])
             if not future.done():
                 future.set_result(None)
-            notices.append(Committed(file.name, start, Raw(packed), content, file.end))
+            notices.append(Committed(file.name, start, trailer, content, file.end))
         maillog.flush()  # what we logged of these messages stands before what delivery logs of them
         self._tell_all(notices)
         file.entries += len(batch)

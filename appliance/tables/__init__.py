@@ -1,70 +1,102 @@
-"""Lookup tables by the names and rules of Postfix: `type:name` in, (value, "file:line") out. All in memory.
+"""Lookup tables by the names and rules of Postfix: `type:name` in, (value, "file:line") out.
 
-`open_table(spec, read)`: the types are texthash, inline, static (fixed strings: full and partial keys), cidr, regexp,
-pcre (patterns: full keys only), postgrey_clients, postgrey_recipients (white lists, full keys only). cidr, regexp and
-pcre also take their rules inline: `pcre:{ {/re/ result}, {/re/ result} }`.
-What failure means for the mail: flaws are found when a table is opened, and keep it out of force; a look-up answers or (a
-pattern that takes too long) raises Unavailable.
+`open_table(spec, read)`: texthash, inline, static (fixed strings: full and partial keys), cidr, regexp, pcre
+(patterns: full keys only), postgrey_clients, postgrey_recipients (white lists, full keys only) are in memory; cidr,
+regexp and pcre also take their rules inline: `pcre:{ {/re/ result}, {/re/ result} }`. hash, btree, lmdb, cdb, sqlite,
+pgsql, mysql, ldap, redis, socketmap and tcp are asked by proxymap (tables/remote.py, tables/proxied/). pipemap and
+unionmap are made of others. docs/tables.md.
+What failure means for the mail: flaws are found when a table is opened, and keep it out of force; a look-up answers or
+raises Unavailable (a pattern that takes too long, a server that is away).
 """
 
-import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Protocol
 
-from appliance.tables import cidr, fixed, pattern, postgrey
+from appliance.mail.ports import Hit
+from appliance.tables import cidr, compound, fixed, kinds, pattern, postgrey
+from appliance.tables.kinds import KINDS, complaint, leaves, path_of, proxied_path, suffix_of, with_paths
+from appliance.tables.remote import Remote
 from appliance.tables.text import Flaw, Source, TableError, braced, items
 
-__all__ = ["KINDS", "Flaw", "Opened", "TableError", "complaint", "open_table", "path_of"]
-
-#: Types whose name is a file (or, for RULES, an inline list in braces).
-FILES = ("texthash", "cidr", "regexp", "pcre", "postgrey_clients", "postgrey_recipients")
-RULES = ("cidr", "regexp", "pcre")
-KINDS = (*FILES, "inline", "static")
-_COMPILED = ("hash", "btree", "lmdb", "cdb", "dbm", "sdbm")
+__all__ = [
+    "KINDS",
+    "Flaw",
+    "Opened",
+    "Remote",
+    "TableError",
+    "complaint",
+    "leaves",
+    "open_table",
+    "path_of",
+    "proxied_path",
+    "remotes",
+    "suffix_of",
+    "with_paths",
+]
 
 
 class Opened(Protocol):
     """What open_table gives: a mail.ports.Table that can also be looked through."""
 
     pattern: bool
+    at_once: bool
     source: Source
 
-    def get(self, key: str) -> tuple[str, str] | None: ...
+    def get(self, key: str) -> Hit | Awaitable[Hit | None] | None: ...
 
     def entries(self) -> Iterator[tuple[str, str, int]]:
-        """(key, value, line) of everything in it; `key` is "" for patterns."""
+        """(key, value, line) of everything in it, as far as that is known here; `key` is "" for patterns."""
 
 
-def path_of(spec: str) -> str:
-    """The file that `spec` names, "" if it names none."""
-    kind, _, name = spec.partition(":")
-    return name if kind in FILES and not name.startswith("{") else ""
-
-
-def complaint(spec: str) -> str:
-    """Why `spec` cannot be a table, "" if it can: what is known without reading it."""
-    kind, _, name = spec.partition(":")
-    if kind not in KINDS:
-        return _unknown(kind)
-    return "" if name else f'a table is written "type:name", for example "{kind}:/etc/postgate/table"'
-
-
-def open_table(spec: str, read: Callable[[str], bytes], *, substitution: bool = True) -> Opened:
+def open_table(
+    spec: str,
+    read: Callable[[str], bytes],
+    *,
+    substitution: bool = True,
+    opened: Mapping[str, Opened] | None = None,
+) -> Opened:
     """The table `spec` with its flaws in `.source.flaws`; a flawed line is left out. `read` gives a file's octets (its
-    OSError passes through). `substitution` False forbids `$1` in results (routes). Raises TableError for a bad spec."""
+    OSError passes through). `substitution` False forbids `$1` in results (routes). `opened`: members of compounds that
+    are open already. Raises TableError for a bad spec."""
     if problem := complaint(spec):
         raise TableError(problem)
-    kind, _, name = spec.partition(":")
+    kind, name = kinds.split(spec)
+    if kind in kinds.COMPOUND:
+        known = opened or {}
+        tables = [
+            known.get(part) or open_table(part, read, substitution=substitution, opened=opened)
+            for part in kinds.members(spec)
+        ]
+        return (compound.Pipe if kind == "pipemap" else compound.Union)(tables, Source(""))
     path = path_of(spec)
     source = Source(path)
-    if kind in RULES:
+    if kind in kinds.PROXIED:
+        return Remote(f"{kind}:{name}", kind in kinds.PATTERN, source)
+    if kind in kinds.RULES:
         lines = source.lines(read(path)) if path else _inline_rules(kind, name)
         return _rules(kind, lines, source, substitution)
-    if kind in {"inline", "static"}:
-        return fixed.inline(name, source) if kind == "inline" else fixed.static(name, source)
+    if kind in kinds.IN_PLACE:
+        return _in_place(kind, name, source)
     if kind == "texthash":
         return fixed.texthash(read(path), source)
     return (postgrey.clients if kind == "postgrey_clients" else postgrey.recipients)(read(path), source)
+
+
+def remotes(table: Opened | compound.Member) -> Iterator[Remote]:
+    """The tables behind proxymap that a look-up in this one may ask."""
+    if isinstance(table, Remote):
+        yield table
+    elif isinstance(table, compound.Pipe | compound.Union):
+        for member in table.tables:
+            yield from remotes(member)
+
+
+def _in_place(kind: str, name: str, source: Source) -> Opened:
+    if kind == "inline":
+        return fixed.inline(name, source)
+    if kind == "randmap":
+        return compound.randmap(name, source)
+    return fixed.static(name, source) if kind == "static" else compound.Fail(name, source)
 
 
 def _rules(kind: str, lines: Iterator[tuple[int, str]], source: Source, substitution: bool) -> Opened:
@@ -81,11 +113,3 @@ def _inline_rules(kind: str, name: str) -> Iterator[tuple[int, str]]:
     if parts is None or None in rules:
         raise TableError(f"rules in place are written {kind}:{{ {{pattern result}}, {{pattern result}} }}")
     return iter([(number, rule) for number, rule in enumerate(rules, 1) if rule])
-
-
-def _unknown(kind: str) -> str:
-    if kind in _COMPILED:
-        return f'"{kind}:" tables are compiled for Postfix; name their source file as "texthash:"'
-    near = difflib.get_close_matches(kind, KINDS, 1)
-    hint = f" (did you mean {near[0]}:?)" if near else ""
-    return f'"{kind}" is no table type{hint}; there are {", ".join(KINDS)}'

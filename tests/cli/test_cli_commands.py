@@ -43,7 +43,7 @@ def test_a_table_is_found_where_the_gateway_finds_it(tmp_path: Path) -> None:
     (tmp_path / "domains").write_text("example.com x\n")
 
     def look(*words: str) -> tuple[int, str]:
-        done = CliRunner().invoke(main, ["table", "--config", str(tmp_path / "c.toml"), *words])
+        done = CliRunner().invoke(main, ["table", "query", "--config", str(tmp_path / "c.toml"), *words])
         return done.exit_code, done.output
 
     assert look("texthash:access/sender", "a@example.org")[0] == 0
@@ -51,6 +51,8 @@ def test_a_table_is_found_where_the_gateway_finds_it(tmp_path: Path) -> None:
     assert look("texthash:domains", "example.com")[0] == 0
     assert look("texthash:access/helo", "x") == (1, "x\tnot found\n")  # the shipped one
     assert look("texthash:nowhere", "x")[0] == 2
+    done = CliRunner().invoke(main, ["table", str(tmp_path / "domains"), "example.com"])  # query is what it does
+    assert (done.exit_code, done.output) == (0, f"example.com\tx\t{tmp_path}/domains:1\n")
 
 
 def test_send_test_knows_the_listener_of_a_wiring_file(tmp_path: Path) -> None:

@@ -118,7 +118,9 @@ def test_static_matches_everything(text: str) -> None:
     ("spec", "hint"),
     [
         ("texthsh:x", "did you mean texthash:"),
-        ("hash:/etc/postfix/access", "texthash:"),
+        ("hsh:/etc/postfix/access", "did you mean hash:"),
+        ("pipemap:hash:x", "pipemap:{type:name"),
+        ("unionmap:{hash:x, nothing:y}", "no table type"),
         ("texthash:", "type:name"),
         ("inline:a=b", "inline:{"),
         ("inline:{a=b}}", "inline:{"),

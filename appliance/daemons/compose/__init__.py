@@ -24,6 +24,7 @@ from appliance.connectors.scanners import Scanners
 from appliance.daemons.compose.authentication import Authentication
 from appliance.daemons.compose.doors import Doors
 from appliance.daemons.compose.lists import wanted_lists
+from appliance.daemons.compose.lookups import Lookups
 from appliance.daemons.compose.smtputf8 import Utf8
 from appliance.daemons.skeleton import Birth
 from appliance.engine.pipeline import Engine
@@ -51,6 +52,8 @@ class Composition:
         snapshot = birth.snapshot
         self.state = StateClient(birth.rendezvous["stated"])
         self.senders = Senders(self.state)
+        self.lookups = Lookups(birth.rendezvous)
+        self.lookups.bind(snapshot)
         self._dns = _dns_of(snapshot), build_resolver(snapshot)
         self._next: tuple[Dns, Resolver] | None = None
         self.doors = Doors(snapshot, self.resolver)
@@ -75,10 +78,11 @@ class Composition:
         self.scanners.start()
         self.dns_lists.start()
         # Until stated answers nobody would be greylisted or counted: every restart would let strangers in.
-        await asyncio.gather(self.state.wait_ready(PATIENCE), self.utf8.learn())
+        await asyncio.gather(self.state.wait_ready(PATIENCE), self.lookups.ready(), self.utf8.learn())
 
     def engine(self, snapshot: Snapshot) -> Engine:
         """The engine of this snapshot; raises only for settings that cannot be (a broken CA file): ValueError."""
+        self.lookups.bind(snapshot)
         self.doors.way(snapshot)
         gateway = snapshot.wiring.gateway
         return Engine(snapshot.policies, self._ports(snapshot), gateway.delay_reject, gateway.soft_bounce)
@@ -139,6 +143,7 @@ class Composition:
                 **self.state.contact.facts(),
                 "degraded": [] if self.state.ready else [f"stated is away: {self.state.why}"],
             },
+            "tables": self.lookups.health(),
             "dns": self.resolver.health(),
             "dns lists": {**self.dns_lists.facts(), "degraded": self.dns_lists.degraded},
             "callahead": self.callahead.health(),
@@ -150,6 +155,7 @@ class Composition:
     async def close(self) -> None:
         """Hang up everywhere."""
         self.utf8.close()
+        self.lookups.close()
         self.scanners.close()
         self.dns_lists.close()
         self.inspector.close()

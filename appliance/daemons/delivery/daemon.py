@@ -18,6 +18,7 @@ from appliance.config.model import Wiring
 from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
 from appliance.connectors.target import Timeouts
+from appliance.daemons.compose.lookups import Lookups
 from appliance.daemons.delivery.admin import Admin
 from appliance.daemons.delivery.dispatch import Dispatch
 from appliance.daemons.delivery.results import Results
@@ -75,6 +76,7 @@ class Delivery:
         self._birth, self._snapshot = birth, birth.snapshot
         self._timeouts = timeouts or Timeouts()
         self._loop = asyncio.get_running_loop()
+        self._lookups = Lookups(birth.rendezvous)
         self._tasks: list[asyncio.Task[None]] = []
         self._prepared: tuple[Snapshot, Ways, Routing] | None = None
         self._started = False
@@ -88,6 +90,7 @@ class Delivery:
         """Lock, listen, then recover beside the work. Raises SpoolLocked and SpoolError."""
         wiring = self._snapshot.wiring
         root = Path(self._birth.state_dir) / "spool"
+        self._lookups.bind(self._snapshot)
         self.spool = Spool(root, self._loop.call_soon_threadsafe, self._report)
         routing = Routing(Routes(wiring, self._snapshot.tables))
         self.dispatch = Dispatch(self.spool, _limits(wiring), _ways(self._snapshot, self._timeouts), routing)
@@ -156,6 +159,7 @@ class Delivery:
 
     def prepare(self, snapshot: Snapshot) -> None:
         """Raises ValueError where the new files do not work (zone, CA)."""
+        self._lookups.bind(snapshot)
         routing = Routing(Routes(snapshot.wiring, snapshot.tables))
         self._prepared = (snapshot, _ways(snapshot, self._timeouts), routing)
 

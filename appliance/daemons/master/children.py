@@ -106,6 +106,14 @@ class Children:
         for child in self.all:
             self.start(child)
 
+    def adapt(self, wanted: Iterable[tuple[Spec, bool]]) -> None:
+        """After a reload: start what is needed now and was not. (What is needed no more ends at the next start.)"""
+        there = {child.spec.name for child in self.all}
+        for spec, needed in wanted:
+            if needed and spec.name not in there:
+                self.all.append(Child(spec, 0))
+                self.start(self.all[-1])
+
     def up(self) -> list[Child]:
         """Those that serve."""
         return [child for child in self.all if child.state == "up"]

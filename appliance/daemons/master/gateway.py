@@ -100,7 +100,8 @@ class Gateway:
         warm(spec.module for spec in self._specs if not spec.execed)
         gc.collect()
         gc.freeze()
-        self.children.begin((spec, spec.count(self._start.snapshot.wiring)) for spec in self._specs)
+        snapshot = self._start.snapshot
+        self.children.begin((spec, spec.count(snapshot.wiring)) for spec in self._specs if spec.wanted(snapshot))
         return self._loop.run()
 
     def _arrange(self) -> None:
@@ -138,9 +139,7 @@ class Gateway:
             self._announce({**self._facts(), "state_dir": str(self._state_dir)})
 
     def _listening(self) -> dict[str, str]:
-        sockets = self._sockets
-        named = [*sockets.listeners.items(), *((f"{who} {name}", socks) for (who, name), socks in sockets.fronts.items())]
-        return {name: listeners.shown(socks[0]) for name, socks in named if socks}
+        return {name: listeners.shown(socks[0]) for name, socks in self._sockets.listeners.items() if socks}
 
     def _facts(self) -> dict[str, Any]:
         return {
@@ -207,6 +206,7 @@ class Gateway:
         for problem in self._problems:
             log.warning(problem)
         self._spawner.snapshot = snapshot
+        self.children.adapt((spec, spec.wanted(snapshot)) for spec in self._specs)
         oplog.configure(snapshot.wiring.logging.level)
         self._certificates.replace(snapshot.wiring.listen)
         self._certificates.look()

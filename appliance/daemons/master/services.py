@@ -5,15 +5,17 @@ from os import sched_getaffinity
 
 import msgspec
 
-from appliance.config.model import Front, Listen, Wiring
+from appliance.config.model import Listen, Wiring
+from appliance.config.snapshot import Snapshot
 from appliance.config.wiring import demo_inbox
 
 GROUP = "postgate"
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """One service. `phase`: the lower ends first (who takes mail before who keeps it, the journal last). `public`: gets
-    the [[listen]] sockets and the certificates. `execed`: starts from a fresh image instead of the master's."""
+    """One service. `phase`: the lower ends first (who takes mail before who keeps it, the journal last). `public`:
+    gets the [[listen]] sockets and the certificates. `execed`: starts from a fresh image instead of the master's.
+    `wanted`: what runs only while the policies and the wiring need it."""
 
     name: str
     module: str
@@ -25,13 +27,14 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     rendezvous: bool = True
     operators: tuple[str, ...] = ()
     phase: int = 1
+    wanted: Callable[[Snapshot], bool] = lambda _snapshot: True
 
 
 def cores() -> int:
     return len(sched_getaffinity(0))
 
 
-def workers(listen: Listen | Front, wiring: Wiring) -> int:
+def workers(listen: Listen, wiring: Wiring) -> int:
     """How many processes serve `listen`: as configured (0 = one per core), within [limits] smtpd."""
     most = wiring.limits.smtpd or 256
     return min(listen.workers or cores(), most)
@@ -39,15 +42,6 @@ def workers(listen: Listen | Front, wiring: Wiring) -> int:
 
 def smtpd_count(wiring: Wiring) -> int:
     return max((workers(listen, wiring) for listen in wiring.listen if listen.protocol == "smtp"), default=0)
-
-
-def front_count(service: str) -> Callable[[Wiring], int]:
-    """Processes of a front: as many as its block with most of them wants, none without a block."""
-
-    def count(wiring: Wiring) -> int:
-        return max((workers(front, wiring) for name, front in wiring.fronts() if name == service), default=0)
-
-    return count
 
 
 def inbox_count(wiring: Wiring) -> int:
@@ -64,6 +58,13 @@ SHIPPED = (
         user="postgate-queue",
         operators=("queue",),
         phase=2,
+    ),
+    Spec(
+        name="proxymap",
+        module="appliance.daemons.proxymap",
+        user="postgate-tables",
+        wanted=lambda snapshot: bool(snapshot.remotes),
+        phase=3,
     ),
     Spec(name="scand", module="appliance.daemons.scand", user="postgate-scan", execed=True, phase=2),
     Spec(name="inbox", module="appliance.daemons.inbox", user="postgate-inbox", count=inbox_count, phase=3),

@@ -15,7 +15,7 @@ from appliance.daemons import control
 from appliance.daemons.master.children import Child
 
 #: Keys of a daemon's health that tell of others.
-DEPENDENCIES = ("stated", "dns", "dns lists", "callahead", "inspector", "destinations", "next hops")
+DEPENDENCIES = ("stated", "tables", "dns", "dns lists", "callahead", "inspector", "destinations", "next hops")
 
 
 def worker(child: Child, answer: control.Answer | None) -> dict[str, Any]:

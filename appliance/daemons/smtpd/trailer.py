@@ -6,8 +6,7 @@ Contract: pure but for the clock. What failure means for the mail: an exception 
 import re
 from typing import TYPE_CHECKING, Any
 
-from appliance.daemons.fronts.content import RamContent
-from appliance.daemons.smtpd.body import FileContent
+from appliance.daemons.smtpd.body import FileContent, RamContent
 from appliance.daemons.smtpd.transaction import Transaction
 from appliance.engine.pipeline import Group
 from appliance.mail.context import Recipient
@@ -15,7 +14,7 @@ from appliance.mail.identity import Identity
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import parse_address
 from appliance.protocol.smtp.data import DataDecoder
-from appliance.queue.envelope import Origin, QueuedRecipient, Trailer, pack_verdicts
+from appliance.queue.envelope import Origin, QueuedRecipient, Trailer
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
@@ -56,7 +55,7 @@ def build(
         keep=decision.keep,
         keep_reason=decision.keep_reason,
         edits=decision.edits,
-        verdicts=pack_verdicts([plain(verdict) for verdict in (*session.trail, *transaction.trail, *decision.verdicts)]),
+        verdicts=tuple(plain(verdict) for verdict in (*session.trail, *transaction.trail, *decision.verdicts)),
         policy=transaction.rules.snapshot.hash,
         plain=isinstance(transaction.decoder, DataDecoder) and transaction.decoder.plain,
     )

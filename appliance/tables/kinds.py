@@ -1,0 +1,102 @@
+"""The types of lookup tables, and what their names are: a file, a compiled file, a .cf file, an address, members.
+
+Contract: pure; whatever is given, no function here raises. `proxy:` in front of a type (Postfix) changes nothing: which
+tables go through proxymap follows from their type.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator
+
+from appliance.tables.text import braced, items
+
+#: In memory, from a file (or, for RULES, an inline list in braces).
+FILES = (
+    "texthash",
+    "cidr",
+    "regexp",
+    "pcre",
+    "postgrey_clients",
+    "postgrey_recipients",
+)
+RULES = ("cidr", "regexp", "pcre")
+#: In memory, from their name.
+IN_PLACE = ("inline", "static", "randmap", "fail")
+#: Compiled files that proxymap opens, with what Postfix appends to their name.
+COMPILED = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb"}
+#: Databases that proxymap asks as a .cf file says.
+CF = ("sqlite", "pgsql", "mysql", "ldap", "redis")
+#: Servers that proxymap asks, by their address.
+SERVERS = ("socketmap", "tcp")
+#: Made of other tables: `type:{type:name, type:name}`.
+COMPOUND = ("pipemap", "unionmap")
+PROXIED = (*COMPILED, *CF, *SERVERS)
+KINDS = (*FILES, *IN_PLACE, *PROXIED, *COMPOUND)
+#: Of those behind proxymap, the ones that see full keys only.
+PATTERN = SERVERS
+
+
+def split(spec: str) -> tuple[str, str]:
+    """(type, name)."""
+    kind, _, name = spec.removeprefix("proxy:").partition(":")
+    return kind, name
+
+
+def members(spec: str) -> list[str]:
+    """The tables that a compound one is made of, [] for any other."""
+    kind, name = split(spec)
+    body = braced(name) if kind in COMPOUND else None
+    return [] if body is None else items(body) or []
+
+
+def leaves(spec: str) -> Iterator[str]:
+    """The tables that are no compounds: `spec` itself, or what it is made of."""
+    if split(spec)[0] not in COMPOUND:
+        yield spec
+    for member in members(spec):
+        yield from leaves(member)
+
+
+def path_of(spec: str) -> str:
+    """The file whose content is the table, kept with the configuration; "" if it names none."""
+    kind, name = split(spec)
+    return name if kind in FILES and not name.startswith("{") else ""
+
+
+def proxied_path(spec: str) -> str:
+    """The file that proxymap opens, without what is appended to the name; "" if it names none."""
+    kind, name = split(spec)
+    return name if kind in COMPILED or kind in CF else ""
+
+
+def suffix_of(spec: str) -> str:
+    """What is appended to the name of a compiled file."""
+    return COMPILED.get(split(spec)[0], "")
+
+
+def with_paths(spec: str, change: Callable[[str], str]) -> str:
+    """The same table with other paths."""
+    kind, name = split(spec)
+    if parts := members(spec):
+        return f"{kind}:{{{', '.join(with_paths(part, change) for part in parts)}}}"
+    return f"{kind}:{change(name)}" if path_of(spec) or proxied_path(spec) else spec
+
+
+def complaint(spec: str) -> str:
+    """Why `spec` cannot be a table, "" if it can: what is known without reading it."""
+    kind, name = split(spec)
+    if kind not in KINDS:
+        return _unknown(kind)
+    if not name:
+        return f'a table is written "type:name", for example "{kind}:/etc/postgate/table"'
+    if kind not in COMPOUND:
+        return ""
+    parts = members(spec)
+    if not parts:
+        return f"write {kind}:{{type:name, type:name}}"
+    return next((text for part in parts if (text := complaint(part))), "")
+
+
+def _unknown(kind: str) -> str:
+    near = difflib.get_close_matches(kind, KINDS, 1)
+    hint = f" (did you mean {near[0]}:?)" if near else ""
+    return f'"{kind}" is no table type{hint}; there are {", ".join(KINDS)}'

@@ -1,0 +1,38 @@
+"""What every table behind proxymap is: asked for one key, it answers, or says in which step it failed.
+
+Contract: `get` raises Unavailable for trouble of any kind; who calls it puts a deadline around it. What failure means for
+the mail: put off; "not found" is only what the table itself says.
+"""
+
+from typing import Protocol
+
+
+class Bad(Exception):
+    """A table that cannot be opened as it stands: the text says why, with file and line where there are some."""
+
+
+class Step:
+    """How far a look-up has come, for whoever must say where it failed."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str = "waiting for its turn") -> None:
+        self.text = text
+
+
+class Asked(Protocol):
+    """One open table."""
+
+    #: Answers are worth a short memory here (a network is asked, not a file on this machine).
+    remembered: bool
+    #: Seconds that a look-up may take.
+    deadline: float
+
+    async def get(self, key: str, step: Step) -> str | None:
+        """The value, or None where the table says that there is none. Raises Unavailable."""
+
+    def changed(self) -> bool:
+        """Whether it must be opened anew: what it was opened from has changed."""
+
+    def close(self) -> None:
+        """Give back what it holds."""

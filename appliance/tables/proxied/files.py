@@ -1,0 +1,131 @@
+"""Compiled files: hash, btree (berkeley.py), cdb, lmdb, looked up in threads, since a disk may be slow.
+
+Contract: a file that was replaced or changed is opened again at the next look-up; hash, btree and lmdb files are read
+under a shared lock (flock), since postmap(1) writes them in place under an exclusive one. Postfix ends keys and values
+of some types with NUL: both are tried. What failure means for the mail: a damaged or locked file puts off.
+"""
+
+import asyncio
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+from appliance.mail.ports import Unavailable
+from appliance.tables.proxied import berkeley, cdb, lmdbfile
+from appliance.tables.proxied.base import Bad, Step
+
+THREADS = 4
+#: Seconds to wait for whoever writes the file.
+LOCK = 5.0
+Stamp = tuple[int, int, int]
+
+
+class Reader(Protocol):
+    """An open file. Raises ValueError for damage, OSError."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def close(self) -> None: ...
+
+
+#: type -> (opens a descriptor or path, read under a lock)
+_READERS: dict[str, tuple[Callable[[int, str], Reader], bool]] = {
+    "hash": (berkeley.opened, True),
+    "btree": (berkeley.opened, True),
+    "lmdb": (lmdbfile.opened, True),
+    "cdb": (cdb.opened, False),
+}
+_threads: list[ThreadPoolExecutor] = []
+
+
+class FileTable:
+    """One file."""
+
+    remembered = False
+    deadline = 10.0
+
+    def __init__(self, kind: str, path: str) -> None:
+        self.path = path
+        self._open, self._locked = _READERS[kind]
+        self._reader: Reader | None = None
+        self._fd = -1
+        self._stamp: Stamp | None = None
+        self._turn = threading.Lock()
+        if not os.access(path, os.R_OK):
+            raise Bad(f"{path}: cannot be read by the user of proxymap, or is not there")
+
+    async def get(self, key: str, step: Step) -> str | None:
+        step.text = f"reading {self.path}"
+        if not _threads:
+            _threads.append(ThreadPoolExecutor(THREADS, "table-files"))
+        octets = key.encode("utf-8", "surrogateescape")
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(_threads[0], self._look, octets)
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"{self.path}: {getattr(error, 'strerror', None) or error}") from None
+        return None if found is None else found.decode("utf-8", "surrogateescape")
+
+    def changed(self) -> bool:
+        """It sees that for itself."""
+        return False
+
+    def close(self) -> None:
+        with self._turn:
+            self._forget()
+
+    def _look(self, key: bytes) -> bytes | None:
+        with self._turn:
+            try:
+                return self._find(key)
+            except (OSError, ValueError):
+                self._forget()
+                raise
+
+    def _find(self, key: bytes) -> bytes | None:
+        seen = Path(self.path).stat()
+        stamp = seen.st_mtime_ns, seen.st_size, seen.st_ino
+        if self._fd < 0 or (self._stamp is not None and stamp[2] != self._stamp[2]):
+            self._forget()
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        if self._locked:
+            _lock(self._fd)
+        try:
+            seen = os.fstat(self._fd)
+            stamp = seen.st_mtime_ns, seen.st_size, seen.st_ino
+            if self._reader is None or stamp != self._stamp:
+                if self._reader is not None:
+                    self._reader.close()
+                self._reader, self._stamp = None, stamp
+                self._reader = self._open(self._fd, self.path)
+            found = self._reader.get(key + b"\0")
+            found = self._reader.get(key) if found is None else found
+            return None if found is None else found.removesuffix(b"\0")
+        finally:
+            if self._locked and self._fd >= 0:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _forget(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._reader, self._fd, self._stamp = None, -1, None
+
+
+def _lock(fd: int) -> None:
+    """Raises OSError if a writer holds the file for long."""
+    end = time.monotonic() + LOCK
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise OSError(0, f"locked by a writer for over {LOCK:g} s") from None
+            time.sleep(0.01)
+        else:
+            return
