@@ -42,6 +42,7 @@ _INSIDE = tuple(
 )
 
 
+@lru_cache(maxsize=65536)
 def is_inside(address: str) -> bool:
     """An address that the Internet does not route (private, shared, loopback, link-local), or none at all."""
     try:

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.protocol.errors import ProtocolError
+from appliance.protocol.smtp import command as command_module
 from appliance.protocol.smtp import xtext
 from appliance.protocol.smtp.attributes import format_xforward
 from appliance.protocol.smtp.command import (
@@ -431,3 +432,31 @@ def test_xforward_round_trip() -> None:
         assert b"h" * size in lines[-1]
     assert format_xforward(attributes, "addr") == [b"XFORWARD ADDR=IPV6:2001:db8::1\r\n"]
     assert format_xforward(attributes, "SOURCE") == []
+
+
+PATHS = st.one_of(
+    st.from_regex(rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@<> \"\\-]{0,70}", fullmatch=True),
+    st.builds(lambda local, domain: local + b"@" + domain, *[st.from_regex(rb"[a-z0-9.-]{1,70}", fullmatch=True)] * 2),
+)
+
+
+@given(verb=st.sampled_from([b"MAIL FROM:", b"RCPT TO:", b"MAIL TO:", b"rcpt to:"]), path=PATHS, utf8=st.booleans())
+@settings(max_examples=1500, deadline=None)
+def test_the_short_way_says_what_the_long_way_says(verb: bytes, path: bytes, utf8: bool) -> None:
+    line = verb + b"<" + path + b">\r\n"
+
+    def read() -> object:
+        try:
+            return command_module.parse(line, utf8=utf8)
+        except ProtocolError as error:
+            return str(error)
+
+    short = read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command_module, "parse_usual", lambda line: None)
+        assert read() == short
+
+
+def test_the_short_way_is_taken() -> None:
+    assert command_module.parse_usual(b"MAIL FROM:<Joe.Doe+x@Example.COM>") is not None
+    assert command_module.parse_usual(b"RCPT TO:<a@192.0.2.1>") is None

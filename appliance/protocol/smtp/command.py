@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from appliance.protocol.errors import ProtocolError
-from appliance.protocol.smtp.address import Address, AddressError, parse_path
+from appliance.protocol.smtp.address import Address, AddressError, parse_path, parse_usual
 from appliance.protocol.smtp.attributes import parse_attributes
 from appliance.protocol.smtp.parameters import (
     KNOWN_PARAMETERS,
@@ -70,6 +70,8 @@ def parse(line: bytes, *, utf8: bool = False, strict: bool = False) -> Command:
     of this transaction asked for it.
     """
     line = line.removesuffix(b"\r\n")
+    if usual := parse_usual(line):
+        return Command(*usual)
     if _CONTROL.search(line):
         bdat = line.lstrip(b" \t")[:4].upper() == b"BDAT"
         raise ProtocolError("control character in a command", _SYNTAX["BDAT"] if bdat else _BAD_SYNTAX)
