@@ -5,6 +5,7 @@ Crashes are traced to the operators' log, never to the peer. Cancelling (the cli
 """
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from appliance.observe import metrics, oplog
 _log = oplog.get("engine")
 _outcomes = metrics.tally("postgate_check_outcomes_total", "Verdicts by check and outcome.", ("check", "outcome")).counts
 _seconds = metrics.histogram("postgate_check_seconds", "Time of checks that had to wait.", ("check",))
+#: A check's histogram, found once.
+_timer = functools.cache(_seconds.labels)
 _crashes = metrics.counter("postgate_check_crashes_total", "Checks that failed by a mistake of ours.", ("check",))
 _deadlines = metrics.counter("postgate_check_deadlines_total", "Checks that missed the deadline.", ("check",))
 _replace = msgspec.structs.replace
@@ -87,7 +90,7 @@ async def _answer(slot: Slot, answer: Awaitable[Verdict], ctx: Context) -> Verdi
     except Exception as error:
         return failed(slot.check.name, ctx, error)
     finally:
-        _seconds.labels(slot.check.name).observe(clock() - start)
+        _timer(slot.check.name).observe(clock() - start)
 
 
 async def _alone(slot: Slot, answer: Awaitable[Verdict], ctx: Context, deadline: float) -> Verdict:

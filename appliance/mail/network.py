@@ -24,16 +24,33 @@ def network(address: str, ipv4_prefix: int = 24, ipv6_prefix: int = 64) -> str:
 
 def is_in(networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network], address: str) -> bool:
     """Is the textual address in one of the networks? What is no address is in none."""
+    found = _parsed(address)
+    if found is None:
+        return False
+    for known in networks:  # noqa: SIM110 - a generator costs as much as what it does
+        if found in known:
+            return True
+    return False
+
+
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address as a number, IPv4-mapped IPv6 as IPv4; None for what is no address."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
-        found = found.ipv4_mapped
-    return any(found in known for known in networks)
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
 
 
-_INSIDE = tuple(
+def _spans(networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> dict[int, list[tuple[int, int]]]:
+    """By version of IP: the first and the last address of each network."""
+    spans: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+    for known in networks:
+        spans[known.version].append((int(known.network_address), int(known.broadcast_address)))
+    return spans
+
+
+_INSIDE = _spans(
     ipaddress.ip_network(text)
     for text in (
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
@@ -45,8 +62,11 @@ _INSIDE = tuple(
 @lru_cache(maxsize=65536)
 def is_inside(address: str) -> bool:
     """An address that the Internet does not route (private, shared, loopback, link-local), or none at all."""
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
+    found = _parsed(address)
+    if found is None:
         return True
-    return is_in(_INSIDE, address)
+    number = int(found)
+    for first, last in _INSIDE[found.version]:  # noqa: SIM110 - as above
+        if first <= number <= last:
+            return True
+    return False

@@ -8,6 +8,7 @@ never mail.
 import os
 import socket
 import time
+from typing import ClassVar
 
 from appliance.observe.sink import Sink, is_syslog
 from appliance.observe.text import clean
@@ -36,6 +37,8 @@ class _State:
     syslog = False
     second = 0
     stamp = ""
+    #: What stands before lines of this second, by service and severity.
+    prefixes: ClassVar[dict[tuple[str, int], str]] = {}
 
 
 def configure(
@@ -48,6 +51,7 @@ def configure(
     _State.service = service or _State.service
     _State.host = host.split(".")[0] or _State.host
     _State.facility = FACILITIES[facility]
+    _State.prefixes.clear()
 
 
 def _open(fd: int) -> bool:
@@ -63,6 +67,7 @@ def swap(fd: int) -> None:
     flush()
     _State.sink.swap(fd)
     _State.syslog = is_syslog(fd)
+    _State.prefixes.clear()
 
 
 def flush() -> None:
@@ -80,14 +85,20 @@ def stamp() -> str:
     now = int(time.time())
     if now != _State.second:
         _State.second, _State.stamp = now, time.strftime("%b %e %H:%M:%S", time.localtime(now))
+        _State.prefixes.clear()
     return _State.stamp
 
 
 def prefix(service: str = "", severity: int = _INFO) -> str:
     """What stands before a line's text. The local syslog wants a priority and no host name."""
-    if _State.syslog:
-        return f"<{_State.facility * 8 + severity}>{stamp()} {_origin(service)}"
-    return classic(service)
+    if int(time.time()) != _State.second:
+        stamp()
+    key = service, severity
+    found = _State.prefixes.get(key)
+    if found is None:
+        priority = f"<{_State.facility * 8 + severity}>{stamp()} {_origin(service)}"
+        found = _State.prefixes[key] = priority if _State.syslog else classic(service)
+    return found
 
 
 def _origin(service: str) -> str:

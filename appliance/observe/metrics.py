@@ -28,6 +28,8 @@ class Tally:
     def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
         self.name, self.text, self.labels = name, text, labels
         self.counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        if not labels:  # it is there from the start
+            self.counts[()] = 0
 
     def collect(self) -> Iterable[Metric]:
         """For the registry: all counts as one family."""

@@ -90,6 +90,16 @@ class Committed(msgspec.Struct, frozen=True, tag="committed"):
     end: int = 0
 
 
+class Announced(msgspec.Struct, frozen=True, tag="committed"):
+    """Committed as it is sent: the trailer is packed already, for the disk."""
+
+    name: str
+    offset: int
+    trailer: msgspec.Raw
+    content: bytes | None = None
+    end: int = 0
+
+
 class Sealed(msgspec.Struct, frozen=True, tag="sealed"):
     """smtpd -> delivery: nothing more will be written to file `name`; valid entries end at `end` (what stands behind it
     was given up after a failed write or sync and must never be delivered)."""

@@ -37,6 +37,7 @@ class QueueIds:
         self._rest = "z" + base(run * _WORKERS + worker_index % _WORKERS, 51)
         self._clock = clock_ns
         self._last = 0
+        self._second, self._digits = -1, ""
 
     def __iter__(self) -> "QueueIds":
         return self
@@ -44,4 +45,6 @@ class QueueIds:
     def __next__(self) -> str:
         self._last = now = max(self._clock() // 1000, self._last + 1)
         seconds, micro = divmod(now, 1_000_000)
-        return base(seconds, 52, 6) + base(micro, 52, 4) + self._rest
+        if seconds != self._second:
+            self._second, self._digits = seconds, base(seconds, 52, 6)
+        return self._digits + base(micro, 52, 4) + self._rest

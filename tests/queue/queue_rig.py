@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from appliance.queue.clock import SpoolClock
-from appliance.queue.envelope import Committed, QueuedRecipient, Returned, Sealed, Trailer, Want
+from appliance.queue.envelope import Committed, QueuedRecipient, Returned, Sealed, Trailer, Want, decode_notice
 from appliance.queue.ids import QueueIds
 from appliance.queue.intake import IntakeLog
 from appliance.queue.item import Item
@@ -17,6 +19,7 @@ from appliance.queue.large import LargeFile
 from appliance.queue.spool import Spool
 
 IDS = QueueIds(7)
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def trailer(size: int = 0, recipients: int = 1, **more: Any) -> Trailer:
@@ -40,7 +43,7 @@ class Wire:
         if self.closed:
             raise ConnectionError("closed")
         if not self.cut:
-            self.sent.append(value)
+            self.sent.append(decode_notice(_encode(value)))  # as delivery reads it
 
     def send_many(self, values: Any) -> None:
         for value in values:

@@ -170,17 +170,14 @@ class RamContent:
     def __init__(self, octets: bytes, limit: int = HEADER) -> None:
         self.octets = octets
         end = octets.find(_EMPTY_LINE)
-        self._end = len(octets) if end < 0 else end + 4
-        self.header_complete = self._end <= limit
-        self._end = min(self._end, limit)
+        end = len(octets) if end < 0 else end + 4
+        self.header_complete = end <= limit
+        #: Cut once: every check looks at it.
+        self.header = octets[: min(end, limit)]
 
     @property
     def size(self) -> int:
         return len(self.octets)
-
-    @property
-    def header(self) -> bytes:
-        return self.octets[: self._end]
 
     def chunks(self, size: int = 65536) -> Iterator[bytes]:
         for start in range(0, len(self.octets), size):

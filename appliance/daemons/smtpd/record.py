@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from appliance.engine.pipeline import Combined, Group
 
 log = oplog.get("smtpd")
-_connections = metrics.counter("postgate_smtpd_connections_total", "SMTP connections.")
-_messages = metrics.counter("postgate_smtpd_messages_total", "Messages behind the end of data.", ["result"])
-_RESULTS = {verb: _messages.labels(verb) for verb in ("accept", "defer", "reject", "discard", "disconnect")}
-_octets = metrics.counter("postgate_smtpd_octets_total", "Octets of messages that were accepted.")
+_connections = metrics.tally("postgate_smtpd_connections_total", "SMTP connections.").counts
+_messages = metrics.tally("postgate_smtpd_messages_total", "Messages behind the end of data.", ["result"]).counts
+_messages |= {(verb,): 0 for verb in ("accept", "defer", "reject", "discard", "disconnect")}
+_octets = metrics.tally("postgate_smtpd_octets_total", "Octets of messages that were accepted.").counts
 _refusals = metrics.counter("postgate_smtpd_refusals_total", "Refusals by stage and class.", ["stage", "class"])
 _errors = metrics.counter("postgate_smtpd_internal_errors_total", "Errors in our own code that a client met (451 4.3.0).")
 
 
 def connected(session: "Session") -> None:
     """A session begins."""
-    _connections.inc()
+    _connections[()] += 1
     maillog.log(lines.connect(session.client.name, session.client.address))
 
 
@@ -133,7 +133,7 @@ def queued(trailer: Trailer) -> None:
     """An entry is on disk."""
     if trailer.keep != "deliver":
         maillog.log(f"{trailer.queue_id}: {trailer.keep}: {trailer.keep_reason}; from=<{trailer.sender}>", "cleanup")
-    _octets.inc(trailer.size)
+    _octets[()] += trailer.size
 
 
 def abandoned(session: "Session", transaction: "Transaction") -> None:
@@ -155,7 +155,7 @@ def internal(session: "Session", error: Exception) -> None:
 def message(session: "Session", ctx: Context, combined: "Combined", message_id: str, reply: str, size: int) -> None:
     """The journal's event of a message that was answered. What could not be kept was put off, whatever was judged."""
     result = "defer" if reply[0] == "4" and combined.verb in ("accept", "discard") else combined.verb
-    _RESULTS[result].inc()
+    _messages[result,] += 1
     deciding = combined.deciding
     found = {id(verdict): verdict for group in combined.groups for verdict in group.decision.verdicts}
     if deciding is not None:
@@ -188,5 +188,12 @@ def _kept(group: "Group") -> dict[str, Any]:
 
 
 def _plain(verdict: Verdict) -> dict[str, Any]:
-    told = {"check": verdict.check, "outcome": verdict.outcome, "stage": verdict.stage, "reason": verdict.reason}
-    return told | {"evidence": verdict.evidence} if verdict.evidence else told
+    told: dict[str, Any] = {
+        "check": verdict.check,
+        "outcome": verdict.outcome,
+        "stage": verdict.stage,
+        "reason": verdict.reason,
+    }
+    if verdict.evidence:
+        told["evidence"] = verdict.evidence
+    return told

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
 
 _MESSAGE_ID = re.compile(rb"^message-id[ \t]*:(?:[ \t\r\n]*)([^\r\n]{1,500})", re.IGNORECASE | re.MULTILINE)
+_NAME = b"message-id"
 
 
 def identity(transaction: Transaction, group: Group) -> Identity | None:
@@ -55,7 +56,7 @@ def build(
         keep=decision.keep,
         keep_reason=decision.keep_reason,
         edits=decision.edits,
-        verdicts=tuple(plain(verdict) for verdict in (*session.trail, *transaction.trail, *decision.verdicts)),
+        verdicts=tuple([plain(verdict) for verdict in (*session.trail, *transaction.trail, *decision.verdicts)]),
         policy=transaction.rules.snapshot.hash,
         plain=isinstance(transaction.decoder, DataDecoder) and transaction.decoder.plain,
     )
@@ -64,9 +65,16 @@ def build(
 def plain(verdict: Verdict) -> dict[str, Any]:
     """A verdict as queue and journal keep it: without what is empty."""
     kept: dict[str, Any] = {"check": verdict.check, "outcome": verdict.outcome}
-    for name in ("stage", "reason", "score", "recipient", "evidence"):
-        if value := getattr(verdict, name):
-            kept[name] = value
+    if verdict.stage:
+        kept["stage"] = verdict.stage
+    if verdict.reason:
+        kept["reason"] = verdict.reason
+    if verdict.score:
+        kept["score"] = verdict.score
+    if verdict.recipient:
+        kept["recipient"] = verdict.recipient
+    if verdict.evidence:
+        kept["evidence"] = verdict.evidence
     return kept
 
 
@@ -111,5 +119,10 @@ def _added(address: str, original: str = "") -> QueuedRecipient:
 
 def message_id(header: bytes) -> str:
     """The Message-ID field's value, "" if there is none."""
-    found = _MESSAGE_ID.search(header)
-    return found[1].decode("utf-8", "replace").strip() if found else ""
+    lower = header.lower()
+    at = lower.find(_NAME)
+    while at >= 0:  # far cheaper than a search without regard to case
+        if found := _MESSAGE_ID.match(header, at):
+            return found[1].decode("utf-8", "replace").strip()
+        at = lower.find(_NAME, at + 1)
+    return ""
