@@ -179,6 +179,10 @@ def parties(policies: PolicySet, personal: Sequence[CheckPolicy], ctx: Context) 
     """The groups of recipients that are treated alike: same exceptions, same effects of what RCPT found for them.
     `personal`: the policies whose exceptions tell recipients apart."""
     common, own = _split(policies, ctx.trail)
+    if len(ctx.recipients) == 1:  # nobody to be told apart from
+        address = ctx.recipients[0].address
+        trail = own.get(address.text, ())
+        return (Party(judge_past(policies, ctx, address, (*common, *trail) if trail else common), address, (0,)),)
     found: dict[object, tuple[Judgement, Address, list[int]]] = {}
     plain: object = None
     for index, recipient in enumerate(ctx.recipients):

@@ -137,10 +137,10 @@ def _answer(
 
 def _senders(transaction: Transaction, combined: Combined) -> tuple[str, ...]:
     """The identities whose mail is delivered: who sent by the envelope, and who by the content."""
-    if not any(group.decision.keep == "deliver" for group in combined.store):
+    if "deliver" not in [group.decision.keep for group in combined.store]:
         return ()
-    found = (transaction.identity, *(trailer.identity(transaction, group) for group in combined.store))
-    return tuple(dict.fromkeys(identity.key for identity in found if identity is not None))
+    found = [transaction.identity, *[trailer.identity(transaction, group) for group in combined.store]]
+    return tuple(dict.fromkeys([identity.key for identity in found if identity is not None]))
 
 
 # ---------------------------------------------------------------------- keeping

@@ -25,8 +25,10 @@ _NAME = b"message-id"
 
 def identity(transaction: Transaction, group: Group) -> Identity | None:
     """Who sends, by all that was found for these recipients."""
-    last = (verdict.identity for verdict in reversed(group.decision.verdicts) if verdict.identity is not None)
-    return next(last, transaction.identity)
+    for verdict in reversed(group.decision.verdicts):
+        if verdict.identity is not None:
+            return verdict.identity
+    return transaction.identity
 
 
 def build(
