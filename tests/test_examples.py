@@ -15,7 +15,7 @@ from appliance.config.snapshot import build
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "config.example.toml"
-_HEADER = re.compile(r"\[\[?([a-z_.]+)\]\]?")
+_HEADER = re.compile(r"#?\[\[?([a-z_.]+)\]\]?")
 _KNOB = re.compile(r"(#?)([a-z_]+) = (.*)")
 _DEFAULT = re.compile(r"#.*\bdefault: (.+?)$")
 
@@ -121,7 +121,7 @@ def test_the_embedded_default_is_a_working_gateway() -> None:
 
 def test_every_knob_can_be_switched_on_as_shown(tmp_path: Path) -> None:
     """Take the # off every line: still good."""
-    text = re.sub(r"^#(?=[a-z_]+ = )", "", EXAMPLE.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^#(?=[a-z_]+ = |\[)", "", EXAMPLE.read_text(), flags=re.MULTILINE)
     path = tmp_path / "all.toml"
     path.write_text(text)
     switched = build(blob.read(str(path))).wiring

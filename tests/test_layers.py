@@ -76,7 +76,7 @@ LAW: dict[str, tuple[set[str], set[str], set[str]]] = {
     ),
 }
 #: What daemons share: the skeleton, the one place where ports and adapters meet, their common IPC values.
-SHARED_DAEMON_MODULES = {"skeleton", "compose", "control", "process"}
+SHARED_DAEMON_MODULES = {"skeleton", "compose", "control", "process", "fronts"}
 FILES = sorted(HOUSE.rglob("*.py"))
 
 

@@ -10,6 +10,7 @@ What failure means for the mail: temperror if none counts and DNS could not give
 """
 
 from collections.abc import Awaitable, Iterable, Sequence
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -71,15 +72,18 @@ def decide(report: DkimReport) -> tuple[str, str]:
 
 def result(one: Signature) -> str:
     """One signature for Authentication-Results (RFC 8601 2.7.1, 6008)."""
-    properties = {
-        "header.d": one.domain,
-        "header.i": one.identity,
-        "header.s": one.selector,
-        "header.a": one.algorithm,
-        "header.b": one.signature,
-    }
     # What went wrong in DNS names our own servers: that is for the log.
-    return authres.result("dkim", one.result, properties, one.reason if one.result != "temperror" else "")
+    reason = one.reason if one.result != "temperror" else ""
+    steady = _steady(one.result, one.domain, one.identity, one.selector, one.algorithm, reason)
+    octets = authres.value(one.signature)
+    return f"{steady} header.b={octets}" if octets else steady
+
+
+@lru_cache(maxsize=1024)
+def _steady(word: str, domain: str, identity: str, selector: str, algorithm: str, reason: str) -> str:
+    """What is the same in each message of a signer."""
+    properties = {"header.d": domain, "header.i": identity, "header.s": selector, "header.a": algorithm}
+    return authres.result("dkim", word, properties, reason)
 
 
 def evidence(report: DkimReport) -> dict[str, Any]:
@@ -113,11 +117,15 @@ def replayable(ctx: Context, signatures: Iterable[Signature]) -> list[Signature]
     MAIL FROM of its domain with SPF pass)."""
     if ctx.client.trusted_relay:
         return []
-    own = {ctx.client.name} if ctx.client.proof == "pass" else set()
-    if ctx.sender is not None and any(one.check == "spf" and one.outcome == "pass" for one in ctx.trail):
-        own.add(ctx.sender.domain)
-    found = [one for one in signatures if one.counts and not any(_below(name, one.domain) for name in own)]
-    return found[:COUNTED]
+    return [one for one in signatures if one.counts and not _is_direct(ctx, one.domain)][:COUNTED]
+
+
+def _is_direct(ctx: Context, signer: str) -> bool:
+    if ctx.client.proof == "pass" and _below(ctx.client.name, signer):
+        return True
+    if ctx.sender is None or not _below(ctx.sender.domain, signer):
+        return False
+    return any(one.check == "spf" and one.outcome == "pass" for one in ctx.trail)
 
 
 def _below(name: str, domain: str) -> bool:

@@ -11,6 +11,7 @@ whoever sends can see to that.
 """
 
 from collections.abc import Awaitable
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from appliance.checks import knobs, knobs_trust
@@ -84,7 +85,7 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     if client is not None:
         spf = authentication.spf(SpfAsk(client.address, client.helo, sender))
     dkim = authentication.dkim(content)
-    dkim_only = knobs_trust.names(policy.dkim_only, author.domain)
+    dkim_only = bool(policy.dkim_only) and knobs_trust.names(policy.dkim_only, author.domain)
     if isinstance(spf, SpfReport) and isinstance(dkim, DkimReport):
         report = dmarc.at_once(
             dmarc.Ask(author.domain, spf, dkim, not sender, dkim_only), resolver.cached, policy.discovery
@@ -241,11 +242,15 @@ def result_text(found: Found) -> str:
     """Our result, with what the policy is and what we did instead."""
     report = found.report
     published: dict[str, Any] = report.facts.get("published", {})
-    properties = {"header.from": report.domain, "polrec.p": published.get("p", "")}
-    if report.policy_domain != report.domain:
-        properties["polrec.domain"] = report.policy_domain
-    if report.result in ("fail", "temperror"):
-        properties["policy.dmarc"] = report.policy
-    if found.override:
-        properties["policy.override"] = found.override
-    return authres.result("dmarc", report.result, properties, found.reason.partition(" (")[0])
+    policy = report.policy if report.result in ("fail", "temperror") else ""
+    above = report.policy_domain if report.policy_domain != report.domain else ""
+    reason = found.reason.partition(" (")[0]
+    return _result(report.result, report.domain, published.get("p", ""), above, policy, found.override, reason)
+
+
+@lru_cache(maxsize=1024)
+def _result(word: str, domain: str, asked: str, above: str, policy: str, override: str, reason: str) -> str:
+    """The same for many messages of an author's domain."""
+    properties = {"header.from": domain, "polrec.p": asked, "polrec.domain": above}
+    properties |= {"policy.dmarc": policy, "policy.override": override}
+    return authres.result("dmarc", word, properties, reason)

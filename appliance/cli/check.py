@@ -87,6 +87,7 @@ def facts(snapshot: Snapshot | None) -> dict[str, Any]:
         "hostname": wiring.gateway.hostname,
         "state_dir": wiring.gateway.state_dir,
         "listeners": [{"name": item.name, "role": item.role, "address": item.address} for item in wiring.listen],
+        "fronts": [{"service": service, "name": item.name, "address": item.address} for service, item in wiring.fronts()],
         "domains": list(wiring.relay.domains),
         "next_hop": list(wiring.relay.next_hop),
         "checks": {name: check.mode for name, check in snapshot.policies.checks.items()},
@@ -98,7 +99,8 @@ def facts(snapshot: Snapshot | None) -> dict[str, Any]:
 def summary(snapshot: Snapshot) -> str:
     """One line: what would run."""
     wiring = snapshot.wiring
-    listeners = ", ".join(f"{item.name} ({item.role}) on {item.address}" for item in wiring.listen)
+    served = [f"{item.name} ({item.role}) on {item.address}" for item in wiring.listen]
+    listeners = ", ".join([*served, *(f"{item.name} ({service}) on {item.address}" for service, item in wiring.fronts())])
     modes = [check.mode for check in snapshot.policies.checks.values()]
     counts = ", ".join(f"{modes.count(mode)} {word}" for mode, word in _MODES if mode in modes)
     hops = ", ".join(wiring.relay.next_hop) or "by route"

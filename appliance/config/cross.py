@@ -47,6 +47,7 @@ def complaints(wiring: Wiring) -> list[Odd]:
     """Everything that does not fit together."""
     checks: tuple[Check, ...] = (
         _listeners,
+        _fronts,
         _certificates,
         _protocols,
         _networks,
@@ -75,6 +76,24 @@ def _listeners(wiring: Wiring) -> Iterator[Odd]:
             first = addresses.setdefault(str(endpoint), index)
             if first != index:
                 yield Odd(("listen", index, "address"), f"{endpoint} is the address of listen[{first}] already")
+
+
+def _fronts(wiring: Wiring) -> Iterator[Odd]:
+    """Names are for logs, addresses are bound: neither may be there twice."""
+    taken = {
+        str(values.parse_listen_address(listener.address)): f"listen[{n}]" for n, listener in enumerate(wiring.listen)
+    }
+    counts: dict[str, int] = {}
+    for service, front in wiring.fronts():
+        index = counts[service] = counts.get(service, -1) + 1
+        endpoint = values.parse_front_address(front.address)
+        if endpoint.path or endpoint.port:
+            first = taken.setdefault(str(endpoint), f"{service}[{index}]")
+            if first != f"{service}[{index}]":
+                yield Odd((service, index, "address"), f"{endpoint} is the address of {first} already")
+        first = taken.setdefault(f"{service} {front.name}", f"{service}[{index}]")
+        if first != f"{service}[{index}]":
+            yield Odd((service, index, "name"), f'the name "{front.name}" is taken by {first}')
 
 
 def _certificates(wiring: Wiring) -> Iterator[Odd]:

@@ -5,7 +5,7 @@ A Wiring that comes out of config.wiring (hence every Snapshot's) has absolute p
 file's folder. What failure means for the mail: a wrong file never replaces one that is in force.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -146,6 +146,31 @@ class Listen(Section):
     handler: Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")] = ""
 
 
+class Front(Section):
+    """A server that lends this gateway's judgement to an MTA."""
+
+    name: Name
+    address: Annotated[str, _checked(values.parse_front_address)]
+    workers: Annotated[int, Strict(), Field(ge=0, le=256)] = 0
+    connections: Annotated[int, Strict(), Field(ge=1)] = 1000
+
+
+class Milterd(Front):
+    """`outbound`: clients whose mail is that of our own side, as is mail of who is authenticated."""
+
+    name: Name = "milter"
+    address: Annotated[str, _checked(values.parse_front_address)] = "inet:127.0.0.1:10041"
+    role: Literal["inbound", "outbound"] = "inbound"
+    outbound: Networks = ()
+    authenticated: Literal["inbound", "outbound"] = "outbound"
+    deadline: Span = 25.0
+    message_deadline: Span = 240.0
+    default: Literal["tempfail", "accept"] = "tempfail"
+    mixed: Literal["quarantine", "tempfail"] = "quarantine"
+    progress: Span = 5.0
+    idle: Span = 7200.0
+
+
 class Relay(Section):
     domains: Domains = ()
     next_hop: Hops = ()
@@ -247,6 +272,7 @@ class Wiring(Section):
 
     gateway: Gateway = Gateway()
     listen: tuple[Listen, ...] = (Listen(),)
+    milterd: tuple[Milterd, ...] = ()
     relay: Relay = Relay()
     smtp: Smtp = Smtp()
     dns: Dns = Dns()
@@ -255,3 +281,7 @@ class Wiring(Section):
     queue: Queue = Queue()
     logging: Logging = Logging()
     limits: Limits = Limits()
+
+    def fronts(self) -> Iterator[tuple[str, Front]]:
+        """(service, its block) of every server that lends judgement to MTAs."""
+        yield from (("milterd", front) for front in self.milterd)

@@ -89,6 +89,14 @@ def parse_listen_address(text: str) -> Endpoint:
     return Endpoint(host, port_number(port, lowest=0))
 
 
+def parse_front_address(text: str) -> Endpoint:
+    """Where a front listens, in Postfix's words: "inet:127.0.0.1:10040", "inet:[::1]:10040", "unix:path"."""
+    kind, _, rest = text.partition(":")
+    if kind not in ("inet", "unix"):
+        raise ValueError(f'"{text}": write "inet:127.0.0.1:10040", "inet:[::1]:10040" or "unix:/path"')
+    return parse_listen_address(rest if kind == "inet" else text)
+
+
 def parse_peer(text: str) -> Endpoint:
     """Whom to speak to: "host:port", "[v6]:port", "unix:/path". Raises ValueError."""
     if text.startswith("unix:"):

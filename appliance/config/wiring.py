@@ -62,6 +62,7 @@ def anchored(wiring: Wiring, folder: str) -> Wiring:
                 update={"state_dir": at.path(gateway.state_dir), "policies": at.path(gateway.policies)}
             ),
             "listen": tuple(at.listener(listener) for listener in wiring.listen),
+            "milterd": tuple(at.front(front, gateway.state_dir) for front in wiring.milterd),
             "relay": relay.model_copy(update=at.relay(relay, at.path(gateway.state_dir))),
             "dns": dns.model_copy(update={"zone": at.path(dns.zone)}),
             "scanners": {
@@ -99,6 +100,13 @@ class _Anchor:
             update={"certificate": self.path(listener.tls.certificate), "key": self.path(listener.tls.key)}
         )
         return listener.model_copy(update={"address": self.socket(listener.address), "tls": tls})
+
+    def front(self, front: Any, state_dir: str) -> Any:
+        """A relative socket of a front stands in the state folder."""
+        kind, _, path = front.address.partition(":")
+        if kind != "unix":
+            return front
+        return front.model_copy(update={"address": f"unix:{absolute(path, self.path(state_dir))}"})
 
     def relay(self, relay: Any, state_dir: str) -> dict[str, Any]:
         routes = relay.routes

@@ -28,7 +28,8 @@ _DOT_ATOM = rf"{_ATEXT}(?:\.{_ATEXT})*"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST = rf"{_LABEL}(?:\.{_LABEL})*"
 _MAILBOX = rf"(?:{_DOT_ATOM}|{_QUOTED})?@{_HOST}"
-_VALUE = rf"(?:{_QUOTED}|{_MAILBOX}|{_WORD_CHARS})"
+#: A word first: most values are one, and it is told by what stands behind it.
+_VALUE = rf"(?:{_WORD_CHARS}(?= |\Z)|{_QUOTED}|{_MAILBOX})"
 
 _is_token = re.compile(_WORD_CHARS).fullmatch
 _is_dot_atom = re.compile(_DOT_ATOM).fullmatch

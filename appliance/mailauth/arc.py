@@ -152,14 +152,15 @@ def _seals(message: Message, chain: Chain, answers: Answers, rules: Rules) -> Ge
     """Each seal, oldest first. A seal signs all sets so far, so that one running hash serves all."""
     hashes = {name: hashlib.new(name, usedforsecurity=False) for name in {one.seal.hash for one in chain.sets}}
     for one in chain.sets:
-        before = b"".join(message.field(place, relaxed=True) for place in (one.results, one.message.place))
+        before = b"".join(message.canonical((one.results, one.message.place), relaxed=True))
         for running in hashes.values():
             running.update(before)
         digest = hashes[one.seal.hash].copy()
         digest.update(relaxed_field(without_signature(message.fields[one.seal.place])))
         yield _judge_seal(one.seal, digest.digest(), answers, rules)
+        (after,) = message.canonical((one.seal.place,), relaxed=True)
         for running in hashes.values():
-            running.update(message.field(one.seal.place, relaxed=True))
+            running.update(after)
 
 
 def _judge_seal(seal: Signed, digest: bytes, answers: Answers, rules: Rules) -> tuple[str, str]:

@@ -100,7 +100,9 @@ def read(header: bytes, complete: bool = True) -> Author:
         values.append(octets[:MOST].decode("utf-8", "surrogateescape"))
     mailbox = (_usual if len(values[0]) <= USUAL else _mailbox)(values[0])
     flaws += mailbox.flaws
-    domains = [mailbox.domain, *(domain for value in values if flaws for domain in _all_domains(value))]
+    domains = [mailbox.domain]
+    if flaws:
+        domains += [domain for value in values for domain in _all_domains(value)]
     return Author(
         address=mailbox.address,
         domain=mailbox.domain,
@@ -122,6 +124,8 @@ def of(content: Content) -> Author:
 
 
 def _name_flaws(name: bytes) -> list[str]:
+    if name == b"From:":
+        return []
     plain = _NAME.fullmatch(name)
     if plain is None:
         return ["odd_name"]

@@ -6,7 +6,7 @@ said and gives the report; it is a generator, which pauses between pieces of wor
 that it cannot verify. What failure means for the mail: a signature that does not count helps nobody; none does harm.
 """
 
-import base64
+import binascii
 import hashlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 
@@ -14,8 +14,8 @@ import msgspec
 
 from appliance.mail.auth import DkimReport, Signature, Word
 from appliance.mail.ports import Content
-from appliance.mailauth.dkim_body import BodyHash, hash_body
-from appliance.mailauth.dkim_key import Key, candidates, parse_key
+from appliance.mailauth.dkim_body import PIECE, BodyHash, digest, hash_body, hash_small
+from appliance.mailauth.dkim_key import Key, keys_of
 from appliance.mailauth.dkim_message import Message, relaxed_field, without_signature
 from appliance.mailauth.dkim_signature import Signed, read_signature
 from appliance.protocol.dns import Answer
@@ -65,6 +65,19 @@ def judge(
     return DkimReport(signatures=tuple(judged), unread=unread)
 
 
+def at_once(
+    content: Content, message: Message, signatures: Sequence[Signed], unread: int, answers: Answers, rules: Rules
+) -> DkimReport | None:
+    """As judge, of a small message with one signature; None for others."""
+    if len(signatures) != 1 or content.size > PIECE or message.unreadable:
+        return None
+    signed = signatures[0]
+    if signed.body is not None and not signed.broken and signed.body not in message.bodies:
+        message.bodies[signed.body] = hash_small(content, signed.body)
+    judged = _judge_one(message, signed, answers, rules, message.ambiguous())
+    return DkimReport(signatures=(judged,), unread=unread)
+
+
 def _judge_one(message: Message, signed: Signed, answers: Answers, rules: Rules, ambiguous: str) -> Signature:
     result, reason, key = verify(message, signed, answers, rules)
     if result != "pass" or key is None or signed.body is None:
@@ -95,8 +108,8 @@ def verify(message: Message, signed: Signed, answers: Answers, rules: Rules) -> 
         return "permerror", why, None
     if why := wrong_body(signed, body):
         return "fail", why, keys[0]
-    digest = hashlib.new(signed.hash, header_octets(message, signed), usedforsecurity=False).digest()
-    key = next((key for key in keys if key.verifies(signed.signature, digest, signed.hash)), None)
+    octets = digest(signed.hash, header_octets(message, signed))
+    key = next((key for key in keys if key.verifies(signed.signature, octets, signed.hash)), None)
     if key is None:
         return "fail", "signature did not verify", keys[0]
     why = unacceptable(signed, key, rules)
@@ -113,8 +126,7 @@ def wrong_body(signed: Signed, body: BodyHash) -> str:
 def usable_keys(signed: Signed, answer: Answer) -> tuple[list[Key], str]:
     """The keys at the selector that may verify this signature; if there is none, why."""
     keys, why = [], "no key"
-    for record in candidates(answer.records):
-        key = parse_key(record)
+    for key in keys_of(answer.records):
         if isinstance(key, str):
             why = key
         elif key.kind != signed.kind:
@@ -132,9 +144,9 @@ def usable_keys(signed: Signed, answer: Answer) -> tuple[list[Key], str]:
 
 def header_octets(message: Message, signed: Signed) -> bytes:
     """What b= signs (RFC 6376 3.7)."""
-    places = message.select(signed.names, signed.place)
-    fields = [message.field(place, relaxed=signed.relaxed) for place in places]
-    return b"".join([*fields, own_field(message, signed)])
+    fields = message.canonical(message.select(signed.names, signed.place), relaxed=signed.relaxed)
+    fields.append(own_field(message, signed))
+    return b"".join(fields)
 
 
 def own_field(message: Message, signed: Signed) -> bytes:
@@ -171,7 +183,7 @@ def _signature(signed: Signed, result: Word, reason: str, key: Key | None = None
         bits=key.bits if key is not None else 0,
         testing=key is not None and key.testing,
         reason=reason,
-        signature=base64.b64encode(octets[:9]).decode(),
+        signature=binascii.b2a_base64(octets[:9], newline=False).decode(),
         digest=hashlib.sha256(octets).hexdigest()[:32] if octets else "",
         **more,
     )

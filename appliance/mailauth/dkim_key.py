@@ -9,6 +9,7 @@ import binascii
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -39,7 +40,7 @@ class Key(msgspec.Struct, frozen=True):
     """`kind` rsa or ed25519; `hashes` empty = any; `email`: it may sign mail; `testing` t=y; `exact` t=s."""
 
     kind: str
-    public: object
+    public: Any
     bits: int
     hashes: frozenset[bytes] = frozenset()
     email: bool = True
@@ -49,12 +50,10 @@ class Key(msgspec.Struct, frozen=True):
     def verifies(self, signature: bytes, digest: bytes, algorithm: str) -> bool:
         """Is it this key's signature over the digest ("sha256", "sha1")?"""
         try:
-            if isinstance(self.public, rsa.RSAPublicKey):
+            if self.kind == "rsa":
                 self.public.verify(signature, digest, PKCS1, _SHA256 if algorithm == "sha256" else _SHA1)
-            elif isinstance(self.public, VerifyKey):
-                self.public.verify(digest, signature)
             else:
-                return False
+                self.public.verify(digest, signature)
         except (InvalidSignature, UnsupportedAlgorithm, CryptoError, ValueError):
             return False
         return True
@@ -65,6 +64,19 @@ def candidates(records: Iterable[str]) -> list[str]:
     texts = sorted(set(records))
     named = [text for text in texts if _DKIM1.match(text)]
     return (named or [text for text in texts if _HAS_KEY.search(text)])[:TRIED]
+
+
+def keys_of(records: tuple[str, ...]) -> tuple[Key | str, ...]:
+    """What the texts at a selector are: keys, or why they are none."""
+    if len(records) == 1 and len(records[0]) <= RECORD:
+        return _only(records[0])
+    return tuple(map(parse_key, candidates(records)))
+
+
+@lru_cache(maxsize=2048)
+def _only(text: str) -> tuple[Key | str, ...]:
+    """A text that stands alone, as nearly all do."""
+    return tuple(map(parse_key, candidates((text,))))
 
 
 def parse_key(record: str) -> Key | str:

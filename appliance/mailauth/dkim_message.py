@@ -21,7 +21,8 @@ SINGLE = (
     *(b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc", b"subject", b"date", b"message-id", b"in-reply-to"),
     *(b"references", b"mime-version", b"content-type", b"content-transfer-encoding"),
 )
-_is_name = re.compile(rb"[!-9;-~]+").fullmatch
+#: What the name of a field is made of (RFC 5322 3.6.8).
+_OF_NAMES = bytes(octet for octet in range(0x21, 0x7F) if octet != 0x3A)
 _BETWEEN = re.compile(rb"\r\n(?![ \t])")
 #: The name of the tag b=, behind the semicolon that ends the tag before.
 _SIGNATURE = re.compile(rb";[ \t\r\n]*+b[ \t\r\n]*+=")
@@ -60,7 +61,8 @@ class Message:
             for name in SINGLE:
                 if len(self.places.get(name, ())) > 1:
                     return f"{name.decode()} stands more than once"
-        return "" if all(map(_is_name, self.places)) else "the header has a line that is no field"
+        regular = b"" not in self.places and not b"".join(self.places).translate(None, _OF_NAMES)
+        return "" if regular else "the header has a line that is no field"
 
     def select(self, names: Iterable[bytes], own: int = -1) -> list[int]:
         """The places of the fields that `h=` names, each name's from the bottom up (RFC 6376 5.4.2), but for `own`."""
@@ -69,18 +71,23 @@ class Message:
         for name in names:
             rest = left.get(name)
             if rest is None:
-                rest = left[name] = [place for place in self.places.get(name, ()) if place != own]
+                rest = left[name] = list(self.places.get(name, ()))
+                if own in rest:
+                    rest.remove(own)
             if rest:
                 chosen.append(rest.pop())
         return chosen
 
-    def field(self, place: int, *, relaxed: bool) -> bytes:
-        """A field in canonical form (RFC 6376 3.4.1, 3.4.2), with its CRLF."""
+    def canonical(self, places: Iterable[int], *, relaxed: bool) -> list[bytes]:
+        """Fields in canonical form (RFC 6376 3.4.1, 3.4.2), each with its CRLF."""
         if not relaxed:
-            return self.fields[place] + CRLF
-        found = self._relaxed.get(place)
-        if found is None:
-            found = self._relaxed[place] = relaxed_field(self.fields[place]) + CRLF
+            return [self.fields[place] + CRLF for place in places]
+        known, found = self._relaxed, []
+        for place in places:
+            field = known.get(place)
+            if field is None:
+                field = known[place] = relaxed_field(self.fields[place]) + CRLF
+            found.append(field)
         return found
 
 

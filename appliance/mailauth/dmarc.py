@@ -76,12 +76,14 @@ async def evaluate(ask: Ask, query: Query, discovery: Discovery = "treewalk") ->
     return _report("fail", ask, found, record, policy, reason=_why(ask))
 
 
-def _plainly_aligned(ask: Ask, record: Record) -> frozenset[str]:
+def _plainly_aligned(ask: Ask) -> frozenset[str]:
     """The methods that pass, if each passes for the very author: then no other record is needed, and no walk."""
-    passing, _ = _paths(ask, record)
-    methods = {path.method for path in passing}
-    exact = {path.method for path in passing if path.domain == ask.author}
-    return frozenset(exact) if exact == methods else frozenset()
+    spf = ask.usable_spf
+    by_spf = [spf.domain] if spf.result == "pass" and spf.domain else []
+    signed = [one.domain for one in ask.dkim.signatures if one.result == "pass" and one.counts and one.domain]
+    by_dkim = list(dict.fromkeys(signed))[:MOST] if len(signed) > 1 else signed
+    methods = [name for name, domains in (("spf", by_spf), ("dkim", by_dkim)) if ask.author in domains]
+    return frozenset(methods) if len(methods) == bool(by_spf) + bool(by_dkim) else frozenset()
 
 
 class _NotAtHand(Exception):
@@ -96,7 +98,7 @@ def at_once(
     if answer is None:
         return None
     record = choose(answer.records)
-    if record is not None and not record.broken and (methods := _plainly_aligned(ask, record)):
+    if record is not None and not record.broken and (methods := _plainly_aligned(ask)):
         return _report("pass", ask, Found(record, ask.author), record, aligned=methods)
 
     async def query(name: str, rtype: str) -> Answer:

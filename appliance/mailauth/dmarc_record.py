@@ -6,7 +6,7 @@ default; a wrong p, sp or np makes the record `broken`: it counts as p=none if i
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, cast
 
@@ -67,7 +67,9 @@ def _parse(text: str) -> Record:
     )
 
 
-def choose(texts: Iterable[str]) -> Record | None:
+def choose(texts: Sequence[str]) -> Record | None:
     """The one record among the TXT records of a name; several are none (RFC 9989 4.10)."""
+    if len(texts) == 1:
+        return parse(texts[0])
     found = [record for text in texts if (record := parse(text))]
     return found[0] if len(found) == 1 else None

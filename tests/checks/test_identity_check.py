@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.checks import identity
@@ -252,6 +253,18 @@ async def test_a_signature_of_the_author_may_raise_it(
     for later in (False, True):
         verdict = await judge(at_message(now, author), NONE, dkim=dkim, later=later)
         assert who(verdict) == expected
+
+
+@pytest.mark.parametrize("now", [NETWORK, NAME, SPF, CLOUD, msgspec.structs.replace(SPF, answerable=False), None])
+@pytest.mark.parametrize("author", ["example.org", "gmail.com", "example.net", ""])
+@pytest.mark.parametrize("domain", ["example.org", "mail.example.org", "gmail.com", "example.net"])
+def test_who_is_settled_would_not_be_raised(now: Identity | None, author: str, domain: str) -> None:
+    """The short way (nothing is looked at) is taken only where the long one finds nothing."""
+    given = Ports(site=Site(hostname="mx", is_ours=lambda domain: False), tables={SHARED: open_table(SHARED, shipped)})
+    ctx = at_message(now, author)
+    found = identity.signed(ctx, signed(domain), author, identity.Policy(), given)
+    assert not identity._is_settled(now) or found is None
+    assert identity._is_settled(now) == (now is SPF)
 
 
 async def test_a_raised_identity_brings_its_age() -> None:

@@ -106,6 +106,14 @@ def test_policies_are_checked_although_the_wiring_is_no_toml(folder: Folder) -> 
             "14:11: 127.0.0.1:2525 is the address of listen[0] already",
         ),
         (
+            '[[milterd]]\naddress = "inet:127.0.0.1:2525"\n',
+            "13:11: 127.0.0.1:2525 is the address of listen[0] already",
+        ),
+        (
+            '[[milterd]]\n[[milterd]]\naddress = "unix:a"\n',
+            '13:1: the name "milter" is taken by milterd[0]',
+        ),
+        (
             '[[listen]]\nname = "b"\naddress = "[::]:26"\ntls = { key = "k" }\n',
             "15:9: tls has a key without a certificate",
         ),

@@ -8,6 +8,7 @@ from appliance.config.values import (
     Endpoint,
     NextHop,
     network,
+    parse_front_address,
     parse_listen_address,
     parse_nameserver,
     parse_networks,
@@ -118,3 +119,23 @@ def test_what_is_no_network(text: object, hint: str) -> None:
     with pytest.raises(ValueError) as caught:
         network(text)
     assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("inet:127.0.0.1:10041", "127.0.0.1:10041"),
+        ("inet:[::1]:10041", "[::1]:10041"),
+        ("inet:127.0.0.1:0", "127.0.0.1:0"),
+        ("unix:/run/milter.sock", "unix:/run/milter.sock"),
+        ("unix:milter.sock", "unix:milter.sock"),
+    ],
+)
+def test_where_a_front_listens(text: str, shown: str) -> None:
+    assert str(parse_front_address(text)) == shown
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:10041", "inet:10041@127.0.0.1", "local:/run/x", "inet:host:1", "unix:", ""])
+def test_where_no_front_can_listen(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write|unix|address"):
+        parse_front_address(text)

@@ -13,7 +13,7 @@ from appliance.connectors.conversation import Server
 from appliance.connectors.scanner import Scanner, Settings
 from appliance.connectors.scanners import Scanners
 from appliance.connectors.source import TRACE, without_trace
-from appliance.daemons.smtpd import trace
+from appliance.daemons.fronts import trace
 from appliance.mail.context import Client, Tls
 from appliance.observe import metrics, oplog
 from tests.connectors.scanner_peer import (

@@ -63,6 +63,9 @@ class Spawner:
         if child.spec.public:
             for name, socks in self._sockets.listeners.items():
                 listening[f"smtp:{name}"] = socks[child.index : child.index + 1]
+        for (service, name), socks in self._sockets.fronts.items():
+            if service == child.spec.name:
+                listening[f"{service}:{name}"] = socks[child.index : child.index + 1]
         return listening
 
     def _forked(self, child: Child, end: Channel, listening: dict[str, list[socket.socket]], master: int) -> NoReturn:

@@ -28,6 +28,7 @@ _FIXED = (
     ("limits", "scand"),
 )
 _FIXED_LISTEN = ("name", "protocol", "role", "address", "workers")
+_FIXED_FRONT = ("address", "workers")
 
 
 class ColdError(Exception):
@@ -99,6 +100,17 @@ def _differing(old: Wiring, new: Wiring) -> Iterator[str]:
         for key in _FIXED_LISTEN:
             if getattr(before[name], key) != getattr(after[name], key):
                 yield f"listen.{name}.{key}"
+    yield from _differing_fronts(old, new)
+
+
+def _differing_fronts(old: Wiring, new: Wiring) -> Iterator[str]:
+    before, after = ({(service, front.name): front for service, front in wiring.fronts()} for wiring in (old, new))
+    if list(before) != list(after):
+        yield "the fronts (their names or number)"
+    for service, name in before.keys() & after.keys():
+        for key in _FIXED_FRONT:
+            if getattr(before[service, name], key) != getattr(after[service, name], key):
+                yield f"{service}.{name}.{key}"
 
 
 def _value(wiring: Wiring, section: str, key: str) -> Any:

@@ -139,7 +139,9 @@ class Gateway:
             self._announce({**self._facts(), "state_dir": str(self._state_dir)})
 
     def _listening(self) -> dict[str, str]:
-        return {name: listeners.shown(socks[0]) for name, socks in self._sockets.listeners.items() if socks}
+        sockets = self._sockets
+        named = [*sockets.listeners.items(), *((f"{who} {name}", socks) for (who, name), socks in sockets.fronts.items())]
+        return {name: listeners.shown(socks[0]) for name, socks in named if socks}
 
     def _facts(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ import socket
 import stat
 from pathlib import Path
 
-from appliance.config.model import Listen, Wiring
+from appliance.config.model import Front, Listen, Wiring
 from appliance.config.values import parse_listen_address
 from appliance.daemons.master.services import workers
 
@@ -102,13 +102,13 @@ def _refuse_living(path: str) -> None:
             raise BindError(f"cannot listen on unix:{path}: another program listens there already")
 
 
-def bind_listener(listen: Listen, wiring: Wiring, gid: int | None) -> list[socket.socket]:
-    """The sockets of one [[listen]], one for each worker (a unix socket is shared by all)."""
+def bind_listener(listen: Listen | Front, wiring: Wiring, gid: int | None) -> list[socket.socket]:
+    """The sockets of one listener or front, one for each worker (a unix socket is shared by all)."""
     count = workers(listen, wiring)
     if listen.address.startswith("unix:"):
         shared = bind_unix(listen.address.removeprefix("unix:"), 0o666, gid)
         return [shared] * count
-    return bind_inet(listen.address, count)
+    return bind_inet(listen.address.removeprefix("inet:"), count)
 
 
 def shown(sock: socket.socket) -> str:
@@ -120,22 +120,28 @@ def shown(sock: socket.socket) -> str:
 
 
 class Sockets:
-    """Everything bound, by who serves it. `listeners` maps a [[listen]] name to one socket a worker; `rendezvous` and
-    `metrics` are the services' own."""
+    """Everything bound, by who serves it. `listeners` maps a [[listen]] name to one socket a worker, `fronts` the same by
+    (service, name); `rendezvous` and `metrics` are the services' own."""
 
     def __init__(self) -> None:
         self.listeners: dict[str, list[socket.socket]] = {}
+        self.fronts: dict[tuple[str, str], list[socket.socket]] = {}
         self.rendezvous: dict[str, socket.socket] = {}
         self.metrics: list[socket.socket] = []
 
     def bind_public(self, wiring: Wiring, gid: int | None) -> None:
-        """All [[listen]] addresses and the metrics listener; raises one BindError for all that failed."""
+        """All [[listen]] addresses, fronts and the metrics listener; raises one BindError for all that failed."""
         wrong = []
         for listen in wiring.listen:
             try:
                 self.listeners[listen.name] = bind_listener(listen, wiring, gid)
             except BindError as error:
                 wrong.append(f'[[listen]] "{listen.name}": {error}')
+        for service, front in wiring.fronts():
+            try:
+                self.fronts[service, front.name] = bind_listener(front, wiring, gid)
+            except BindError as error:
+                wrong.append(f'[[{service}]] "{front.name}": {error}')
         try:
             self._bind_metrics(wiring.logging.metrics, gid)
         except BindError as error:
@@ -155,15 +161,18 @@ class Sockets:
             self.rendezvous[name] = bind_unix(str(folder / f"{name}.sock"), 0o600 if gid is None else 0o660, gid)
 
     def all(self) -> list[socket.socket]:
-        every = [*self.rendezvous.values(), *self.metrics]
-        return every + [sock for socks in self.listeners.values() for sock in socks]
+        return [*self.rendezvous.values(), *self._outer()]
+
+    def _outer(self) -> list[socket.socket]:
+        """Those that others than our own processes connect to."""
+        return self.metrics + [sock for socks in (*self.listeners.values(), *self.fronts.values()) for sock in socks]
 
     def close_listeners(self) -> None:
         """Take no new connections from outside (the children have their own copies)."""
-        for sock in [*self.metrics, *(sock for socks in self.listeners.values() for sock in socks)]:
+        for sock in self._outer():
             _unlink(sock)
             sock.close()
-        self.listeners, self.metrics = {}, []
+        self.listeners, self.fronts, self.metrics = {}, {}, []
 
     def close(self) -> None:
         self.close_listeners()

@@ -5,7 +5,7 @@ from os import sched_getaffinity
 
 import msgspec
 
-from appliance.config.model import Listen, Wiring
+from appliance.config.model import Front, Listen, Wiring
 from appliance.config.snapshot import Snapshot
 from appliance.config.wiring import demo_inbox
 
@@ -34,7 +34,7 @@ def cores() -> int:
     return len(sched_getaffinity(0))
 
 
-def workers(listen: Listen, wiring: Wiring) -> int:
+def workers(listen: Listen | Front, wiring: Wiring) -> int:
     """How many processes serve `listen`: as configured (0 = one per core), within [limits] smtpd."""
     most = wiring.limits.smtpd or 256
     return min(listen.workers or cores(), most)
@@ -42,6 +42,15 @@ def workers(listen: Listen, wiring: Wiring) -> int:
 
 def smtpd_count(wiring: Wiring) -> int:
     return max((workers(listen, wiring) for listen in wiring.listen if listen.protocol == "smtp"), default=0)
+
+
+def front_count(service: str) -> Callable[[Wiring], int]:
+    """Processes of a front: as many as its block with most of them wants, none without a block."""
+
+    def count(wiring: Wiring) -> int:
+        return max((workers(front, wiring) for name, front in wiring.fronts() if name == service), default=0)
+
+    return count
 
 
 def inbox_count(wiring: Wiring) -> int:

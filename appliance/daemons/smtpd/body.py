@@ -6,11 +6,11 @@ the mail: trouble with the file is kept in `trouble` and answered behind the end
 """
 
 import asyncio
-import fcntl
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from appliance.daemons.fronts.content import HEADER, RAM, RamContent
 from appliance.daemons.smtpd.limits import hit
 from appliance.protocol.smtp.data import BdatDecoder, DataDecoder
 from appliance.queue.errors import SpoolError
@@ -19,10 +19,6 @@ from appliance.queue.large import LargeFile
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.transaction import Transaction
 
-#: Octets of a message that stay in RAM.
-RAM = 65536
-#: Octets of header that are kept at hand for checks, unless the wiring says otherwise (mail.ports.Content).
-HEADER = 524288
 _EMPTY_LINE = b"\r\n\r\n"
 
 
@@ -162,39 +158,6 @@ def _release(placing: "asyncio.Future[LargeFile]") -> None:
     """A file came although its message is gone."""
     if not placing.cancelled() and placing.exception() is None:
         placing.result().abort()
-
-
-class RamContent:
-    """A message in RAM."""
-
-    def __init__(self, octets: bytes, limit: int = HEADER) -> None:
-        self.octets = octets
-        end = octets.find(_EMPTY_LINE)
-        end = len(octets) if end < 0 else end + 4
-        self.header_complete = end <= limit
-        #: Cut once: every check looks at it.
-        self.header = octets[: min(end, limit)]
-
-    @property
-    def size(self) -> int:
-        return len(self.octets)
-
-    def chunks(self, size: int = 65536) -> Iterator[bytes]:
-        for start in range(0, len(self.octets), size):
-            yield self.octets[start : start + size]
-
-    def open_fd(self) -> int:
-        """A sealed memory file: who gets it can neither change nor grow it."""
-        fd = os.memfd_create("message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(self.octets)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-            os.lseek(fd, 0, os.SEEK_SET)
-        except OSError:
-            os.close(fd)
-            raise
-        return fd
 
 
 class FileContent:

@@ -8,8 +8,9 @@ the mail: no room is 452, any other trouble 451; nothing of it is delivered.
 
 from typing import TYPE_CHECKING
 
+from appliance.daemons.fronts.content import RamContent
 from appliance.daemons.smtpd import record, trailer
-from appliance.daemons.smtpd.body import BdatReceiver, DataReceiver, FileContent, RamContent
+from appliance.daemons.smtpd.body import BdatReceiver, DataReceiver, FileContent
 from appliance.daemons.smtpd.content import BARE, trouble
 from appliance.daemons.smtpd.limits import hit
 from appliance.daemons.smtpd.transaction import Transaction

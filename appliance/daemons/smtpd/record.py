@@ -4,18 +4,19 @@ Contract: nothing here raises or waits. Texts that a stranger chose are escaped 
 written but Message-ID. What failure means for the mail: none; log and journal may lose, mail does not.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from appliance.daemons.fronts import events as message_events
 from appliance.mail.context import Context
-from appliance.mail.verdict import Decision, Verdict
-from appliance.observe import events, lines, maillog, metrics, oplog
+from appliance.mail.verdict import Decision
+from appliance.observe import lines, maillog, metrics, oplog
 from appliance.queue.envelope import Trailer
 from appliance.queue.errors import SpoolError
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
     from appliance.daemons.smtpd.transaction import Transaction
-    from appliance.engine.pipeline import Combined, Group
+    from appliance.engine.pipeline import Combined
 
 log = oplog.get("smtpd")
 _connections = metrics.tally("postgate_smtpd_connections_total", "SMTP connections.").counts
@@ -67,11 +68,7 @@ def rejected(session: "Session", stage: str, reply: str, recipient: str = "") ->
 def decided(session: "Session", decision: Decision) -> None:
     """Why a client was refused or put off: for us, the reply does not say it."""
     if decision.deciding is not None:
-        maillog.log(f"{session.id}: {decision.verb} by {_why(decision.deciding)}")
-
-
-def _why(verdict: Verdict) -> str:
-    return f"{verdict.check}:{verdict.outcome} {verdict.reason}".rstrip()
+        maillog.log(f"{session.id}: {decision.verb} by {message_events.why(decision.deciding)}")
 
 
 def _only(transaction: "Transaction") -> str | None:
@@ -156,44 +153,6 @@ def message(session: "Session", ctx: Context, combined: "Combined", message_id: 
     """The journal's event of a message that was answered. What could not be kept was put off, whatever was judged."""
     result = "defer" if reply[0] == "4" and combined.verb in ("accept", "discard") else combined.verb
     _messages[result,] += 1
-    deciding = combined.deciding
-    found = {id(verdict): verdict for group in combined.groups for verdict in group.decision.verdicts}
-    if deciding is not None:
-        maillog.log(f"{ctx.transaction}: {combined.done} by {_why(deciding)}")
-    events.emit(
-        {
-            "event": "message",
-            "time": ctx.now,
-            "id": ctx.transaction,
-            "listener": ctx.listener,
-            "client": {"address": ctx.client.address, "name": ctx.client.name, "proof": ctx.client.proof},
-            "helo": ctx.helo,
-            "sender": ctx.sender.text if ctx.sender else "",
-            "recipients": [recipient.address.text for recipient in ctx.recipients],
-            "size": size,
-            "message_id": message_id,
-            "signs": sorted(ctx.signs),
-            "result": result,
-            "reply": reply,
-            "deciding": _plain(deciding) if deciding else None,
-            "kept": [_kept(group) for group in combined.store if group.decision.keep != "deliver"],
-            "verdicts": [_plain(verdict) for verdict in (*ctx.trail, *found.values())],
-        }
-    )
-
-
-def _kept(group: "Group") -> dict[str, Any]:
-    """A copy that is not delivered: for whom (places in `recipients`), where it is, why."""
-    return {"for": group.recipients, "keep": group.decision.keep, "reason": group.decision.keep_reason}
-
-
-def _plain(verdict: Verdict) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "check": verdict.check,
-        "outcome": verdict.outcome,
-        "stage": verdict.stage,
-        "reason": verdict.reason,
-    }
-    if verdict.evidence:
-        told["evidence"] = verdict.evidence
-    return told
+    if combined.deciding is not None:
+        maillog.log(f"{ctx.transaction}: {combined.done} by {message_events.why(combined.deciding)}")
+    message_events.emit(ctx, combined, message_id, reply, size, result)

@@ -6,7 +6,8 @@ Contract: pure but for the clock. What failure means for the mail: an exception 
 import re
 from typing import TYPE_CHECKING, Any
 
-from appliance.daemons.smtpd.body import FileContent, RamContent
+from appliance.daemons.fronts.content import RamContent
+from appliance.daemons.smtpd.body import FileContent
 from appliance.daemons.smtpd.transaction import Transaction
 from appliance.engine.pipeline import Group
 from appliance.mail.context import Recipient

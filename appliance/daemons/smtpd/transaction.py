@@ -7,7 +7,7 @@ answered with 250.
 
 from typing import TYPE_CHECKING, Any
 
-from appliance.daemons.smtpd import trace
+from appliance.daemons.fronts import trace
 from appliance.daemons.smtpd.body import Body
 from appliance.mail.context import Context, Recipient, Stage
 from appliance.mail.identity import Identity

@@ -8,8 +8,16 @@ from appliance.daemons import master
 from appliance.daemons.master import separation
 from appliance.daemons.master.services import SHIPPED
 
-USERS = {"journal": "games", "stated": "bin", "delivery": "man", "scand": "daemon", "inbox": "mail", "smtpd": "nobody"}
-USERS["proxymap"] = "news"
+USERS = {
+    "journal": "games",
+    "stated": "bin",
+    "delivery": "man",
+    "scand": "daemon",
+    "inbox": "mail",
+    "smtpd": "nobody",
+    "milterd": "news",
+    "proxymap": "uucp",
+}
 
 if __name__ == "__main__":
     separation.GROUP = "nogroup"

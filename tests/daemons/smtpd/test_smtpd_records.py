@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from appliance.daemons.smtpd import record
 from appliance.daemons.smtpd.front import textual
 from appliance.daemons.smtpd.handover import Handover
 from appliance.engine.pipeline import Group
 from appliance.mail.edits import Edit
 from appliance.mail.verdict import Decision, Verdict
 from appliance.net.channel import Channel
+from appliance.observe import events
 from appliance.queue.envelope import Grant, Space, Want, decode_notice
 from appliance.queue.errors import SpoolFull
 from appliance.queue.intake import IntakeLog
@@ -63,7 +63,7 @@ async def test_a_client_that_goes_away_is_logged(capfd: pytest.CaptureFixture[st
 
 async def test_one_event_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(record.events, "emit", told.append)
+    monkeypatch.setattr(events, "emit", told.append)
     seen = Verdict(check="helo", outcome="malformed", stage="helo", reason="why")
     async with Stage() as stage:
         stage.engine_.rules["helo"] = lambda ctx: Decision(verb="accept", verdicts=(seen,))
@@ -102,7 +102,7 @@ async def test_what_decided_before_the_content_stands_in_the_log(capfd: pytest.C
 
 async def test_a_copy_that_is_kept_back_stands_in_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(record.events, "emit", told.append)
+    monkeypatch.setattr(events, "emit", told.append)
     aside = Decision(verb="accept", keep="quarantine", keep_reason="antivirus:unscannable", deciding=NO.deciding)
     async with Stage() as stage:
         stage.engine_.rules["message"] = lambda ctx: [Group((0,), aside)]
@@ -116,7 +116,7 @@ async def test_a_copy_that_is_kept_back_stands_in_the_event(monkeypatch: pytest.
 
 async def test_what_is_not_even_judged_or_not_kept_has_its_event(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(record.events, "emit", told.append)
+    monkeypatch.setattr(events, "emit", told.append)
     async with Stage(smtp={"size_limit": 1000}) as stage:
         client = await stage.content()
         client.send(b"x" * 2000 + b"\r\n.\r\n")
@@ -136,7 +136,7 @@ async def test_a_journal_that_fails_changes_no_answer(monkeypatch: pytest.Monkey
     def broken(event: Any) -> None:
         raise ValueError("journal")
 
-    monkeypatch.setattr(record.events, "emit", broken)
+    monkeypatch.setattr(events, "emit", broken)
     async with Stage() as stage:
         client = await stage.content()
         client.send(b"x\r\n.\r\nNOOP\r\n")

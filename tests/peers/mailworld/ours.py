@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from appliance.daemons.compose.signatures import Signatures
 from appliance.daemons.compose.spf_memo import SpfMemo
-from appliance.daemons.smtpd.body import RamContent
+from appliance.daemons.fronts.content import RamContent
 from appliance.mail.auth import DkimReport, DmarcReport, SpfAsk, SpfReport
 from appliance.mailauth import author, dmarc, spf
 from appliance.mailauth.dkim import Rules
