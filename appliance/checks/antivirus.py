@@ -5,18 +5,20 @@ finds something: about the message as it came, then about each part as scand dec
 for mail that is plainly one text. Outcomes: clean, infected, suspicious, unscannable, oversize, undecoded (the message is
 clean as it came, not all its parts could be offered), error, skipped (no scanner is configured).
 What failure means for the mail: no answer, an unknown answer, a scanner that is away: `error` (shipped: put off); scand
-away: `undecoded` (shipped: mark), for what was not looked at is neither clean nor bad.
+away: `temperror` (put off) for `put_off` from the first try of the message on, then `undecoded` (marked): what was not
+looked at is neither clean nor bad.
 """
 
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import AfterValidator
 
-from appliance.checks import knobs
+from appliance.checks import knobs, knobs_put_off
 from appliance.mail.context import Context, Stage
 from appliance.mail.plain import is_plain
-from appliance.mail.ports import Content, Inspector, Ports, Scanner, Unavailable
+from appliance.mail.ports import Content, Ports, Scanner, Unavailable
 from appliance.mail.scan import ScanResult
 from appliance.mail.verdict import Action, Verdict
 
@@ -72,6 +74,7 @@ class Policy(knobs.Policy):
     scanners: knobs.Scanners = ()
     parts_limit: knobs.Count = 500
     parts_octets: knobs.Count = 67108864
+    put_off: knobs.Duration = knobs_put_off.PUT_OFF
     names: Names = _NAMES
 
 
@@ -133,25 +136,24 @@ async def _ask(scanners: Sequence[Scanner], content: Content, ctx: Context, poli
     results: list[ScanResult] = []
     undecoded: list[ScanResult] = []
     inspector = ports.inspector if policy.parts_limit and not is_plain(content) else None
+    away = False
     for scanner in scanners:
         results.append(await scanner.scan(content, ctx))
         if inspector is not None and outcome(results[-1], policy.names) not in ("infected", "error"):
-            found = await _parts(scanner, inspector, content, ctx, policy)
+            try:
+                inspection = await inspector.inspect(content)
+                found = await scanner.scan_parts(inspection, ctx, policy.parts_limit, policy.parts_octets)
+            except Unavailable as error:
+                away = True
+                found = [ScanResult(kind="skipped", scanner=scanner.name, why=f"parts not offered: {error}")]
             results += [result for result in found if result.kind != "skipped"]
             undecoded += [result for result in found if result.kind == "skipped"]
         if any(outcome(result, policy.names) == "infected" for result in results):
             break
-    return decide(results, policy.names, undecoded)
-
-
-async def _parts(
-    scanner: Scanner, inspector: Inspector, content: Content, ctx: Context, policy: Policy
-) -> list[ScanResult]:
-    try:
-        inspection = await inspector.inspect(content)
-    except Unavailable as error:
-        return [ScanResult(kind="skipped", scanner=scanner.name, why=f"parts not offered: {error}")]
-    return await scanner.scan_parts(inspection, ctx, policy.parts_limit, policy.parts_octets)
+    verdict = decide(results, policy.names, undecoded)
+    if away and verdict.outcome == "undecoded" and await knobs_put_off.waits(ctx, NAME, policy.put_off, ports):
+        return msgspec.structs.replace(verdict, outcome="temperror")
+    return verdict
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:

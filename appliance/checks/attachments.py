@@ -5,7 +5,8 @@ the octets, name; in archives, too), partial (message/partial, message/external-
 nobody can read to its end, nobody has checked), mime_ambiguous (reads in several ways and carries an attachment),
 encrypted, macro, unscannable (a broken or unknown archive or document), skipped (no scand, or a library it needs is
 not there), mime_sloppy (reads in several ways, texts only), ok.
-What failure means for the mail: a message that could not be inspected is temperror (shipped: mark), never ok.
+What failure means for the mail: a message that could not be inspected (scand is away, overloaded, or was killed by it) is
+temperror (put off) for `put_off` from its first try on, then `undecided` (marked); never ok.
 """
 
 import binascii
@@ -17,16 +18,16 @@ from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
-from appliance.checks import knobs
+from appliance.checks import knobs, knobs_put_off
 from appliance.mail.context import Context, Stage
 from appliance.mail.inspection import Inspection, Part, Report
-from appliance.mail.ports import Content, Inspector, Ports
+from appliance.mail.ports import Content, Inspector, Ports, Unavailable
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.mime import LIMITS, Limits
 
 NAME = "attachments"
 STAGES: tuple[Stage, ...] = ("message",)
-GATE = False
+GATE = True
 OUTCOMES = {
     "ok": Action.DUNNO,
     "forbidden": Action.REJECT,
@@ -38,9 +39,13 @@ OUTCOMES = {
     "unscannable": Action.MARK,
     "skipped": Action.DUNNO,
     "mime_sloppy": Action.DUNNO,
-    "temperror": Action.MARK,
+    "undecided": Action.MARK,
+    "temperror": Action.DEFER_IF_PERMIT,
 }
-REPLIES = {"forbidden": "550 5.7.1 The message has an attachment of a kind that is not accepted here"}
+REPLIES = {
+    "forbidden": "550 5.7.1 The message has an attachment of a kind that is not accepted here",
+    "temperror": "451 4.3.2 Message content cannot be checked just now, please try again later",
+}
 _OK = Verdict(check=NAME, outcome="ok")
 #: Findings that a verdict's evidence lists.
 _SHOWN = 20
@@ -97,6 +102,7 @@ class Policy(knobs.Policy):
     forbidden_extensions: knobs.Texts = EXTENSIONS
     forbidden_types: knobs.Texts = TYPES
     forbidden_names: knobs.Texts = ()
+    put_off: knobs.Duration = knobs_put_off.PUT_OFF
 
     @property
     def limits(self) -> Limits:
@@ -253,8 +259,12 @@ def _is_plain(content: Content, quoted: bool) -> bool:
     return not any(sign in text for text in texts for sign in _ENCODED)
 
 
-async def _inspect(inspector: Inspector, content: Content, policy: Policy) -> Verdict:
-    found: Inspection = await inspector.inspect(content, policy.limits)
+async def _inspect(inspector: Inspector, content: Content, ctx: Context, policy: Policy, ports: Ports) -> Verdict:
+    try:
+        found: Inspection = await inspector.inspect(content, policy.limits)
+    except Unavailable as error:
+        waits = await knobs_put_off.waits(ctx, NAME, policy.put_off, ports)
+        return Verdict(check=NAME, outcome="temperror" if waits else "undecided", reason=str(error))
     return decide(found.report, _rules(policy))
 
 
@@ -270,4 +280,4 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
         return _OK
     if ports.inspector is None:
         return Verdict(check=NAME, outcome="skipped", reason="there is no inspector")
-    return _inspect(ports.inspector, ctx.content, policy)
+    return _inspect(ports.inspector, ctx.content, ctx, policy, ports)

@@ -90,11 +90,12 @@ class Inspector:
         parts = _memory(room)
         try:
             self._send(Job(number, 0, content.size, seconds, limits, room), content, parts)
-            async with asyncio.timeout(seconds + BEHIND):
+            patience = 2 * seconds + BEHIND  # scand lets it wait, and then take, so long
+            async with asyncio.timeout(patience):
                 report = await future
             return Inspection(report, _mapped(parts, min(report.used, room)))
         except TimeoutError:
-            raise Unavailable(f"scand: no answer within {seconds + BEHIND:.0f} s") from None
+            raise Unavailable(f"scand: no answer within {patience:.0f} s") from None
         finally:
             self._waiting.pop(number, None)
             os.close(parts)

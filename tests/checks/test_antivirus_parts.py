@@ -13,6 +13,7 @@ from appliance.mail.scan import ScanResult
 from appliance.mail.verdict import Action, Verdict
 from tests.checks.test_attachments_check import Reader
 from tests.checks.test_check_scans import Fixed, Text, av, context, ports
+from tests.mailauth.said import Firsts
 
 MULTIPART = b"Received: x\r\nContent-Type: multipart/mixed; boundary=y\r\n\r\n--y\r\n\r\nz\r\n--y--\r\n"
 
@@ -22,9 +23,13 @@ def part(kind: str, *names: str, why: str = "") -> ScanResult:
 
 
 async def verdict_of(
-    *scanners: Fixed, reader: Reader, octets: bytes = MULTIPART, policy: antivirus.Policy | None = None
+    *scanners: Fixed,
+    reader: Reader,
+    octets: bytes = MULTIPART,
+    policy: antivirus.Policy | None = None,
+    firsts: Firsts | None = None,
 ) -> Verdict:
-    found = msgspec.structs.replace(ports(*scanners), inspector=reader)
+    found = msgspec.structs.replace(ports(*scanners), inspector=reader, firsts=firsts)
     asked = antivirus.check(context(Text(octets)), policy or antivirus.Policy(), found)
     assert inspect.isawaitable(asked)
     return await asked
@@ -70,9 +75,22 @@ async def test_parts_are_not_offered_where_they_change_nothing(raw: str) -> None
 
 async def test_c1_without_scand_a_message_is_not_clean() -> None:
     found = await verdict_of(av("clean"), reader=Reader(Unavailable("scand is away")))
-    assert found.outcome == "undecoded" and "scand is away" in found.reason
+    assert found.outcome == "undecoded" and "scand is away" in found.reason  # nobody remembers first tries
     assert catalogue()["antivirus"].outcomes["undecoded"] is Action.MARK
     found = await verdict_of(av("infected", "X"), reader=Reader(Unavailable("scand is away")))
+    assert found.outcome == "infected"
+
+
+@pytest.mark.parametrize(
+    ("age", "put_off", "outcome"), [(0.0, 7200.0, "temperror"), (7200.0, 7200.0, "undecoded"), (0.0, 0.0, "undecoded")]
+)
+async def test_c6_scand_away_puts_off_for_a_bounded_time(age: float, put_off: float, outcome: str) -> None:
+    firsts = Firsts(age)
+    away = Reader(Unavailable("scand is away"))
+    found = await verdict_of(av("clean"), reader=away, policy=antivirus.Policy(put_off=put_off), firsts=firsts)
+    assert found.outcome == outcome and "scand is away" in found.reason
+    assert catalogue()["antivirus"].outcomes["temperror"] is Action.DEFER_IF_PERMIT
+    found = await verdict_of(av("infected", "X"), reader=away, firsts=firsts)
     assert found.outcome == "infected"
 
 

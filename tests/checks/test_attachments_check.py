@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from appliance.checks import attachments, catalogue
@@ -12,6 +13,7 @@ from appliance.mail.inspection import Inspection, Part, Report
 from appliance.mail.ports import Content, Ports, Site, Unavailable
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.mime import LIMITS, Limits
+from tests.mailauth.said import Firsts
 
 PLAIN = b"Received: x\r\nSubject: y\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nhello\r\n"
 MIXED = PLAIN.replace(b"text/plain; charset=utf-8", b"multipart/mixed; boundary=x")
@@ -163,8 +165,22 @@ async def test_c2_the_limits_are_those_of_the_policy() -> None:
 async def test_without_scand() -> None:
     asked = attachments.check(context(Text(MIXED)), Policy(), ports())
     assert isinstance(asked, Verdict) and asked.outcome == "skipped"
-    with pytest.raises(Unavailable):
-        await judged(Unavailable("scand is away"))
+    found = await judged(Unavailable("scand is away"))  # and nobody remembers first tries
+    assert (found.outcome, found.reason) == ("undecided", "scand is away")
+
+
+@pytest.mark.parametrize(
+    ("age", "put_off", "outcome"), [(0.0, 7200.0, "temperror"), (7200.0, 7200.0, "undecided"), (0.0, 0.0, "undecided")]
+)
+async def test_c6_scand_away_puts_off_for_a_bounded_time(age: float, put_off: float, outcome: str) -> None:
+    firsts = Firsts(age)
+    away = msgspec.structs.replace(ports(Reader(Unavailable("scand is away"))), firsts=firsts)
+    asked = attachments.check(context(Text(MIXED)), Policy(put_off=put_off), away)
+    assert inspect.isawaitable(asked)
+    assert (await asked).outcome == outcome
+    assert [key.partition(":")[0] for key in firsts.keys] == ["attachments"][: bool(put_off)]
+    shipped = catalogue()["attachments"].outcomes
+    assert (shipped["temperror"], shipped["undecided"]) == (Action.DEFER_IF_PERMIT, Action.MARK)
 
 
 def report(*parts: Part, **more: object) -> Report:

@@ -1,8 +1,8 @@
 """The dispatcher of scand: takes jobs from the workers, gives them to the nursery, and the findings back.
 
-Contract: at most [limits] scand children at once; more jobs wait, QUEUE of them at most, each no longer than its own
-time. It looks into no content: a descriptor goes through unread. What failure means for the mail: every job gets an
-answer; where there is no report it says why, and the message counts as not inspected.
+Contract: at most [limits] scand children at once; more jobs wait, QUEUE of them at most, each no longer than it may then
+take: waiting is not charged to content. It looks into no content: a descriptor goes through unread. What failure means
+for the mail: every job gets an answer; where there is no report it says why, and the message counts as not inspected.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _queue = metrics.gauge("postgate_scand_queue", "Jobs that wait for a process.")
 
 
 class _Waiting:
-    """A job, its descriptors, who asked, and until when (loop time) an answer is of use."""
+    """A job, its descriptors, who asked, and until when (loop time) it may wait."""
 
     def __init__(self, job: Job, fds: list[int], channel: Channel, until: float) -> None:
         self.job, self.fds, self.channel, self.until = job, fds, channel, until
@@ -106,12 +106,11 @@ class Scand:
         """Start what there is room for."""
         while self._queue and self._hatchery.running < self._limit and self._hatchery.ready.is_set():
             waiting = self._queue.popleft()
-            left = waiting.until - self._loop.time()
-            if waiting.channel.closed or left <= 0:
+            if waiting.channel.closed or self._loop.time() > waiting.until:
                 self._answer(waiting, None, "no process became free in time")
                 continue
             self._idle.clear()
-            self._hatchery.run(waiting.job, waiting.fds, left, partial(self._done, waiting))
+            self._hatchery.run(waiting.job, waiting.fds, waiting.job.seconds, partial(self._done, waiting))
         _queue.set(len(self._queue))
         if not self._queue and not self._hatchery.running:
             self._idle.set()

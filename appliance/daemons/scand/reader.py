@@ -26,8 +26,8 @@ from appliance.protocol.mime.structure import Piece
 MAX_HOSTS, _TEXT = 2000, 4 * 1024 * 1024
 _ENCODING_FIELD = re.compile(rb"^content-transfer-encoding", re.MULTILINE | re.IGNORECASE)
 _FREE = 1024 * 1024
-#: Share of a job's time that taking apart may take, of the clock and of CPU: content that needs more is over the limit
-#: of time; a machine that has no time for us kills the child at the end of all of it, which says nothing of the content.
+#: Share of a job's time that taking apart may take of CPU: content that needs more is over the limit of time. A machine
+#: that has no time for us is not charged to content: at the end of all its time the child is killed, which says nothing.
 _SHARE = 0.25
 
 
@@ -182,7 +182,7 @@ def missing() -> tuple[str, ...]:
 
 def read(data: mime.Octets, start: int, limits: mime.Limits, kept: mmap | None, seconds: float = 10.0) -> Report:
     """Take apart data[start:] within about `seconds`."""
-    taking = Taking(limits, kept, len(data) - start, time.monotonic() + seconds * _SHARE)
+    taking = Taking(limits, kept, len(data) - start, time.process_time() + seconds * _SHARE)
     taking.run(data, start)
     signal.signal(signal.SIGPROF, signal.SIG_IGN)
     return taking.report()

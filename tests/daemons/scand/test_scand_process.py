@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from appliance.connectors.inspector import Inspector
+from appliance.connectors.inspector import BASE, RATE, Inspector
 from appliance.connectors.source import Octets
 from appliance.daemons.scand import daemon, hatchery
 from appliance.daemons.scand.daemon import Scand
@@ -129,14 +129,14 @@ async def test_c6_a_killed_nursery_comes_back(rig: Rig) -> None:
 
 
 async def test_c2_content_that_takes_too_long_is_over_the_limit_of_time(rig: Rig) -> None:
-    content = Octets(MIXED + b"--q\n" * 9_000_000)
+    content = Octets(MIXED + b"--q\n" * 18_000_000)
     channel = connect(rig.path)
     answers: asyncio.Queue[bytes] = asyncio.Queue()
     channel.attach(asyncio.get_running_loop(), lambda data, fds: answers.put_nowait(data))
     fd = content.open_fd()
-    channel.send(Job(7, 0, content.size, 3.0, LIMITS), (fd,))
+    channel.send(Job(7, 0, content.size, 6.0, LIMITS), (fd,))
     os.close(fd)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         assert b"\xa4time" in await answers.get()
     channel.close()
 
@@ -168,6 +168,24 @@ async def test_only_so_many_children_the_others_wait(rig: Rig) -> None:
     await watching
     assert [report.count for report in found] == list(range(2, 22))
     assert most == 1
+
+
+async def test_waiting_is_not_charged_to_content(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.scand.commit(snapshot(1))
+    given: list[float] = []
+    run = rig.scand._hatchery.run
+
+    def noted(job: Job, fds: Any, seconds: float, done: Any) -> None:
+        given.append(seconds)
+        run(job, fds, seconds, done)
+
+    monkeypatch.setattr(rig.scand._hatchery, "run", noted)
+    first, second = asyncio.create_task(rig.read(SLOW)), asyncio.create_task(rig.read(MIXED + PART))
+    os.kill(await child_of(rig.nursery), signal.SIGKILL)
+    with pytest.raises(Unavailable):
+        await first
+    assert (await second).count == 2
+    assert given[1] == BASE + len(MIXED + PART) / RATE
 
 
 async def test_a_full_queue_is_said_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
