@@ -101,16 +101,18 @@ def _remembered(table: Table, name: str) -> bool:
 
 def _evidence(ctx: Context, report: SpfReport | None) -> dict[str, Any]:
     """What decided it, and what tells the customers of one provider apart (threats A10)."""
-    found: dict[str, Any] = {"client_name": ctx.client.name, "helo": ctx.helo}
-    if report is not None:
-        found |= {
-            "spf": report.result,
-            "spf_scope": report.scope,
-            "spf_domain": report.domain,
-            "spf_term": report.matched,
-        }
-        if report.broad:
-            found["broad"] = True
+    if report is None:
+        return {"client_name": ctx.client.name, "helo": ctx.helo}
+    found: dict[str, Any] = {
+        "client_name": ctx.client.name,
+        "helo": ctx.helo,
+        "spf": report.result,
+        "spf_scope": report.scope,
+        "spf_domain": report.domain,
+        "spf_term": report.matched,
+    }
+    if report.broad:
+        found["broad"] = True
     return found
 
 
@@ -137,9 +139,16 @@ def decide(identity: Identity, now: float, doubt: str = "") -> Verdict:
     if identity.first:
         days = max(0.0, now - identity.first) / DAY
         history = f"known for {days:.1f} days, {identity.messages} messages on {identity.days} days"
-    evidence = {**identity.evidence, "identity": identity.name, "proof": identity.proof, "shared": identity.shared}
-    evidence |= {"first": round(identity.first, 3), "last": round(identity.last, 3)}
-    evidence |= {"days": identity.days, "messages": identity.messages}
+    evidence = {
+        **identity.evidence,
+        "identity": identity.name,
+        "proof": identity.proof,
+        "shared": identity.shared,
+        "first": round(identity.first, 3),
+        "last": round(identity.last, 3),
+        "days": identity.days,
+        "messages": identity.messages,
+    }
     reason = f"{identity.name} by {identity.proof}{', shared' if identity.shared else ''}, {history}"
     return Verdict(
         check=NAME,
@@ -173,6 +182,11 @@ def _raise(ctx: Context, better: Identity | None, answerable: bool, aligned: str
     if now is not None and answerable != now.answerable:
         return msgspec.structs.replace(now, answerable=answerable)
     return None
+
+
+def _is_settled(now: Identity | None) -> bool:
+    """Can no signature add anything?"""
+    return now is not None and now.answerable and now.proven and not now.shared and now.proof != "name"
 
 
 def _is_better(found: Identity, now: Identity | None) -> bool:
@@ -240,6 +254,8 @@ async def _await_dkim(ctx: Context, policy: Policy, ports: Ports, asked: Awaitab
 
 
 def _raised(ctx: Context, policy: Policy, ports: Ports, report: DkimReport) -> Verdict | Awaitable[Verdict]:
+    if _is_settled(ctx.identity):
+        return _with_signed(ctx, ports, None)
     return then(signed(ctx, report, _author(ctx), policy, ports), partial(_with_signed, ctx, ports))
 
 
