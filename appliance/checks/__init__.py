@@ -9,6 +9,8 @@ The contract of a check module (docs/new-check.md):
     REPLIES: dict[str, str]        "550 5.7.1 Text" for outcomes whose action refuses (one for temperror of a gate);
                                    bland: no score, rule, scanner, host; no id (the engine adds it)
     MODE: str = "enforce"          optional; the shipped mode ("monitor" for ratelimit)
+    WIRE: bool = False             optional; True: judges how the client spoke, so only who hears it itself may ask
+    ENVELOPE: bool = False         optional; True: at message it judges something without the content, too
     class Policy(knobs.Policy)     its knobs, every one with its default; table and scanner names are typed
                                    knobs.Tables / knobs.Scanners, so that they are opened and checked for us
     def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]
@@ -72,14 +74,28 @@ class Check(NamedTuple):
     mode: str
     policy: type[knobs.Policy]
     check: Callable[[Context, Any, Ports], Asked]
+    wire: bool = False
+    envelope: bool = False
+
+    def needs_content(self, stage: Stage) -> bool:
+        """Is there nothing to judge at this stage without the octets of the message?"""
+        return stage == "message" and not self.envelope
 
 
 def load(name: str) -> Check:
     """The module appliance.checks.`name` as a Check."""
     module: Any = import_module(f"appliance.checks.{name}")
-    mode = getattr(module, "MODE", "enforce")
     return Check(
-        module.NAME, module.STAGES, module.GATE, module.OUTCOMES, module.REPLIES, mode, module.Policy, module.check
+        module.NAME,
+        module.STAGES,
+        module.GATE,
+        module.OUTCOMES,
+        module.REPLIES,
+        getattr(module, "MODE", "enforce"),
+        module.Policy,
+        module.check,
+        getattr(module, "WIRE", False),
+        getattr(module, "ENVELOPE", False),
     )
 
 

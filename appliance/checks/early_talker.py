@@ -20,6 +20,7 @@ from appliance.mail.verdict import Action, Verdict
 NAME = "early_talker"
 STAGES: tuple[Stage, ...] = ("helo", "mail", "rcpt", "message")
 GATE = False
+WIRE = True
 OUTCOMES = {
     "waited": Action.DUNNO,
     "talked": Action.MARK,

@@ -14,6 +14,7 @@ from appliance.mail.verdict import Action, Verdict
 NAME = "size"
 STAGES: tuple[Stage, ...] = ("mail", "message")
 GATE = False
+ENVELOPE = True
 OUTCOMES = {
     "ok": Action.DUNNO,
     "over": Action.REJECT,

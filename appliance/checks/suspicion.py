@@ -21,6 +21,7 @@ from appliance.mail.verdict import Action, Verdict
 NAME = "suspicion"
 STAGES: tuple[Stage, ...] = ("rcpt", "message")
 GATE = False
+ENVELOPE = True
 OUTCOMES = {
     "low": Action.DUNNO,
     "raised": Action.DUNNO,

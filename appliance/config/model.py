@@ -147,28 +147,38 @@ class Listen(Section):
 
 
 class Front(Section):
-    """A server that lends this gateway's judgement to an MTA."""
+    """A server that lends this gateway's judgement to an MTA. `outbound`: clients whose mail is that of our own side, as
+    is mail of who is authenticated."""
 
     name: Name
     address: Annotated[str, _checked(values.parse_front_address)]
     workers: Annotated[int, Strict(), Field(ge=0, le=256)] = 0
     connections: Annotated[int, Strict(), Field(ge=1)] = 1000
-
-
-class Milterd(Front):
-    """`outbound`: clients whose mail is that of our own side, as is mail of who is authenticated."""
-
-    name: Name = "milter"
-    address: Annotated[str, _checked(values.parse_front_address)] = "inet:127.0.0.1:10041"
     role: Literal["inbound", "outbound"] = "inbound"
     outbound: Networks = ()
     authenticated: Literal["inbound", "outbound"] = "outbound"
+
+
+class Milterd(Front):
+    name: Name = "milter"
+    address: Annotated[str, _checked(values.parse_front_address)] = "inet:127.0.0.1:10041"
     deadline: Span = 25.0
     message_deadline: Span = 240.0
     default: Literal["tempfail", "accept"] = "tempfail"
     mixed: Literal["quarantine", "tempfail"] = "quarantine"
     progress: Span = 5.0
     idle: Span = 7200.0
+
+
+class Policyd(Front):
+    """A policy server for Postfix. `messages`: those whose verdicts a worker remembers between their requests."""
+
+    name: Name = "policy"
+    address: Annotated[str, _checked(values.parse_front_address)] = "inet:127.0.0.1:10040"
+    deadline: Span = 20.0
+    default: Literal["defer", "dunno"] = "defer"
+    idle: Span = 1000.0
+    messages: Annotated[int, Strict(), Field(ge=1)] = 10000
 
 
 class Relay(Section):
@@ -273,6 +283,7 @@ class Wiring(Section):
     gateway: Gateway = Gateway()
     listen: tuple[Listen, ...] = (Listen(),)
     milterd: tuple[Milterd, ...] = ()
+    policyd: tuple[Policyd, ...] = ()
     relay: Relay = Relay()
     smtp: Smtp = Smtp()
     dns: Dns = Dns()
@@ -285,3 +296,4 @@ class Wiring(Section):
     def fronts(self) -> Iterator[tuple[str, Front]]:
         """(service, its block) of every server that lends judgement to MTAs."""
         yield from (("milterd", front) for front in self.milterd)
+        yield from (("policyd", front) for front in self.policyd)

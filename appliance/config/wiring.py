@@ -63,6 +63,7 @@ def anchored(wiring: Wiring, folder: str) -> Wiring:
             ),
             "listen": tuple(at.listener(listener) for listener in wiring.listen),
             "milterd": tuple(at.front(front, gateway.state_dir) for front in wiring.milterd),
+            "policyd": tuple(at.front(front, gateway.state_dir) for front in wiring.policyd),
             "relay": relay.model_copy(update=at.relay(relay, at.path(gateway.state_dir))),
             "dns": dns.model_copy(update={"zone": at.path(dns.zone)}),
             "scanners": {

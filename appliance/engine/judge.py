@@ -175,7 +175,14 @@ class Judgement:
             filter=self.filter,
             notes=tuple(self.notes),
             verdicts=verdicts,
+            if_reject=self._pending(transaction, soft_bounce) if self.if_reject and self.decided is None else "",
         )
+
+    def _pending(self, transaction: str, soft_bounce: bool) -> str:
+        """What a refusal of somebody else's would become."""
+        assert self.if_reject is not None
+        verdict, ruling = self.if_reject
+        return finish(as_class(_own_reply(verdict) or ruling.reply or _PUT_OFF, False), transaction, soft_bounce)
 
     def effects(self) -> tuple[object, ...]:
         """What it does to the message, for telling groups apart."""

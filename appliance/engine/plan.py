@@ -90,6 +90,19 @@ class Plan(msgspec.Struct, frozen=True):
         return {stage for (_, stage), steps in self.steps.items() if any(name in step for step in steps)}
 
 
+def of_envelope(plan: Plan, checks: Mapping[str, Check]) -> Plan:
+    """The same for a front that has neither the octets of the message nor those of the session (a policy server)."""
+
+    def asked(name: str, stage: Stage) -> bool:
+        return not checks[name].wire and not checks[name].needs_content(stage)
+
+    steps = {
+        (role, stage): tuple(kept for step in listed if (kept := tuple(name for name in step if asked(name, stage))))
+        for (role, stage), listed in plan.steps.items()
+    }
+    return Plan(steps, plan.deadline, plan.message_deadline)
+
+
 def shipped(role: Role, stage: Stage, checks: Mapping[str, Check]) -> list[str | list[str]]:
     """The shipped list, as far as its checks are installed."""
     listed: list[str | list[str]] = []

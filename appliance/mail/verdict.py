@@ -76,7 +76,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     accepted message goes: deliver, hold (an operator or an alarm keeps it) or quarantine (its content does). `marks` are
     "check:outcome" pairs that become header fields through `edits`. `verdicts` are those found by this very question, in
     list order: the caller appends them to its trail (`deciding` may be an earlier one, from the trail). `identity` is
-    what a check found out about the sender; the caller puts it into its later Contexts.
+    what a check found out about the sender; the caller puts it into its later Contexts. `if_reject`: the reply in
+    place of a refusal that comes from elsewhere, where a check asked for that ("" = none did).
     """
 
     verb: Verb
@@ -93,6 +94,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     identity: Identity | None = None
+    if_reject: str = ""
 
 
 ACCEPT = Decision(verb="accept")

@@ -182,7 +182,9 @@ def test_an_answer_is_one_line_and_never_empty() -> None:
 
 
 def test_a_request_cannot_be_torn_by_its_values() -> None:
-    assert read(encode_request({"sender": "a\n\nrequest=x\x00"})) == [{"request": policy.REQUEST, "sender": "a request=x "}]
+    assert read(encode_request({"sender": "a\n\nrequest=x\x00"})) == [
+        {"request": policy.REQUEST, "sender": "a request=x "}
+    ]
     with pytest.raises(ValueError, match="name"):
         encode_request({"two words": "x"})
 

@@ -86,4 +86,11 @@ SHIPPED = (
         rendezvous=False,
         phase=1,
     ),
+    Spec(
+        name="policyd",
+        module="appliance.daemons.policyd",
+        user="postgate-policy",
+        count=front_count("policyd"),
+        rendezvous=False,
+    ),
 )

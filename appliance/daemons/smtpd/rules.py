@@ -4,13 +4,13 @@ Contract: a Rules value never changes; a reload makes a new one, and a transacti
 What failure means for the mail: a snapshot that does not make Rules is refused by prepare(), the old one stays.
 """
 
-import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from appliance.config.model import Limits, Listen, Network
 from appliance.config.snapshot import Snapshot
+from appliance.daemons.fronts.networks import listed
 from appliance.engine.pipeline import Engine
 from appliance.mail.context import STAGES
 from appliance.protocol.smtp import ehlo
@@ -50,17 +50,6 @@ class Asked(Protocol):
         """Is every next hop known, now, to take SMTPUTF8?"""
 
 
-def _listed(address: str, networks: Iterable[Network]) -> bool:
-    """A client on a unix socket is matched as 127.0.0.1."""
-    try:
-        found = ipaddress.ip_address("127.0.0.1" if address == "local" else address)
-    except ValueError:  # XCLIENT said that it is not known
-        return False
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
-        found = found.ipv4_mapped
-    return any(found in network for network in networks)
-
-
 def _plug(handler: str) -> "Callable[[Session], Plug]":
     """Raises ValueError where it cannot be loaded."""
     from appliance.daemons.smtpd import hooks  # it imports the commands, and they this module
@@ -93,12 +82,12 @@ class Door:
 
     def _facts(self, address: str) -> Facts:
         off = [
-            word.upper() for entry in self.listen.ehlo_off if _listed(address, entry.networks) for word in entry.keywords
+            word.upper() for entry in self.listen.ehlo_off if listed(address, entry.networks) for word in entry.keywords
         ]
         return Facts(
-            _listed(address, self._trusted),
-            _listed(address, self.listen.xclient),
-            _listed(address, self.listen.proxy),
+            listed(address, self._trusted),
+            listed(address, self.listen.xclient),
+            listed(address, self.listen.proxy),
             frozenset(off),
         )
 

@@ -17,6 +17,7 @@ USERS = {
     "smtpd": "nobody",
     "milterd": "news",
     "proxymap": "uucp",
+    "policyd": "uucp",
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,15 @@
+"""policyd: lends the gateway's judgement to Postfix as a policy server (design sections 1, 3, 5).
+
+Contract: see appliance.daemons.skeleton.Daemon. Every request that can be read gets one answer, at the latest behind the
+front's deadline; it is judged by the same engine as mail that the SMTP server takes, as far as the protocol tells what
+the checks need. A reload is in force for the next message; drain answers what has been asked. What failure means for the
+mail: an error of ours is the front's default answer; a worker that dies leaves Postfix to its next attempt.
+"""
+
+from appliance.daemons.policyd.worker import Policyd
+from appliance.daemons.skeleton import Birth, Daemon
+
+
+def create(birth: Birth) -> Daemon:
+    """One worker."""
+    return Policyd(birth)

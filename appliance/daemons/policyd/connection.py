@@ -1,0 +1,178 @@
+"""One connection of a policy client: octets in, requests through questions, answers out in their order.
+
+Contract: what is answered at once costs no task, and all answers of one read go out in one write. While one request
+waits, those behind it wait too (a Postfix never sends two), at most BACKLOG of them before nothing more is read. Each
+request is answered within the deadline, by the front's default if need be. Octets that are no request cost this
+connection alone, with one log line. What failure means for the mail: an error of ours is the default answer.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING, Any, cast
+
+from appliance.daemons.policyd import record
+from appliance.daemons.policyd.answers import DUNNO
+from appliance.daemons.policyd.messages import Session
+from appliance.daemons.policyd.question import Odd, Question
+from appliance.protocol.policy import Attributes, PolicyError, RequestReader, encode_answer
+
+if TYPE_CHECKING:
+    from appliance.daemons.policyd.front import Front
+    from appliance.daemons.policyd.rules import Door
+
+#: Requests that wait behind one that is being judged.
+BACKLOG = 64
+_DUNNO = encode_answer(DUNNO)
+#: What the default says while the answer is not known, and behind an error of ours.
+DEFAULTS = {"defer": "DEFER_IF_PERMIT 4.3.0 Service unavailable, please try again later", "dunno": DUNNO}
+
+
+class Connection(asyncio.Protocol):
+    """Made by the front for each client."""
+
+    def __init__(self, front: "Front", door: "Door", peer: str) -> None:
+        self.front, self.door, self.peer = front, door, f"{peer} at {door.name}"
+        self.transport: asyncio.Transport | None = None
+        self.last = front.loop.time()
+        #: Since when the answer to `_state` is waited for (0: nobody waits).
+        self.since = 0.0
+        self._state = ""
+        self._reader = RequestReader()
+        self._backlog: deque[Attributes] = deque()
+        self._session: Session | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wrong = ""
+        self._ended = self._paused = False
+
+    # ------------------------------------------------------------------ transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.front.entered(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        if self._task is not None:
+            self._task.cancel()
+        self._backlog.clear()
+        self.front.left(self)
+
+    def eof_received(self) -> bool:
+        """A client that has asked and closed its side still gets its answer."""
+        self._ended = True
+        if self._reader.midway and not self._wrong:
+            record.unreadable(self.peer, "it closed in the middle of a request")
+        return self._task is not None
+
+    def pause_writing(self) -> None:
+        self._read(False)
+
+    def resume_writing(self) -> None:
+        self._read(True)
+
+    def _read(self, on: bool) -> None:
+        if self.transport is None or self.transport.is_closing() or on != self._paused:
+            return
+        self._paused = not on
+        (self.transport.resume_reading if on else self.transport.pause_reading)()
+
+    def data_received(self, data: bytes) -> None:
+        if self._wrong or self.transport is None:
+            return
+        self.last = self.front.loop.time()
+        try:
+            self._reader.feed(data, found := [])  # type: ignore[var-annotated]
+        except PolicyError as error:
+            self._wrong = str(error)
+        self._backlog.extend(found)
+        if self._task is None:
+            self._go_on()
+        elif len(self._backlog) > BACKLOG:
+            self._read(False)
+
+    # ------------------------------------------------------------------ requests
+
+    @property
+    def busy(self) -> bool:
+        """An answer is waited for, or a request has begun."""
+        return self._task is not None or self._reader.midway
+
+    def _go_on(self) -> None:
+        """Answer what can be answered; at the end, or behind what cannot be read, hang up."""
+        out: list[bytes] = []
+        backlog = self._backlog
+        while backlog:
+            answer = self._answer(backlog.popleft())
+            if answer is None:
+                break
+            out.append(answer)
+        transport = self.transport
+        if transport is None:
+            return
+        if out:
+            transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if self._task is None:
+            if self._wrong:
+                record.unreadable(self.peer, self._wrong)
+                transport.close()
+            elif self._ended or self.front.draining:
+                transport.close()
+            elif self._paused:
+                self._read(True)
+
+    def _answer(self, attributes: Attributes) -> bytes | None:
+        """The octets, or None while they are waited for."""
+        try:
+            question = Question(self.front, self.door, attributes, self._session)
+            self._session = question.session
+            action = question.answer()
+        except Odd as error:
+            record.odd(self.peer, str(error), DUNNO)
+            return _DUNNO
+        except Exception as error:
+            record.internal(self.peer, attributes.get("protocol_state", ""), error, self.default)
+            return encode_answer(self.default)
+        if isinstance(action, str):
+            return _DUNNO if action is DUNNO else encode_answer(action)
+        self.since, self._state = self.front.loop.time(), question.state
+        self._task = self.front.loop.create_task(self._later(action))
+        return None
+
+    async def _later(self, action: Awaitable[str]) -> None:
+        try:
+            text = await cast("Coroutine[Any, Any, str]", action)
+        except Exception as error:
+            text = self.default
+            record.internal(self.peer, self._state, error, text)
+        self._said(text)
+
+    def _said(self, text: str) -> None:
+        """The answer that was waited for."""
+        self._task, self.since = None, 0.0
+        if self.transport is not None:
+            self.transport.write(_DUNNO if text is DUNNO else encode_answer(text))
+            self._go_on()
+
+    @property
+    def default(self) -> str:
+        """What is said where nothing can be said."""
+        return DEFAULTS[self.door.front.default]
+
+    # ------------------------------------------------------------------ time
+
+    def look(self, now: float) -> None:
+        """Is the answer overdue, or the client silent for too long?"""
+        front = self.door.front
+        if self.since and now - self.since >= front.deadline and self._task is not None:
+            self._task.cancel()
+            record.late(self.peer, self._state, front.deadline, self.default)
+            self.front.met("answers were late")
+            self._said(self.default)
+        elif not self.since and now - self.last >= front.idle:
+            self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self.transport is not None:
+            self.transport.close()

@@ -1,0 +1,292 @@
+"""One request: translated to Contexts, judged stage by stage, the Decision translated back.
+
+Contract: the stages of a request are those up to the SMTP command in progress that nobody has asked about this client
+and this message yet. `answer` gives the action at once where nothing has to wait. What is asked twice about a recipient
+is judged once. What failure means for the mail: exceptions are the connection's (its default answer).
+"""
+
+from collections.abc import Awaitable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from appliance.daemons.policyd import answers, record
+from appliance.daemons.policyd.messages import Message, Session
+from appliance.daemons.policyd.rules import Door, Who, address_of
+from appliance.engine.pipeline import combine
+from appliance.mail.context import Client, Context, Recipient, Stage, Tls
+from appliance.mail.verdict import ACCEPT, Decision, Verdict
+from appliance.protocol.policy import REQUEST, Attributes
+from appliance.protocol.smtp.address import NULL_SENDER, Address
+
+if TYPE_CHECKING:
+    from appliance.daemons.policyd.front import Front
+
+#: Stages that a state asks about. VRFY and ETRN have no message: who asks is judged, not what for.
+STAGES: dict[str, tuple[Stage, ...]] = {
+    "CONNECT": ("connect",),
+    "EHLO": ("connect", "helo"),
+    "HELO": ("connect", "helo"),
+    "VRFY": ("connect", "helo"),
+    "ETRN": ("connect", "helo"),
+    "MAIL": ("connect", "helo", "mail"),
+    "RCPT": ("connect", "helo", "mail", "rcpt"),
+    "DATA": ("connect", "helo", "mail", "data"),
+    "END-OF-MESSAGE": ("connect", "helo", "mail", "message"),
+}
+#: What is judged as soon as it is asked.
+EARLY = frozenset({"CONNECT", "EHLO", "HELO", "VRFY", "ETRN", "MAIL"})
+_OF_CLIENT = frozenset({"connect", "helo"})
+
+
+class Odd(Exception):
+    """A request that cannot be judged; the text says why, for the log."""
+
+
+class Question:
+    """One request."""
+
+    __slots__ = (
+        "attributes",
+        "client",
+        "door",
+        "found",
+        "id",
+        "message",
+        "now",
+        "recipient",
+        "role",
+        "rules",
+        "sender",
+        "session",
+        "state",
+        "who",
+    )
+
+    def __init__(self, front: "Front", door: Door, attributes: Attributes, session: Session | None) -> None:
+        get = attributes.get
+        state = get("protocol_state", "")
+        if get("request") != REQUEST or state not in STAGES:
+            raise Odd(_problem(attributes))
+        who = door.who(get("client_address", ""), get("client_name", ""), get("reverse_client_name", ""))
+        if who is None:
+            raise Odd(f"client_address={get('client_address', '')[:100]!r} is no address")
+        self.attributes, self.state, self.who, self.door = attributes, state, who, door
+        self.now = front.clock()
+        self.found: tuple[Verdict, ...] = ()
+        self.sender: Address | None = None
+        self.recipient: Address | None = None
+        if state not in EARLY or state == "MAIL":
+            self._envelope(get("sender"), get("recipient"))
+        authenticated = get("sasl_username") and door.front.authenticated == "outbound"
+        self.role = "outbound" if authenticated else who.role
+        self.client = _client(who, get("client_port", ""), _tls(attributes))
+        self._remembered(front, session)
+
+    def _envelope(self, sender: str | None, recipient: str | None) -> None:
+        if sender is None:
+            raise Odd("no sender")
+        self.sender = address_of(sender)
+        if self.sender is None:
+            raise Odd(f"sender={sender[:100]!r} is no address")
+        if self.state == "RCPT":
+            self.recipient = address_of(recipient or "")
+            if self.recipient is None or self.recipient is NULL_SENDER:
+                raise Odd(f"recipient={(recipient or '')[:100]!r} is no address")
+
+    def _remembered(self, front: "Front", session: Session | None) -> None:
+        """What is known of this client and this message."""
+        get = self.attributes.get
+        key = (self.who.address, get("client_port", ""), get("helo_name", ""))
+        instance = get("instance", "")
+        message = front.messages.find(instance, key[0], self.now) if instance else None
+        if message is not None:
+            self.message, self.session, self.rules, self.id = message, message.session, message.rules, message.id
+            return
+        if session is None or session.key != key or not key[1].isdecimal():
+            session = Session(key)
+        self.rules, self.session, self.id = front.rules, session, next(front.ids)
+        self.message = Message(self.id, self.rules, session, self.now)
+        if instance:
+            record.unsaid(front.messages.keep(instance, key[0], self.message))
+
+    # ------------------------------------------------------------------ judging
+
+    def answer(self) -> str | Awaitable[str]:
+        """The action."""
+        if self.state == "RCPT" and (said := self.message.answers.get(self.attributes["recipient"])) is not None:
+            return self._again(said)
+        asked = self.session.asked | self.message.asked
+        standing = self.rules.standing[self.role]
+        stages = [stage for stage in STAGES[self.state] if stage in standing and stage not in asked]
+        return self._ask(stages, ACCEPT)
+
+    def _again(self, said: str) -> str:
+        """A recipient that is asked about a second time: what was refused is refused, else what is still to be said."""
+        action = said or self.message.next() or answers.DUNNO
+        record.answered(self, action, ACCEPT, ())
+        return action
+
+    def _ask(self, stages: list[Stage], decision: Decision) -> str | Awaitable[str]:
+        for index, stage in enumerate(stages):
+            answer = self._judge(stage)
+            if not isinstance(answer, Decision):
+                return self._wait(stage, answer, stages[index + 1 :])
+            decision = self._heard(stage, answer)
+            if decision.verb != "accept":
+                break
+        return self._conclude(decision)
+
+    async def _wait(self, stage: Stage, answer: Awaitable[Decision], stages: list[Stage]) -> str:
+        decision = self._heard(stage, await answer)
+        if decision.verb == "accept" and stages:
+            rest = self._ask(stages, decision)
+            return rest if isinstance(rest, str) else await rest
+        return self._conclude(decision)
+
+    def _judge(self, stage: Stage) -> Decision | Awaitable[Decision]:
+        ctx = self._context(stage)
+        if stage != "message" or not ctx.recipients:
+            engine = self.rules.early if self.state in EARLY else self.rules.engine
+            return engine.ask(ctx)
+        groups = self.rules.engine.message(ctx)
+        if isinstance(groups, list):
+            return _joined(groups)
+        return _later(groups)
+
+    def _context(self, stage: Stage) -> Context:
+        get, message = self.attributes.get, self.message
+        return Context(
+            stage=stage,
+            role=self.role,
+            listener=self.door.name,
+            transaction=self.id,
+            client=self.client,
+            helo=get("helo_name", ""),
+            esmtp=get("protocol_name", "") != "SMTP",
+            sender=self.sender,
+            smtputf8=bool((self.sender and self.sender.utf8) or (self.recipient and self.recipient.utf8)),
+            declared_size=_number(get("size", "")),
+            recipient=Recipient(address=self.recipient) if stage == "rcpt" and self.recipient else None,
+            recipients=message.recipients,
+            now=self.now,
+            trail=self.session.trail + message.trail,
+            identity=message.identity,
+        )
+
+    def _heard(self, stage: Stage, decision: Decision) -> Decision:
+        """Keep what was found."""
+        self.found += decision.verdicts
+        if stage in _OF_CLIENT:
+            self.session.asked |= {stage}
+            self.session.trail += decision.verdicts
+            return decision
+        message = self.message
+        if stage == "mail":
+            message.asked |= {stage}
+        message.trail += decision.verdicts
+        message.identity = decision.identity or message.identity
+        return decision
+
+    # ------------------------------------------------------------------ the answer
+
+    def _conclude(self, decision: Decision) -> str:
+        refused = answers.refusal(decision)
+        message = self.message
+        if self.state not in answers.ON_MESSAGE:
+            action = refused or answers.DUNNO
+        else:
+            action = refused or self._effects(decision)
+            if self.state == "RCPT" and self.recipient is not None:
+                message.remember(self.attributes["recipient"], refused)
+                if not refused or refused.startswith("DISCARD"):
+                    message.add(Recipient(address=self.recipient))
+        record.answered(self, action, decision, self.found)
+        return action
+
+    def _effects(self, decision: Decision) -> str:
+        """One action; the others are kept for the next request."""
+        message, inbound = self.message, self.role == "inbound"
+        results = [text for verdict in (*self.session.trail, *message.trail) for text in verdict.authres]
+        if decision.marks or decision.edits or results or decision.keep != "deliver" or _has_more(decision):
+            message.want(answers.effects(decision, self.rules.site, inbound, results if inbound else ()))
+        if self.state == "RCPT" and decision.if_reject:
+            return answers.deferred(decision.if_reject)
+        if self.state == "END-OF-MESSAGE":
+            while (action := message.next()).startswith("PREPEND "):
+                pass
+        else:
+            action = message.next()
+        return action or next(iter(answers.notices(decision)), answers.DUNNO)
+
+
+def _has_more(decision: Decision) -> bool:
+    return bool(decision.redirect or decision.filter or decision.bcc)
+
+
+def _joined(groups: list) -> Decision:  # type: ignore[type-arg]
+    """One decision for all recipients: Postfix has one answer to the end of a message. Where some refuse and others
+    accept, the message is held for the operator."""
+    combined = combine(groups)
+    alike = next((group.decision for group in groups if group.decision.verb == combined.verb), ACCEPT)
+    kept = next((group.decision for group in combined.store if group.decision.keep != "deliver"), None)
+    if combined.verb == "accept" and kept is not None:
+        return kept
+    return alike
+
+
+async def _later(groups: Awaitable[list]) -> Decision:  # type: ignore[type-arg]
+    return _joined(await groups)
+
+
+def _problem(attributes: Attributes) -> str:
+    """Why such a request is not judged."""
+    if (kind := attributes.get("request")) != REQUEST:
+        return f"request={kind!r:.60} is not answered here" if kind else "no request="
+    state = attributes.get("protocol_state")
+    return f"protocol_state={state!r:.60} is not known" if state else "no protocol_state"
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else 0
+
+
+@lru_cache(maxsize=4096)
+def _facts(version: str, cipher: str, bits: str, subject: str) -> Tls:
+    return Tls(version, cipher, _number(bits), subject)
+
+
+def _tls(attributes: Attributes) -> Tls | None:
+    version = attributes.get("encryption_protocol", "")
+    if not version:
+        return None
+    get = attributes.get
+    return _facts(
+        version, get("encryption_cipher", ""), get("encryption_keysize", ""), _unxtext(get("ccert_subject", ""))
+    )
+
+
+def _unxtext(text: str) -> str:
+    """+HH is how Postfix hides odd characters of a certificate."""
+    if "+" not in text:
+        return text
+    head, *parts = text.split("+")
+    octets = head.encode("utf-8", "replace")
+    for part in parts:
+        try:
+            octets += bytes.fromhex(part[:2]) + part[2:].encode("utf-8", "replace")
+        except ValueError:
+            return text
+    return octets.decode("utf-8", "replace")
+
+
+@lru_cache(maxsize=8192)
+def _client(who: Who, port: str, tls: Tls | None) -> Client:
+    return Client(
+        address=who.address,
+        port=_number(port),
+        name=who.name,
+        reverse_name=who.reverse_name,
+        proof=who.proof,
+        tls=tls,
+        trusted_relay=who.trusted,
+    )

@@ -1,0 +1,126 @@
+"""What the policy server writes down: mail log lines, counts, one event a request.
+
+Contract: nothing here raises or waits. A plain pass is one small event and no line. What failure means for the mail:
+none; log and journal may lose, mail does not.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from appliance.daemons.fronts import events as message_events
+from appliance.mail.verdict import Decision, Verdict
+from appliance.observe import events, lines, maillog, metrics, oplog
+
+if TYPE_CHECKING:
+    from appliance.daemons.policyd.messages import Message
+    from appliance.daemons.policyd.question import Question
+
+log = oplog.get("policyd")
+_requests = metrics.tally("postgate_policyd_requests_total", "Policy requests by state and answer.", ("state", "action"))
+_counts = _requests.counts
+_open = metrics.gauge("postgate_policyd_connections", "Open connections of policy clients.")
+_unreadable = metrics.counter("postgate_policyd_unreadable_total", "Connections that were no policy client's.")
+_late = metrics.counter("postgate_policyd_deadlines_total", "Requests that the default answered, for want of time.")
+_errors = metrics.counter("postgate_policyd_internal_errors_total", "Requests that the default answered, by our fault.")
+_REFUSE = ("REJECT", "DEFER")
+#: Words of answers that are counted by name.
+_PLAIN = ("DUNNO", "REJECT", "DEFER", "DEFER_IF_PERMIT", "DEFER_IF_REJECT", "DISCARD", "HOLD", "REDIRECT")
+_KNOWN = frozenset((*_PLAIN, "FILTER", "BCC", "PREPEND", "WARN", "INFO"))
+
+
+def connections(count: int) -> None:
+    """So many are open."""
+    _open.set(count)
+
+
+def answered(question: "Question", action: str, decision: Decision, verdicts: Iterable[Verdict]) -> None:
+    """A request has its answer."""
+    verb = action.partition(" ")[0]
+    state = question.state
+    _counts[state, verb if verb in _KNOWN else f"{verb[:1]}xx"] += 1
+    if action == "DUNNO" and not decision.notes:
+        event = {
+            "event": "policy",
+            "time": question.now,
+            "id": question.id,
+            "state": state,
+            "client": question.who.address,
+            "recipient": question.attributes.get("recipient", ""),
+            "action": "DUNNO",
+        }
+        events.emit(event)
+        return
+    _tell(question, action, verb, decision)
+    deciding = decision.deciding
+    events.emit(
+        {
+            "event": "policy",
+            "time": question.now,
+            "id": question.id,
+            "listener": question.door.name,
+            "state": state,
+            "queue_id": question.attributes.get("queue_id", ""),
+            "client": {"address": question.who.address, "name": question.who.name},
+            "helo": question.attributes.get("helo_name", ""),
+            "sender": question.attributes.get("sender", ""),
+            "recipient": question.attributes.get("recipient", ""),
+            "action": action,
+            "deciding": message_events.plain(deciding) if deciding else None,
+            "verdicts": [message_events.plain(verdict) for verdict in verdicts],
+        }
+    )
+
+
+def _tell(question: "Question", action: str, verb: str, decision: Decision) -> None:
+    """The log line in Postfix's wording, and why."""
+    attributes = question.attributes
+    refused = verb.isdecimal() or verb.startswith(_REFUSE)
+    text = lines.judged(
+        "reject" if refused else verb.lower(),
+        question.state,
+        question.who.name,
+        question.who.address,
+        action,
+        queue_id=attributes.get("queue_id", "") or lines.NOQUEUE,
+        sender=attributes.get("sender"),
+        recipient=attributes.get("recipient"),
+        protocol=attributes.get("protocol_name", ""),
+        helo=attributes.get("helo_name", ""),
+    )
+    if action != "DUNNO":
+        maillog.log(text)
+    if refused and decision.deciding is not None:
+        maillog.log(f"{question.id}: {decision.verb} by {message_events.why(decision.deciding)}")
+    for note in decision.notes:
+        maillog.log(f"{question.id}: {note}; {question.state} from {lines.peer(question.who.name, question.who.address)}")
+
+
+def unreadable(peer: str, why: str) -> None:
+    """Somebody speaks something else."""
+    _unreadable.inc()
+    maillog.capped("policy protocol error", f"policy client {peer} is hung up on: {why}")
+
+
+def odd(peer: str, why: str, action: str) -> None:
+    """A request that lacks what is needed to judge."""
+    _counts["?", action] += 1
+    maillog.capped("odd policy request", f"policy client {peer}: {why}: {action}")
+
+
+def late(peer: str, state: str, seconds: float, action: str) -> None:
+    """No answer in time."""
+    _late.inc()
+    maillog.capped("late policy answer", f"policy client {peer}: {state}: no answer within {seconds:g} s: {action}")
+
+
+def internal(peer: str, state: str, error: BaseException, action: str) -> None:
+    """Our own mistake: the trace is here and nowhere else."""
+    _errors.inc()
+    log.error("internal error", client=peer, state=state, answered=action, exc_info=error)
+
+
+def unsaid(messages: Iterable["Message"]) -> None:
+    """Actions for which no request came."""
+    for message in messages:
+        if message.pending:
+            maillog.capped("unsaid actions", f"{message.id}: no request came to say: {'; '.join(message.pending)}")
