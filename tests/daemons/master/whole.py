@@ -17,7 +17,7 @@ USERS = {
     "smtpd": "nobody",
     "milterd": "news",
     "proxymap": "uucp",
-    "policyd": "uucp",
+    "policyd": "lp",
 }
 
 if __name__ == "__main__":
