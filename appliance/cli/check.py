@@ -35,7 +35,24 @@ def command(path: str | None, as_json: bool) -> None:
     if useless := certificates(blob, snapshot):
         report(None, sorted([*useless, *snapshot.warnings]), blob.label, as_json)
         sys.exit(MISTAKES)
-    report(snapshot, list(snapshot.warnings), blob.label, as_json)
+    report(snapshot, sorted([*snapshot.warnings, *resolvers(blob, snapshot)]), blob.label, as_json)
+
+
+def resolvers(blob: Blob, snapshot: Snapshot) -> list[Mistake]:
+    """A warning where DNS lists are asked through a public resolver: they refuse it, or give it no answer."""
+    from appliance.daemons.compose.lists import wanted_lists  # heavy, and only needed here
+    from appliance.net.public import public_servers
+    from appliance.net.resolver import system_nameservers
+    from appliance.net.upstream import parse_server
+
+    named = snapshot.wiring.dns.nameservers
+    public = public_servers(parse_server(text)[0] for text in named or system_nameservers())
+    if not public or not wanted_lists(snapshot.policies):
+        return []
+    where = Layout(blob.main, blob.folder, blob.shipped, blob.files[blob.main]).parsed.where
+    line, column = where.value(("dns", "nameservers") if named else ("dns",))
+    text = f"DNS lists do not answer a public resolver ({', '.join(public)})"
+    return [Mistake(blob.label, line, column, f"{text}: run one here (unbound) and name it in [dns] nameservers", False)]
 
 
 def certificates(blob: Blob, snapshot: Snapshot) -> list[Mistake]:

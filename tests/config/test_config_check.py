@@ -31,6 +31,19 @@ def test_warnings_do_not_fail(folder: Folder) -> None:
     assert f"{folder.main}:10:11: warning: relay.domains is empty" in done.output
 
 
+def test_lists_behind_a_public_resolver_are_a_warning(folder: Folder) -> None:
+    folder.wiring(WIRING + '[dns]\nnameservers = ["192.0.2.53", "8.8.8.8:53"]\n')
+    assert "public resolver" not in CliRunner().invoke(check.command, ["--config", folder.main]).output  # no list is on
+    folder.write("policies/dnsbl.toml", 'client = ["bl.example.net"]\n')
+    done = CliRunner().invoke(check.command, ["--config", folder.main])
+    assert done.exit_code == 0, done.output
+    assert (
+        f"{folder.main}:13:15: warning: DNS lists do not answer a public resolver (8.8.8.8 (Google)): run" in done.output
+    )
+    folder.wiring(WIRING + '[dns]\nnameservers = ["192.0.2.53"]\n')
+    assert "public resolver" not in CliRunner().invoke(check.command, ["--config", folder.main]).output
+
+
 def test_could_not_run(folder: Folder) -> None:
     done = CliRunner().invoke(check.command, ["--config", f"{folder.main}.none"])
     assert done.exit_code == 2
