@@ -93,4 +93,11 @@ SHIPPED = (
         count=front_count("policyd"),
         rendezvous=False,
     ),
+    Spec(
+        name="milterd",
+        module="appliance.daemons.milterd",
+        user="postgate-milter",
+        count=front_count("milterd"),
+        rendezvous=False,
+    ),
 )

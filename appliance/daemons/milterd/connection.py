@@ -1,0 +1,243 @@
+"""One connection of an MTA: octets in, events through the session, octets out; deadlines and progress (threats D6).
+
+Contract: events are answered in order; while an answer is being found nothing more is read than HIGH octets. Each
+answer has a deadline, behind it the front's default; the MTA hears of progress meanwhile: behind the end of a message,
+and at any step from Postfix, which takes it there. Octets that are no milter protocol cost this connection alone, with
+one log line. What failure means for the mail: an error of ours is a deferral; who hangs up is judged no further.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, cast
+
+from appliance.daemons.fronts.strangers import language
+from appliance.daemons.milterd import events, record
+from appliance.daemons.milterd.outcome import ACCEPT, CANNOT, CONTINUE
+from appliance.daemons.milterd.session import Session
+from appliance.protocol.errors import ProtocolError
+from appliance.protocol.milter import packets as p
+from appliance.protocol.milter.filter import FilterMachine
+from appliance.protocol.milter.packets import LETTERS, FromMta, Reply
+from appliance.protocol.milter.words import Event
+
+if TYPE_CHECKING:
+    from appliance.daemons.milterd.front import Front
+    from appliance.daemons.milterd.rules import Door, Rules
+
+#: Octets that wait unread behind an event whose answer is being found.
+HIGH = 1 << 20
+
+
+class Connection(asyncio.Protocol):
+    """Made by the front for each MTA that connects."""
+
+    def __init__(self, front: "Front", rules: "Rules", door: "Door", peer: str) -> None:
+        self.front, self.peer = front, peer
+        self.machine = FilterMachine()
+        self.session = Session(front, rules, door, self.machine)
+        self.transport: asyncio.Transport | None = None
+        #: When the MTA is hung up on, if it says nothing; moved by each event.
+        self.deadline = front.loop.time() + door.front.idle
+        self._task: asyncio.Task[None] | None = None
+        self._start = b""
+        self._unread = 0
+        self._choked = self._paused = False
+
+    # ------------------------------------------------------------------ transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
+        self.front.entered(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        if self._task is not None:
+            self._task.cancel()
+        self.session.forget()
+        self.front.left(self)
+
+    def data_received(self, data: bytes) -> None:
+        if len(self._start) < 16:
+            self._start += data[:16]
+        self.machine.push(data)
+        if self.busy or self._choked:
+            self._unread += len(data)
+            if self._unread > HIGH and not self._paused and self.transport is not None:
+                self._paused = True
+                self.transport.pause_reading()
+            return
+        self._pump()
+
+    def pause_writing(self) -> None:
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        self._go_on()
+
+    @property
+    def busy(self) -> bool:
+        """An answer is being found."""
+        return self._task is not None
+
+    @property
+    def idle(self) -> bool:
+        """Between messages, with nothing half-way."""
+        return not self.busy and self.session.message is None
+
+    def close(self) -> None:
+        """Hang up; what is written already goes out."""
+        if self.transport is not None:
+            self.transport.close()
+
+    # ------------------------------------------------------------------ events
+
+    def _go_on(self) -> None:
+        if self.busy or self._choked or self.transport is None:
+            return
+        self._unread = 0
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+        self._pump()
+
+    def _pump(self) -> None:
+        """Events, as long as they are answered at once."""
+        out: list[bytes] = []
+        try:
+            while not self.busy and not self._choked and (event := self.machine.next()) is not None:
+                self.deadline = self.front.loop.time() + self.session.door.front.idle
+                if isinstance(event, p.Quit):
+                    self._write(out)
+                    self.close()
+                    return
+                self._take(event, out)
+        except ProtocolError as error:
+            record.broken(self.peer, str(error), language(self._start))
+            self._write(out)
+            self.close()
+            return
+        self._write(out)
+        if self.front.draining and self.idle:
+            self.close()
+
+    def _take(self, event: FromMta, out: list[bytes]) -> None:
+        session = self.session
+        if isinstance(event, p.Negotiate):
+            session.renew(anew=True)
+            out.append(self.machine.negotiate(session.door.want))
+            self.front.agreed(session)
+        elif not self.machine.wants_answer:
+            events.heed(session, event)
+        else:
+            step = LETTERS[type(event)]
+            try:
+                answer = events.answer(session, event)
+            except Exception as error:
+                answer = self._failed(step, error)
+            if isinstance(answer, Reply):
+                self._answer(step, answer, out)
+            else:
+                self._write(out)
+                out.clear()
+                self._task = self.front.loop.create_task(self._wait(step, answer))
+
+    def _answer(self, step: Event, answer: Reply, out: list[bytes]) -> None:
+        """Edits, if it is the end of a message, and the answer."""
+        session = self.session
+        if step is Event.END_OF_MESSAGE:
+            if session.asked_for:
+                out.extend(self.machine.edits(session.asked_for))
+                session.asked_for = []
+            session.drop()
+            out.append(self.machine.answer(answer))
+        else:
+            out.append(self.machine.answer(self._quietly(step, answer)))
+
+    def _write(self, out: list[bytes]) -> None:
+        if out and self.transport is not None:
+            self.transport.write(b"".join(out))
+
+    def _failed(self, step: Event, error: Exception) -> Reply:
+        """A mistake of ours. What does not wait for an answer leaves the message put off at its end."""
+        record.internal(self.session, step.name, error)
+        self.session.asked_for = []
+        return self.session.refuse(step.name, CANNOT)
+
+    def _quietly(self, step: Event, reply: Reply) -> Reply:
+        """`reply`, or where the MTA expects none: later, with the first event that has one."""
+        agreement = self.machine.agreement
+        if reply == CONTINUE or agreement is None or step not in agreement.quiet:
+            return reply
+        if self.session.message is not None:
+            self.session.message.answer = reply
+        return CONTINUE
+
+    # ------------------------------------------------------------------ waiting
+
+    async def _wait(self, step: Event, answer: Awaitable[Reply]) -> None:
+        """Find the answer, in time; then go on with what came meanwhile."""
+        front = self.session.door.front
+        seconds = front.message_deadline if step is Event.END_OF_MESSAGE else front.deadline
+        ticking = self._tick(step, front.progress)
+        try:
+            async with asyncio.timeout(seconds):
+                reply = await answer
+        except TimeoutError:
+            reply = self._default(step, seconds)
+        except Exception as error:
+            reply = self._failed(step, error)
+        finally:
+            for handle in ticking:
+                handle.cancel()
+        self._task = None
+        if self.transport is None:
+            return
+        out: list[bytes] = []
+        try:
+            self._answer(step, reply, out)
+        except Exception as error:  # silence would hold the MTA until its timeout
+            record.internal(self.session, step.name, error)
+            self.close()
+            return
+        self._write(out)
+        self._go_on()
+        if self.front.draining and self.idle:
+            self.close()
+
+    def _tick(self, step: Event, every: float) -> list[asyncio.TimerHandle]:
+        """Tell of progress each `every` seconds; the list holds the timer that is next."""
+        handles: list[asyncio.TimerHandle] = []
+        if step is not Event.END_OF_MESSAGE and not self.machine.macro("v").startswith("Postfix"):
+            return handles
+        agreement = self.machine.agreement
+        if agreement is None or step in agreement.quiet:
+            return handles
+
+        def tell() -> None:
+            self._write([self.machine.progress()])
+            handles[:] = [self.front.loop.call_later(every, tell)]
+
+        handles.append(self.front.loop.call_later(every, tell))
+        return handles
+
+    def _default(self, step: Event, seconds: float) -> Reply:
+        """No decision in time."""
+        default = self.session.door.front.default
+        record.late(self.session, step.name, seconds, default)
+        self.front.was_late(self.session)
+        self.session.asked_for = []
+        if default == "accept":
+            return ACCEPT if step is Event.END_OF_MESSAGE else CONTINUE
+        reply = self.session.refuse(step.name, CANNOT)
+        if step is Event.MAIL and self.session.message is not None:
+            self.session.message.answer = reply
+        return reply
+
+    def expired(self) -> None:
+        """The MTA said nothing for too long."""
+        if not self.busy:
+            self.close()
+
+    def facts(self) -> dict[str, Any]:
+        return {"peer": self.peer, "place": self.machine.place, "busy": self.busy}
