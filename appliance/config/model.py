@@ -208,12 +208,13 @@ class Store(Section):
 
 
 class ScannerEntry(Section):
-    kind: Literal["clamd", "spamd"]
+    kind: Literal["clamd", "spamd", "rspamd"]
     address: Peers
     timeout: Span = 60.0
     concurrency: Annotated[int, Strict(), Field(ge=1, le=1000)] = 10
     size_limit: Whole = 0
     remember: Duration = 300.0
+    user: Annotated[str, Field(pattern=r"^[!-~]{0,100}$")] = ""
 
 
 class Queue(Section):

@@ -76,15 +76,9 @@ class Progress:
 
 async def ask(server: Server, question: Question[T], progress: Progress) -> T:
     """The answer. Raises NoAnswer, ProtocolError, and whatever `question.pieces` raises."""
-    progress.server, progress.phase = server, "connecting to"
     loop = asyncio.get_running_loop()
-    with await _connect(loop, server) as sock:
-        progress.phase = "sending to"
-        progress.broken = await _send(loop, sock, question)
-        progress.phase = "waiting for the answer of"
-        heard = await _read(loop, sock, question.reader)
-        if not heard:
-            raise NoAnswer(f"hung up without an answer{f' ({progress.broken})' if progress.broken else ''}")
+    with await connect(server, progress) as sock:
+        await exchange(sock, question, progress)
         if not question.reader.complete:
             return question.reader.end()
         with contextlib.suppress(TimeoutError):
@@ -93,7 +87,21 @@ async def ask(server: Server, question: Question[T], progress: Progress) -> T:
         return question.reader.end()
 
 
-async def _connect(loop: asyncio.AbstractEventLoop, server: Server) -> socket.socket:
+async def exchange(sock: socket.socket, question: Question[T], progress: Progress) -> None:
+    """Send the question, feed its reader until it is complete, or the stream ends. Raises NoAnswer, ProtocolError, and
+    whatever `question.pieces` raises."""
+    loop = asyncio.get_running_loop()
+    progress.phase = "sending to"
+    progress.broken = await _send(loop, sock, question)
+    progress.phase = "waiting for the answer of"
+    if not await _read(loop, sock, question.reader):
+        raise NoAnswer(f"hung up without an answer{f' ({progress.broken})' if progress.broken else ''}")
+
+
+async def connect(server: Server, progress: Progress) -> socket.socket:
+    """A new connection. Raises NoAnswer."""
+    progress.server, progress.phase = server, "connecting to"
+    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CONNECT):
             return await _dial(loop, server)

@@ -36,7 +36,7 @@ class Remembered:
         return found[1]
 
     def put(self, key: Hashable, result: ScanResult) -> None:
-        if self._seconds <= 0 or result.kind not in KINDS or key in self._results:
+        if self._seconds <= 0 or result.kind not in KINDS or not result.lasting or key in self._results:
             return
         self._results[key] = self._clock() + self._seconds, result
         if len(self._results) > MOST:

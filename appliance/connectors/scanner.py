@@ -10,15 +10,14 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Hashable
-from types import ModuleType
 from typing import Any
 
 import msgspec
 
-from appliance.connectors import clamd, parts, spamd
+from appliance.connectors import clamd, dialects, parts
 from appliance.connectors.breaker import Breaker
 from appliance.connectors.condition import Condition
-from appliance.connectors.conversation import NoAnswer, Progress, Server, ask
+from appliance.connectors.conversation import NoAnswer, Progress, Server
 from appliance.connectors.joining import Joining
 from appliance.connectors.remembered import KINDS, Remembered
 from appliance.connectors.source import TRACE, Octets, Source
@@ -39,7 +38,6 @@ ABANDONED = 3
 _REMEMBERED = 1000
 #: Parts of one message that are scanned at the same time.
 TOGETHER = 4
-_KINDS: dict[str, ModuleType] = {clamd.KIND: clamd, spamd.KIND: spamd}
 _PROBE = Octets(TRACE + b"From: <postmaster@localhost>\r\nSubject: probe\r\n\r\nIs anybody there?\r\n")
 
 
@@ -50,7 +48,7 @@ def trial_context(transaction: str) -> Context:
 
 class Settings(msgspec.Struct, frozen=True):
     """One `[scanners.NAME]`. Seconds and octets; `size_limit` 0: what the scanner itself takes; `remember` 0: no answer
-    is used twice."""
+    is used twice. `options`: what only this kind has."""
 
     name: str
     kind: str
@@ -59,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True):
     concurrency: int = 10
     size_limit: int = 0
     remember: float = 300.0
+    options: Any = None
 
 
 class Scanner:
@@ -71,7 +70,7 @@ class Scanner:
         #: What the servers take at most, 0 = not known or no less than we take.
         self.taken = 0
         self.limit_known = settings.kind != clamd.KIND
-        self._dialect: Any = _KINDS[settings.kind]
+        self._dialect = dialects.make(settings.kind, settings.name, settings.options)
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._joining: Joining[ScanResult] = Joining()
         self._known = Remembered(settings.remember)
@@ -84,7 +83,7 @@ class Scanner:
     @property
     def limit(self) -> int:
         """Octets above which a message is not sent, 0 = none."""
-        own = self.settings.size_limit or self._dialect.DEFAULT_LIMIT
+        own = self.settings.size_limit or self._dialect.limit
         return min(own, self.taken) if own and self.taken else own or self.taken
 
     async def scan(self, content: Content, ctx: Context) -> ScanResult:
@@ -187,8 +186,7 @@ class Scanner:
         missed: list[str] = []
         for server in self._order():
             try:
-                answer = await ask(server, self._dialect.question(source, ctx), progress)
-                found = self._whole(self._dialect.result(answer, self.name), progress)
+                found = self._whole(await self._dialect.ask(server, source, ctx, progress), progress)
             except NoAnswer as error:
                 self._tire(server)
                 missed.append(f"{server}: {error}")
@@ -294,3 +292,4 @@ class Scanner:
 
     def close(self) -> None:
         self.breaker.close()
+        self._dialect.close()

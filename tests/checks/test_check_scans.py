@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from appliance.checks import antispam, antivirus, catalogue
 from appliance.mail import apply
 from appliance.mail.context import Client, Context
+from appliance.mail.edits import Edit
 from appliance.mail.inspection import Inspection
 from appliance.mail.ports import Content, Ports, Site
 from appliance.mail.scan import ScanResult
@@ -242,3 +243,61 @@ async def test_a_long_list_of_rules_is_cut() -> None:
     verdict = await antispam_of(spam(9.0, rules=tuple(f"RULE_NUMBER_{n}" for n in range(500))))
     assert len(verdict.edits[0].value) < 900 and verdict.edits[0].value.endswith(",...")
     assert len(verdict.evidence["scanners"][0]["rules"]) == 500
+
+
+def acts(action: str, score: float = 1.0, scanner: str = "rs", *edits: Edit) -> Fixed:
+    kind = "clean" if action == "no action" else "spam"
+    result = ScanResult(kind=kind, scanner=scanner, score=score, threshold=15.0, action=action, edits=edits)  # type: ignore[arg-type]
+    return Fixed(scanner, "rspamd", result)
+
+
+@pytest.mark.parametrize(
+    ("action", "outcome", "done"),
+    [
+        ("no action", "clean", Action.DUNNO),
+        ("greylist", "greylist", Action.DUNNO),
+        ("add header", "spam", Action.MARK),
+        ("rewrite subject", "spam", Action.MARK),
+        ("soft reject", "later", Action.DEFER_IF_PERMIT),
+        ("reject", "high", Action.REJECT),
+        ("quarantine", "quarantine", Action.QUARANTINE),
+        ("discard", "discard", Action.DISCARD),
+        ("my own", "error", Action.MARK),
+    ],
+)
+async def test_a_scanner_that_decides_is_heard(action: str, outcome: str, done: Action) -> None:
+    verdict = await antispam_of(acts(action, 99.0 if action == "no action" else 1.0))
+    assert verdict.outcome == outcome
+    assert catalogue()["antispam"].outcomes[outcome] is done
+    assert verdict.evidence["scanners"][0]["action"] == action
+    own = await antispam_of(acts(action), actions={action: "quarantine"})
+    assert own.outcome == "quarantine"
+
+
+@pytest.mark.parametrize(
+    ("scanners", "outcome", "score"),
+    [
+        ((acts("no action", 3.0), spam(7.0)), "spam", 7.0),
+        ((acts("soft reject", 3.0), spam(7.0)), "later", 3.0),
+        ((acts("reject", 3.0), spam(99.0)), "high", 99.0),
+        ((acts("my own", 3.0), spam(1.0)), "error", 1.0),
+        ((acts("my own", 3.0), spam(16.0)), "high", 16.0),
+    ],
+)
+async def test_the_worst_word_of_several_spam_scanners_counts(
+    scanners: tuple[Fixed, ...], outcome: str, score: float
+) -> None:
+    verdict = await antispam_of(*scanners)
+    assert (verdict.outcome, verdict.score) == (outcome, score)
+
+
+async def test_what_a_scanner_wants_changed_is_changed() -> None:
+    wanted = (Edit("append", "X-Rspamd", "1"), Edit("change", "Subject", "[S] y", 1))
+    verdict = await antispam_of(acts("rewrite subject", 7.0, "rs", *wanted))
+    assert verdict.edits[1:] == wanted and verdict.edits[0].name == antispam.FIELD
+    assert (await antispam_of(acts("no action", 1.0, "rs", *wanted))).edits[1:] == wanted
+    left = await antispam_of(acts("no action", 1.0, "rs", *wanted), scanner_edits=False, header="never")
+    assert left.edits == ()
+    signed = Text(b"DKIM-Signature: v=1\r\n" + PLAIN)
+    verdict = await answer(antispam.check(context(signed), antispam.Policy(), ports(acts("reject", 1.0, "rs", *wanted))))
+    assert verdict.edits[1:] == wanted[:1], "the signature would break"

@@ -8,12 +8,16 @@ import pytest
 from appliance.config.values import parse_peer
 from appliance.connectors.checkup import Checkup
 from appliance.connectors.conversation import Server
+from appliance.connectors.rspamd import Options
 from appliance.connectors.scanner import Scanner, Settings
 from appliance.connectors.source import TRACE, Octets
+from appliance.mail.edits import Edit
 from appliance.mail.inspection import Inspection, Part, Report
 from tests.connectors.scanner_peer import context
-from tests.peers import clamd, spamd
+from tests.connectors.test_scanner_rspamd import full
+from tests.peers import clamd, rspamd, spamd
 from tests.peers.clamd import EICAR, Clamd, eicar_mail, padded
+from tests.peers.rspamd import Rspamd
 from tests.peers.spamd import GTUBE, Spamd
 
 pytestmark = [pytest.mark.peer]
@@ -95,3 +99,39 @@ async def test_clamd_says_which_signatures_it_has(av: Clamd) -> None:
     assert scanner._versions[0].startswith("ClamAV ")
     await scanner.scan(Octets(HAM), context())
     assert await scanner.learn_versions() is None and len(scanner._known) == 1
+
+
+@pytest.fixture(scope="module")
+def judge2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rspamd]:
+    if not rspamd.available():
+        pytest.skip("Debian package rspamd is not installed")
+    server = Rspamd(tmp_path_factory.mktemp("rs") / "x").start()
+    yield server
+    server.stop()
+
+
+async def test_rspamd_decides(judge2: Rspamd) -> None:
+    for address in judge2.addresses:
+        scanner = make("rspamd", address)
+        ham = await scanner.scan(Octets(HAM), full())
+        assert (ham.kind, ham.action, ham.threshold) == ("clean", "no action", 15.0) and "TOLD" in ham.names
+        told = "ann@example.org eve@example.com 192.0.2.1 mail.example.org%0D%0AX: y mail.example.org Q123"
+        assert ham.edits == (Edit("delete", "X-Remove-Me", "", 0), Edit("append", "X-Told", told))
+        spam = await scanner.scan(Octets(HAM.replace(b"Dear Bob", GTUBE)), full())
+        assert (spam.kind, spam.action) == ("spam", "reject") and "GTUBE" in spam.names
+        marked = await scanner.scan(Octets(HAM.replace(b"Subject: ", b"Subject: LOUD ")), full())
+        assert (marked.kind, marked.action, round(marked.score)) == ("spam", "add header", 7)
+        later = await scanner.scan(Octets(HAM.replace(b"Subject: ", b"Subject: LATER ")), full())
+        assert (later.kind, later.action, later.why) == ("clean", "soft reject", "Come back later")
+        large = await scanner.scan(Octets(HAM + b"x" * 3_000_000), full())
+        assert large.kind == "clean"
+        scanner.close()
+
+
+async def test_rspamd_wants_a_password(judge2: Rspamd) -> None:
+    server = (Server(host="127.0.0.1", port=judge2.controller),)
+    for password, kind in ((b"", "error"), (b"wrong", "error"), (b"geheim", "clean")):
+        scanner = Scanner(Settings("x", "rspamd", server, 10.0, options=Options(password=password)))
+        found = await scanner.scan(Octets(HAM), context())
+        assert found.kind == kind and "geheim" not in found.why, found
+        scanner.close()

@@ -15,6 +15,7 @@ from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
 from appliance.config.values import parse_listen_address, parse_peer
 from appliance.config.wiring import demo_inbox
+from appliance.connectors import rspamd
 from appliance.connectors.callahead import Callahead
 from appliance.connectors.conversation import Server
 from appliance.connectors.dns_lists import DnsLists
@@ -189,9 +190,17 @@ def scanner_settings(snapshot: Snapshot) -> list[Settings]:
             entry.concurrency,
             entry.size_limit,
             entry.remember,
+            _options(snapshot, entry),
         )
         for name, entry in snapshot.wiring.scanners.items()
     ]
+
+
+def _options(snapshot: Snapshot, entry: model.ScannerEntry) -> Any:
+    """What only scanners of this kind have."""
+    if entry.kind == rspamd.KIND:
+        return rspamd.Options(snapshot.wiring.gateway.hostname, entry.user)
+    return None
 
 
 def build_site(snapshot: Snapshot) -> Site:

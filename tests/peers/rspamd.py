@@ -1,0 +1,80 @@
+"""A real rspamd with a few rules of our own and no network: GTUBE, a rule by header, milter headers, soft reject."""
+
+import shutil
+import signal
+from pathlib import Path
+
+from tests.peers.ports import answers, free_port, wait_for
+from tests.peers.process import Process
+
+CONFIG = """\
+options {{
+  pidfile = "{root}/rspamd.pid"; tempdir = "{root}"; cache_file = "{root}/symbols"; hs_cache_dir = "{root}";
+  history_file = "{root}/history"; stats_file = "{root}/stats"; control_socket = "{root}/control mode=0600"; rrd = "";
+  url_tld = "/usr/share/rspamd/effective_tld_names.dat"; filters = ""; local_addrs = ["203.0.113.254"];
+  dns {{ nameserver = ["127.0.0.1:1"]; timeout = 0.1s; retransmits = 1; sockets = 1; }}
+}}
+logging {{ type = "file"; filename = "{root}/rspamd.log"; level = "warning"; }}
+worker "normal" {{ bind_socket = "127.0.0.1:{port}"; bind_socket = "{root}/rspamd.sock mode=0666"; count = 1; }}
+worker "controller" {{ bind_socket = "127.0.0.1:{controller}"; count = 1; password = "geheim"; secure_ip = ""; }}
+modules {{ path = "/usr/share/rspamd/plugins/"; }}
+lua = "{root}/own.lua";
+actions {{ reject = 15; "add header" = 6; greylist = 4; }}
+"""
+RULES = """\
+local function header(task, name) return task:get_header(name) end
+local function rule(name, score, callback)
+  rspamd_config:register_symbol({name = name, score = score, callback = callback})
+  rspamd_config:set_metric_symbol({name = name, score = score})
+end
+rule('LOUD', 7.0, function(task) return (header(task, 'Subject') or ''):find('LOUD') ~= nil end)
+rule('TOLD', 0.1, function(task)
+  local from = task:get_from('smtp')
+  local rcpt = task:get_recipients('smtp')
+  if not from or not rcpt then return false end
+  task:set_milter_reply({
+    add_headers = {['X-Told'] = table.concat({from[1].addr, rcpt[#rcpt].addr, tostring(task:get_ip()),
+      task:get_helo() or '', task:get_hostname() or '', task:get_queue_id() or ''}, ' ')},
+    remove_headers = {['X-Remove-Me'] = 0},
+  })
+  return true
+end)
+rule('LATER', 0.2, function(task)
+  if (header(task, 'Subject') or ''):find('LATER') then
+    task:set_pre_result('soft reject', 'Come back later', 'own')
+    return true
+  end
+  return false
+end)
+"""
+
+
+def available() -> bool:
+    return shutil.which("rspamd") is not None
+
+
+class Rspamd:
+    """`addresses`: what `[scanners.X] address` takes; `controller`: the port that wants a password ("geheim")."""
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True)
+        self.root, self.port, self.controller = root, free_port(), free_port()
+        (root / "rspamd.conf").write_text(CONFIG.format(root=root, port=self.port, controller=self.controller))
+        (root / "own.lua").write_text(RULES)
+        self.addresses = (f"127.0.0.1:{self.port}", f"unix:{root}/rspamd.sock")
+        self.process: Process | None = None
+
+    def start(self) -> "Rspamd":
+        argv = ["rspamd", "-f", "-i", "-c", str(self.root / "rspamd.conf")]
+        self.process = Process(argv, self.root / "out")
+        wait_for(lambda: answers(self.port), 60, f"rspamd: see {self.root}/rspamd.log and {self.root}/out")
+        return self
+
+    def hang(self) -> None:
+        assert self.process
+        self.process.signal(signal.SIGSTOP)
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.signal(signal.SIGCONT)
+            self.process.stop(0.5)  # it has nothing to lose, and takes its time

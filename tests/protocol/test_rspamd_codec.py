@@ -1,0 +1,101 @@
+"""rspamd's answers and what they mean: what is read strictly is a score, all else is none."""
+
+import json
+from typing import Any
+
+import pytest
+
+from appliance.protocol import rspamd
+from appliance.protocol.errors import ProtocolError
+from appliance.protocol.rspamd import Added, Removed
+
+
+def reply(**more: Any) -> bytes:
+    found = {
+        "is_skipped": False,
+        "score": 5.3,
+        "required_score": 15.0,
+        "action": "add header",
+        "symbols": {"A": {"name": "A", "score": 0.3}, "B": {"name": "B", "score": -5.0}, "C": {"name": "C"}},
+        "messages": {},
+        "milter": {},
+    }
+    return json.dumps({**found, **more}).encode()
+
+
+def test_what_an_answer_says() -> None:
+    found = rspamd.parse(200, reply(messages={"smtp_message": "Try again"}, subject="[S] x", **{"dkim-signature": "v=1"}))
+    assert (found.action, found.score, found.required, found.text) == ("add header", 5.3, 15.0, "Try again")
+    assert found.rules == (("B", -5.0), ("A", 0.3), ("C", 0.0)), "those that count most first"
+    assert (found.subject, found.signatures) == ("[S] x", ("v=1",))
+    assert rspamd.parse(200, reply(**{"dkim-signature": ["a", "b"]})).signatures == ("a", "b")
+
+
+def test_every_shape_of_the_milter_section() -> None:
+    added = {"X-A": "1", "X-B": {"value": "2", "order": 0}, "X-C": ["3", {"value": "4", "order": -1}]}
+    found = rspamd.parse(200, reply(milter={"add_headers": added, "remove_headers": {"X-D": 0, "X-E": [1, -1]}}))
+    assert found.added == (Added("X-A", "1"), Added("X-B", "2", 0), Added("X-C", "3"), Added("X-C", "4", -1))
+    assert found.removed == (Removed("X-D", 0), Removed("X-E", 1), Removed("X-E", -1))
+
+
+def test_skipped() -> None:
+    found = rspamd.parse(200, b'{"is_skipped": true}')
+    assert (found.skipped, found.action, found.score) == (True, "no action", 0.0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"[" * 100000,
+        reply(score="5.3"),
+        reply(score=True),
+        reply(score=float("nan")),
+        reply(score=float("inf")),
+        reply(score=1e9),
+        reply(required_score=None),
+        reply(action=None),
+        reply(action=""),
+        reply(action=3),
+        reply(action="x" * 101),
+        reply(symbols=[1]),
+        reply(symbols={"A": 1}),
+        reply(symbols={"A": {"score": "1"}}),
+        reply(symbols={"A": {"score": float("nan")}}),
+        reply(symbols={"A b": {"score": 1}}),
+        reply(symbols={f"A{n}": {"score": 1} for n in range(2001)}),
+        reply(subject=3),
+        reply(subject="x" * 9000),
+        reply(milter=3),
+        reply(milter={"add_headers": 3}),
+        reply(milter={"add_headers": {"X": 3}}),
+        reply(milter={"add_headers": {"X Y": "1"}}),
+        reply(milter={"add_headers": {"X:": "1"}}),
+        reply(milter={"add_headers": {"X\r\nY": "1"}}),
+        reply(milter={"add_headers": {"X": {"value": "1", "order": "0"}}}),
+        reply(milter={"add_headers": {"X": ["1"] * 101}}),
+        reply(milter={"remove_headers": {"X": "1"}}),
+        reply(milter={"remove_headers": {"X": True}}),
+        reply(milter={"remove_headers": {"": 1}}),
+        reply(milter={"remove_headers": ["X"]}),
+        reply(error="cannot parse"),
+    ],
+    ids=lambda body: repr(body[:30]) + str(len(body)),
+)
+def test_c9_no_score_is_made_up(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        rspamd.parse(200, body)
+
+
+@pytest.mark.parametrize("code", [100, 204, 301, 400, 403, 404, 500, 503])
+def test_only_200_is_an_answer(code: int) -> None:
+    with pytest.raises(ProtocolError, match=str(code)):
+        rspamd.parse(code, reply())
+
+
+def test_what_rspamd_says_of_its_trouble_is_told() -> None:
+    with pytest.raises(ProtocolError, match="404 'invalid command'"):
+        rspamd.parse(404, b'{"error":"invalid command","error_domain":"protocol-error"}')
