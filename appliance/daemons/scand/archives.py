@@ -31,7 +31,9 @@ _REGULAR, _KIND = 0o100000, 0o170000
 _FOLDER = 0o040000
 #: Octets that may be unpacked before their ratio counts.
 _FREE = 10 * 1024 * 1024
-#: Members that are read to their end, whatever they begin with.
+#: Octets up to which every member is read to its end: an archive may stand behind whatever it begins with.
+WHOLE = 8 * 1024 * 1024
+#: Others that are read to their end, whatever they begin with.
 _WANTED = re.compile(r"\.(?:rels|zip)\Z", re.IGNORECASE)
 #: Single files that were compressed, not archived.
 _STREAMS = frozenset({filetypes.GZIP, "application/x-bzip2", "application/x-xz", "application/zstd", "application/x-lz4"})
@@ -203,15 +205,16 @@ class _Reader:
     def _read(self, name: str, caps: Caps) -> Member:
         """The beginning, and all if it may hold something. What is not kept is unpacked and counted all the same, but
         where its size stands in the directory and can be passed over."""
-        declared = ffi.entry_size(self.entry) if self.kind == filetypes.ZIP else 0
+        declared = max(0, ffi.entry_size(self.entry)) if ffi.entry_size_is_set(self.entry) else 0
         head = self._block(caps)
         if len(head) < _BLOCK:
             rest = b"".join(iter(lambda: self._block(caps), b""))
             return Member(name, len(head) + len(rest), head + rest, True)
-        if filetypes.detect(head, deep=False) in filetypes.HOLDS or _WANTED.search(name):
+        small = 0 < declared <= WHOLE
+        if small or filetypes.detect(head, deep=False) in filetypes.HOLDS or _WANTED.search(name):
             octets = head + b"".join(iter(lambda: self._block(caps), b""))
             return Member(name, len(octets), octets, True)
-        if declared > len(head):
+        if self.kind == filetypes.ZIP and declared > len(head):
             caps.take(declared - len(head))
             return Member(name, declared, head)
         size = len(head)

@@ -6,6 +6,8 @@ harmless.
 """
 
 import re
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 try:
@@ -16,6 +18,7 @@ except (ImportError, AttributeError, OSError):  # the library behind it is not t
 EXE, ELF, MACHO = "application/x-dosexec", "application/x-elf", "application/x-mach-binary"
 OLE, ZIP, RTF, HTA = "application/x-ole-storage", "application/zip", "text/rtf", "application/hta"
 TNEF = "application/ms-tnef"
+CAB, RAR, SEVEN = "application/vnd.ms-cab-compressed", "application/x-rar", "application/x-7z-compressed"
 #: What libmagic says of octets it does not know; and what we say where it guesses a program without a header (COM) from a
 #: first octet or two: that fits one random file in a hundred.
 _UNKNOWN = "application/octet-stream"
@@ -36,9 +39,9 @@ _TABLE: tuple[tuple[int, bytes, str], ...] = (
     (0, b"L\0\0\0\x01\x14\x02\0", "application/x-ms-shortcut"),
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", OLE),
     (0, bytes.fromhex("e4525c7b8cd8a74daeb15378d02996d3"), "application/onenote"),
-    (0, b"MSCF", "application/vnd.ms-cab-compressed"),
-    (0, b"Rar!\x1a\x07", "application/x-rar"),
-    (0, b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"),
+    (0, b"MSCF", CAB),
+    (0, b"Rar!\x1a\x07", RAR),
+    (0, b"7z\xbc\xaf\x27\x1c", SEVEN),
     (0, b"\x1f\x8b", GZIP),
     (0, b"BZh", "application/x-bzip2"),
     (0, b"\xfd7zXZ\0", "application/x-xz"),
@@ -75,9 +78,9 @@ ARCHIVES = frozenset(
         GZIP,
         TAR,
         ISO,
-        "application/x-rar",
-        "application/x-7z-compressed",
-        "application/vnd.ms-cab-compressed",
+        RAR,
+        SEVEN,
+        CAB,
         "application/x-bzip2",
         "application/x-xz",
         "application/zstd",
@@ -93,6 +96,10 @@ ARCHIVES = frozenset(
 CLOSED = frozenset({"application/x-ace", "application/x-arj", "application/x-ms-wim", "application/x-vhd"})
 #: What something may be inside of.
 HOLDS = ARCHIVES | CLOSED | {OLE, RTF, TNEF}
+#: Archives whose readers look for their beginning behind other octets (programs that unpack themselves are made so).
+_BEHIND = ((b"7z\xbc\xaf\x27\x1c", SEVEN), (b"Rar!\x1a\x07", RAR), (b"MSCF\0\0\0\0", CAB))
+#: Members of these stand in them as they are: what looks like an archive there is one of them.
+_BARE = frozenset({TAR, ISO, "application/x-cpio", "application/x-archive", "application/x-xar"})
 #: Octets of the last record of a zip, with the longest comment.
 _ZIP_END = 22 + 65535
 _HTA = re.compile(rb"<hta:application|<script[^>]{0,200}\bvbscript", re.IGNORECASE)
@@ -141,6 +148,32 @@ def ends_as_zip(octets: bytes) -> bool:
     """Whether a zip's directory stands at the end, whatever the octets begin with: readers of zip look there."""
     at = octets.rfind(b"PK\x05\x06", max(0, len(octets) - _ZIP_END))
     return at >= 0 and octets.rfind(b"PK\x01\x02", 0, at) >= 0
+
+
+def behind(octets: bytes, detected: str) -> Iterator[tuple[int, str]]:
+    """Where archives begin behind the first octet, whatever stands in front of them, and what they are."""
+    if detected in _BARE:
+        return
+    start = 1
+    if detected == ZIP:  # its members may be stored archives; only what stands behind it is not in it
+        start = max(1, octets.rfind(b"PK\x05\x06"))
+    for sign, kind in _BEHIND:
+        at = octets.find(sign, start)
+        while at >= 0:
+            if _begins(octets, at, kind):
+                yield at, kind
+            at = octets.find(sign, at + 1)
+
+
+def _begins(octets: bytes, at: int, kind: str) -> bool:
+    """More than a sign of a few octets, which any data may hold."""
+    if kind == SEVEN:
+        return len(octets) >= at + 32 and zlib.crc32(octets[at + 12 : at + 32]) == int.from_bytes(
+            octets[at + 8 : at + 12], "little"
+        )
+    if kind == RAR:
+        return octets.startswith((b"\0", b"\x01\0"), at + 6)
+    return octets.startswith(b"\0\0\0\0", at + 12) and octets.startswith(b"\x03\x01", at + 24)
 
 
 def _is_text(octets: bytes) -> bool:

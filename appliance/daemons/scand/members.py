@@ -5,8 +5,10 @@ itself is read on. What failure means for the mail: encrypted, broken or unknown
 reason.
 """
 
+import re
 import struct
 from collections import deque
+from itertools import islice
 from typing import NamedTuple
 
 from appliance.daemons.scand import archives, filetypes, macros
@@ -14,6 +16,11 @@ from appliance.daemons.scand.parts import Parts
 from appliance.mail.inspection import Part
 from appliance.protocol.mime import Limits, Over
 from appliance.protocol.mime.parameters import readable
+
+#: Names of volumes: what is in them begins in another one.
+_VOLUME = re.compile(r"\.(?:7z|zip|rar|tar|t?gz|bz2|xz)\.[0-9]{2,4}\Z|\.[rz][0-9]{2}\Z", re.IGNORECASE)
+#: Archives behind other octets of one part that are looked into.
+MOST_BEHIND = 5
 
 
 class _Inside(NamedTuple):
@@ -39,7 +46,9 @@ class Members:
         part = self._parts.listed[place]
         if self.over:
             return
-        waiting = deque(_Inside(place, part.path, 0, octets, kind) for kind in _kinds(part.detected, octets))
+        waiting = deque(
+            _Inside(place, part.path, 0, held, kind) for kind, held in self._held(place, part.detected, octets)
+        )
         try:
             while waiting:
                 self._look(waiting.popleft(), waiting)
@@ -93,8 +102,8 @@ class Members:
         depth = self._parts.listed[inside.place].depth
         part = Part(path, depth, (), (member.name,), detected, member.size, flags=tuple(sorted(flags)))
         place = self._parts.append(part)
-        for kind in _kinds(detected, member.octets) if member.whole else ():
-            waiting.append(_Inside(place, path, inside.level + 1, member.octets, kind))
+        for kind, held in self._held(place, detected, member.octets) if member.whole else ():
+            waiting.append(_Inside(place, path, inside.level + 1, held, kind))
 
     def _tnef(self, inside: _Inside, waiting: deque[_Inside]) -> None:
         """Outlook's winmail.dat: attributes of a level, an id, a length, octets and a checksum."""
@@ -112,12 +121,20 @@ class Members:
                 self._member(inside._replace(detected=detected), member, waiting)
             at += 11 + size
 
+    def _held(self, place: int, detected: str, octets: bytes) -> list[tuple[str, bytes]]:
+        """What to look into a part as, and which octets: a picture may be a zip as well, or have others behind it."""
+        found = [(detected, octets)] if detected in filetypes.HOLDS else []
+        if detected != filetypes.ZIP and filetypes.ends_as_zip(octets):
+            found.append((filetypes.ZIP, octets))
+        if not found and any(_VOLUME.search(name) for name in self._parts.listed[place].names):
+            self._unread(self._parts.listed[place].path, "a volume of a split archive")
+            self._parts.flag(place, {"archive", "unread"})
+        hidden = list(islice(filetypes.behind(octets, detected), MOST_BEHIND + 1))
+        if len(hidden) > MOST_BEHIND:
+            self._unread(self._parts.listed[place].path, f"more than {MOST_BEHIND} archives, one behind the other")
+            self._parts.flag(place, {"archive", "unread"})
+        return found + [(kind, octets[at:]) for at, kind in hidden[:MOST_BEHIND]]
+
     def _unread(self, path: str, why: str) -> None:
         if len(self.unread) < 1000:
             self.unread.append(f"{path}: {why}"[:2048])
-
-
-def _kinds(detected: str, octets: bytes) -> list[str]:
-    """What to look into it as: a picture may be a zip as well."""
-    kinds = [detected] if detected in filetypes.HOLDS else []
-    return [*kinds, filetypes.ZIP] if filetypes.ZIP not in kinds and filetypes.ends_as_zip(octets) else kinds

@@ -265,6 +265,41 @@ def test_c4_a_zip_behind_something_else_is_looked_into(front: bytes) -> None:
     assert not members(looked(front + b"PK\x05\x06" + bytes(18))), "an empty list of members is none"
 
 
+@pytest.mark.parametrize(
+    "front", [b"GIF89a" + bytes(40), b"%PDF-1.4\n", b"MZ\x90\0" + bytes(4000), zipped(b__txt=b"text")]
+)
+@pytest.mark.parametrize("octets", [cab(b"a.exe", EXE), rar(b"a.exe", EXE)], ids=["cab", "rar"])
+def test_c4_other_archives_behind_something_else_are_looked_into(front: bytes, octets: bytes) -> None:
+    """Programs that unpack themselves are made so, and readers look for the beginning."""
+    assert members(looked(front + octets))["1!a.exe"].detected == filetypes.EXE
+    assert members(looked(tarred(b__dat=front + octets)))["1!b.dat!a.exe"].detected == filetypes.EXE
+    assert members(looked(zipped(b__dat=front + bytes(70000) + octets)))["1!b.dat!a.exe"].detected == filetypes.EXE
+
+
+@pytest.mark.peer
+def test_c4_a_7z_behind_something_else_is_looked_into(tmp_path: Path) -> None:
+    octets = built(tmp_path, "7z", "a", "-t7z", "out.", "a.exe")
+    assert members(looked(b"GIF89a" + bytes(40) + octets))["1!a.exe"].detected == filetypes.EXE
+    report = looked(b"GIF89a" + bytes(40) + octets * 7)
+    assert any("more than 5 archives" in why for why in report.unread)
+    assert not looked(b"GIF89a" + octets[:6] + random.Random(1).randbytes(90)).unread, "a sign alone is no archive"
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_an_archive_that_stands_in_another_is_looked_into_once(kind: str) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as file:
+        file.writestr("a.cab", cab(b"a.exe", EXE))
+    octets = out.getvalue() if kind == "zip" else tarred(a__cab=cab(b"a.exe", EXE))
+    assert list(members(looked(octets))) == ["1!a.cab", "1!a.cab!a.exe"]
+
+
+@pytest.mark.parametrize("name", [b"x.7z.002", b"x.zip.010", b"x.r01", b"x.tar.gz.003"])
+def test_c4_a_volume_of_a_split_archive_is_named(name: bytes) -> None:
+    report = reader.read(mail(random.Random(2).randbytes(500), name), 0, LIMITS, None)
+    assert {"archive", "unread"} <= set(report.parts[0].flags) and "volume" in report.unread[0]
+
+
 def test_c4_zips_one_behind_the_other_are_all_looked_into() -> None:
     """Readers see the first or the last."""
     first, last = zipped(a__dat=EXE), zipped(b__txt=b"text")
