@@ -138,6 +138,9 @@ def _splice(
         field = _field(rest)
         if field is None:
             entries.remove(entry)
+        elif field[0].lower() != one.name.lower():  # a milter cannot give a field another name
+            entries.remove(entry)
+            between.setdefault(entry.origin or 0, []).append(field)
         else:
             entry.name, entry.value, entry.touched = *field, True
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Octets that wait unread behind an event whose answer is being found.
 HIGH = 1 << 20
+#: Octets that a stranger is known by.
+START = 40
 
 
 class Connection(asyncio.Protocol):
@@ -57,8 +59,8 @@ class Connection(asyncio.Protocol):
         self.front.left(self)
 
     def data_received(self, data: bytes) -> None:
-        if len(self._start) < 16:
-            self._start += data[:16]
+        if len(self._start) < START:
+            self._start += data[:START]
         self.machine.push(data)
         if self.busy or self._choked:
             self._unread += len(data)

@@ -27,12 +27,12 @@ OUT_OF_PLACE = "451 4.3.0 Error: internal protocol error, please try again later
 
 def answer(session: Session, event: FromMta) -> Answer:
     """The reply to an event that waits for one."""
-    if session.machine.odd:
-        record.odd(session, session.machine.odd)
-        return _out_of_place(session, event)
     message = session.message
     if message is not None and message.answer is not None and not isinstance(event, p.Mail):
         return message.answer
+    if session.machine.odd:
+        record.odd(session, session.machine.odd)
+        return _out_of_place(session, event)
     return _ANSWERS[type(event)](session, event)
 
 
