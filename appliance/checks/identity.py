@@ -75,8 +75,16 @@ def _named(domain: str, proof: Any, policy: Policy, ports: Ports, **more: Any) -
 
 
 def _is_shared(names: Iterable[str], policy: Policy, ports: Ports) -> bool | Awaitable[bool]:
-    tables: list[Any] = [ports.tables[spec] for spec in policy.shared_providers]  # any table is hashable: by what it is
-    return any_of(_listed(table, name) for table in tables for name in names)
+    asked: list[Awaitable[bool]] = []
+    for spec in policy.shared_providers:
+        table: Any = ports.tables[spec]  # any table is hashable: by what it is
+        for name in names:
+            found = _listed(table, name)
+            if found is True:
+                return True
+            if found is not False:
+                asked.append(found)
+    return any_of(iter(asked)) if asked else False
 
 
 class _NotAtHand(Exception):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from appliance.queue.envelope import Trailer
+from appliance.queue.envelope import Trailer, decode_trailer
 from appliance.queue.errors import ContentDamaged
 
 MAGIC = b"\x93PGE"
@@ -33,7 +33,6 @@ _CHUNK = 1 << 20
 NO_SALT = bytes(8)
 
 encode_trailer = msgspec.msgpack.Encoder().encode
-decode_trailer = msgspec.msgpack.Decoder(Trailer).decode
 
 
 class Header(NamedTuple):

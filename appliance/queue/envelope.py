@@ -4,11 +4,16 @@ Contract: a Trailer is written once, with the content, before the 250; afterward
 live in marks and state logs, never in the trailer). All times are wall-clock seconds.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from appliance.mail.edits import Edit
+
+NO_VERDICTS = msgspec.Raw(b"\x90")
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[dict[str, Any]]).decode
 
 Keep = Literal["deliver", "hold", "quarantine"]
 
@@ -42,7 +47,8 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `sender` is "" for the null sender. `proven`: the sender is authenticated (SPF pass or aligned DKIM), so a DSN may be
     sent to it; else a message that cannot be delivered goes to hold with an alarm. `keep` says where the entry starts.
     `plain`: the content has CRLF line ends only, the last line's too, and no line that begins with a dot, so that it can
-    be sent as it stands. `verdicts` are plain dicts (check, outcome, reason, action) for quarantine, log and explain.
+    be sent as it stands. `verdicts` are packed (see `pack_verdicts`, `found`), for quarantine and explain: delivery
+    has no use for them.
     """
 
     queue_id: str
@@ -60,9 +66,28 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     keep_reason: str = ""
     proven: bool = False
     edits: tuple[Edit, ...] = ()
-    verdicts: tuple[dict[str, Any], ...] = ()
+    verdicts: msgspec.Raw = NO_VERDICTS
     policy: str = ""
     plain: bool = False
+
+    def found(self) -> list[dict[str, Any]]:
+        """The verdicts as plain dicts (check, outcome, stage, reason, evidence). Raises msgspec.MsgspecError."""
+        return _unpack(self.verdicts)
+
+
+def pack_verdicts(verdicts: Sequence[dict[str, Any]]) -> msgspec.Raw:
+    """What Trailer.verdicts holds."""
+    return msgspec.Raw(_pack(verdicts))
+
+
+_decode = msgspec.msgpack.Decoder(Trailer).decode
+
+
+def decode_trailer(packed: bytes | msgspec.Raw) -> Trailer:
+    """A trailer that holds on to none of the octets it was read from. Raises msgspec.MsgspecError."""
+    trailer = _decode(packed)
+    msgspec.structs.force_setattr(trailer, "verdicts", trailer.verdicts.copy())
+    return trailer
 
 
 class Grant(msgspec.Struct, frozen=True, tag="grant"):
@@ -81,17 +106,8 @@ class Want(msgspec.Struct, frozen=True, tag="want"):
 
 
 class Committed(msgspec.Struct, frozen=True, tag="committed"):
-    """smtpd -> delivery: this entry is on disk at [`offset`, `end`) of file `name`. `content` rides along when small."""
-
-    name: str
-    offset: int
-    trailer: Trailer
-    content: bytes | None = None
-    end: int = 0
-
-
-class Announced(msgspec.Struct, frozen=True, tag="committed"):
-    """Committed as it is sent: the trailer is packed already, for the disk."""
+    """smtpd -> delivery: this entry is on disk at [`offset`, `end`) of file `name`. `trailer` is the
+    one on disk, octet for octet (decode_trailer). `content` rides along when small."""
 
     name: str
     offset: int

@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
-import msgspec
+from msgspec import Raw
 
 from appliance.observe import maillog
 from appliance.queue.entry import HEADER, encode_entry
-from appliance.queue.envelope import Announced, Committed, Grant, Returned, Sealed, Trailer, Want
+from appliance.queue.envelope import Committed, Grant, Returned, Sealed, Trailer, Want
 from appliance.queue.errors import SpoolError, SpoolFull, from_oserror
 from appliance.queue.large import LargeFile
 from appliance.queue.pool import GRANT_WAIT, LargePool
@@ -140,13 +140,13 @@ class IntakeLog:
             self._soon()
 
     def _announce(self, file: Segment, batch: list[_Waiting], buffers: list[bytes]) -> None:
-        notices: list[Announced] = []
+        notices: list[Committed] = []
         for (content, _, future), packed in zip(batch, buffers[2::3], strict=True):
             start = file.end
             file.end = start + HEADER + len(content) + len(packed)
             if not future.done():
                 future.set_result(None)
-            notices.append(Announced(file.name, start, msgspec.Raw(packed), content, file.end))
+            notices.append(Committed(file.name, start, Raw(packed), content, file.end))
         maillog.flush()  # what we logged of these messages stands before what delivery logs of them
         self._tell_all(notices)
         file.entries += len(batch)
@@ -265,7 +265,7 @@ class IntakeLog:
         if fd >= 0:
             os.close(fd)
 
-    def _tell_all(self, notices: list[Announced]) -> None:
+    def _tell_all(self, notices: list[Committed]) -> None:
         """What is not heard is found by a scan."""
         if self._channel is not None:
             try:

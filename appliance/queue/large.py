@@ -12,6 +12,8 @@ import os
 import zlib
 from collections.abc import Callable
 
+from msgspec import Raw
+
 from appliance.queue.entry import HEADER, Header, encode_trailer, pack_header, salt_of
 from appliance.queue.envelope import Committed, Returned, Sealed, Trailer
 from appliance.queue.errors import SpoolError, from_oserror
@@ -88,7 +90,7 @@ class LargeFile:
         header = Header(salt_of(self.name), self.size, len(packed), self._crc, zlib.crc32(packed))
         self._lane.run(
             lambda: self._finish(pack_header(header), packed),
-            lambda result: self._finished(trailer, header.length, future, result),
+            lambda result: self._finished(packed, header.length, future, result),
         )
         return future
 
@@ -110,9 +112,9 @@ class LargeFile:
         with contextlib.suppress(OSError):
             os.ftruncate(self.fd, 0)
 
-    def _finished(self, trailer: Trailer, length: int, future: "asyncio.Future[None]", result: Exception | None) -> None:
+    def _finished(self, packed: bytes, length: int, future: "asyncio.Future[None]", result: Exception | None) -> None:
         if result is None:
-            self._end(self, [Committed(self.name, 0, trailer, None, length), Sealed(self.name, length)])
+            self._end(self, [Committed(self.name, 0, Raw(packed), None, length), Sealed(self.name, length)])
         else:
             self._end(self, [Returned(self.name)])
         if future.done():

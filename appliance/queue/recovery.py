@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from appliance.queue import disk, ids
 from appliance.queue.entry import Damaged, Found, read_header
-from appliance.queue.envelope import Trailer
+from appliance.queue.envelope import Committed, Trailer, decode_trailer
 from appliance.queue.errors import from_oserror
 from appliance.queue.granted import IntakeFile
 from appliance.queue.item import Item, Result
@@ -116,6 +118,20 @@ def unacceptable(spool: "Spool", trailer: Trailer) -> str | None:
     if not trailer.recipients:
         return "it has no recipient"
     return "its queue id is in use" if spool.get(trailer.queue_id) is not None else None
+
+
+def announced(spool: "Spool", notice: Committed) -> Trailer | None:
+    """The trailer of a message that a worker tells of; None if it cannot be taken: then it is set aside and reported."""
+    try:
+        trailer = decode_trailer(notice.trailer)
+    except msgspec.MsgspecError as error:
+        wrong: str | None = f"its trailer cannot be read: {error}"
+    else:
+        wrong = "its queue id is in use" if trailer.queue_id in spool.kept.names else unacceptable(spool, trailer)
+        if not wrong:
+            return trailer
+    set_aside(spool, notice.name, notice.offset, notice.end, wrong or "")
+    return None
 
 
 def set_aside(spool: "Spool", name: str, offset: int, end: int, why: str) -> None:

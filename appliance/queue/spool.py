@@ -64,11 +64,10 @@ class Spool(Books):
         is none, or is in use: set aside and reported)."""
         if not self.granted.committed(notice):
             return None
-        wrong = "its queue id is in use" if notice.trailer.queue_id in self.kept.names else None
-        if wrong := wrong or recovery.unacceptable(self, notice.trailer):
-            recovery.set_aside(self, notice.name, notice.offset, notice.end, wrong)
+        trailer = recovery.announced(self, notice)
+        if trailer is None:
             return None
-        return self.add(Item(notice.trailer, "intake", notice.name, notice.offset, self.clock.now()), notice.content)
+        return self.add(Item(trailer, "intake", notice.name, notice.offset, self.clock.now()), notice.content)
 
     def sealed(self, notice: Sealed) -> Batches:
         """The file is finished; gives the messages that no notice told of (none, unless a connection broke)."""

@@ -6,11 +6,12 @@ import socket
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from appliance.queue import disk, segment
 from appliance.queue.envelope import Committed, Sealed
-from tests.queue.queue_rig import Rig, trailer
+from tests.queue.queue_rig import Rig, settled, trailer
 
 
 async def test_worker_dies_after_the_sync_before_the_notice(rig: Rig) -> None:
@@ -189,16 +190,16 @@ async def test_sealed_is_not_lost_with_the_connection(rig: Rig, monkeypatch: pyt
 
 
 async def test_a_notice_for_an_unknown_file_or_twice_is_harmless(rig: Rig) -> None:
-    sent = await rig.commit(b"x")
+    await rig.commit(b"x")
     notice = next(n for n in rig.wire.sent if isinstance(n, Committed))
     assert len(rig.pump()) == 1
     assert rig.spool.committed(notice) is None
-    assert rig.spool.committed(Committed("0123456789abcdef.seg", 0, sent)) is None
+    assert rig.spool.committed(Committed("0123456789abcdef.seg", 0, notice.trailer)) is None
     assert list(rig.spool.sealed(Sealed("../../etc/passwd", 0))) == []
     assert list(rig.spool.sealed(Sealed(notice.name, -1))) == []
     assert list(rig.spool.sealed(Sealed(notice.name, 1 << 62))) == []
-    assert rig.spool.committed(Committed(notice.name, -5, sent)) is None
-    assert rig.spool.committed(Committed(notice.name, 1 << 70, sent)) is None
+    assert rig.spool.committed(Committed(notice.name, -5, notice.trailer)) is None
+    assert rig.spool.committed(Committed(notice.name, 1 << 70, notice.trailer)) is None
     assert len(rig.spool) == 1
 
 
@@ -252,3 +253,12 @@ def test_the_lock_travels_with_the_descriptor(tmp_path: Path) -> None:
     os.close(end_w)
     os.waitpid(child, 0)
     assert not disk.held(path)
+
+
+async def test_a_trailer_that_cannot_be_read_is_set_aside(rig: Rig) -> None:
+    await rig.commit(b"x")
+    notice = next(n for n in rig.wire.sent if isinstance(n, Committed))
+    broken = msgspec.structs.replace(notice, trailer=msgspec.Raw(b"\xc1"))
+    assert rig.spool.committed(broken) is None
+    await settled(rig.spool)
+    assert any(name.endswith(".why") for name in rig.names("corrupt")) and len(rig.spool) == 0

@@ -12,7 +12,7 @@ import pytest
 from appliance.queue import intake as intake_module
 from appliance.queue import segment
 from appliance.queue.entry import HEADER
-from appliance.queue.envelope import Committed, Returned, Sealed, Want
+from appliance.queue.envelope import Committed, Returned, Sealed, Want, decode_trailer
 from appliance.queue.errors import SpoolError, SpoolFull
 from appliance.queue.intake import IntakeLog
 from appliance.queue.pool import SPARE_LARGE
@@ -62,7 +62,7 @@ async def test_commits_that_wait_share_one_write_and_one_sync(rig: Rig, monkeypa
 async def test_what_is_announced_is_what_is_on_disk(rig: Rig) -> None:
     sent = [await rig.commit(b"content %d\r\n" % i) for i in range(5)]
     notices = [n for n in rig.wire.sent if isinstance(n, Committed)]
-    assert [n.trailer.queue_id for n in notices] == [t.queue_id for t in sent]
+    assert [decode_trailer(n.trailer).queue_id for n in notices] == [t.queue_id for t in sent]
     assert all(a.end == b.offset for a, b in itertools.pairwise(notices))
     for item in rig.pump():
         inline = rig.content(item)

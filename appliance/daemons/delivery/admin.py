@@ -175,7 +175,7 @@ class Admin:
             facts["keep_reason"] = trailer.keep_reason
             facts["proven"] = trailer.proven
             facts["policy"] = trailer.policy
-            facts["verdicts"] = list(trailer.verdicts)
+            facts["verdicts"] = trailer.found()
             facts["edits"] = [msgspec.to_builtins(edit) for edit in trailer.edits]
             facts["header"] = self._header(item)
         return facts

@@ -15,7 +15,7 @@ from appliance.mail.identity import Identity
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import parse_address
 from appliance.protocol.smtp.data import DataDecoder
-from appliance.queue.envelope import Origin, QueuedRecipient, Trailer
+from appliance.queue.envelope import Origin, QueuedRecipient, Trailer, pack_verdicts
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
@@ -59,7 +59,7 @@ def build(
         keep=decision.keep,
         keep_reason=decision.keep_reason,
         edits=decision.edits,
-        verdicts=tuple([plain(verdict) for verdict in (*session.trail, *transaction.trail, *decision.verdicts)]),
+        verdicts=pack_verdicts([plain(verdict) for verdict in (*session.trail, *transaction.trail, *decision.verdicts)]),
         policy=transaction.rules.snapshot.hash,
         plain=isinstance(transaction.decoder, DataDecoder) and transaction.decoder.plain,
     )

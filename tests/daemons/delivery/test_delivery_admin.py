@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from appliance.cli import quarantine, queue
+from appliance.queue.envelope import pack_verdicts
 from tests.connectors.smtp_peer import Peer
 from tests.daemons.delivery.harness import Running, delivery, mail_log, settings
 
@@ -28,10 +29,8 @@ async def busy(tmp_path: Path, log):
         running.peer = peer
         running.ids = [await running.put(f"r{n}@example.com", sender=f"s{n}@example.org") for n in range(3)]
         running.held = await running.put("h@example.com", keep="hold", keep_reason="access: HOLD")
-        running.kept = [
-            await running.put("q@example.com", sender="", keep="quarantine", verdicts=({"check": "antivirus"},))
-            for _ in "12"
-        ]
+        found = pack_verdicts([{"check": "antivirus"}])
+        running.kept = [await running.put("q@example.com", sender="", keep="quarantine", verdicts=found) for _ in "12"]
         folders = running.spool.folders
         await running.until(lambda: [len(folders[f]) for f in ("deferred", "hold", "quarantine")] == [3, 1, 2])
         await running.until(lambda: all(running.spool.get(i).attempts for i in running.ids))

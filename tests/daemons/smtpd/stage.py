@@ -17,7 +17,7 @@ from appliance.mail.context import Context
 from appliance.mail.ports import Unavailable
 from appliance.mail.verdict import ACCEPT, Decision
 from appliance.net.client_name import ClientName
-from appliance.queue.envelope import Trailer
+from appliance.queue.envelope import Trailer, decode_trailer
 from appliance.queue.errors import SpoolFull
 from appliance.queue.large import LargeFile
 from appliance.queue.space import Space
@@ -102,7 +102,7 @@ class Intake:
     def _ended(self, file: LargeFile, notices: list[Any]) -> None:
         if notices and hasattr(notices[0], "trailer"):
             content = os.pread(file.fd, file.size, file.content_offset)
-            self.kept.append(Kept(content, notices[0].trailer, True))
+            self.kept.append(Kept(content, decode_trailer(notices[0].trailer), True))
         else:
             self.aborted += 1
         os.close(file.fd)

@@ -459,7 +459,7 @@ async def test_verdicts_of_earlier_stages_stand_in_the_trail() -> None:
         await client.reply()
         (ctx,) = stage.engine_.at("message")
         assert [verdict.check for verdict in ctx.trail] == ["connect", "helo", "mail", "rcpt"]
-        assert [found["check"] for found in stage.intake.kept[0].trailer.verdicts] == ["connect", "helo", "mail", "rcpt"]
+        assert [found["check"] for found in stage.intake.kept[0].trailer.found()] == ["connect", "helo", "mail", "rcpt"]
 
 
 async def test_content_is_what_checks_and_scanners_see() -> None:
