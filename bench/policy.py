@@ -1,0 +1,181 @@
+"""The policy server against postgrey: the same requests over ten connections, as Postfix sends them (one outstanding on
+each), triplets that are known ("warm") and triplets that nobody has seen ("fresh"). Both sides greylist everybody with a
+delay of a second, without automatic white lists; nothing asks DNS."""
+
+import pwd
+import select
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench.pairs import Row, compare
+from tests.peers.gateway import Gateway
+from tests.peers.policy import RCPT
+from tests.peers.ports import answers, free_port, wait_for
+from tests.peers.process import Process, reachable
+
+CONNECTIONS = 10
+#: Triplets that are known, and requests of one run.
+KNOWN = 1000
+WORKERS = 2
+STAGES = """\
+[inbound]
+connect = []
+helo = []
+mail = []
+rcpt = ["relay", "recipient", "greylist"]
+data = []
+message = []
+"""
+GREYLIST = 'when = "always"\ndelay = "1s"\nauto_accept = 0\nexempt_clients = []\nexempt_recipients = []\n'
+WIRING = '[[policyd]]\naddress = "inet:127.0.0.1:{port}"\nworkers = {workers}\n'
+RECIPIENT = 'tables = ["inline:{@example.com=ok}"]\n'
+
+
+def requests(triplets: Callable[[int], int], start: int = 0) -> Iterator[bytes]:
+    """Requests for ever, each of a message of its own; `triplets` says which triplet the n-th is about."""
+    head = "".join(f"{key}={value}\n" for key, value in RCPT.items() if key not in ("recipient", "instance"))
+    octets, number = head.encode(), start
+    while True:
+        yield b"%brecipient=user%d@example.com\ninstance=1a2b.65f0.%x.0\n\n" % (octets, triplets(number), number)
+        number += 1
+
+
+class Load:
+    """Ten connections, each with one request outstanding. Its cost is part of both sides' figures."""
+
+    def __init__(self, port: int) -> None:
+        self._epoll = select.epoll()
+        self._socks: dict[int, socket.socket] = {}
+        for _ in range(CONNECTIONS):
+            sock = socket.create_connection(("127.0.0.1", port))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socks[sock.fileno()] = sock
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+        self.answers: dict[bytes, int] = {}
+        self.times: list[float] = []
+
+    def run(self, source: Iterator[bytes], count: int) -> float:
+        """`count` requests; how many a second."""
+        clock, sent, self.times, self.answers = time.perf_counter, {}, [], {}
+        begun, left, done = clock(), count, 0
+        for fd, sock in self._socks.items():
+            sock.send(next(source))
+            sent[fd] = clock()
+            left -= 1
+        while done < count:
+            for fd, _ in self._epoll.poll(10):
+                sock = self._socks[fd]
+                data = sock.recv(4096)
+                now = clock()
+                if not data.endswith(b"\n\n"):
+                    raise RuntimeError(f"no answer: {data!r}")
+                done += 1
+                self.times.append(now - sent[fd])
+                word = data[7:12]
+                self.answers[word] = self.answers.get(word, 0) + 1
+                if left > 0:
+                    left -= 1
+                    sent[fd] = now
+                    sock.send(next(source))
+        return count / (clock() - begun)
+
+    def p99(self) -> float:
+        """Milliseconds."""
+        return sorted(self.times)[int(len(self.times) * 0.99)] * 1000
+
+    def close(self) -> None:
+        for sock in self._socks.values():
+            sock.close()
+        self._epoll.close()
+
+
+class Ours:
+    """policyd with two workers."""
+
+    def __init__(self, root: Path) -> None:
+        self.port = free_port()
+        policies = {"greylist.toml": GREYLIST, "stages.toml": STAGES, "recipient.toml": RECIPIENT}
+        more = WIRING.format(port=self.port, workers=WORKERS)
+        self._gateway = Gateway(root, 1, workers=1, more=more, policies=policies).start()
+
+    def stop(self) -> None:
+        self._gateway.stop()
+
+
+class Postgrey:
+    """Debian's postgrey as it comes, but for its delay and its lists."""
+
+    def __init__(self, root: Path) -> None:
+        database = root / "postgrey"
+        database.mkdir(parents=True)
+        shutil.chown(database, pwd.getpwnam("postgrey").pw_uid)
+        reachable(database / "x")
+        self.port = free_port()
+        words = [f"--inet=127.0.0.1:{self.port}", f"--dbdir={database}", "--delay=1", "--whitelist-clients=/dev/null"]
+        more = ["--whitelist-recipients=/dev/null", "--auto-whitelist-clients=0"]
+        self._process = Process(["postgrey", *words, *more], root / "postgrey.out")
+        wait_for(lambda: answers(self.port), 20, "postgrey")
+
+    def stop(self) -> None:
+        self._process.stop()
+
+
+class Side:
+    """One server and the load on it; `requests` of one run are chosen so that it takes seconds."""
+
+    def __init__(self, server: Ours | Postgrey, count: int) -> None:
+        self.server, self.count = server, count
+        self.load = Load(server.port)
+        self.latencies: list[float] = []
+        self._number = KNOWN
+        for _ in range(2):  # seen, and come back behind the delay: known
+            self.load.run(requests(lambda number: number), KNOWN)
+            time.sleep(1.2)
+        self.load.run(requests(lambda number: number, 1 << 40), KNOWN)
+
+    def warm(self) -> float:
+        rate = self._run(lambda number: number % KNOWN)
+        if set(self.load.answers) != {b"DUNNO"} and not all(word.startswith(b"PREPE") for word in self.load.answers):
+            raise RuntimeError(f"not warm: {self.load.answers}")
+        return rate
+
+    def fresh(self) -> float:
+        rate = self._run(lambda number: number)
+        if set(self.load.answers) != {b"DEFER"}:
+            raise RuntimeError(f"not fresh: {self.load.answers}")
+        return rate
+
+    def _run(self, triplets: Callable[[int], int]) -> float:
+        rate = self.load.run(requests(triplets, self._number), self.count)
+        self._number += self.count
+        self.latencies.append(self.load.p99())
+        return rate
+
+    def stop(self) -> None:
+        self.load.close()
+        self.server.stop()
+
+
+def rows(pairs: int, count: int = 40000) -> list[Row]:
+    """Both rows; the 99th percentile of ours is told beside them."""
+    with tempfile.TemporaryDirectory(prefix="pgbench") as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        ours, theirs = Side(Ours(root / "ours"), count), Side(Postgrey(root / "theirs"), count // 10)
+        try:
+            found = []
+            for name, run in (("warm", Side.warm), ("fresh", Side.fresh)):
+                ours.latencies.clear()
+                theirs.latencies.clear()
+                title = f"policy requests, {name} triplets, against postgrey"
+                found.append(compare(title, lambda run=run: run(ours), lambda run=run: run(theirs), pairs))  # type: ignore[misc]
+                mine, other = sorted(ours.latencies)[pairs // 2], sorted(theirs.latencies)[pairs // 2]
+                print(f"  {name}: 99 % within {mine:.2f} ms, postgrey {other:.2f} ms", flush=True)
+            return found
+        finally:
+            ours.stop()
+            theirs.stop()
