@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "identity": ("appliance.cli.identity:command", "Show whose mail was accepted, and since when."),
     "recipients": ("appliance.cli.recipients:command", "Import and look up known recipients."),
     "selftest": ("appliance.cli.selftest:command", "Play a stranger against a temporary gateway made from your files."),
+    "probe": ("appliance.cli.probe:command", "Play the client side against any server and print each step."),
+    "postfix-config": ("appliance.cli.postfix_config:command", "Print the lines by which Postfix asks this gateway."),
     "send-test": ("appliance.cli.send_test:command", "Send a test mail and show the dialogue."),
     "install-users": ("appliance.cli.install_users:command", "Make the service users (once, as root)."),
 }

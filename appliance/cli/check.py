@@ -5,15 +5,19 @@ or asked over the network.
 """
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
 import msgspec
 
+from appliance.checks import catalogue
 from appliance.config import blob as files
 from appliance.config.mistakes import ConfigError, Mistake
 from appliance.config.references import Layout
 from appliance.config.snapshot import Blob, Snapshot, build
+from appliance.engine.plan import Steps, of_envelope
+from appliance.mail.context import STAGES
 
 GOOD, MISTAKES, COULD_NOT_RUN = 0, 1, 2
 
@@ -90,8 +94,41 @@ def report(snapshot: Snapshot | None, mistakes: list[Mistake], label: str, as_js
     if snapshot is None:
         wrong = sum(mistake.fatal for mistake in mistakes)
         click.echo(f"{wrong} mistake{'s' if wrong != 1 else ''}: this does not run", err=True)
-    else:
-        click.echo(summary(snapshot))
+        return
+    click.echo(summary(snapshot))
+    for line in policy_clients(snapshot):
+        click.echo(line)
+
+
+def policy_clients(snapshot: Snapshot) -> Iterator[str]:
+    """Which checks a policy client's requests are judged by, at which states of its protocol."""
+    for front in snapshot.wiring.policyd:
+        plan = of_envelope(snapshot.policies.plan, catalogue())
+        asked, left = [], set()
+        for stage in STAGES:
+            kept = _names(plan.steps[front.role, stage], snapshot)
+            left |= set(_names(snapshot.policies.plan.steps[front.role, stage], snapshot)) - set(kept)
+            if kept:
+                asked.append(f"{_STATES[stage]} ({', '.join(kept)})")
+        yield f'policy clients of "{front.name}" see: {"; ".join(asked) or "nothing"}'
+        if left:
+            yield f"  left out there, as the protocol does not tell what they need: {', '.join(sorted(left))}"
+
+
+def _names(steps: Steps, snapshot: Snapshot) -> list[str]:
+    """The checks of a stage that are on."""
+    return [name for step in steps for name in step if snapshot.policies.checks[name].mode != "off"]
+
+
+#: Stages as policy clients call them.
+_STATES = {
+    "connect": "CONNECT",
+    "helo": "EHLO/HELO",
+    "mail": "MAIL",
+    "rcpt": "RCPT",
+    "data": "DATA",
+    "message": "END-OF-MESSAGE",
+}
 
 
 def facts(snapshot: Snapshot | None) -> dict[str, Any]:

@@ -10,19 +10,24 @@ from collections.abc import Iterable
 from appliance.engine.marks import mark_edits
 from appliance.mail import authres
 from appliance.mail.ports import Site
+from appliance.mail.replies import CLASS
 from appliance.mail.verdict import Action, Decision, Verdict
 
 DUNNO = "DUNNO"
 #: States in which Postfix takes actions on the message; before MAIL it has none, behind its end no header can be added.
 ON_MESSAGE = frozenset({"RCPT", "DATA", "END-OF-MESSAGE"})
 
+#: Postfix puts this before every text of a list that is asked at RCPT.
+_CLASS = f"{CLASS['recipient']} rejected: "
+
 
 def refusal(decision: Decision) -> str:
     """What refuses, puts off or throws away; "" where the decision accepts. Greylisting and what could not be found out
     become DEFER_IF_PERMIT, so that a later refusal of the client's own is final."""
-    verb, reply = decision.verb, decision.reply
+    verb = decision.verb
     if verb == "accept":
         return ""
+    reply = decision.reply.replace(_CLASS, "", 1)
     if verb == "discard":
         return f"DISCARD {why(decision.deciding)}"
     if verb == "disconnect" and not reply.startswith(("421", "521")):
@@ -33,7 +38,8 @@ def refusal(decision: Decision) -> str:
 
 
 def effects(decision: Decision, site: Site, inbound: bool, results: Iterable[str] = ()) -> list[str]:
-    """Actions beside an acceptance, the most urgent first. `results` are for Authentication-Results."""
+    """Actions beside an acceptance, the most urgent first: what an operator asked for before what we have to tell.
+    `results` are for Authentication-Results. Postfix puts the field that it hears of first on top."""
     found = []
     if decision.keep != "deliver" and not _filter_alone(decision):
         found.append(f"HOLD {decision.keep_reason}".rstrip())
@@ -42,12 +48,12 @@ def effects(decision: Decision, site: Site, inbound: bool, results: Iterable[str
     if decision.filter:
         found.append(f"FILTER {decision.filter}")
     found += [f"BCC {address}" for address in decision.bcc]
-    edits = [edit for edit in decision.edits if edit.op == "prepend"]
+    edits = [edit for edit in reversed(decision.edits) if edit.op == "prepend"]
     if inbound:
-        edits += mark_edits(decision.marks)
         listed = tuple(dict.fromkeys(results))
         edits += [authres.field(site.authserv_id or site.hostname, listed)] if listed else []
-    found += [f"PREPEND {edit.name}: {' '.join(edit.value.split())}" for edit in reversed(edits)]
+        edits += reversed(mark_edits(decision.marks))
+    found += [f"PREPEND {edit.name}: {' '.join(edit.value.split())}" for edit in edits]
     return found
 
 

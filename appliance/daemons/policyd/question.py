@@ -36,6 +36,8 @@ STAGES: dict[str, tuple[Stage, ...]] = {
 #: What is judged as soon as it is asked.
 EARLY = frozenset({"CONNECT", "EHLO", "HELO", "VRFY", "ETRN", "MAIL"})
 _OF_CLIENT = frozenset({"connect", "helo"})
+#: Asked about once for a message; a further request at DATA only fetches what is still to be said.
+_ONCE = frozenset({"mail", "data"})
 
 
 class Odd(Exception):
@@ -181,7 +183,7 @@ class Question:
             self.session.trail += decision.verdicts
             return decision
         message = self.message
-        if stage == "mail":
+        if stage in _ONCE:
             message.asked |= {stage}
         message.trail += decision.verdicts
         message.identity = decision.identity or message.identity

@@ -34,7 +34,7 @@ async def test_each_state_asks_its_stages_once(tmp_path: Path, state: str) -> No
         assert tuple(ctx.stage for ctx in stage.engine.asked) == STAGES[state]
         assert await client.ask(protocol_state=state, recipient="second@example.com") == "DUNNO"
         again = [ctx.stage for ctx in stage.engine.asked[len(STAGES[state]) :]]
-        assert again == [one for one in STAGES[state] if one not in ("connect", "helo", "mail")]
+        assert again == [one for one in STAGES[state] if one not in ("connect", "helo", "mail", "data")]
 
 
 async def test_a_session_is_joined_from_connect_to_the_end_of_the_message(tmp_path: Path) -> None:
@@ -147,6 +147,7 @@ def decide(action: Action, argument: str = "", reply: str = "", stage: str = "rc
         (Action.DEFER_IF_PERMIT, "", "451 4.7.1 Greylisted", "DEFER_IF_PERMIT 4.7.1 Greylisted [ID]"),
         (Action.DEFER, "", "451 4.3.0 Busy", "451 4.3.0 Busy [ID]"),
         (Action.REJECT, "", "554 5.7.1 Listed", "554 5.7.1 Listed [ID]"),
+        (Action.REJECT, "", "550 5.1.1 Recipient address rejected: no such mailbox", "550 5.1.1 no such mailbox [ID]"),
         (Action.DISCONNECT, "", "421 4.7.0 Bye", "421 4.7.0 Bye [ID]"),
         (Action.DISCONNECT, "", "554 5.7.0 Bye", "421 4.7.0 Bye [ID]"),
     ],
