@@ -1,4 +1,4 @@
-"""`postgate check` says what policy clients see; `postgate postfix-config` prints lines for the files where nothing runs."""
+"""`postgate check` says what policy clients see, `postgate postfix-config` prints lines also where nothing runs."""
 
 from pathlib import Path
 
