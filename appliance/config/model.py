@@ -5,97 +5,36 @@ A Wiring that comes out of config.wiring (hence every Snapshot's) has absolute p
 file's folder. What failure means for the mail: a wrong file never replaces one that is in force.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
-    PlainValidator,
     Strict,
-    Tag,
 )
 
-from appliance import tables
 from appliance.checks.knobs import Duration
 from appliance.config import values
-
-
-def lone(value: Any) -> Any:
-    """A lone string counts as a list of one."""
-    if isinstance(value, dict):
-        raise ValueError('a key with dots must be quoted, for example "example.com" = ...')
-    return (value,) if isinstance(value, str) else value
-
-
-Network = Annotated[values.Network, PlainValidator(values.network)]
-Networks = Annotated[tuple[Network, ...], BeforeValidator(lone)]
-Whole = Annotated[int, Strict(), Field(ge=0)]
-Span = Annotated[Duration, Field(gt=0)]
-Flag = Annotated[bool, Strict()]
-
-
-def _lone_level(value: Any) -> Any:
-    return lone(value) if isinstance(value, dict) else value
-
-
-def _checked(parse: Callable[[str], object], *, empty: bool = False) -> AfterValidator:
-    """Accept what `parse` accepts, kept as written (`empty`: or nothing)."""
-
-    def check(text: str) -> str:
-        if text or not empty:
-            parse(text)
-        return text
-
-    return AfterValidator(check)
-
-
-def table_spec(text: str) -> str:
-    """`type:name`, the type known. Raises ValueError."""
-    if problem := tables.complaint(text):
-        raise ValueError(problem)
-    return text
-
-
-def our_domain(text: str) -> str:
-    """A domain in lower-case A-labels, or a table. Raises ValueError."""
-    if ":" in text and not text.startswith("["):
-        return table_spec(text)
-    if text.startswith((".", "*")):
-        raise ValueError(f'"{text}": names stand here as they are; for patterns name a table, for example "pcre:domains"')
-    return values.domain_name(text)
-
-
-def optional_name(text: str) -> str:
-    """A host name, or nothing. Raises ValueError."""
-    return values.domain_name(text) if text else ""
-
-
-def route_key(text: str) -> str:
-    """What a route may be for: user@domain, domain, .parent of domains, or *. Raises ValueError."""
-    local, at, domain = text.rpartition("@")
-    if at and not local:
-        raise ValueError(f'"{text}": write the domain without @')
-    if domain == "*" and not at:
-        return text
-    dot = "." if domain.startswith(".") and not at else ""
-    return f"{local}{at}{dot}{values.domain_name(domain.removeprefix(dot))}"
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
-Level = Literal["none", "may", "encrypt", "verify"]
-Domains = Annotated[tuple[Annotated[str, AfterValidator(our_domain)], ...], BeforeValidator(lone)]
-Hops = Annotated[tuple[Annotated[str, _checked(values.parse_next_hop)], ...], BeforeValidator(lone)]
-Peers = Annotated[tuple[Annotated[str, _checked(values.parse_peer)], ...], BeforeValidator(lone), Field(min_length=1)]
-RouteMap = dict[Annotated[str, AfterValidator(route_key)], Hops]
-Routing = Annotated[
-    Annotated[RouteMap, Tag("domains")] | Annotated[str, AfterValidator(table_spec), Tag("table")],
-    Discriminator(lambda value: "table" if isinstance(value, str) else "domains"),
-]
+from appliance.config.fields import (
+    Domains,
+    Flag,
+    Hops,
+    Level,
+    Name,
+    Networks,
+    Peers,
+    Routing,
+    Span,
+    Whole,
+    checked,
+    lone,
+    lone_level,
+    optional_name,
+)
 
 
 class Section(BaseModel):
@@ -137,7 +76,7 @@ class Listen(Section):
     name: Name = "public"
     protocol: Literal["smtp", "policy", "milter"] = "smtp"
     role: Literal["inbound", "outbound", "reinject"] = "inbound"
-    address: Annotated[str, _checked(values.parse_listen_address)] = "127.0.0.1:2525"
+    address: Annotated[str, checked(values.parse_listen_address)] = "127.0.0.1:2525"
     xclient: Networks = ()
     proxy: Networks = ()
     tls: TlsFiles = TlsFiles()
@@ -151,7 +90,7 @@ class Front(Section):
     is mail of who is authenticated."""
 
     name: Name
-    address: Annotated[str, _checked(values.parse_front_address)]
+    address: Annotated[str, checked(values.parse_front_address)]
     workers: Annotated[int, Strict(), Field(ge=0, le=256)] = 0
     connections: Annotated[int, Strict(), Field(ge=1)] = 1000
     role: Literal["inbound", "outbound"] = "inbound"
@@ -161,7 +100,7 @@ class Front(Section):
 
 class Milterd(Front):
     name: Name = "milter"
-    address: Annotated[str, _checked(values.parse_front_address)] = "inet:127.0.0.1:10041"
+    address: Annotated[str, checked(values.parse_front_address)] = "inet:127.0.0.1:10041"
     deadline: Span = 25.0
     message_deadline: Span = 240.0
     default: Literal["tempfail", "accept"] = "tempfail"
@@ -174,7 +113,7 @@ class Policyd(Front):
     """A policy server for Postfix. `messages`: those whose verdicts a worker remembers between their requests."""
 
     name: Name = "policy"
-    address: Annotated[str, _checked(values.parse_front_address)] = "inet:127.0.0.1:10040"
+    address: Annotated[str, checked(values.parse_front_address)] = "inet:127.0.0.1:10040"
     deadline: Span = 20.0
     default: Literal["defer", "dunno"] = "defer"
     idle: Span = 1000.0
@@ -185,7 +124,7 @@ class Relay(Section):
     domains: Domains = ()
     next_hop: Hops = ()
     routes: Routing = Field(default_factory=dict)
-    tls: dict[str, Annotated[Level, BeforeValidator(_lone_level)]] = Field(default_factory=dict)
+    tls: dict[str, Annotated[Level, BeforeValidator(lone_level)]] = Field(default_factory=dict)
     tls_ca: str = ""
 
 
@@ -197,7 +136,7 @@ class Smtp(Section):
 
 
 class Dns(Section):
-    nameservers: tuple[Annotated[str, _checked(values.parse_nameserver)], ...] = ()
+    nameservers: tuple[Annotated[str, checked(values.parse_nameserver)], ...] = ()
     zone: str = ""
     timeout: Span = 5.0
     ttl_floor: Duration = 0.0
@@ -243,7 +182,7 @@ class Logging(Section):
     facility: Facility = "mail"
     events: Flag = True
     level: Literal["debug", "info", "warning", "error"] = "info"
-    metrics: Annotated[str, _checked(values.parse_listen_address, empty=True)] = ""
+    metrics: Annotated[str, checked(values.parse_listen_address, empty=True)] = ""
     journal_age: Duration = 2592000.0
     journal_size: Whole = 1073741824
 

@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Iterable
 
-from appliance.config.model import Network
+from appliance.config.fields import Network
 
 
 def listed(address: str, networks: Iterable[Network]) -> bool:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Protocol
 
-from appliance.config.model import Milterd, Network
+from appliance.config.fields import Network
+from appliance.config.model import Milterd
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.fronts.networks import listed
 from appliance.engine.pipeline import Engine

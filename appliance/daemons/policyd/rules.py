@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from appliance.checks import catalogue
-from appliance.config.model import Network, Policyd
+from appliance.config.fields import Network
+from appliance.config.model import Policyd
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.fronts.networks import listed
 from appliance.engine.pipeline import Engine

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from appliance.config.model import Limits, Listen, Network
+from appliance.config.fields import Network
+from appliance.config.model import Limits, Listen
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.fronts.networks import listed
 from appliance.engine.pipeline import Engine
