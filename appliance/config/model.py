@@ -140,6 +140,7 @@ class Dns(Section):
     zone: str = ""
     timeout: Span = 5.0
     ttl_floor: Duration = 0.0
+    questions: Annotated[int, Field(ge=1, le=10000)] = 300
 
 
 class Store(Section):

@@ -19,6 +19,7 @@ from appliance.engine.rules import CheckPolicy, PolicySet
 from appliance.mail.context import STAGES, Context, Role, Stage
 from appliance.mail.ports import Ports
 from appliance.mail.verdict import Decision
+from appliance.protocol import quota
 
 __all__ = ["Combined", "Engine", "Group", "combine"]
 
@@ -30,7 +31,8 @@ class Engine:
     """One set of policies over one set of ports.
 
     `delay_reject`: what connect, helo and mail found is judged at RCPT (a disconnect acts at once). `soft_bounce`: every
-    refusal for good becomes a deferral. `checks`: the installed ones unless a test brings its own.
+    refusal for good becomes a deferral. `questions`: DNS questions of one stage at most. `checks`: the installed ones
+    unless a test brings its own.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class Engine:
         soft_bounce: bool = False,
         *,
         checks: Mapping[str, Check] | None = None,
+        questions: int = quota.MOST,
     ) -> None:
-        self.policies, self.ports = policies, ports
+        self.policies, self.ports, self.questions = policies, ports, questions
         self.delay_reject, self.soft_bounce = delay_reject, soft_bounce
         known = catalogue() if checks is None else checks
         self._steps = {key: self._slots(steps, known) for key, steps in policies.plan.steps.items()}
@@ -96,16 +99,31 @@ class Engine:
     def _run(self, hearing: Hearing, conclude: Callable[[], T]) -> T | Awaitable[T]:
         """The steps, one after the other, as long as nothing has to wait."""
         steps = self._steps[hearing.ctx.role, hearing.ctx.stage]
-        for index, step in enumerate(steps):
-            if hearing.over:
-                break
-            asked = hearing.ask(step)
-            if asked:
-                return self._wait(hearing, steps[index + 1 :], asked, conclude)
+        allowed = quota.Quota(self.questions)
+        before = quota.current.set(allowed)
+        try:
+            for index, step in enumerate(steps):
+                if hearing.over:
+                    break
+                asked = hearing.ask(step)
+                if asked:
+                    return self._wait(hearing, steps[index + 1 :], asked, conclude, allowed)
+        finally:
+            quota.current.reset(before)
         return conclude()
 
-    async def _wait(self, hearing: Hearing, steps: Steps, asked: list[Asking], conclude: Callable[[], T]) -> T:
+    async def _wait(
+        self, hearing: Hearing, steps: Steps, asked: list[Asking], conclude: Callable[[], T], allowed: quota.Quota
+    ) -> T:
         """The rest of the stage, once a check has to wait."""
+        before = quota.current.set(allowed)
+        try:
+            await self._rest(hearing, steps, asked)
+        finally:
+            quota.current.reset(before)
+        return conclude()
+
+    async def _rest(self, hearing: Hearing, steps: Steps, asked: list[Asking]) -> None:
         plan = self.policies.plan
         deadline = plan.message_deadline if hearing.ctx.stage == "message" else plan.deadline
         hearing.hear(asked, await settle(asked, hearing.ctx, deadline))
@@ -114,4 +132,3 @@ class Engine:
                 break
             if more := hearing.ask(step):
                 hearing.hear(more, await settle(more, hearing.ctx, deadline))
-        return conclude()

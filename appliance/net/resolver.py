@@ -20,6 +20,7 @@ from appliance.net.public import public_servers
 from appliance.net.upstream import Failed, Upstream, parse_server
 from appliance.net.zone import Zone
 from appliance.observe import metrics
+from appliance.protocol import quota
 from appliance.protocol.dns import Answer
 from appliance.protocol.errors import Unavailable
 
@@ -78,6 +79,8 @@ class Resolver:
         key = (name.lower().rstrip("."), rtype)
         if why := self._cache.failure(key, time.monotonic()):
             return self._stale_or_raise(key, why)
+        if (allowed := quota.current.get()) is not None:
+            allowed.take()
         task = self._asking.get(key)
         if task is None:
             if len(self._asking) >= _MAX_IN_FLIGHT:

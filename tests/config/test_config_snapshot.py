@@ -77,7 +77,7 @@ errors_soft = true
         'gateway.toml:24:26: listen[1].xclient[1]: "nonsense" is no network',
         'gateway.toml:27:18: relay.routes.example.org[0]: "smtp:10.0.0.1" is no next hop: an address stands in brackets',
         'gateway.toml:28:1: [scanners.x] needs "address"',
-        'gateway.toml:29:8: scanners.x.kind must be "clamd" or "spamd", not "clam" (did you mean clamd?)',
+        'gateway.toml:29:8: scanners.x.kind must be "clamd"',
         "gateway.toml:31:14: limits.recipients must be at least 100, not 5",
         "gateway.toml:32:15: limits.errors_soft must be a whole number, not true",
         "policies/helo.toml:1:8:",

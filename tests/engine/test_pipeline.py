@@ -12,6 +12,7 @@ from appliance.engine.pipeline import Engine, combine
 from appliance.mail.edits import Edit
 from appliance.mail.ports import Unavailable
 from appliance.mail.verdict import Action, Decision, Verdict
+from appliance.protocol import quota
 from tests.engine.scripted import ARGUMENTS, check, context, engine, later, recipient, said
 
 
@@ -346,3 +347,34 @@ def test_the_message_is_judged_while_it_waits() -> None:
     made = engine(checks, {"message": [["a", "b"], "c"]})
     (group,) = run(made.message(letter()))
     assert group.decision.verb == "reject" and outcomes(group.decision) == ["a:quarantine", "b:reject"]
+
+
+def test_d4_all_checks_of_a_stage_share_one_quota_of_dns_questions() -> None:
+    taken: list[str] = []
+
+    def asks(name: str, number: int, own_task: bool) -> Any:
+        async def ask() -> Verdict:
+            for _ in range(number):
+                await asyncio.sleep(0)
+                allowed = quota.current.get()
+                assert allowed is not None
+                allowed.take()
+                taken.append(name)
+            return said(name, "fine")
+
+        return check(name, lambda ctx, policy: asyncio.ensure_future(ask()) if own_task else ask())
+
+    checks = [asks("one", 3, False), asks("two", 3, True), asks("three", 3, False)]
+    made = engine(checks, {"message": ["one", ["two", "three"]]}, questions=7)
+
+    async def run() -> list[str]:
+        groups = made.message(context("message", recipients=(recipient("a@example.com"),)))
+        assert inspect.isawaitable(groups)
+        found = [verdict.outcome for verdict in (await groups)[0].decision.verdicts]
+        assert quota.current.get() is None
+        return found
+
+    assert sorted(asyncio.run(run())) == ["fine", "temperror", "temperror"] and len(taken) == 7
+    taken.clear()
+    asyncio.run(run())
+    assert len(taken) == 7, "each message has its own"

@@ -8,6 +8,7 @@ import pytest
 from appliance.net import resolver as resolver_module
 from appliance.net.resolver import Resolver, system_nameservers
 from appliance.observe import metrics
+from appliance.protocol import quota
 from appliance.protocol.errors import Unavailable
 from tests.net.nameserver import NameServer, answer
 
@@ -316,6 +317,21 @@ async def test_d4_more_questions_at_once_than_allowed_are_unavailable(nameserver
     nameserver.script, nameserver.delay = script("@ 300 IN A 192.0.2.1"), 0.05
     found = await resolver(nameserver).query_all([(f"{n}.example.com", "A") for n in range(5)])
     assert [isinstance(one, Unavailable) for one in found] == [False, False, False, True, True]
+
+
+async def test_d4_what_is_over_the_quota_of_a_message_is_not_asked(nameserver):
+    nameserver.script = script("@ 300 IN A 192.0.2.1")
+    dns = resolver(nameserver)
+    await dns.query("known.example.com", "A")
+    before = quota.current.set(quota.Quota(2))
+    try:
+        names = ["known", "a", "b", "c"]
+        found = await dns.query_all([(f"{name}.example.com", "A") for name in names])
+    finally:
+        quota.current.reset(before)
+    assert [isinstance(one, Unavailable) for one in found] == [False, False, False, True]
+    assert "more than 2 DNS questions" in str(found[3])
+    assert (await dns.query("c.example.com", "A")).records == ("192.0.2.1",), "and that is nobody else's trouble"
 
 
 async def test_stale_is_served_at_once_when_the_servers_are_slow(nameserver, monkeypatch):

@@ -85,8 +85,9 @@ class Composition:
         """The engine of this snapshot; raises only for settings that cannot be (a broken CA file): ValueError."""
         self.lookups.bind(snapshot)
         self.doors.way(snapshot)
-        gateway = snapshot.wiring.gateway
-        return Engine(snapshot.policies, self._ports(snapshot), gateway.delay_reject, gateway.soft_bounce)
+        gateway, questions = snapshot.wiring.gateway, snapshot.wiring.dns.questions
+        ports = self._ports(snapshot)
+        return Engine(snapshot.policies, ports, gateway.delay_reject, gateway.soft_bounce, questions=questions)
 
     def adopt(self, snapshot: Snapshot) -> None:
         """This snapshot is in force from now on: what lives besides transactions follows its settings."""

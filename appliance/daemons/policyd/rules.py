@@ -82,8 +82,8 @@ class Rules:
         self.snapshot = snapshot
         whole = asked.engine(snapshot)
         policies = msgspec.structs.replace(whole.policies, plan=of_envelope(whole.policies.plan, catalogue()))
-        self.engine = Engine(policies, whole.ports, True, whole.soft_bounce)
-        self.early = Engine(policies, whole.ports, False, whole.soft_bounce)
+        self.engine = Engine(policies, whole.ports, True, whole.soft_bounce, questions=whole.questions)
+        self.early = Engine(policies, whole.ports, False, whole.soft_bounce, questions=whole.questions)
         self.site = whole.ports.site
         self.standing: dict[Role, frozenset[Stage]] = {
             role: frozenset(stage for stage in STAGES if self.engine.stands(role, stage))
