@@ -148,13 +148,15 @@ class Store(Section):
 
 
 class ScannerEntry(Section):
-    kind: Literal["clamd", "spamd", "rspamd"]
+    kind: Literal["clamd", "spamd", "rspamd", "icap"]
     address: Peers
     timeout: Span = 60.0
     concurrency: Annotated[int, Strict(), Field(ge=1, le=1000)] = 10
     size_limit: Whole = 0
     remember: Duration = 300.0
     user: Annotated[str, Field(pattern=r"^[!-~]{0,100}$")] = ""
+    service: Annotated[str, Field(pattern=r"^[!-~]{1,200}$")] = "avscan"
+    method: Literal["respmod", "reqmod"] = "respmod"
 
 
 class Queue(Section):

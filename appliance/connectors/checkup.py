@@ -11,7 +11,7 @@ import base64
 
 import msgspec
 
-from appliance.connectors import clamd
+from appliance.connectors import clamd, dialects
 from appliance.connectors.conversation import NoAnswer
 from appliance.connectors.scanner import Scanner
 from appliance.connectors.source import TRACE, Octets
@@ -44,7 +44,7 @@ class Checkup:
     """Of one scanner. `wanted`: octets of the largest message that we take, 0 = any. `eicar`: this process tests."""
 
     def __init__(self, scanner: Scanner, wanted: int, *, eicar: bool) -> None:
-        self.scanner, self.wanted, self._eicar = scanner, wanted, eicar and scanner.kind == clamd.KIND
+        self.scanner, self.wanted, self._eicar = scanner, wanted, eicar and scanner.kind in dialects.SCAN_FOR_VIRUSES
         self._last: float | None = None
         self._well = False
         self.tested = ""

@@ -9,11 +9,14 @@ from collections.abc import Hashable
 from types import ModuleType
 from typing import Any, Protocol
 
-from appliance.connectors import clamd, conversation, rspamd, spamd
+from appliance.connectors import clamd, conversation, icap, rspamd, spamd
 from appliance.connectors.conversation import Progress, Server
 from appliance.connectors.source import Source
 from appliance.mail.context import Context
 from appliance.mail.scan import ScanResult
+
+#: Kinds that are tried with the EICAR test file.
+SCAN_FOR_VIRUSES = frozenset({clamd.KIND, icap.KIND})
 
 
 class Dialect(Protocol):
@@ -54,4 +57,6 @@ def make(kind: str, name: str, options: Any) -> Dialect:
     """The dialect of a kind; `options` are its own settings (None: all as shipped)."""
     if kind == rspamd.KIND:
         return rspamd.Rspamd(name, options or rspamd.Options())
+    if kind == icap.KIND:
+        return icap.Icap(name, options or icap.Options())
     return Simple({clamd.KIND: clamd, spamd.KIND: spamd}[kind], name)

@@ -6,13 +6,14 @@ mail: ProtocolError is "not scanned".
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from appliance.protocol.errors import ProtocolError
 
 MAX_HEAD, MAX_FIELDS, MAX_CHUNK_LINE = 65536, 200, 256
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)\Z")
+_FOLD = re.compile(rb"\r\n[ \t]+")
 _STATUS = re.compile(r"(HTTP/1\.[01]|ICAP/1\.0) ([1-5]\d\d)(?: ([\t -~\x80-\xff]{0,500}))?\Z")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[ \t]*([\t -~]*))?\Z")
 _LENGTH = re.compile(r"\d{1,15}\Z")
@@ -56,8 +57,11 @@ class Answer(NamedTuple):
     reusable: bool
 
 
-def parse_head(octets: bytes) -> Head:
-    """A head without the empty line at its end. Raises ProtocolError."""
+def parse_head(octets: bytes, *, folds: bool = False) -> Head:
+    """A head without the empty line at its end. `folds`: lines that go on are taken, a tab stands for each fold.
+    Raises ProtocolError."""
+    if folds:
+        octets = _FOLD.sub(b"\t", octets)
     start, *lines = octets.split(b"\r\n")
     if len(lines) > MAX_FIELDS:
         raise ProtocolError(f"answered with more than {MAX_FIELDS} fields")
@@ -76,6 +80,12 @@ def status(head: Head) -> Status:
     if found is None:
         raise ProtocolError(f"answered {head.start[:200]!r}")
     return Status(found[1], int(found[2]), found[3] or "")
+
+
+def stays(head: Head, *, by_default: bool) -> bool:
+    """Whether the connection stays behind this answer."""
+    words = {word.strip().lower() for value in head.every("connection") for word in value.split(",")}
+    return "close" not in words and (by_default or "keep-alive" in words)
 
 
 def safe(text: str) -> str:
@@ -97,9 +107,10 @@ def request(method: str, target: str, fields: Iterable[tuple[str, str]], length:
 class HeadReader:
     """Collects a head; what stands behind it stays in `rest`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, folds: bool = False) -> None:
         self.rest = bytearray()
         self._seen = 0
+        self._folds = folds
 
     def feed(self, data: bytes) -> Head | None:
         """The head once it is there. Raises ProtocolError."""
@@ -110,7 +121,7 @@ class HeadReader:
             raise ProtocolError(f"its head is longer than {MAX_HEAD} octets")
         if end < 0:
             return None
-        found = parse_head(bytes(self.rest[:end]))
+        found = parse_head(bytes(self.rest[:end]), folds=self._folds)
         del self.rest[: end + 4]
         return found
 
@@ -122,36 +133,43 @@ class HeadReader:
 
 
 class Chunks:
-    """A chunked body. `done` at its end, `rest`: what stands behind."""
+    """A chunked body, given to `take` as it comes. `done` at its end, `rest`: what stands behind, `size` so far."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, take: Callable[[bytes], object]) -> None:
+        self._limit, self._take = limit, take
         self._data = bytearray()
         self._left = 0
+        self._ending = False
         self._trailer = 0
-        self.body = bytearray()
+        self.size = 0
         self.done = False
         self.rest = b""
 
     def feed(self, data: bytes) -> None:
         """Raises ProtocolError."""
         self._data += data
-        while not self.done and self._step():
+        while not self.done and self._data and self._step():
             pass
         if self.done:
             self.rest += bytes(self._data)
             self._data.clear()
 
     def _step(self) -> bool:
-        """One chunk's line, or its octets; False: more is needed."""
+        """A chunk's octets, their end, or a line; False: more is needed."""
         if self._left:
-            if len(self._data) < self._left:
-                return False
-            if self._data[self._left - 2 : self._left] != b"\r\n":
+            taken = bytes(self._data[: self._left])
+            self._take(taken)
+            del self._data[: len(taken)]
+            self._left -= len(taken)
+            self._ending = not self._left
+            return True
+        if self._ending:
+            if not b"\r\n".startswith(self._data[:2]):
                 raise ProtocolError("a chunk does not end where it should")
-            self.body += self._data[: self._left - 2]
-            del self._data[: self._left]
-            self._left = 0
+            if len(self._data) < 2:
+                return False
+            del self._data[:2]
+            self._ending = False
             return True
         end = self._data.find(b"\r\n", 0, MAX_CHUNK_LINE)
         if end < 0 and len(self._data) >= MAX_CHUNK_LINE:
@@ -173,13 +191,11 @@ class Chunks:
         found = _CHUNK.match(line)
         if found is None:
             raise ProtocolError(f"a chunk begins with {line[:60]!r}")
-        size = int(found[1], 16)
-        if size == 0:
-            self._trailer = 1
-        elif len(self.body) + size > self._limit:
+        self._left = int(found[1], 16)
+        self._trailer = int(not self._left)
+        self.size += self._left
+        if self.size > self._limit:
             raise ProtocolError(f"its body is longer than {self._limit} octets")
-        else:
-            self._left = size + 2
 
 
 class AnswerReader:
@@ -234,7 +250,7 @@ class AnswerReader:
         if coding and (coding != "chunked" or length):
             raise ProtocolError(f"answered with transfer-encoding {coding[:50]!r} and content-length {length[:20]!r}")
         if coding:
-            self._chunks = Chunks(self._limit)
+            self._chunks = Chunks(self._limit, self._body.extend)
         elif first.code in (204, 304):
             self._length = 0
         elif length:
@@ -256,12 +272,9 @@ class AnswerReader:
             raise ProtocolError("hung up in the body of its answer")
         if self._behind:
             raise ProtocolError("wrote on behind its answer")
-        body = bytes(self._chunks.body if self._chunks is not None else self._body)
-        return Answer(self._status.code, self._status.reason, self._head, body, self._reusable())
+        return Answer(self._status.code, self._status.reason, self._head, bytes(self._body), self._reusable())
 
     def _reusable(self) -> bool:
         assert self._head is not None
         assert self._status is not None
-        words = {word.strip().lower() for value in self._head.every("connection") for word in value.split(",")}
-        kept = "close" not in words and (self._status.version == "HTTP/1.1" or "keep-alive" in words)
-        return kept and self.complete
+        return self.complete and stays(self._head, by_default=self._status.version == "HTTP/1.1")

@@ -15,6 +15,7 @@ from appliance.connectors.scanner import Scanner, Settings
 from tests.connectors.scanner_peer import CLEAN, HAM, MAIL, Message, context, whole_stream
 from tests.peers import hostile
 from tests.peers.hostile import FAULTS, Good, Hostile
+from tests.peers.icap import Service
 
 DEADLINE = 0.4
 
@@ -34,6 +35,15 @@ async def read_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     await reader.readexactly(int(length[1]))
 
 
+async def read_icap(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """OPTIONS, which is answered, then one content."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    if head.startswith(b"OPTIONS"):
+        writer.write(Service(preview=None).said())
+        head = await reader.readuntil(b"\r\n\r\n")
+    await reader.readuntil(b"\r\n0\r\n\r\n")
+
+
 def rspamd_answer(**more: Any) -> bytes:
     body = json.dumps({"action": "no action", "score": 1.5, "required_score": 15.0, "symbols": {}, **more}).encode()
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: application/json\r\n\r\n" % len(body) + body
@@ -49,6 +59,7 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     "clamd": Kind(Good(read_clamd, CLEAN)),
     "spamd": Kind(Good(read_spamd, HAM)),
+    "icap": Kind(Good(read_icap, b"ICAP/1.0 204 No Content\r\nISTag: x\r\n\r\n")),
     "rspamd": Kind(Good(read_http, rspamd_answer())),
 }
 

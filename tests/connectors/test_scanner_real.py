@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from appliance.config.values import parse_peer
+from appliance.connectors import icap as icap_connector
 from appliance.connectors.checkup import Checkup
 from appliance.connectors.conversation import Server
 from appliance.connectors.rspamd import Options
@@ -15,8 +17,9 @@ from appliance.mail.edits import Edit
 from appliance.mail.inspection import Inspection, Part, Report
 from tests.connectors.scanner_peer import context
 from tests.connectors.test_scanner_rspamd import full
-from tests.peers import clamd, rspamd, spamd
+from tests.peers import clamd, icap, rspamd, spamd
 from tests.peers.clamd import EICAR, Clamd, eicar_mail, padded
+from tests.peers.icap import CIcap
 from tests.peers.rspamd import Rspamd
 from tests.peers.spamd import GTUBE, Spamd
 
@@ -135,3 +138,43 @@ async def test_rspamd_wants_a_password(judge2: Rspamd) -> None:
         found = await scanner.scan(Octets(HAM), context())
         assert found.kind == kind and "geheim" not in found.why, found
         scanner.close()
+
+
+@pytest.fixture
+def services(av: Clamd, tmp_path: Path) -> Iterator[CIcap]:
+    if not icap.available():
+        pytest.skip("Debian packages c-icap and libc-icap-mod-virus-scan are not installed")
+    server = CIcap(tmp_path / "c-icap", av)
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("method", ["respmod", "reqmod"])
+async def test_c_icap_asks_clamd_for_us(services: CIcap, method: Any) -> None:
+    server = (Server(host="127.0.0.1", port=services.port),)
+    scanner = Scanner(Settings("x", "icap", server, 20.0, options=icap_connector.Options("avscan", method)))
+    assert (await scanner.scan(Octets(HAM), context())).kind == "clean"
+    found = await scanner.scan(Octets(TRACE + eicar_mail()), context())
+    assert found.kind == "infected" and found.names[0].startswith("Eicar-Test-Signature"), found
+    large = Octets(HAM + b"x" * 2_000_000)
+    assert (await scanner.scan(large, context())).kind == "clean"
+    test = Checkup(scanner, 52428800, eicar=True)
+    await test.run()
+    assert test.tested.startswith("found"), test.tested
+    part = await scanner.trial_part(EICAR)
+    assert part.kind == "infected"
+    scanner.close()
+
+
+async def test_c_icap_echoes(services: CIcap) -> None:
+    """Its echo service finds nothing, in every way that it has to say so."""
+    server = (Server(host="127.0.0.1", port=services.port),)
+    scanner = Scanner(Settings("x", "icap", server, 20.0, options=icap_connector.Options("echo")))
+    for octets in (HAM, HAM + b"x" * 5000, HAM + b"x" * 1_000_000):
+        assert (await scanner.scan(Octets(octets), context())).kind == "clean"
+    assert scanner._dialect._kept.used_again >= 2  # type: ignore[attr-defined]
+    missing = Scanner(Settings("x", "icap", server, 20.0, options=icap_connector.Options("nothing-here")))
+    found = await missing.scan(Octets(HAM), context())
+    assert found.kind == "error" and "404" in found.why
+    scanner.close()
+    missing.close()

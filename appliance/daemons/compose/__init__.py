@@ -15,7 +15,7 @@ from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
 from appliance.config.values import parse_listen_address, parse_peer
 from appliance.config.wiring import demo_inbox
-from appliance.connectors import rspamd
+from appliance.connectors import icap, rspamd
 from appliance.connectors.callahead import Callahead
 from appliance.connectors.conversation import Server
 from appliance.connectors.dns_lists import DnsLists
@@ -201,6 +201,8 @@ def _options(snapshot: Snapshot, entry: model.ScannerEntry) -> Any:
     """What only scanners of this kind have."""
     if entry.kind == rspamd.KIND:
         return rspamd.Options(snapshot.wiring.gateway.hostname, entry.user)
+    if entry.kind == icap.KIND:
+        return icap.Options(entry.service, entry.method)
     return None
 
 
