@@ -10,6 +10,7 @@ The contract of a check module (docs/new-check.md):
                                    bland: no score, rule, scanner, host; no id (the engine adds it)
     MODE: str = "enforce"          optional; the shipped mode ("monitor" for ratelimit)
     WIRE: bool = False             optional; True: judges how the client spoke, so only who hears it itself may ask
+    def idle(policy, role, stage)  optional; True: with these knobs it would find nothing there, and is not asked
     ENVELOPE: bool = False         optional; True: at message it judges something without the content, too
     class Policy(knobs.Policy)     its knobs, every one with its default; table and scanner names are typed
                                    knobs.Tables / knobs.Scanners, so that they are opened and checked for us
@@ -28,7 +29,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from appliance.checks import knobs
-from appliance.mail.context import Context, Stage
+from appliance.mail.context import Context, Role, Stage
 from appliance.mail.ports import Ports
 from appliance.mail.verdict import Action, Verdict
 
@@ -46,6 +47,7 @@ NAMES = (
     "dnsbl",
     "ratelimit",
     "suspicion",
+    "policy_services",
     "greylist",
     "size",
     "loop",
@@ -76,6 +78,7 @@ class Check(NamedTuple):
     check: Callable[[Context, Any, Ports], Asked]
     wire: bool = False
     envelope: bool = False
+    idle: Callable[[Any, Role, Stage], bool] | None = None
 
     def needs_content(self, stage: Stage) -> bool:
         """Is there nothing to judge at this stage without the octets of the message?"""
@@ -96,6 +99,7 @@ def load(name: str) -> Check:
         module.check,
         getattr(module, "WIRE", False),
         getattr(module, "ENVELOPE", False),
+        getattr(module, "idle", None),
     )
 
 

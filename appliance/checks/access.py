@@ -5,17 +5,17 @@ reply. A value that is no action, or a table that cannot answer, is `temperror`:
 What failure means for the mail: put off with 451 until the table is mended.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from appliance.checks import knobs
+from appliance.mail.actions import read_entry
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later
 from appliance.mail.lookup import Found, Key, address_keys, client_keys, domain_keys, search
 from appliance.mail.ports import Ports, Table, Unavailable
-from appliance.mail.replies import CLASS, Refusal, Subject, repair
+from appliance.mail.replies import Subject
 from appliance.mail.verdict import Action, Verdict
 
 NAME = "access"
@@ -48,12 +48,6 @@ REPLIES = {
     "temperror": "451 4.3.5 Access cannot be checked at the moment, please try again later",
 }
 _NOTHING = Verdict(check=NAME, outcome="dunno")
-_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|\Z)")
-_FIELD = re.compile(r"[!-9;-~]+[ \t]*:")
-#: The code of words that refuse, when the text comes from the table.
-_CODES = {"reject": 554, "defer": 450, "defer_if_permit": 450, "defer_if_reject": 450}
-#: The words of access(5) (numbers are actions too), with their outcome.
-WORDS = {"ok": "ok", "relay": "ok", "permit": "ok"} | {w: w for w in OUTCOMES if w != "temperror"}
 
 
 # The same clients, names and addresses come again and again; their keys cost more than looking them up.
@@ -71,52 +65,6 @@ class Policy(knobs.Policy):
     sender: knobs.Tables = ()
     recipient: knobs.Tables = ()
     parent_domain_matches_subdomains: bool = True
-
-
-class Entry(NamedTuple):
-    """A table's value, read: the outcome, the reply ("" = the policy's), the argument of actions that have one."""
-
-    outcome: str
-    reply: str = ""
-    argument: str = ""
-
-
-def read_entry(value: str, subject: Subject) -> Entry:
-    """The right-hand side of an access(5) table. Raises ValueError that says what is wrong with it."""
-    word, _, text = value.strip().partition(" ")
-    word, text = word.lower(), text.strip()
-    if len(word) == 3 and word.isdecimal() and word[0] in "45":
-        outcome = "hangup" if word[1:] == "21" else "reject" if word[0] == "5" else "defer"
-        return Entry(outcome, _reply(int(word), text, subject))
-    if word.isdecimal():
-        return Entry("ok")
-    outcome = WORDS.get(word, "")
-    if not outcome:
-        raise ValueError(f"{word or 'nothing'} is no action of access(5)")
-    if outcome in _CODES and text:
-        return Entry(outcome, _reply(_CODES[outcome], text, subject))
-    wrong = _wrong_argument(outcome, text)
-    if wrong:
-        raise ValueError(f"{outcome} needs {wrong}")
-    return Entry(outcome, "", text)
-
-
-def _wrong_argument(outcome: str, text: str) -> str:
-    if outcome == "filter" and ":" not in text:
-        return "transport:destination"
-    if outcome in ("redirect", "bcc") and "@" not in text.strip("@"):
-        return "an address"
-    if outcome == "prepend" and not _FIELD.match(text):
-        return "a header field"
-    return ""
-
-
-def _reply(code: int, text: str, subject: Subject) -> str:
-    """The operator's text behind the class of refusal, with an enhanced code that suits both."""
-    enhanced, found = f"{code // 100}.7.1", _ENHANCED.match(text)
-    if found:
-        enhanced, text = repair(found[1], code, subject), text[found.end() :]
-    return str(Refusal(code, enhanced, f"{CLASS[subject]} rejected: {text or 'Access denied'}"))
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:

@@ -17,7 +17,7 @@ from appliance.config.mistakes import ConfigError, Mistake
 from appliance.config.references import Layout
 from appliance.config.snapshot import Blob, Snapshot, build
 from appliance.engine.plan import Steps, of_envelope
-from appliance.mail.context import STAGES
+from appliance.mail.context import STAGES, Role, Stage
 
 GOOD, MISTAKES, COULD_NOT_RUN = 0, 1, 2
 
@@ -106,8 +106,8 @@ def policy_clients(snapshot: Snapshot) -> Iterator[str]:
         plan = of_envelope(snapshot.policies.plan, catalogue())
         asked, left = [], set()
         for stage in STAGES:
-            kept = _names(plan.steps[front.role, stage], snapshot)
-            left |= set(_names(snapshot.policies.plan.steps[front.role, stage], snapshot)) - set(kept)
+            kept = _names(plan.steps[front.role, stage], snapshot, front.role, stage)
+            left |= {*_names(snapshot.policies.plan.steps[front.role, stage], snapshot, front.role, stage)} - set(kept)
             if kept:
                 asked.append(f"{_STATES[stage]} ({', '.join(kept)})")
         yield f'policy clients of "{front.name}" see: {"; ".join(asked) or "nothing"}'
@@ -115,9 +115,11 @@ def policy_clients(snapshot: Snapshot) -> Iterator[str]:
             yield f"  left out there, as the protocol does not tell what they need: {', '.join(sorted(left))}"
 
 
-def _names(steps: Steps, snapshot: Snapshot) -> list[str]:
-    """The checks of a stage that are on."""
-    return [name for step in steps for name in step if snapshot.policies.checks[name].mode != "off"]
+def _names(steps: Steps, snapshot: Snapshot, role: Role, stage: Stage) -> list[str]:
+    """The checks of a stage that are on, and have anything to do there."""
+    found = [name for step in steps for name in step if snapshot.policies.checks[name].mode != "off"]
+    knobs, checks = snapshot.policies.checks, catalogue()
+    return [name for name in found if not (idle := checks[name].idle) or not idle(knobs[name].knobs, role, stage)]
 
 
 #: Stages as policy clients call them.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from appliance.checks import access, content, dmarc, impersonation, knobs_trust, own_domain
 from appliance.config.mistakes import did_you_mean
 from appliance.engine.policy import PolicySet
+from appliance.mail.actions import WORDS, read_entry
 from appliance.mail.lines import Kind
 from appliance.mail.replies import Subject
 from appliance.tables import Opened
@@ -66,7 +67,7 @@ def named(policies: PolicySet) -> Iterator[Use]:
     for told in _told(policies, access.NAME):
         for subject in SUBJECTS:
             for spec in getattr(told, subject, ()):
-                found.setdefault((spec, subject), Use(spec, ACCESS, partial(_access, subject), access.WORDS))
+                found.setdefault((spec, subject), Use(spec, ACCESS, partial(_access, subject), WORDS))
     for told in _told(policies, content.NAME):
         for knob, kind in KINDS.items():
             for spec in getattr(told, knob, ()):
@@ -79,7 +80,7 @@ def named(policies: PolicySet) -> Iterator[Use]:
 
 
 def _access(subject: Subject, value: str) -> object:
-    return access.read_entry(value, subject)
+    return read_entry(value, subject)
 
 
 def _content(kind: Kind, value: str) -> object:

@@ -64,6 +64,8 @@ def stamp(slot: Slot, ctx: Context, answer: object) -> Verdict:
         answer = failed(name, ctx, TypeError(f"{name} answered {answer!r}"[:300]))
     _outcomes[name, answer.outcome] += 1
     recipient = ctx.recipient.address.text if ctx.stage == "rcpt" and ctx.recipient else answer.recipient
+    if answer.shared:
+        recipient = ""
     if answer.more:
         more = tuple(stamp(slot, ctx, further) for further in answer.more)
         return _replace(answer, stage=ctx.stage, recipient=recipient, more=more)

@@ -212,7 +212,8 @@ def _split(policies: PolicySet, trail: Iterable[Verdict]) -> tuple[list[Verdict]
     for verdict in trail:
         policy = policies.checks.get(verdict.check)
         if policy is not None and not policy.is_quiet(verdict):
-            (own.setdefault(verdict.recipient, []) if verdict.stage == "rcpt" else common).append(verdict)
+            special = verdict.stage == "rcpt" and not verdict.shared
+            (own.setdefault(verdict.recipient, []) if special else common).append(verdict)
     return common, own
 
 

@@ -48,16 +48,16 @@ class Engine:
         self.policies, self.ports, self.questions = policies, ports, questions
         self.delay_reject, self.soft_bounce = delay_reject, soft_bounce
         known = catalogue() if checks is None else checks
-        self._steps = {key: self._slots(steps, known) for key, steps in policies.plan.steps.items()}
+        self._steps = {key: self._slots(*key, steps, known) for key, steps in policies.plan.steps.items()}
 
         self._personal = [policy for policy in policies.checks.values() if is_personal(policy)]
 
-    def _slots(self, steps: tuple[tuple[str, ...], ...], known: Mapping[str, Check]) -> Steps:
-        """The steps without checks that are off for everybody."""
+    def _slots(self, role: Role, stage: Stage, steps: tuple[tuple[str, ...], ...], known: Mapping[str, Check]) -> Steps:
+        """The steps without checks that are off for everybody, or have nothing to do there."""
         placed = []
         for step in steps:
             slots = tuple(Slot(known[name], self.policies.checks[name]) for name in step)
-            slots = tuple(slot for slot in slots if slot.policy.mode != "off" or slot.policy.exceptions)
+            slots = tuple(slot for slot in slots if slot.policy.exceptions or not _is_idle(slot, role, stage))
             placed.append(slots)
         return tuple(filter(None, placed))
 
@@ -132,3 +132,9 @@ class Engine:
                 break
             if more := hearing.ask(step):
                 hearing.hear(more, await settle(more, hearing.ctx, deadline))
+
+
+def _is_idle(slot: Slot, role: Role, stage: Stage) -> bool:
+    """Would asking it change nothing, whatever comes?"""
+    idle = slot.check.idle
+    return slot.policy.mode == "off" or (idle is not None and idle(slot.policy.knobs, role, stage))

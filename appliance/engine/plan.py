@@ -33,11 +33,11 @@ class Complaint(NamedTuple):
 #: The shipped stages.toml. Absent keys mean these.
 SHIPPED: dict[Role, dict[Stage, list[str | list[str]]]] = {
     "inbound": {
-        "connect": ["access", "rdns", "ratelimit"],
-        "helo": ["access", "early_talker", "helo"],
-        "mail": ["access", "size", "identity", "spf", "tls", "own_domain", "ratelimit"],
-        "rcpt": ["relay", "access", "recipient", "dnsbl", "ratelimit", "suspicion", "greylist"],
-        "data": [],
+        "connect": ["access", "rdns", "ratelimit", "policy_services"],
+        "helo": ["access", "early_talker", "helo", "policy_services"],
+        "mail": ["access", "size", "identity", "spf", "tls", "own_domain", "ratelimit", "policy_services"],
+        "rcpt": ["relay", "access", "recipient", "dnsbl", "ratelimit", "suspicion", "policy_services", "greylist"],
+        "data": ["policy_services"],
         "message": [
             "size",
             "loop",
@@ -51,17 +51,18 @@ SHIPPED: dict[Role, dict[Stage, list[str | list[str]]]] = {
             "attachments",
             "content",
             "dnsbl",
+            "policy_services",
             ["antivirus", "antispam"],
             "suspicion",
         ],
     },
     "outbound": {
-        "connect": ["access"],
-        "helo": ["access"],
-        "mail": ["access", "size", "own_domain", "ratelimit"],
-        "rcpt": ["access", "ratelimit"],
-        "data": [],
-        "message": ["size", "loop", "own_domain", "attachments", "content", "antivirus"],
+        "connect": ["access", "policy_services"],
+        "helo": ["access", "policy_services"],
+        "mail": ["access", "size", "own_domain", "ratelimit", "policy_services"],
+        "rcpt": ["access", "ratelimit", "policy_services"],
+        "data": ["policy_services"],
+        "message": ["size", "loop", "own_domain", "attachments", "content", "policy_services", "antivirus"],
     },
     "reinject": {
         "connect": [],

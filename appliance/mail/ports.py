@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from appliance.mail.dns_list import Kind
     from appliance.mail.identity import Identity
     from appliance.mail.inspection import Inspection
+    from appliance.mail.policy_service import PolicyServices
     from appliance.protocol.dns import Answer
     from appliance.protocol.mime import Limits
     from appliance.protocol.smtp.address import Address
@@ -247,6 +248,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     firsts: Firsts | None = None
     lines: LineRules | None = None
     dns_lists: DnsLists | None = None
+    policy_services: PolicyServices | None = None
 
 
 #: What a check returns: at once where no IO is needed, else something to await.

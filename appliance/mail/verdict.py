@@ -43,6 +43,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     the policy's reply: only operators' own texts (access tables) go there. `argument` belongs to actions that need
     one (prepend, bcc, redirect, filter). `recipient` names the recipient a verdict is about, "" = the whole message;
     `stage` is where it was asked (the engine fills both in).
+    `shared`: it was found for one recipient, but concerns the whole message.
     `authres` are results for our Authentication-Results field (mail.authres writes each). `identity`, where set, is who
     sends from here on: the Context of what is asked after it has it.
     `more` is what else the check found, each judged as a verdict of its own behind this one.
@@ -61,6 +62,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     evidence: dict[str, Any] = {}
     identity: Identity | None = None
     stage: str = ""
+    shared: bool = False
     more: tuple["Verdict", ...] = ()
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from appliance.checks import access
+from appliance.mail.actions import WORDS, read_entry
 from appliance.mail.context import Client
 from appliance.mail.ports import Ports, Site, Unavailable
 from appliance.mail.verdict import Verdict
@@ -43,7 +44,7 @@ SITE = Site(hostname="mx.example.com", is_ours=lambda domain: domain == "example
     ],
 )
 def test_words(value: str, outcome: str, reply: str) -> None:
-    entry = access.read_entry(value, "sender")
+    entry = read_entry(value, "sender")
     assert (entry.outcome, entry.reply) == (outcome, reply)
 
 
@@ -57,7 +58,7 @@ def test_words(value: str, outcome: str, reply: str) -> None:
     ],
 )
 def test_words_with_an_argument(value: str, argument: str) -> None:
-    assert access.read_entry(value, "client").argument == argument
+    assert read_entry(value, "client").argument == argument
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_words_with_an_argument(value: str, argument: str) -> None:
 )
 def test_what_is_no_action(value: str) -> None:
     with pytest.raises(ValueError, match=r"is no action|needs"):
-        access.read_entry(value, "client")
+        read_entry(value, "client")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_what_is_no_action(value: str) -> None:
     ],
 )
 def test_statuses_are_repaired(subject: Any, status: str, repaired: str) -> None:
-    assert access.read_entry(f"REJECT {status} x", subject).reply.split()[1] == repaired
+    assert read_entry(f"REJECT {status} x", subject).reply.split()[1] == repaired
 
 
 # -- tables ----------------------------------------------------------------------------------------------------------
@@ -175,5 +176,5 @@ def test_a_table_that_is_not_open_is_unavailable() -> None:
 
 
 def test_every_word_has_an_action() -> None:
-    for word in access.WORDS.values():
+    for word in WORDS.values():
         assert word in access.OUTCOMES

@@ -44,7 +44,7 @@ def test_a_plan_without_content_asks_no_check_that_needs_it() -> None:
     plan, _ = compile_plan({}, catalogue())
     left = of_envelope(plan, catalogue())
     asked = {(stage, name) for (_, stage), steps in left.steps.items() for step in steps for name in step}
-    assert {name for stage, name in asked if stage == "message"} == {"size", "suspicion"}
+    assert {name for stage, name in asked if stage == "message"} == {"size", "suspicion", "policy_services"}
     assert not {name for _, name in asked} & {"early_talker", "dkim", "antivirus", "attachments"}
     for key, steps in plan.steps.items():
         if key[1] in ("connect", "mail", "rcpt"):

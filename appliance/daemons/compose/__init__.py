@@ -20,11 +20,12 @@ from appliance.connectors.callahead import Callahead
 from appliance.connectors.conversation import Server
 from appliance.connectors.dns_lists import DnsLists
 from appliance.connectors.inspector import Inspector
+from appliance.connectors.policy import PolicyClients
 from appliance.connectors.scanner import Settings
 from appliance.connectors.scanners import Scanners
 from appliance.daemons.compose.authentication import Authentication
 from appliance.daemons.compose.doors import Doors
-from appliance.daemons.compose.lists import wanted_lists
+from appliance.daemons.compose.lists import wanted_lists, wanted_services
 from appliance.daemons.compose.lookups import Lookups
 from appliance.daemons.compose.smtputf8 import Utf8
 from appliance.daemons.skeleton import Birth
@@ -70,6 +71,7 @@ class Composition:
         self.scanners = Scanners(tests=birth.index == 0)
         self.dns_lists = DnsLists(says=birth.index == 0)
         self.inspector = Inspector(birth.rendezvous["scand"])
+        self.policy_services = PolicyClients()
         self._first = snapshot
 
     async def open(self) -> None:
@@ -98,6 +100,7 @@ class Composition:
         self.utf8.learn_soon()
         self.scanners.follow(scanner_settings(snapshot), snapshot.wiring.smtp.size_limit)
         self.dns_lists.follow(self.resolver, wanted_lists(snapshot.policies))
+        self.policy_services.follow(wanted_services(snapshot.policies))
 
     @property
     def resolver(self) -> Resolver:
@@ -126,6 +129,7 @@ class Composition:
             lines=LineSearch(snapshot.tables),
             authentication=Authentication(self._resolver(snapshot), snapshot.policies),
             dns_lists=self.dns_lists,
+            policy_services=self.policy_services,
             identities=self.senders,
             firsts=self.senders,
         )
@@ -150,6 +154,7 @@ class Composition:
             "dns lists": {**self.dns_lists.facts(), "degraded": self.dns_lists.degraded},
             "callahead": self.callahead.health(),
             "inspector": self.inspector.health(),
+            "policy services": self.policy_services.health(),
         }
         degraded = [why for part in parts.values() for why in part.pop("degraded", [])] + self.scanners.degraded
         return {**parts, **self.scanners.facts(), "smtputf8": self.utf8.everywhere, "degraded": degraded}
@@ -161,6 +166,7 @@ class Composition:
         self.scanners.close()
         self.dns_lists.close()
         self.inspector.close()
+        self.policy_services.close()
         await self.callahead.close()
         self.state.close()
 

@@ -1,22 +1,19 @@
-"""The DNS lists that the policies of a snapshot name, as the watch over them wants them.
+"""The DNS lists and the policy services that the policies of a snapshot name, as those who watch them want them.
 
 Contract: pure. What failure means for the mail: nothing; a list that is not watched is asked all the same.
 """
 
-from appliance.checks import dnsbl
+from appliance.checks import dnsbl, policy_services
 from appliance.connectors.dns_lists import Wanted
-from appliance.engine.rules import PolicySet
+from appliance.engine.rules import CheckPolicy, PolicySet
 from appliance.mail.dns_list import parse_site
+from appliance.mail.policy_service import Service
 
 
 def wanted_lists(policies: PolicySet) -> list[Wanted]:
     """Each list once for each kind it holds, those that only an exception names included."""
-    policy = policies.checks[dnsbl.NAME]
-    if policy.mode == "off" and not policy.exceptions:
-        return []
-    derived = [policy.derive((item,)) for item in policy.exceptions if policy.derive]
     found: dict[Wanted, None] = {}
-    for told in (policy, *derived):
+    for told in _told(policies, dnsbl.NAME):
         knobs = told.knobs
         assert isinstance(knobs, dnsbl.Policy)
         without = {zone.lower().rstrip(".") for zone in knobs.without_test_entry}
@@ -25,3 +22,21 @@ def wanted_lists(policies: PolicySet) -> list[Wanted]:
                 zone = parse_site(text).zone
                 found[Wanted(zone, dnsbl.kind_of(subject), zone not in without)] = None
     return list(found)
+
+
+def wanted_services(policies: PolicySet) -> tuple[Service, ...]:
+    """Each policy service once."""
+    found: dict[Service, None] = {}
+    for told in _told(policies, policy_services.NAME):
+        knobs = told.knobs
+        assert isinstance(knobs, policy_services.Policy)
+        found |= dict.fromkeys(map(policy_services.reached, knobs.services))
+    return tuple(found)
+
+
+def _told(policies: PolicySet, name: str) -> list[CheckPolicy]:
+    """A check's policy with those that only an exception makes; none where it is off for everybody."""
+    policy = policies.checks[name]
+    if policy.mode == "off" and not policy.exceptions:
+        return []
+    return [policy, *(policy.derive((item,)) for item in policy.exceptions if policy.derive)]

@@ -15,7 +15,17 @@ from appliance.daemons import control
 from appliance.daemons.master.children import Child
 
 #: Keys of a daemon's health that tell of others.
-DEPENDENCIES = ("stated", "tables", "dns", "dns lists", "callahead", "inspector", "destinations", "next hops")
+DEPENDENCIES = (
+    "stated",
+    "tables",
+    "dns",
+    "dns lists",
+    "callahead",
+    "inspector",
+    "policy services",
+    "destinations",
+    "next hops",
+)
 
 
 def worker(child: Child, answer: control.Answer | None) -> dict[str, Any]:

@@ -1,0 +1,299 @@
+"""policy_services: Postfix policy servers of others (postgrey, policyd-spf, postfwd, your own) are asked, at any stage.
+
+The services of a stage are asked one after the other, as a Postfix does it: what refuses or accepts ends the asking, all
+else goes on. Every action of access(5) is acted on; those that concern the message (hold, filter, redirect, bcc, discard,
+prepend) concern all its recipients, as with Postfix. Names of restrictions are evaluated as far as they mean something
+here; others are a mistake of the service. A service that does not answer in time is taken for having said its `default`.
+What failure means for the mail: the default (shipped: put off unless something refuses); a text that is no action is put
+off with 451 as Postfix does it.
+"""
+
+import ipaddress
+from collections.abc import Awaitable, Iterable, Iterator
+from functools import lru_cache
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from appliance.checks import knobs
+from appliance.checks.knobs import Duration, Texts
+from appliance.mail.actions import WORDS, Entry, read_entry
+from appliance.mail.context import STAGES as ALL_STAGES
+from appliance.mail.context import Context, Role, Stage
+from appliance.mail.policy_service import Service, attributes, parse_place
+from appliance.mail.ports import Ports, Unavailable
+from appliance.mail.replies import Subject
+from appliance.mail.verdict import Action, Verdict
+from appliance.protocol.policy import Answer
+
+NAME = "policy_services"
+STAGES: tuple[Stage, ...] = ALL_STAGES
+GATE = True
+ENVELOPE = True
+OUTCOMES = {
+    "dunno": Action.DUNNO,
+    "ok": Action.ACCEPT,
+    "reject": Action.REJECT,
+    "defer": Action.DEFER,
+    "defer_if_permit": Action.DEFER_IF_PERMIT,
+    "defer_if_reject": Action.DEFER_IF_REJECT,
+    "hangup": Action.DISCONNECT,
+    "discard": Action.DISCARD,
+    "hold": Action.HOLD,
+    "filter": Action.FILTER,
+    "redirect": Action.REDIRECT,
+    "bcc": Action.BCC,
+    "prepend": Action.PREPEND,
+    "warn": Action.WARN,
+    "info": Action.INFO,
+    "temperror": Action.DEFER_IF_PERMIT,
+}
+REPLIES = {
+    "reject": "554 5.7.1 Access denied",
+    "defer": "450 4.7.1 Access denied for now, please try again later",
+    "defer_if_permit": "450 4.7.1 Service unavailable, please try again later",
+    "defer_if_reject": "450 4.7.1 Service unavailable, please try again later",
+    "hangup": "421 4.7.0 Service not available, closing connection",
+    "temperror": "451 4.3.5 Policy cannot be checked at the moment, please try again later",
+}
+#: What ends the asking.
+FINAL = frozenset({"ok", "reject", "defer", "hangup", "discard"})
+#: What is done to the message, for whomever it was asked.
+OF_MESSAGE = frozenset({"discard", "hold", "filter", "redirect", "bcc", "prepend"})
+#: Actions that need a message: there is none before MAIL.
+_BEFORE_MAIL = frozenset({"connect", "helo"})
+_SUBJECTS: dict[Stage, Subject] = {"connect": "client", "helo": "helo", "mail": "sender", "rcpt": "recipient"}
+_NOTHING = Verdict(check=NAME, outcome="dunno")
+
+
+def place(value: str) -> str:
+    """Raises ValueError for what is no address of a service."""
+    parse_place(value)
+    return value
+
+
+def default_action(value: str) -> str:
+    """Raises ValueError for what is no action of access(5)."""
+    read_entry(value, "other")
+    return value
+
+
+def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        ipaddress.ip_network(value)
+    return values
+
+
+class Asked(BaseModel):
+    """One service. It is asked at its `stages`, for its `roles`, and where every condition that is given is met:
+    `clients` (networks), `sender_domains`, `recipient_domains` (a leading dot: subdomains), `tables` of none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
+    address: Annotated[Texts, AfterValidator(lambda values: tuple(map(place, values))), Field(min_length=1)]
+    stages: Annotated[tuple[Stage, ...], BeforeValidator(knobs.one_or_more)] = ("rcpt",)
+    roles: Annotated[tuple[Literal["inbound", "outbound"], ...], BeforeValidator(knobs.one_or_more)] = ("inbound",)
+    timeout: Duration = 10.0
+    tries: Annotated[int, Field(ge=1, le=10)] = 2
+    retry_delay: Duration = 1.0
+    idle: Duration = 300.0
+    ttl: Duration = 1000.0
+    requests: knobs.Count = 0
+    connections: Annotated[int, Field(ge=1)] = 50
+    default: Annotated[str, AfterValidator(default_action)] = "DEFER_IF_PERMIT"
+    context: str = ""
+    clients: Annotated[Texts, AfterValidator(_networks)] = ()
+    sender_domains: Texts = ()
+    recipient_domains: Texts = ()
+
+    def wanted(self, ctx: Context) -> bool:
+        """Are the conditions met?"""
+        if self.clients and not _within(ctx.client.address, self.clients):
+            return False
+        if self.sender_domains and not (ctx.sender and _among(ctx.sender.domain, self.sender_domains)):
+            return False
+        if not self.recipient_domains:
+            return True
+        whom = [ctx.recipient] if ctx.recipient is not None else ctx.recipients
+        return any(_among(one.address.domain, self.recipient_domains) for one in whom)
+
+
+@lru_cache(maxsize=4096)
+def _within(address: str, networks: tuple[str, ...]) -> bool:
+    try:
+        found = ipaddress.ip_address("127.0.0.1" if address == "local" else address)
+    except ValueError:
+        return False
+    return any(found in ipaddress.ip_network(network) for network in networks)
+
+
+def _among(domain: str, domains: Iterable[str]) -> bool:
+    return any(domain == one or (one.startswith(".") and domain.endswith(one)) for one in map(str.lower, domains))
+
+
+def _once(values: tuple[Asked, ...]) -> tuple[Asked, ...]:
+    names = [value.name for value in values]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"the name {twice[0]} is there twice")
+    return values
+
+
+class Policy(knobs.Policy):
+    """`services` are asked in their order."""
+
+    services: Annotated[tuple[Asked, ...], AfterValidator(_once)] = ()
+
+
+@lru_cache(maxsize=256)
+def reached(asked: Asked) -> Service:
+    """How a service is reached."""
+    return Service(
+        name=asked.name,
+        places=tuple(map(parse_place, asked.address)),
+        timeout=asked.timeout,
+        tries=asked.tries,
+        retry_delay=asked.retry_delay,
+        idle=asked.idle,
+        ttl=asked.ttl,
+        requests=asked.requests,
+        connections=asked.connections,
+    )
+
+
+def idle(policy: Policy, role: Role, stage: Stage) -> bool:
+    """Is nobody asked there?"""
+    return not any(stage in asked.stages and role in asked.roles for asked in policy.services)
+
+
+# ---------------------------------------------------------------------- what an answer means
+
+
+def decide(answer: Answer, asked: Asked, ctx: Context, ports: Ports) -> list[Verdict]:
+    """The answer as verdicts, one for each action of it. Like Postfix: an empty action is OK with a warning."""
+    text = f"{answer.verb} {answer.text}".strip()
+    verb = answer.verb.lower()
+    if not verb:
+        return [_verdict(Entry("ok"), asked, ctx, "an empty action")]
+    if verb in WORDS or verb.isdecimal():
+        try:
+            return [_verdict(read_entry(text, _SUBJECTS.get(ctx.stage, "other")), asked, ctx, text)]
+        except ValueError as error:
+            return [_wrong(asked, f"{text}: {error}")]
+    return list(_restrictions(text.lower().replace(",", " ").split(), asked, ctx, ports))
+
+
+def _restrictions(names: list[str], asked: Asked, ctx: Context, ports: Ports) -> Iterator[Verdict]:
+    """A list of restrictions, evaluated in place."""
+    warn = False
+    for name in names:
+        if name == "warn_if_reject":
+            warn = True
+            continue
+        outcome = _restriction(name, ctx, ports)
+        if outcome is None:
+            yield _wrong(asked, f"{name} is no restriction that means something here")
+            return
+        if warn and outcome in ("reject", "defer"):
+            outcome = "warn"
+        warn = False
+        if outcome != "dunno":
+            yield _verdict(Entry(outcome), asked, ctx, name)
+        if outcome in FINAL:
+            return
+
+
+def _restriction(name: str, ctx: Context, ports: Ports) -> str | None:
+    """What it comes to; None: it means nothing here."""
+    if name in ("permit", "reject", "defer", "defer_if_permit", "defer_if_reject"):
+        return WORDS[name]
+    domain = ctx.recipient.address.domain if ctx.recipient is not None else ""
+    ours = bool(domain) and ports.site.is_ours(domain)
+    unnamed = ctx.client.proof in ("none", "fail")
+    known = {
+        "permit_mynetworks": "ok" if ctx.client.trusted_relay or ctx.role == "outbound" else "dunno",
+        "permit_auth_destination": "ok" if ours else "dunno",
+        "reject_unauth_destination": "dunno" if ours else "reject",
+        "defer_unauth_destination": "dunno" if ours else "defer",
+        "reject_unknown_client_hostname": "reject" if unnamed else "dunno",
+        "reject_unknown_reverse_client_hostname": "reject" if ctx.client.reverse_name == "unknown" else "dunno",
+        "reject_multi_recipient_bounce": "reject" if _is_multi_bounce(ctx) else "dunno",
+        "permit_sasl_authenticated": "dunno",
+    }
+    return known.get(name)
+
+
+def _is_multi_bounce(ctx: Context) -> bool:
+    return ctx.sender is not None and not ctx.sender.text and len(ctx.recipients) > (ctx.stage not in ("data", "message"))
+
+
+def _verdict(entry: Entry, asked: Asked, ctx: Context, text: str) -> Verdict:
+    outcome = entry.outcome
+    if (ctx.stage in _BEFORE_MAIL and outcome in OF_MESSAGE) or (outcome == "prepend" and ctx.stage == "message"):
+        reason, outcome = f"{asked.name}: {text}: not possible at {ctx.stage}", "warn"
+        return Verdict(check=NAME, outcome=outcome, reason=reason)
+    evidence = {"service": asked.name, "answer": text}
+    shared = outcome in OF_MESSAGE
+    return Verdict(
+        check=NAME,
+        outcome=outcome,
+        reason=f"{asked.name}: {text}",
+        reply=entry.reply,
+        argument=entry.argument,
+        evidence=evidence,
+        shared=shared,
+    )
+
+
+def _wrong(asked: Asked, why: str) -> Verdict:
+    return Verdict(check=NAME, outcome="temperror", reason=f"{asked.name}: {why}", evidence={"service": asked.name})
+
+
+# ---------------------------------------------------------------------- asking
+
+
+def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
+    """Ask those who are to be asked here."""
+    wanted = [
+        asked for asked in policy.services if ctx.stage in asked.stages and ctx.role in asked.roles and asked.wanted(ctx)
+    ]
+    return _ask(wanted, ctx, ports) if wanted else _NOTHING
+
+
+async def _ask(wanted: list[Asked], ctx: Context, ports: Ports) -> Verdict:
+    found: list[Verdict] = []
+    for asked in wanted:
+        found += await _one(asked, ctx, ports)
+        if found and found[-1].outcome in FINAL:
+            break
+    if not found:
+        return _NOTHING
+    return _joined(found)
+
+
+async def _one(asked: Asked, ctx: Context, ports: Ports) -> list[Verdict]:
+    if ports.policy_services is None:
+        raise Unavailable("policy services cannot be asked here")
+    try:
+        answer = await ports.policy_services.ask(reached(asked), attributes(ctx, asked.context), ctx.transaction)
+    except Unavailable as error:
+        entry = read_entry(asked.default, _SUBJECTS.get(ctx.stage, "other"))
+        return [_verdict(entry, asked, ctx, f"{asked.default} by default: {error}")]
+    return decide(answer, asked, ctx, ports)
+
+
+def _joined(found: list[Verdict]) -> Verdict:
+    """All of them as one, the first with the others behind it."""
+    first, *more = found
+    if not more:
+        return first
+    return Verdict(
+        check=first.check,
+        outcome=first.outcome,
+        reason=first.reason,
+        reply=first.reply,
+        argument=first.argument,
+        evidence=first.evidence,
+        shared=first.shared,
+        more=tuple(more),
+    )

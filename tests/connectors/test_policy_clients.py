@@ -1,0 +1,259 @@
+"""Policy services as they are reached: reuse, failover, retries, one deadline, every fault of threats part 4."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from appliance.connectors import policy
+from appliance.connectors.policy import PolicyClients
+from appliance.mail.policy_service import Place, Service, parse_place
+from appliance.mail.ports import Unavailable
+from appliance.protocol.policy import RequestReader, encode_answer
+from tests.peers.hostile import FAULTS, Act, Good, Hostile, answers, trickles
+
+pytestmark = pytest.mark.asyncio
+ASK = {"protocol_state": "RCPT", "sender": "a@example.org", "recipient": "b@example.com"}
+
+
+async def read(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\n\n")
+
+
+GOOD = Good(read, encode_answer("PREPEND X-Seen: yes"))
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(policy.maillog, "capped", lambda _cause, text: lines.append(text))
+    monkeypatch.setattr(policy.maillog, "log", lambda text, *_more: lines.append(text))
+    return lines
+
+
+def service(*places: Place | int, **more: object) -> Service:
+    known = tuple(place if isinstance(place, Place) else Place(host="127.0.0.1", port=place) for place in places)
+    return Service(**({"name": "svc", "places": known, "timeout": 1.0, "tries": 1, "retry_delay": 0.0} | more))  # type: ignore[arg-type]
+
+
+class Server:
+    """A good server that counts connections and requests; `say` may be changed. `last`: close behind so many answers."""
+
+    def __init__(self, last: int = 0) -> None:
+        self.connections = self.requests = 0
+        self.say, self.last = "DUNNO", last
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+        self.port = 0
+
+    async def __aenter__(self) -> "Server":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server
+        self._server.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.append(writer)
+        requests, here = RequestReader(), 0
+        while data := await reader.read(4096):
+            found: list[dict[str, str]] = []
+            requests.feed(data, found)
+            for _ in found:
+                here += 1
+                self.requests += 1
+                writer.write(encode_answer(self.say))
+            if self.last and here >= self.last:
+                break
+        writer.close()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+async def test_every_fault_costs_the_default_in_bounded_time(fault: str, said: list[str]) -> None:
+    act: Act | None = FAULTS[fault]
+    clients = PolicyClients()
+    async with Hostile(GOOD, act) as peer:
+        one = service(peer.port)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        if fault == "two_answers":  # the first counts, the connection is worth nothing any more
+            assert (await clients.ask(one, ASK, "ID1")).verb == "PREPEND"
+            assert not clients._peers[one].sites[0].idle
+        else:
+            with pytest.raises(Unavailable, match=r"policy service svc: .*127\.0\.0\.1.*\(\d+\.\d s\)"):
+                await clients.ask(one, ASK, "ID1")
+            (line,) = said
+            assert line.startswith("ID1: policy service svc: ") and f"inet:127.0.0.1:{peer.port}" in line
+            (why,) = clients.health()["degraded"]
+            assert why.startswith("policy service svc: ")
+            assert clients.health()["svc"]["default taken"] == "1 times (last: ID1)"
+        assert loop.time() - began < 2.0
+        await peer.be(answers)
+        assert (await clients.ask(one, ASK, "ID2")).text == "X-Seen: yes", "it is back"
+        assert clients.health()["degraded"] == []
+    clients.close()
+    assert not clients._peers
+
+
+async def test_one_octet_at_a_time_is_an_answer() -> None:
+    clients = PolicyClients()
+    async with Hostile(GOOD, trickles) as peer:
+        assert (await clients.ask(service(peer.port), ASK, "ID")).verb == "PREPEND"
+    clients.close()
+
+
+async def test_a_connection_is_used_again_until_it_is_worn() -> None:
+    clients = PolicyClients()
+    async with Server() as server:
+        one = service(server.port, requests=3)
+        for _ in range(7):
+            assert (await clients.ask(one, ASK, "ID")).verb == "DUNNO"
+        assert (server.connections, server.requests) == (3, 7)
+    clients.close()
+
+
+async def test_a_connection_that_was_closed_meanwhile_costs_no_attempt(said: list[str]) -> None:
+    clients = PolicyClients()
+    async with Server(last=1) as server:
+        one = service(server.port)
+        for _ in range(5):
+            assert (await clients.ask(one, ASK, "ID")).verb == "DUNNO"
+        assert server.connections == 5 and not said
+    clients.close()
+
+
+async def test_an_answer_that_comes_by_itself_is_nobodys() -> None:
+    clients = PolicyClients()
+    async with Server() as server:
+        one = service(server.port)
+        await clients.ask(one, ASK, "ID")
+        server._writers[0].write(encode_answer("REJECT stale"))
+        await server._writers[0].drain()
+        kept = clients._peers[one].sites[0].idle[0]
+        while kept.fresh(one, kept.born):
+            await asyncio.sleep(0)
+        assert (await clients.ask(one, ASK, "ID")).verb == "DUNNO"
+        assert server.connections == 2
+    clients.close()
+
+
+async def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = PolicyClients()
+    async with Server() as server:
+        one = service(server.port, idle=0.0)
+        await clients.ask(one, ASK, "ID")
+        await clients.ask(one, ASK, "ID")
+        assert server.connections == 2
+        clients._sweep()
+        assert not clients._peers[one].sites[0].idle
+    clients.close()
+
+
+async def test_the_second_place_serves_while_the_first_is_away(tmp_path: Path, said: list[str]) -> None:
+    clients = PolicyClients()
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        free = sock.getsockname()[1]
+    async with Server() as server:
+        one = service(parse_place(f"unix:{tmp_path}/nobody"), free, server.port)
+        for _ in range(8):
+            assert (await clients.ask(one, ASK, "ID")).verb == "DUNNO"
+        assert not said
+        assert clients._peers[one].sites[0].breaker.is_open, "it is left alone"
+    clients.close()
+
+
+async def test_it_is_tried_again_behind_a_pause() -> None:
+    clients = PolicyClients()
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    asking = asyncio.create_task(clients.ask(service(port, tries=10, retry_delay=0.05, timeout=5.0), ASK, "ID"))
+    await asyncio.sleep(0)
+    server = await asyncio.start_server(lambda r, w: answers(GOOD, r, w), "127.0.0.1", port)
+    assert (await asking).verb == "PREPEND"
+    server.close()
+    clients.close()
+
+
+async def test_an_open_breaker_answers_at_once_and_closes_by_itself(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "Breaker", lambda probe: _quick(probe))
+    clients = PolicyClients()
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    one = service(port)
+    for _ in range(6):
+        with pytest.raises(Unavailable):
+            await clients.ask(one, ASK, "ID")
+    with pytest.raises(Unavailable, match="left alone after failures"):
+        await clients.ask(one, ASK, "ID")
+    server = await asyncio.start_server(lambda r, w: answers(GOOD, r, w), "127.0.0.1", port)
+    breaker = clients._peers[one].sites[0].breaker
+    async with asyncio.timeout(5):
+        while breaker.is_open:
+            await asyncio.sleep(0.01)
+    assert (await clients.ask(one, ASK, "ID")).verb == "PREPEND"
+    assert "policy service svc answers again" in said
+    server.close()
+    clients.close()
+
+
+def _quick(probe: object) -> object:
+    from appliance.connectors.breaker import Breaker
+
+    return Breaker(probe, first=0.05, longest=0.05)  # type: ignore[arg-type]
+
+
+async def test_status_notices_that_it_is_back_without_a_question(said: list[str]) -> None:
+    clients = PolicyClients()
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    with pytest.raises(Unavailable):
+        await clients.ask(service(port), ASK, "ID")
+    assert clients.health()["degraded"]
+    async with Hostile(GOOD) as peer:
+        peer.port = port
+        await peer.be(None)
+        await peer.be(answers)
+        async with asyncio.timeout(5):
+            while clients.health()["degraded"]:
+                clients._peers[service(port)].look(0.0)
+                await asyncio.sleep(0.01)
+        assert said[-1] == "policy service svc is there again"
+        assert peer.connections and not clients._peers[service(port)].sites[0].idle
+    clients.close()
+
+
+async def test_one_that_hangs_keeps_no_other_waiting() -> None:
+    clients = PolicyClients()
+    async with Hostile(GOOD, FAULTS["hangs_behind_the_question"]) as hung, Server() as well:
+        slow = asyncio.create_task(clients.ask(service(hung.port, name="slow"), ASK, "ID"))
+        for _ in range(20):
+            assert (await clients.ask(service(well.port), ASK, "ID")).verb == "DUNNO"
+        assert not slow.done()
+        with pytest.raises(Unavailable):
+            await slow
+    clients.close()
+
+
+async def test_a_reload_keeps_what_stays_and_closes_the_rest() -> None:
+    clients = PolicyClients()
+    async with Server() as first, Server() as second:
+        one, two = service(first.port), service(second.port, name="two")
+        clients.follow((one, two))
+        await clients.ask(one, ASK, "ID")
+        await clients.ask(two, ASK, "ID")
+        clients.follow((one,))
+        assert list(clients._peers) == [one] and len(clients._peers[one].sites[0].idle) == 1
+        await clients.ask(one, ASK, "ID")
+        assert first.connections == 1
+    clients.close()
