@@ -40,7 +40,7 @@ OUTCOMES = {
 _LATER = "451 4.7.1 Message not taken just now, please try again later"
 REPLIES = {"high": "550 5.7.1 Message refused: content looks unsolicited", "later": _LATER, "greylist": _LATER}
 #: Kinds of scanners that score spam.
-KINDS = frozenset({"spamd", "rspamd"})
+KINDS = frozenset({"spamd", "rspamd", "amavis"})
 FIELD = "X-Postgate-Spam"
 #: Octets of rule names, and stars, in the field.
 _RULES, _STARS = 800, 50
@@ -54,9 +54,11 @@ Word = Literal["clean", "spam", "high", "greylist", "later", "quarantine", "disc
 _ORDER: tuple[Word, ...] = ("high", "discard", "quarantine", "later", "spam", "greylist", "clean")
 #: Those that say that the content is bad.
 _BAD = frozenset({"spam", "high", "quarantine", "discard"})
-#: rspamd's actions in our words.
+#: Actions of rspamd and amavisd in our words.
 _ACTIONS: dict[str, Word] = {
     "no action": "clean",
+    "continue": "clean",
+    "accept": "clean",
     "greylist": "greylist",
     "add header": "spam",
     "rewrite subject": "spam",
@@ -85,10 +87,10 @@ class Policy(knobs.Policy):
 
 def word(result: ScanResult, policy: Policy) -> str:
     """What one scanner's answer means; "error" for an action that nobody knows."""
+    if result.action and result.kind in ("clean", "spam", "infected"):
+        return policy.actions.get(result.action, "error")
     if result.kind not in ("clean", "spam"):
         return result.kind
-    if result.action:
-        return policy.actions.get(result.action, "error")
     return "clean" if result.score < policy.mark_score else "spam" if result.score < policy.reject_score else "high"
 
 
@@ -121,7 +123,7 @@ def _reason(result: ScanResult) -> str:
 
 
 def _why(result: ScanResult) -> str:
-    if result.kind in ("clean", "spam"):
+    if result.action:
         return f"the action {result.action!r} is not in `actions`"
     return result.why or result.kind
 

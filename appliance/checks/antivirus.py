@@ -43,7 +43,7 @@ REPLIES = {
     "temperror": _LATER,
 }
 #: Kinds of scanners that scan for viruses.
-KINDS = frozenset({"clamd", "icap"})
+KINDS = frozenset({"clamd", "icap", "command", "amavis"})
 #: The worst first: what any scanner says so is said of the message.
 _ORDER = ("infected", "error", "suspicious", "unscannable", "oversize", "undecoded", "clean")
 
@@ -98,6 +98,8 @@ def outcome(result: ScanResult, names: Mapping[str, Found]) -> str:
     if result.kind == "infected":
         found = {meaning(name, names) for name in result.names} or {"infected"}
         return next(word for word in _ORDER if word in found)
+    if result.kind == "spam" and result.action:  # amavisd judges both; that is for antispam
+        return "clean"
     return result.kind if result.kind in _ORDER else "error"
 
 

@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from appliance.config import values
+from appliance.config import scanner_entry, values
 from appliance.config.mistakes import did_you_mean
 from appliance.config.model import Listen, Wiring
 from appliance.config.positions import Path
@@ -60,6 +60,7 @@ def complaints(wiring: Wiring) -> list[Odd]:
         _tls_levels,
         _texts,
         _metrics,
+        _scanners,
     )
     return [odd for check in checks for odd in check(wiring)]
 
@@ -229,3 +230,8 @@ def _metrics(wiring: Wiring) -> Iterator[Odd]:
     endpoint = values.parse_listen_address(wiring.logging.metrics)
     if not endpoint.path and not ipaddress.ip_address(endpoint.host).is_loopback:
         yield Odd(("logging", "metrics"), "logging.metrics listens on a loopback address or a unix socket only")
+
+
+def _scanners(wiring: Wiring) -> Iterator[Odd]:
+    for path, text in scanner_entry.complaints(wiring.scanners):
+        yield Odd(path, text)

@@ -78,7 +78,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
 Level = Literal["none", "may", "encrypt", "verify"]
 Domains = Annotated[tuple[Annotated[str, AfterValidator(our_domain)], ...], BeforeValidator(lone)]
 Hops = Annotated[tuple[Annotated[str, checked(values.parse_next_hop)], ...], BeforeValidator(lone)]
-Peers = Annotated[tuple[Annotated[str, checked(values.parse_peer)], ...], BeforeValidator(lone), Field(min_length=1)]
+Peers = Annotated[tuple[Annotated[str, checked(values.parse_peer)], ...], BeforeValidator(lone)]
 RouteMap = dict[Annotated[str, AfterValidator(route_key)], Hops]
 Routing = Annotated[
     Annotated[RouteMap, Tag("domains")] | Annotated[str, AfterValidator(table_spec), Tag("table")],

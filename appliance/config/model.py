@@ -26,7 +26,6 @@ from appliance.config.fields import (
     Level,
     Name,
     Networks,
-    Peers,
     Routing,
     Span,
     Whole,
@@ -35,6 +34,7 @@ from appliance.config.fields import (
     lone_level,
     optional_name,
 )
+from appliance.config.scanner_entry import ScannerEntry as ScannerEntry
 
 
 class Section(BaseModel):
@@ -145,18 +145,6 @@ class Dns(Section):
 
 class Store(Section):
     kind: Literal["embedded"] = "embedded"
-
-
-class ScannerEntry(Section):
-    kind: Literal["clamd", "spamd", "rspamd", "icap"]
-    address: Peers
-    timeout: Span = 60.0
-    concurrency: Annotated[int, Strict(), Field(ge=1, le=1000)] = 10
-    size_limit: Whole = 0
-    remember: Duration = 300.0
-    user: Annotated[str, Field(pattern=r"^[!-~]{0,100}$")] = ""
-    service: Annotated[str, Field(pattern=r"^[!-~]{1,200}$")] = "avscan"
-    method: Literal["respmod", "reqmod"] = "respmod"
 
 
 class Queue(Section):

@@ -7,22 +7,31 @@ given). What failure means for the mail: "not scanned".
 
 from collections.abc import Hashable
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from appliance.connectors import clamd, conversation, icap, rspamd, spamd
+from appliance.connectors import amavis, clamd, command, conversation, icap, rspamd, spamd
 from appliance.connectors.conversation import Progress, Server
+from appliance.connectors.runner import Runner
 from appliance.connectors.source import Source
 from appliance.mail.context import Context
 from appliance.mail.scan import ScanResult
 
 #: Kinds that are tried with the EICAR test file.
-SCAN_FOR_VIRUSES = frozenset({clamd.KIND, icap.KIND})
+SCAN_FOR_VIRUSES = frozenset({clamd.KIND, icap.KIND, command.KIND})
+
+
+class Inside(NamedTuple):
+    """Processes of ours that some kinds need; None where there are none (every scan is an error then)."""
+
+    runner: Runner | None = None
 
 
 class Dialect(Protocol):
-    """One scanner's. `limit`: octets that are sent at most unless the operator says otherwise, 0 = any."""
+    """One scanner's. `limit`: octets that are sent at most unless the operator says otherwise, 0 = any. `takes_parts`:
+    parts of a message are offered, each on its own."""
 
     limit: int
+    takes_parts: bool
 
     def key(self, source: Source, ctx: Context) -> Hashable:
         """What the answer depends on."""
@@ -39,6 +48,7 @@ class Simple:
         self._module: Any = module
         self._name = name
         self.limit: int = self._module.DEFAULT_LIMIT
+        self.takes_parts = module is clamd
 
     def key(self, source: Source, ctx: Context) -> Hashable:
         key: Hashable = self._module.key(source, ctx)
@@ -53,8 +63,12 @@ class Simple:
         """Nothing is kept."""
 
 
-def make(kind: str, name: str, options: Any) -> Dialect:
+def make(kind: str, name: str, options: Any, inside: Inside) -> Dialect:
     """The dialect of a kind; `options` are its own settings (None: all as shipped)."""
+    if kind == command.KIND:
+        return command.Command(name, inside.runner or Runner(""))
+    if kind == amavis.KIND:
+        return amavis.Amavis(name, inside.runner or Runner(""))
     if kind == rspamd.KIND:
         return rspamd.Rspamd(name, options or rspamd.Options())
     if kind == icap.KIND:

@@ -48,6 +48,7 @@ class Icap:
     """connectors.dialects.Dialect."""
 
     limit = DEFAULT_LIMIT
+    takes_parts = True
 
     def __init__(self, name: str, settings: Options) -> None:
         self._name, self._settings = name, settings

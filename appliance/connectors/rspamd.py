@@ -40,6 +40,7 @@ class Rspamd:
     """connectors.dialects.Dialect."""
 
     limit = DEFAULT_LIMIT
+    takes_parts = False
 
     def __init__(self, name: str, options: Options) -> None:
         self._name, self._options = name, options

@@ -18,6 +18,7 @@ from appliance.connectors import clamd, dialects, parts
 from appliance.connectors.breaker import Breaker
 from appliance.connectors.condition import Condition
 from appliance.connectors.conversation import NoAnswer, Progress, Server
+from appliance.connectors.dialects import Inside
 from appliance.connectors.joining import Joining
 from appliance.connectors.remembered import KINDS, Remembered
 from appliance.connectors.source import TRACE, Octets, Source
@@ -36,6 +37,7 @@ REST = 30.0
 #: Times that a content may run into the deadline, while other mail was scanned, until it counts as unscannable.
 ABANDONED = 3
 _REMEMBERED = 1000
+NOBODY = Inside()
 #: Parts of one message that are scanned at the same time.
 TOGETHER = 4
 _PROBE = Octets(TRACE + b"From: <postmaster@localhost>\r\nSubject: probe\r\n\r\nIs anybody there?\r\n")
@@ -63,14 +65,14 @@ class Settings(msgspec.Struct, frozen=True):
 class Scanner:
     """Give it up with close()."""
 
-    def __init__(self, settings: Settings, *, rest: float = REST) -> None:
+    def __init__(self, settings: Settings, *, rest: float = REST, inside: Inside = NOBODY) -> None:
         self.name, self.kind, self.settings = settings.name, settings.kind, settings
         self.condition = Condition(settings.name)
         self.breaker = Breaker(self._is_well)
         #: What the servers take at most, 0 = not known or no less than we take.
         self.taken = 0
         self.limit_known = settings.kind != clamd.KIND
-        self._dialect = dialects.make(settings.kind, settings.name, settings.options)
+        self._dialect = dialects.make(settings.kind, settings.name, settings.options, inside)
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._joining: Joining[ScanResult] = Joining()
         self._known = Remembered(settings.remember)
@@ -133,6 +135,8 @@ class Scanner:
         """The parts of a message, each on its own, at most `most` and so many octets: what is not clean (its `why` names
         the part), one clean answer for all others, and a "skipped" one if not all was offered. Never raises but for a
         cancelled caller."""
+        if not self._dialect.takes_parts:
+            return []
         chosen = parts.choose(inspection.report, most, octets)
         found: list[ScanResult] = []
         try:

@@ -10,14 +10,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from appliance.connectors.checkup import Checkup
-from appliance.connectors.scanner import Scanner, Settings
+from appliance.connectors.dialects import Inside
+from appliance.connectors.scanner import NOBODY, Scanner, Settings
 
 
 class Scanners:
-    """`tests`: this process makes the EICAR self-tests (one of all workers does)."""
+    """`tests`: this process makes the EICAR self-tests (one of all workers does). `inside`: whom some kinds need."""
 
-    def __init__(self, *, tests: bool) -> None:
-        self._tests = tests
+    def __init__(self, *, tests: bool, inside: Inside = NOBODY) -> None:
+        self._tests, self._inside = tests, inside
         self._made: weakref.WeakValueDictionary[Settings, Scanner] = weakref.WeakValueDictionary()
         self._checkups: dict[str, Checkup] = {}
         self._changed = asyncio.Event()
@@ -29,7 +30,7 @@ class Scanners:
         for entry in settings:
             scanner = self._made.get(entry)
             if scanner is None:
-                scanner = self._made[entry] = Scanner(entry)
+                scanner = self._made[entry] = Scanner(entry, inside=self._inside)
             found[entry.name] = scanner
         return found
 

@@ -81,6 +81,24 @@ class Source:
             done += len(piece)
             yield piece
 
+    def descriptor(self) -> tuple[int, int]:
+        """A descriptor for somebody else (the caller closes it), and where the content begins. Raises Unavailable."""
+        if self._fd >= 0:
+            return os.dup(self._fd), self._offset
+        fd = os.memfd_create("content", os.MFD_CLOEXEC)
+        try:
+            for piece in self.pieces():
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(fd, view) :]
+        except OSError as error:
+            os.close(fd)
+            raise Unavailable(f"no memory for the content: {error.strerror}") from error
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, 0
+
     async def know(self) -> None:
         """Fill in `digest`. Raises Unavailable."""
         digest, since, first = hashlib.blake2b(digest_size=20), 0, True

@@ -222,6 +222,14 @@ def cut(text: str) -> tuple[str, str, str]:
     return text[1:end], flags, result.strip(BLANKS)
 
 
+def expression(text: str) -> Any:
+    """A regular expression for lines of a program's output. Raises ValueError with what is wrong."""
+    try:
+        return regex.compile(text, regex.MULTILINE | regex.VERSION1)
+    except regex.error as why:
+        raise ValueError(f"no regular expression: {why}") from None
+
+
 def compiled(pattern: str, on: dict[str, bool], *, posix: bool, octets: bool = False) -> Any:
     """The pattern for the `regex` library, for texts or for `octets`. Raises regex.error, ValueError."""
     multiline = on["m"]

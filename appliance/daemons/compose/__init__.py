@@ -13,20 +13,20 @@ from typing import Any
 from appliance.config import model
 from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
-from appliance.config.values import parse_listen_address, parse_peer
+from appliance.config.values import parse_listen_address
 from appliance.config.wiring import demo_inbox
-from appliance.connectors import icap, rspamd
 from appliance.connectors.callahead import Callahead
-from appliance.connectors.conversation import Server
+from appliance.connectors.dialects import Inside
 from appliance.connectors.dns_lists import DnsLists
 from appliance.connectors.inspector import Inspector
 from appliance.connectors.policy import PolicyClients
-from appliance.connectors.scanner import Settings
+from appliance.connectors.runner import Runner
 from appliance.connectors.scanners import Scanners
 from appliance.daemons.compose.authentication import Authentication
 from appliance.daemons.compose.doors import Doors
 from appliance.daemons.compose.lists import wanted_lists, wanted_services
 from appliance.daemons.compose.lookups import Lookups
+from appliance.daemons.compose.scanning import scanner_settings
 from appliance.daemons.compose.smtputf8 import Utf8
 from appliance.daemons.skeleton import Birth
 from appliance.engine.pipeline import Engine
@@ -68,7 +68,8 @@ class Composition:
             own=(demo_inbox(snapshot.wiring.gateway.state_dir),),
         )
         self.utf8 = Utf8(self.doors, hostname)
-        self.scanners = Scanners(tests=birth.index == 0)
+        self.runner = Runner(birth.rendezvous.get("runner", ""))
+        self.scanners = Scanners(tests=birth.index == 0, inside=Inside(self.runner))
         self.dns_lists = DnsLists(says=birth.index == 0)
         self.inspector = Inspector(birth.rendezvous["scand"])
         self.policy_services = PolicyClients()
@@ -98,7 +99,7 @@ class Composition:
         self.doors.follow(snapshot, self.resolver)
         self.callahead.hostname = self.utf8.hostname = snapshot.wiring.gateway.hostname
         self.utf8.learn_soon()
-        self.scanners.follow(scanner_settings(snapshot), snapshot.wiring.smtp.size_limit)
+        self.scanners.follow(scanner_settings(snapshot, self.runner.path), snapshot.wiring.smtp.size_limit)
         self.dns_lists.follow(self.resolver, wanted_lists(snapshot.policies))
         self.policy_services.follow(wanted_services(snapshot.policies))
 
@@ -124,7 +125,7 @@ class Composition:
             greylist=self.state,
             rates=self.state,
             recipients=self.callahead,
-            scanners=self.scanners.find(scanner_settings(snapshot)),
+            scanners=self.scanners.find(scanner_settings(snapshot, self.runner.path)),
             inspector=self.inspector.bound(snapshot.policies.checks["attachments"].knobs.limits),  # type: ignore[attr-defined]
             lines=LineSearch(snapshot.tables),
             authentication=Authentication(self._resolver(snapshot), snapshot.policies),
@@ -164,6 +165,7 @@ class Composition:
         self.utf8.close()
         self.lookups.close()
         self.scanners.close()
+        self.runner.close()
         self.dns_lists.close()
         self.inspector.close()
         self.policy_services.close()
@@ -184,32 +186,6 @@ def _dns_of(snapshot: Snapshot) -> Dns:
 def build_resolver(snapshot: Snapshot) -> Resolver:
     dns = snapshot.wiring.dns
     return Resolver(dns.nameservers, zone_of(snapshot), dns.timeout, dns.ttl_floor)
-
-
-def scanner_settings(snapshot: Snapshot) -> list[Settings]:
-    """`[scanners.NAME]`, each as its adapter wants it."""
-    return [
-        Settings(
-            name,
-            entry.kind,
-            tuple(Server(peer.path, peer.host, peer.port) for peer in map(parse_peer, entry.address)),
-            entry.timeout,
-            entry.concurrency,
-            entry.size_limit,
-            entry.remember,
-            _options(snapshot, entry),
-        )
-        for name, entry in snapshot.wiring.scanners.items()
-    ]
-
-
-def _options(snapshot: Snapshot, entry: model.ScannerEntry) -> Any:
-    """What only scanners of this kind have."""
-    if entry.kind == rspamd.KIND:
-        return rspamd.Options(snapshot.wiring.gateway.hostname, entry.user)
-    if entry.kind == icap.KIND:
-        return icap.Options(entry.service, entry.method)
-    return None
 
 
 def build_site(snapshot: Snapshot) -> Site:

@@ -75,6 +75,13 @@ SHIPPED = (
         wanted=lambda snapshot: bool(snapshot.remotes),
         phase=3,
     ),
+    Spec(
+        name="runner",
+        module="appliance.daemons.runner",
+        user="postgate-run",
+        wanted=lambda snapshot: any(entry.by_runner for entry in snapshot.wiring.scanners.values()),
+        phase=3,
+    ),
     Spec(name="scand", module="appliance.daemons.scand", user="postgate-scan", execed=True, phase=2),
     Spec(name="inbox", module="appliance.daemons.inbox", user="postgate-inbox", count=inbox_count, phase=3),
     Spec(

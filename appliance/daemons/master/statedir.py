@@ -12,7 +12,14 @@ from pathlib import Path
 from appliance.daemons.master.separation import Separation
 
 #: Folder: (service that owns it, mode where users are separated).
-FOLDERS = {"spool": "delivery", "stores": "stated", "journal": "journal", "inbox": "inbox", "milter": "milterd"}
+FOLDERS = {
+    "spool": "delivery",
+    "stores": "stated",
+    "journal": "journal",
+    "inbox": "inbox",
+    "milter": "milterd",
+    "scans": "runner",
+}
 
 
 class StateError(Exception):

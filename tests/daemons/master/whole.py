@@ -18,6 +18,7 @@ USERS = {
     "milterd": "news",
     "proxymap": "uucp",
     "policyd": "lp",
+    "runner": "proxy",
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,140 @@
+"""amavisd as a scanner, with a scripted server and a real runner between: what is told, what is made of the answer."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from appliance.config.blob import read
+from appliance.config.snapshot import build
+from appliance.connectors.conversation import Server
+from appliance.connectors.dialects import Inside
+from appliance.connectors.scanner import Scanner, Settings
+from appliance.mail.edits import Edit
+from tests.connectors.scanner_peer import MAIL, Message, context
+from tests.connectors.test_scanner_rspamd import full
+from tests.daemons.test_runner import Stage, script, until
+from tests.peers import hostile
+from tests.peers.hostile import FAULTS, Good, Hostile
+
+CLEAN = b"version_server=2\r\nreturn_value=continue\r\nexit_code=0\r\n\r\n"
+
+
+async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+
+
+class Amavis:
+    """A runner that lends files to a scripted amavisd."""
+
+    def __init__(self, tmp_path: Path, peer: Hostile, timeout: float = 5.0) -> None:
+        self.shared = tmp_path / "amavis"
+        self.shared.mkdir(exist_ok=True)
+        self.stage = Stage(tmp_path, y={"command": script("pass")})
+        text = f'[relay]\ndomains = "example.com"\n[scanners.am]\nkind = "amavis"\nfolder = "{self.shared}"\n'
+        (tmp_path / "c.toml").write_text(f'{text}address = "127.0.0.1:{peer.port}"\n')
+        self.stage.runner.prepare(build(read(str(tmp_path / "c.toml"))))
+        self.stage.runner.commit(self.stage.snapshot)
+        settings = Settings("am", "amavis", (Server(host="127.0.0.1", port=peer.port),), timeout)
+        self.scanner = Scanner(settings, inside=Inside(self.stage.asking), rest=0.0)
+
+    async def __aenter__(self) -> "Amavis":
+        await self.stage.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stage.__aexit__()
+
+
+async def test_all_that_amavisd_is_told(tmp_path: Path) -> None:
+    heard: list[str] = []
+    octets = b""
+
+    async def look(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal octets
+        heard[:] = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        octets = Path(dict(line.split("=", 1) for line in heard if line)["mail_file"]).read_bytes()
+
+    async with Hostile(Good(look, CLEAN)) as peer, Amavis(tmp_path, peer) as amavis:
+        found = await amavis.scanner.scan(Message(), full())
+        assert (found.kind, found.action) == ("clean", "continue") and octets == MAIL
+        folder = heard[10].removeprefix("tempdir=")
+        assert folder.startswith(str(amavis.shared))
+        assert heard == [
+            "request=AM.PDP",
+            "sender=<ann@example.org>",
+            "recipient=<bob@example.com>",
+            "recipient=<eve@example.com>",
+            "protocol_name=ESMTP",
+            "helo_name=mail.example.org%0d%0aX:%20y",
+            "client_address=192.0.2.1",
+            "client_name=mail.example.org",
+            "policy_bank=ORIGINATING",
+            "queue_id=Q123",
+            f"tempdir={folder}",
+            "tempdir_removed_by=client",
+            f"mail_file={folder}/email.txt",
+            "delivery_care_of=client",
+            "",
+            "",
+        ]
+        await until(lambda: not list(amavis.shared.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "action", "names"),
+    [
+        (CLEAN, "clean", "continue", ()),
+        (b"return_value=accept\r\n\r\n", "clean", "accept", ()),
+        (b"setreply=554 5.7.0 Reject,%20id=1-1%20-%20INFECTED:%20Eicar-Signature\r\nreturn_value=reject\r\n\r\n",
+         "infected", "reject", ("Eicar-Signature",)),
+        (b"setreply=250 2.7.0 Ok,%20discarded,%20id=1%20-%20INFECTED:%20A\r\nreturn_value=discard\r\n\r\n",
+         "infected", "discard", ("A",)),
+        (b"setreply=554 5.7.0 Reject,%20id=1-1%20-%20spam\r\nreturn_value=reject\r\n\r\n", "spam", "reject", ()),
+        (b"setreply=250 2.7.0 Ok,%20discarded,%20UBE\r\nreturn_value=discard\r\n\r\n", "spam", "discard", ()),
+        (b"return_value=continue\r\nquarantine=because\r\n\r\n", "clean", "quarantine", ()),
+        (b"setreply=451 4.5.0 Error\r\nreturn_value=tempfail\r\n\r\n", "error", "", ()),
+        (b"return_value=clean\r\n\r\n", "error", "", ()),
+    ],
+)  # fmt: skip
+async def test_every_answer(tmp_path: Path, answer: bytes, kind: str, action: str, names: tuple[str, ...]) -> None:
+    async with Hostile(Good(read_request, answer)) as peer, Amavis(tmp_path, peer) as amavis:
+        found = await amavis.scanner.scan(Message(), context())
+    assert (found.kind, found.action, found.names) == (kind, action, names), found
+
+
+async def test_edits(tmp_path: Path) -> None:
+    lines = b"delheader=2 X-A\r\nchgheader=1 Subject [S]%20x\r\ninsheader=1 X-B b\r\naddheader=X-C c\r\n"
+    lines += b"delrcpt=<a@example.com>\r\naddrcpt=<a+spam@example.com>\r\n"
+    async with Hostile(Good(read_request, lines + CLEAN)) as peer, Amavis(tmp_path, peer) as amavis:
+        found = await amavis.scanner.scan(Message(), context())
+    assert found.edits == (
+        Edit("delete", "X-A", "", 2),
+        Edit("change", "Subject", "[S] x", 1),
+        Edit("prepend", "X-B", "b"),
+        Edit("append", "X-C", "c"),
+        Edit("delete_recipient", "", "a@example.com"),
+        Edit("add_recipient", "", "a+spam@example.com"),
+    )
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_fault_is_an_error_in_bounded_time_and_passes(tmp_path: Path, fault: str) -> None:
+    """The list of all connectors; and no file is left with anybody."""
+    async with Hostile(Good(read_request, CLEAN), FAULTS[fault]) as peer, Amavis(tmp_path, peer, 0.5) as amavis:
+        found = await amavis.scanner.scan(Message(), context("T7"))
+        assert found.kind == "error" and found.seconds < 1.5 and str(peer.port) in found.why, found
+        assert amavis.scanner.condition.facts()["state"] == "degraded"
+        await peer.be(None)
+        await peer.be(hostile.answers)
+        async with asyncio.timeout(10):
+            while (await amavis.scanner.scan(Message(), context())).kind != "clean":
+                await asyncio.sleep(0.01)
+        await until(lambda: not list(amavis.shared.iterdir()))
+
+
+async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    async with Hostile(Good(read_request, CLEAN)) as peer, Amavis(tmp_path, peer) as amavis:
+        amavis.shared.rmdir()
+        found = await amavis.scanner.scan(Message(), context())
+    assert found.kind == "error" and "No such file" in found.why and peer.connections == 0
