@@ -6,6 +6,7 @@ PACKAGES="postfix postfix-pcre swaks pflogsumm clamav-daemon spamassassin spamd 
 PACKAGES="$PACKAGES nsd unbound opendkim opendmarc postfix-policyd-spf-python libmail-dkim-perl publicsuffix rspamd postgrey redis-server"
 PACKAGES="$PACKAGES c-icap libc-icap-mod-virus-scan amavisd-new"
 PACKAGES="$PACKAGES miltertest postfwd"
+PACKAGES="$PACKAGES postfix-lmdb postfix-cdb postfix-sqlite postfix-pgsql postfix-mysql postfix-ldap postgresql mariadb-server slapd"
 # Packages that conflict with those above: unpacked into a folder of their own, nothing of them is installed.
 UNPACKED="sendmail-bin"
 FOLDER=/var/lib/postgate-peers

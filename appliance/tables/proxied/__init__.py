@@ -4,12 +4,26 @@
 .cf file with mistakes is found when the table is opened: Bad says what, with file and line.
 """
 
+import importlib
+from collections.abc import Callable
+
 from appliance.tables import kinds
 from appliance.tables.proxied.base import Asked, Bad, Step
 from appliance.tables.proxied.files import FileTable
 from appliance.tables.text import TableError
 
 __all__ = ["Asked", "Bad", "Step", "open_proxied"]
+
+#: type -> (module, what makes a table of a name). Loaded when the first table of a type is opened: most need a library.
+_OPENERS = {
+    "sqlite": ("sqlite", "SqliteTable"),
+    "pgsql": ("pgsql", "PgsqlTable"),
+    "mysql": ("mysql", "MysqlTable"),
+    "ldap": ("ldap", "LdapTable"),
+    "redis": ("redis", "RedisTable"),
+    "socketmap": ("servers", "socket_table"),
+    "tcp": ("servers", "tcp"),
+}
 
 
 def open_proxied(spec: str) -> Asked:
@@ -19,4 +33,8 @@ def open_proxied(spec: str) -> Asked:
     kind, name = kinds.split(spec)
     if kind in kinds.COMPILED:
         return FileTable(kind, name + kinds.suffix_of(spec))
-    raise TableError(f"{kind}: is not asked through proxymap")
+    if kind not in _OPENERS:
+        raise TableError(f"{kind}: is not asked through proxymap")
+    module, maker = _OPENERS[kind]
+    make: Callable[[str], Asked] = getattr(importlib.import_module(f"{__name__}.{module}"), maker)
+    return make(name)

@@ -1,0 +1,114 @@
+"""Postfix's own .cf files (mysql_table(5), pgsql_table(5), sqlite_table(5), ldap_table(5)), read as they are.
+
+Contract: main.cf syntax: `name = value`, `#` comments, lines that begin with a blank continue the one before. A name
+that the type has in Postfix and that is not supported here, and one that nobody knows, is an error with its line:
+better than a table that answers something else. Raises Bad with every mistake. Passwords stay in this process.
+"""
+
+import difflib
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from appliance.tables.proxied.base import Bad
+from appliance.tables.text import BLANKS, Source
+
+Stamp = tuple[int, int, int]
+#: What every type has.
+COMMON = ("domain", "result_format", "expansion_limit")
+
+
+class Settings:
+    """One file. `known`: the names that are read; `refused`: names of Postfix that are not, each with what to do."""
+
+    def __init__(self, path: str, known: Iterable[str], refused: dict[str, str] | None = None) -> None:
+        self.path = path
+        self._known, self._refused = (*COMMON, *known), refused or {}
+        self._values: dict[str, tuple[int, str]] = {}
+        self._wrong: list[str] = []
+        try:
+            self.stamp, data = _read(path)
+        except OSError as error:
+            raise Bad(f"{path}: {error.strerror or error}") from None
+        source = Source(path)
+        for number, line in source.lines(data):
+            self._line(number, line)
+        self._wrong += [f"{path}:{flaw.line}: {flaw.text}" for flaw in source.flaws if flaw.fatal]
+        self.done()
+
+    def _line(self, number: int, line: str) -> None:
+        name, equals, value = line.partition("=")
+        name, value = name.strip(BLANKS), value.strip(BLANKS)
+        if not equals or not name:
+            self._wrong.append(f'{self.path}:{number}: "{line[:60]}" is not name = value')
+        elif name in self._refused:
+            self._wrong.append(f"{self.path}:{number}: {name} is not supported here: {self._refused[name]}")
+        elif name not in self._known:
+            near = difflib.get_close_matches(name, self._known, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            self._wrong.append(f"{self.path}:{number}: {name} is not known{hint}")
+        else:
+            self._values[name] = number, value  # the last one counts, as in Postfix
+
+    def wrong(self, name: str, text: str) -> None:
+        """Note a mistake in the value of `name`."""
+        line = self._values[name][0] if name in self._values else 1
+        self._wrong.append(f"{self.path}:{line}: {name}: {text}")
+
+    def done(self) -> None:
+        """Raises Bad if there is any mistake so far."""
+        if self._wrong:
+            raise Bad("; ".join(self._wrong))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def text(self, name: str, default: str = "") -> str:
+        return self._values[name][1] if name in self._values else default
+
+    def needed(self, name: str) -> str:
+        """Raises Bad (by done) where it is missing."""
+        if not self.text(name):
+            self.wrong(name, "is missing")
+        return self.text(name)
+
+    def number(self, name: str, default: int, least: int = 0) -> int:
+        text = self.text(name, str(default)).removesuffix("s")
+        if not text.isdecimal() or int(text) < least:
+            self.wrong(name, f'"{text}" is no number from {least}')
+            return default
+        return int(text)
+
+    def flag(self, name: str, default: bool) -> bool:
+        text = self.text(name, "yes" if default else "no").lower()
+        if text not in ("yes", "no", "true", "false"):
+            self.wrong(name, f'"{text}" is neither yes nor no')
+        return text in ("yes", "true")
+
+    def words(self, name: str, default: str = "") -> tuple[str, ...]:
+        """Separated by commas or blanks."""
+        return tuple(self.text(name, default).replace(",", " ").split())
+
+    def one_of(self, name: str, default: str, choices: Iterable[str]) -> str:
+        text, allowed = self.text(name, default), tuple(choices)
+        if text.lower() not in allowed:
+            self.wrong(name, f'"{text}" is none of {", ".join(allowed)}')
+        return text.lower()
+
+    def changed(self) -> bool:
+        """Whether the file is another one than when it was read."""
+        try:
+            seen = Path(self.path).stat()
+        except OSError:
+            return False  # it goes on as it was
+        return (seen.st_mtime_ns, seen.st_size, seen.st_ino) != self.stamp
+
+
+def _read(path: str) -> tuple[Stamp, bytes]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(fd, "rb") as file:
+        seen = os.fstat(fd)
+        if not stat.S_ISREG(seen.st_mode):
+            raise OSError(0, "is not a regular file")
+        return (seen.st_mtime_ns, seen.st_size, seen.st_ino), file.read()

@@ -1,0 +1,122 @@
+"""Several database servers that say the same: which is asked, in which order, over which kept connections.
+
+Contract: unix sockets first, then the others in random order; one that failed is asked last for AVOID seconds
+(Postfix: 60). Each connection serves one question at a time; after any trouble it is thrown away. A question that
+fails at one host is asked of the next within the same deadline. What failure means for the mail: no host left: put
+off.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
+
+from appliance.mail.ports import Unavailable
+from appliance.tables.proxied.base import Step
+from appliance.tables.proxied.cf import Settings
+from appliance.tables.proxied.servers import Place, address
+from appliance.tables.text import TableError
+
+AVOID, IDLE, CONNECT, KEEP = 60.0, 60.0, 5.0, 8
+
+
+class Driver(NamedTuple):
+    """How a connection is made, asked and closed; `errors`: what these raise for trouble."""
+
+    connect: Callable[[Place], Awaitable[Any]]
+    ask: Callable[[Any, str], Coroutine[Any, Any, list[str | None]]]
+    close: Callable[[Any], None]
+    errors: tuple[type[Exception], ...]
+
+
+class Pool:
+    """The hosts of one table."""
+
+    def __init__(self, places: Sequence[Place], driver: Driver, avoid: float = AVOID, idle: float = IDLE) -> None:
+        self._places, self._driver, self._avoid, self._idle = places, driver, avoid, idle
+        self._errors: tuple[type[Exception], ...] = (*driver.errors, OSError, EOFError, TimeoutError)
+        self._failed: dict[Place, float] = {}
+        self._kept: dict[Place, list[tuple[float, Any]]] = {place: [] for place in places}
+
+    async def values(self, question: str, step: Step) -> list[str | None]:
+        """What the first host that answers has. Raises Unavailable."""
+        why = "no host"
+        for place in self._order():
+            try:
+                found = await self._ask(place, question, step)
+            except asyncio.CancelledError:  # the deadline: another host is asked next time
+                self._failed[place] = time.monotonic()
+                raise
+            except self._errors as error:
+                self._failed[place] = time.monotonic()
+                words = " ".join(str(error).split())[:300]
+                why = f"{place}: {words or type(error).__name__}"
+            else:
+                self._failed.pop(place, None)
+                return found
+        raise Unavailable(why)
+
+    def _order(self) -> list[Place]:
+        now = time.monotonic()
+        mixed = sorted(random.sample(self._places, len(self._places)), key=lambda place: not place.path)
+        return sorted(mixed, key=lambda place: now - self._failed.get(place, -1e9) < self._avoid)
+
+    async def _ask(self, place: Place, question: str, step: Step) -> list[str | None]:
+        kept = self._take(place)
+        if kept is not None:
+            step.text = f"asking {place}"
+            try:
+                return await self._over(place, kept, question)
+            except self._errors:
+                pass  # it may have been closed for want of use: once more, over a new one
+        step.text = f"connecting to {place}"
+        async with asyncio.timeout(CONNECT):
+            connection = await self._driver.connect(place)
+        step.text = f"asking {place}"
+        return await self._over(place, connection, question)
+
+    async def _over(self, place: Place, connection: Any, question: str) -> list[str | None]:
+        """Whatever a library does when it is cancelled: its connection is closed first, so that it waits for nobody."""
+        asked = asyncio.ensure_future(self._driver.ask(connection, question))
+        try:
+            await asyncio.wait((asked,))
+            found = asked.result()
+        except BaseException:
+            self._driver.close(connection)
+            asked.cancel()
+            asked.add_done_callback(lambda task: task.cancelled() or task.exception())
+            raise
+        if len(self._kept[place]) < KEEP:
+            self._kept[place].append((time.monotonic(), connection))
+        else:
+            self._driver.close(connection)
+        return found
+
+    def _take(self, place: Place) -> Any:
+        while self._kept[place]:
+            since, connection = self._kept[place].pop()
+            if time.monotonic() - since < self._idle:
+                return connection
+            self._driver.close(connection)
+        return None
+
+    def close(self) -> None:
+        for kept in self._kept.values():
+            for _, connection in kept:
+                self._driver.close(connection)
+            kept.clear()
+
+
+def places(settings: Settings, port: int, unix: Callable[[str], str] = str) -> list[Place]:
+    """`hosts`: unix:path, inet:host:port, host:port, host. Mistakes are noted in `settings`."""
+    found = []
+    for text in settings.words("hosts", "localhost"):
+        if text.startswith("unix:"):
+            found.append(Place(unix(text[5:]), "", port))
+            continue
+        try:
+            found.append(address(text.removeprefix("inet:"), port))
+        except TableError as error:
+            settings.wrong("hosts", str(error))
+    return found

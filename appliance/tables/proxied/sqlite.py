@@ -1,0 +1,96 @@
+"""sqlite tables (sqlite_table(5)): a query of a database file of this machine, asked in threads.
+
+Contract: the file is opened read-only. The first column of each row is a value. A look-up that computes for long
+is interrupted at its deadline. What failure means for the mail: a file that is locked, damaged or not there puts off.
+"""
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import apsw
+
+from appliance.mail.ports import Unavailable
+from appliance.tables.proxied.base import Step
+from appliance.tables.proxied.cf import Settings
+from appliance.tables.proxied.template import LEGACY, Form, legacy_query, sound
+
+THREADS = 4
+_threads: list[ThreadPoolExecutor] = []
+Stamp = tuple[int, int]
+
+
+class SqliteTable:
+    """One .cf file."""
+
+    remembered = False
+    deadline = 10.0
+
+    def __init__(self, path: str) -> None:
+        self._settings = Settings(path, ("dbpath", *LEGACY))
+        self._file = self._settings.needed("dbpath")
+        self._form = Form(self._settings, ("query", legacy_query(self._settings)))
+        self._settings.done()
+        self._turn = threading.Lock()
+        self._database: apsw.Connection | None = None
+        self._stamp: Stamp | None = None
+
+    async def get(self, key: str, step: Step) -> str | None:
+        parts = self._form.parts(key)
+        if parts is None or not sound(key):
+            return None
+        step.text = f"asking {self._file}"
+        query = self._form.queries["query"].fill(parts, _quoted)
+        if not _threads:
+            _threads.append(ThreadPoolExecutor(THREADS, "table-sqlite"))
+        try:
+            values = await asyncio.get_running_loop().run_in_executor(_threads[0], self._values, query)
+        except (apsw.Error, OSError) as error:
+            raise Unavailable(f"{self._file}: {error}") from None
+        return self._form.joined(key, values)
+
+    def _values(self, query: str) -> list[str]:
+        """The first column of every row; a few more rows than are allowed are enough to see that there are too many."""
+        with self._turn:
+            database, end = self._opened(), time.monotonic() + self.deadline - 1.0
+            database.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+            try:
+                rows = database.execute(query)
+                found: list[str] = []
+                for row in rows:
+                    found += [str(value) for value in row[:1] if value is not None]
+                    if self._form.limit and len(found) > 10 * self._form.limit + 100:
+                        break
+                return found
+            except apsw.Error:
+                self._forget()
+                raise
+
+    def _opened(self) -> apsw.Connection:
+        seen = Path(self._file).stat()
+        stamp = seen.st_ino, seen.st_dev
+        if self._database is None or stamp != self._stamp:
+            self._forget()
+            self._database = apsw.Connection(self._file, flags=apsw.SQLITE_OPEN_READONLY)
+            self._database.set_busy_timeout(2000)
+            self._stamp = stamp
+        return self._database
+
+    def _forget(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def changed(self) -> bool:
+        return self._settings.changed()
+
+    def close(self) -> None:
+        with self._turn:
+            self._forget()
+
+
+def _quoted(text: str) -> str:
+    """As sqlite3_snprintf("%q") does."""
+    return text.replace("\0", "").replace("'", "''")
