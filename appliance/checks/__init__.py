@@ -12,6 +12,10 @@ The contract of a check module (docs/new-check.md):
     WIRE: bool = False             optional; True: judges how the client spoke, so only who hears it itself may ask
     def idle(policy, role, stage)  optional; True: with these knobs it would find nothing there, and is not asked
     ENVELOPE: bool = False         optional; True: at message it judges something without the content, too
+    REWRITES: bool = False         optional; True: its edits build on those before it, so it is asked behind all readers
+    open(policy, ports) -> Conversation | None
+                                   optional; a check that talks with somebody over a whole session (milters). Where a
+                                   front has one, the Conversation is asked in place of check(); None: there is nobody
     class Policy(knobs.Policy)     its knobs, every one with its default; table and scanner names are typed
                                    knobs.Tables / knobs.Scanners, so that they are opened and checked for us
     def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]
@@ -30,7 +34,7 @@ from typing import Any, NamedTuple
 
 from appliance.checks import knobs
 from appliance.mail.context import Context, Role, Stage
-from appliance.mail.ports import Ports
+from appliance.mail.ports import Conversation, Ports
 from appliance.mail.verdict import Action, Verdict
 
 #: In the order in which documentation and status show them.
@@ -79,6 +83,8 @@ class Check(NamedTuple):
     wire: bool = False
     envelope: bool = False
     idle: Callable[[Any, Role, Stage], bool] | None = None
+    rewrites: bool = False
+    open: Callable[[Any, Ports], Conversation | None] | None = None
 
     def needs_content(self, stage: Stage) -> bool:
         """Is there nothing to judge at this stage without the octets of the message?"""
@@ -100,6 +106,8 @@ def load(name: str) -> Check:
         getattr(module, "WIRE", False),
         getattr(module, "ENVELOPE", False),
         getattr(module, "idle", None),
+        getattr(module, "REWRITES", False),
+        getattr(module, "open", None),
     )
 
 

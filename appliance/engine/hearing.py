@@ -94,6 +94,11 @@ class Hearing:
         self._hear(slot, stamp(slot, self.ctx, answer))
         return []
 
+    def within(self, asked: Sequence[Asking]) -> float:
+        """Seconds that this step may take."""
+        plan = self.policies.plan
+        return plan.message_deadline if self.ctx.stage == "message" else plan.deadline
+
     def _others(self, slot: Slot, told: CheckPolicy) -> list[CheckPolicy]:
         """Policies with other knobs than `told`, of those who want the verdict, too: each is asked for by itself."""
         found = [told]

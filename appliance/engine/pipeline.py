@@ -6,7 +6,7 @@ deadline. What failure means for the mail: a check that crashes, is away, or mis
 others go on. The policies of an Engine never change: a reload makes a new Engine, a transaction keeps its own.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from appliance.engine.asking import Slot, settle
 from appliance.engine.hearing import EARLY, Asking, Hearing, Party, is_personal, parties
 from appliance.engine.judge import Combined, Group, Judgement, combine
 from appliance.engine.rules import CheckPolicy, PolicySet
+from appliance.engine.talks import TalkingHearing, Talks
 from appliance.mail.context import STAGES, Context, Role, Stage
 from appliance.mail.ports import Ports
 from appliance.mail.verdict import Decision
@@ -50,6 +51,9 @@ class Engine:
         known = catalogue() if checks is None else checks
         self._steps = {key: self._slots(*key, steps, known) for key, steps in policies.plan.steps.items()}
 
+        self._talking = {
+            role for (role, _), steps in self._steps.items() for step in steps if any(slot.check.open for slot in step)
+        }
         self._personal = [policy for policy in policies.checks.values() if is_personal(policy)]
 
     def _slots(self, role: Role, stage: Stage, steps: tuple[tuple[str, ...], ...], known: Mapping[str, Check]) -> Steps:
@@ -70,12 +74,16 @@ class Engine:
         placed = (slot for stage in STAGES for step in self._steps.get((role, stage), ()) for slot in step)
         return next((slot.policy for slot in placed if slot.policy.name == name), None)
 
-    def ask(self, ctx: Context) -> Decision | Awaitable[Decision]:
+    def talks(self, role: Role) -> Talks | None:
+        """For a session of this role: what holds its conversations, where any check has some. Give it up with close()."""
+        return Talks() if role in self._talking else None
+
+    def ask(self, ctx: Context, talks: Talks | None = None) -> Decision | Awaitable[Decision]:
         """Judge one stage, connect to data; at rcpt for `ctx.recipient`. `decision.verdicts` belong into the trail."""
         judgement = Judgement()
         recipient = ctx.recipient.address if ctx.stage == "rcpt" and ctx.recipient else None
         party = Party(judgement, recipient)
-        hearing = Hearing(self.policies, self.ports, ctx, (party,), self.delay_reject and ctx.stage in EARLY)
+        hearing = self._hearing(ctx, (party,), self.delay_reject and ctx.stage in EARLY, talks)
         if self.delay_reject and ctx.stage == "rcpt":
             hearing.recall_early()
 
@@ -87,14 +95,21 @@ class Engine:
 
         return self._run(hearing, conclude)
 
-    def message(self, ctx: Context) -> list[Group] | Awaitable[list[Group]]:
+    def message(self, ctx: Context, talks: Talks | None = None) -> list[Group] | Awaitable[list[Group]]:
         """Judge the message once, for every group of recipients that are treated alike; see `combine`."""
-        hearing = Hearing(self.policies, self.ports, ctx, parties(self.policies, self._personal, ctx), False)
+        hearing = self._hearing(ctx, parties(self.policies, self._personal, ctx), False, talks)
 
         def conclude() -> list[Group]:
             return hearing.groups(self.soft_bounce)
 
         return self._run(hearing, conclude)
+
+    def _hearing(self, ctx: Context, who: Sequence[Party], delayed: bool, talks: Talks | None) -> Hearing:
+        if talks is None:
+            return Hearing(self.policies, self.ports, ctx, who, delayed)
+        hearing = TalkingHearing(self.policies, self.ports, ctx, who, delayed)
+        hearing.talks = talks
+        return hearing
 
     def _run(self, hearing: Hearing, conclude: Callable[[], T]) -> T | Awaitable[T]:
         """The steps, one after the other, as long as nothing has to wait."""
@@ -124,14 +139,12 @@ class Engine:
         return conclude()
 
     async def _rest(self, hearing: Hearing, steps: Steps, asked: list[Asking]) -> None:
-        plan = self.policies.plan
-        deadline = plan.message_deadline if hearing.ctx.stage == "message" else plan.deadline
-        hearing.hear(asked, await settle(asked, hearing.ctx, deadline))
+        hearing.hear(asked, await settle(asked, hearing.ctx, hearing.within(asked)))
         for step in steps:
             if hearing.over:
                 break
             if more := hearing.ask(step):
-                hearing.hear(more, await settle(more, hearing.ctx, deadline))
+                hearing.hear(more, await settle(more, hearing.ctx, hearing.within(more)))
 
 
 def _is_idle(slot: Slot, role: Role, stage: Stage) -> bool:

@@ -175,6 +175,7 @@ def _stage(
     before = sum(complaint.fatal for complaint in complaints)
     steps: list[tuple[str, ...]] = []
     seen: set[str] = set()
+    rewriting = False
     if not isinstance(listed, list):
         complaints.append(Complaint(FILE, (role, stage), "must be a list of checks"))
         listed = []
@@ -191,6 +192,9 @@ def _stage(
             if wrong:
                 complaints.append(Complaint(FILE, (role, stage, index), wrong))
             seen.add(name if isinstance(name, str) else "")
+        if wrong := _out_of_order(item, names, stage, rewriting, checks):
+            complaints.append(Complaint(FILE, (role, stage, index), wrong))
+        rewriting = rewriting or any(name in checks and checks[name].rewrites for name in names if isinstance(name, str))
         if not names:
             complaints.append(Complaint(FILE, (role, stage, index), "an inner list names at least one check"))
         steps.append(tuple(names))
@@ -204,6 +208,18 @@ def _stage(
     if sum(complaint.fatal for complaint in complaints) > before:
         steps = [tuple(item) if isinstance(item, list) else (item,) for item in shipped(role, stage, checks)]
     return tuple(steps)
+
+
+def _out_of_order(item: Any, names: list[Any], stage: Stage, rewriting: bool, checks: Mapping[str, Check]) -> str:
+    """Why this step may not stand here: at message those that rewrite come last, each by itself; or ""."""
+    if stage != "message":
+        return ""
+    rewriters = [name for name in names if isinstance(name, str) and name in checks and checks[name].rewrites]
+    if rewriters and isinstance(item, list):
+        return f"{rewriters[0]} rewrites the message: it cannot be asked together with others"
+    if rewriting and names and not rewriters:
+        return f"{names[0]} stands behind a check that rewrites the message: it would judge what is not sent"
+    return ""
 
 
 def _misplaced(name: Any, stage: Stage, seen: set[str], checks: Mapping[str, Check]) -> str:

@@ -187,6 +187,8 @@ class FileReader:
             self._mode(sets["mode"], (*path, "mode"))
         self._actions({k: v for k, v in sets.items() if k in self.check.outcomes}, path)
         rest = {k: v for k, v in sets.items() if k != "mode" and k not in self.check.outcomes}
+        if self.check.open is not None and rest.keys() & self.check.policy.model_fields.keys():
+            self.complain(path, f"{self.check.name} talks with others over the whole session: set its mode or an outcome")
         for key in [key for key in rest if key not in self.check.policy.model_fields]:
             known = (*self.check.policy.model_fields, *self.check.outcomes, "mode")
             self.complain((*path, key), f"unknown key {key}{did_you_mean(key, known)}")

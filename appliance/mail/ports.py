@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from appliance.mail.auth import ArcReport, DkimReport, SpfAsk, SpfReport
     from appliance.mail.context import Context
     from appliance.mail.dns_list import Kind
+    from appliance.mail.edits import Edit
     from appliance.mail.identity import Identity
     from appliance.mail.inspection import Inspection
     from appliance.mail.policy_service import PolicyServices
+    from appliance.mail.verdict import Verdict
     from appliance.protocol.dns import Answer
     from appliance.protocol.mime import Limits
     from appliance.protocol.smtp.address import Address
@@ -184,6 +186,20 @@ class Recipients(Protocol):
     def cached(self, address: Address) -> Probe | None: ...
 
     async def probe(self, address: Address) -> Probe: ...
+
+
+class Conversation(Protocol):
+    """One check's talk with somebody outside over one SMTP session. Whoever has the session closes it, once."""
+
+    def ask(self, ctx: Context, edits: Sequence[Edit]) -> Verdict | Awaitable[Verdict]:
+        """The verdict at this stage. Stages may be left out (others had decided): the Context has what was missed.
+        `edits` (at message) are those in force so far. It has deadlines of its own; a question may be cancelled."""
+
+    def reset(self) -> None:
+        """The transaction is over, however it ended."""
+
+    def close(self) -> None:
+        """The session is over."""
 
 
 class Scanner(Protocol):

@@ -98,7 +98,7 @@ def _tell(session: "Session", ctx: Context, combined: Combined, message_id: str,
 async def _combined(session: "Session", transaction: Transaction, ctx: Context) -> Combined:
     if not ctx.recipients:
         return Combined("discard")
-    answer = transaction.rules.engine.message(ctx)
+    answer = transaction.rules.engine.message(ctx, session.talks)
     groups = answer if isinstance(answer, list) else await answer
     for group in groups:
         if group.decision.notes:

@@ -44,7 +44,7 @@ def ask(session: "Session", stages: Sequence[Stage], make: Make, then: Then) -> 
             continue
         if session.naming is not None:
             return _ask_all(session, stages[index:], make, then)
-        answer = engine.ask(make(stage))
+        answer = engine.ask(make(stage), session.talks)
         if not isinstance(answer, Decision):
             return _ask_all(session, stages[index:], make, then, answer)
         decision = answered(session, stage, answer)
@@ -61,7 +61,7 @@ async def _ask_all(
     for stage in stages:
         if stage in standing:
             await named(session)
-            answer = first if first is not None else session.rules.engine.ask(make(stage))
+            answer = first if first is not None else session.rules.engine.ask(make(stage), session.talks)
             first = None
             decision = answered(session, stage, answer if isinstance(answer, Decision) else await answer)
         if session.plugged is not None and decision.verb == "accept":

@@ -48,6 +48,8 @@ class Session(Wire):
         #: The conversation with an aiosmtpd handler, if one is plugged in.
         plug = door.plug or front.plug
         self.plugged = plug(self) if plug is not None else None
+        #: Conversations of checks (milters), if any check has some.
+        self.talks = rules.engine.talks(door.role)
         self.id = next(front.ids)
         self.helo = ""
         self.esmtp = False
@@ -212,6 +214,8 @@ class Session(Wire):
     def on_end(self) -> None:
         if not self.busy:
             self.reset()
+        if self.talks is not None:
+            self.talks.close()
         self.front.left(self)
         record.disconnected(self)
 
@@ -259,6 +263,8 @@ class Session(Wire):
         rules = self.front.rules
         if rules is not self.rules and self.transaction is None and self.door.name in rules.doors:
             self.rules, self.door = rules, rules.doors[self.door.name]
+            if self.talks is None:
+                self.talks = rules.engine.talks(self.door.role)
 
     def named(self, found: ClientName) -> None:
         """The client's name is known."""
@@ -269,6 +275,8 @@ class Session(Wire):
         if self.transaction is not None:
             self.transaction.drop()
             self.transaction = None
+            if self.talks is not None:
+                self.talks.reset()
 
     def context(self, stage: Stage, **more: Any) -> Context:
         """The question for a stage before MAIL."""

@@ -42,12 +42,15 @@ class Engine:
     def stands(self, role: str, stage: str) -> bool:
         return self.all_stages or stage in self.rules
 
-    def ask(self, ctx: Context) -> Decision | Awaitable[Decision]:
+    def talks(self, role: str) -> None:
+        return None
+
+    def ask(self, ctx: Context, talks: Any = None) -> Decision | Awaitable[Decision]:
         self.asked.append(ctx)
         rule = self.rules.get(ctx.stage)
         return rule(ctx) if rule else ACCEPT
 
-    def message(self, ctx: Context) -> list[Group] | Awaitable[list[Group]]:
+    def message(self, ctx: Context, talks: Any = None) -> list[Group] | Awaitable[list[Group]]:
         self.asked.append(ctx)
         rule = self.rules.get("message")
         return rule(ctx) if rule else [Group(tuple(range(len(ctx.recipients))), ACCEPT)]
