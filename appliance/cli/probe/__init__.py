@@ -12,6 +12,7 @@ ANSWERED, ODD, NOBODY = 0, 1, 2
 #: Protocol: (where it is, one line for --help).
 PROBES: dict[str, tuple[str, str]] = {
     "policy": ("appliance.cli.probe.policy:command", "Ask a Postfix policy server one question."),
+    "milter": ("appliance.cli.probe.milter:command", "Tell a milter of one message."),
     "smtp": ("appliance.cli.probe.smtp:command", "Speak SMTP up to RCPT, and take it back."),
 }
 
