@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from appliance.protocol.policy import encode_request
 from bench.pairs import Row, compare
 from tests.peers.gateway import Gateway
 from tests.peers.policy import RCPT
@@ -37,10 +38,12 @@ RECIPIENT = 'tables = ["inline:{@example.com=ok}"]\n'
 
 def requests(triplets: Callable[[int], int], start: int = 0) -> Iterator[bytes]:
     """Requests for ever, each of a message of its own; `triplets` says which triplet the n-th is about."""
-    head = "".join(f"{key}={value}\n" for key, value in RCPT.items() if key not in ("recipient", "instance"))
-    octets, number = head.encode(), start
+    whole = encode_request(RCPT | {"recipient": "RECIPIENT", "instance": "INSTANCE"})
+    head, _, rest = whole.partition(b"RECIPIENT")
+    middle, _, tail = rest.partition(b"INSTANCE")
+    number = start
     while True:
-        yield b"%brecipient=user%d@example.com\ninstance=1a2b.65f0.%x.0\n\n" % (octets, triplets(number), number)
+        yield b"%buser%d@example.com%b1a2b.65f0.%x.0%b" % (head, triplets(number), middle, number, tail)
         number += 1
 
 

@@ -22,7 +22,7 @@ from appliance.mail.context import Context, Stage
 from appliance.mail.later import later, then, waits
 from appliance.mail.lookup import Found, Key, search, split_extension
 from appliance.mail.network import network
-from appliance.mail.ports import Greylist, GreylistAnswer, GreylistAsk, Ports
+from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports
 from appliance.mail.subscribers import dynamic_name
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.smtp.address import Address
@@ -236,8 +236,10 @@ def decide(
     )
 
 
-async def _ask(store: Greylist, ask: GreylistAsk, reasons: Sequence[str], ctx: Context, recipient: Address) -> Verdict:
-    return decide(ask, await store.step(ask), reasons, recipient, [*client_names(ctx), recipient.text])
+async def _later(
+    answer: Awaitable[GreylistAnswer], ask: GreylistAsk, reasons: Sequence[str], ctx: Context, recipient: Address
+) -> Verdict:
+    return decide(ask, await answer, reasons, recipient, [*client_names(ctx), recipient.text])
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
@@ -256,6 +258,9 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
             return Verdict(check=NAME, outcome="exempt", reason=why, recipient=recipient.text)
         if ports.greylist is None:
             return Verdict(check=NAME, outcome="skipped", reason="no store configured", recipient=recipient.text)
-        return _ask(ports.greylist, ask, reasons, ctx, recipient)
+        answer = ports.greylist.step(ask)
+        if isinstance(answer, GreylistAnswer):
+            return decide(ask, answer, reasons, recipient, [*client_names(ctx), recipient.text])
+        return _later(answer, ask, reasons, ctx, recipient)
 
     return then(exemption(ctx, recipient, policy, ports), step)

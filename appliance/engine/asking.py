@@ -13,6 +13,7 @@ import msgspec
 
 from appliance.checks import Asked, Check
 from appliance.checks.knobs import Policy as Knobs
+from appliance.engine.deadlines import within
 from appliance.engine.rules import CheckPolicy
 from appliance.mail.context import Context
 from appliance.mail.ports import Ports, Unavailable
@@ -98,8 +99,7 @@ async def _answer(slot: Slot, answer: Awaitable[Verdict], ctx: Context) -> Verdi
 async def _alone(slot: Slot, answer: Awaitable[Verdict], ctx: Context, deadline: float) -> Verdict:
     """One check waits: no task is needed."""
     try:
-        async with asyncio.timeout(deadline):
-            return await _answer(slot, answer, ctx)
+        return await within(deadline, _answer(slot, answer, ctx))
     except TimeoutError:
         return _missed(slot, deadline)
 

@@ -126,7 +126,8 @@ class GreylistAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Greylist(Protocol):
-    async def step(self, ask: GreylistAsk) -> GreylistAnswer: ...
+    def step(self, ask: GreylistAsk) -> GreylistAnswer | Awaitable[GreylistAnswer]:
+        """One step; at once where the answer is at hand. Raises Unavailable."""
 
 
 class Authentication(Protocol):

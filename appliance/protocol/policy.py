@@ -61,6 +61,13 @@ Attributes = dict[str, str]
 
 _NAME = re.compile(rb"[^\x00-\x20=\x7f]+")
 _ATTRIBUTE = re.compile(rb"[^\x00-\x20=\x7f]+=")
+#: A request as Postfix 3.1 to 3.9 sends it: all attributes in their order. It is read in a third of the time.
+_USUAL = re.compile(
+    "\n".join(f"{name}=(.*)" for name in ATTRIBUTES[:-2])
+    + "(?:\n"
+    + "\n".join(f"{name}=(.*)" for name in ATTRIBUTES[-2:])
+    + ")?"
+)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]+")
 #: Who speaks something else on this port, by its first octets.
 _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
@@ -134,8 +141,14 @@ class RequestReader:
             self._measure(block)
         if not block.startswith(b"request=") and not _is_attribute(block.partition(b"\n")[0]):
             raise _wrong(data[at:])
+        text = block.decode("utf-8", "surrogateescape")
+        if usual := _USUAL.fullmatch(text):
+            made = dict(zip(ATTRIBUTES, usual.groups(), strict=True))
+            if made["mail_version"] is None:
+                del made["compatibility_level"], made["mail_version"]
+            return made
         try:
-            made = dict([line.split("=", 1) for line in block.decode("utf-8", "surrogateescape").split("\n")])
+            made = dict([line.split("=", 1) for line in text.split("\n")])
         except ValueError:
             raise _wrong(data[at:]) from None
         if len(made) > MAX_ATTRIBUTES:

@@ -7,6 +7,7 @@ that is away makes its port raise Unavailable when it is asked, never before.
 """
 
 import asyncio
+import time
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,7 @@ from appliance.net.client_name import ClientName
 from appliance.net.resolver import Resolver
 from appliance.stores.asking import Senders
 from appliance.stores.callahead_cache import CallaheadCache
+from appliance.stores.known import RecentlyKnown
 from appliance.stores.remote import StateClient
 from appliance.tables.lines import LineSearch
 
@@ -54,6 +56,7 @@ class Composition:
         snapshot = birth.snapshot
         self.state = StateClient(birth.rendezvous["stated"])
         self.senders = Senders(self.state)
+        self.known = RecentlyKnown(self.state, time.monotonic)
         self.lookups = Lookups(birth.rendezvous)
         self.lookups.bind(snapshot)
         self._dns = _dns_of(snapshot), build_resolver(snapshot)
@@ -122,7 +125,7 @@ class Composition:
             site=build_site(snapshot),
             tables=snapshot.tables,
             resolver=self._resolver(snapshot),
-            greylist=self.state,
+            greylist=self.known,
             rates=self.state,
             recipients=self.callahead,
             scanners=self.scanners.find(scanner_settings(snapshot, self.runner.path)),

@@ -16,6 +16,7 @@ from appliance.mail.verdict import Verdict
 KEPT = 3600.0
 #: Recipients of one message whose answers are remembered.
 RECIPIENTS = 1000
+_NONE: set[str] = set()
 
 
 class Session:
@@ -53,9 +54,9 @@ class Message:
         self.identity: Identity | None = None
         self.recipients: tuple[Recipient, ...] = ()
         self.answers: dict[str, str] = {}
-        #: Actions that found no place in an answer yet (an answer holds one), and those that have been said.
-        self.pending: deque[str] = deque()
-        self.said: set[str] = set()
+        #: Actions that found no place in an answer yet (an answer holds one), and those that were wanted ever.
+        self.pending: deque[str] | None = None
+        self.said: set[str] = _NONE
         self.touched = now
 
     def add(self, recipient: Recipient) -> None:
@@ -70,6 +71,8 @@ class Message:
 
     def want(self, actions: list[str]) -> None:
         """Say these once, as soon as there is room."""
+        if self.pending is None:
+            self.pending, self.said = deque(), set()
         for action in actions:
             if action not in self.said:
                 self.said.add(action)

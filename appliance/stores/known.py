@@ -1,0 +1,43 @@
+"""Triplets that were known a moment ago: a list's burst to one recipient costs one question to stated, not a hundred.
+
+Contract: only what stated called known is remembered, for KEPT seconds, in this worker; each question behind that goes to
+stated again, which moves `last`. What an operator takes out of the greylist is forgotten here as late as that. What
+failure means for the mail: none; Unavailable of stated is passed on.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from appliance.mail.ports import GreylistAnswer, GreylistAsk
+
+KEPT, MOST = 5.0, 10000
+_Key = tuple[tuple[str, ...], str, str]
+
+
+class Steps(Protocol):
+    """stores.remote.StateClient."""
+
+    async def step(self, ask: GreylistAsk) -> GreylistAnswer: ...
+
+
+class RecentlyKnown:
+    """mail.ports.Greylist before another one; `clock` is monotonic."""
+
+    def __init__(self, state: Steps, clock: Callable[[], float]) -> None:
+        self._state, self._clock = state, clock
+        self._known: dict[_Key, tuple[float, GreylistAnswer]] = {}
+
+    def step(self, ask: GreylistAsk) -> GreylistAnswer | Awaitable[GreylistAnswer]:
+        """At once where it is known."""
+        found = self._known.get((ask.keys, ask.sender, ask.recipient))
+        if found is not None and found[0] > self._clock():
+            return found[1]
+        return self._step(ask)
+
+    async def _step(self, ask: GreylistAsk) -> GreylistAnswer:
+        answer = await self._state.step(ask)
+        if answer.state == "known":
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[ask.keys, ask.sender, ask.recipient] = self._clock() + KEPT, answer
+        return answer
