@@ -6,7 +6,7 @@ import platform
 import sys
 from pathlib import Path
 
-from bench import authenticated, intake, policy, relay
+from bench import authenticated, intake, milter, policy, relay
 from bench.load import available
 from bench.pairs import Row
 
@@ -21,7 +21,9 @@ def machine() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Postgate beside its peers, in one run; ratios of interleaved pairs.")
     parser.add_argument("--pairs", type=int, default=5, help="interleaved pairs a row (default 5)")
-    parser.add_argument("--only", choices=("relay", "intake", "authenticated", "policy"), help="one family of rows")
+    parser.add_argument(
+        "--only", choices=("relay", "intake", "authenticated", "policy", "milter"), help="one family of rows"
+    )
     words = parser.parse_args()
     if not available():
         print("bench needs Debian's postfix package (make packages)", file=sys.stderr)
@@ -35,6 +37,8 @@ def main() -> int:
         found += authenticated.rows(words.pairs)
     if words.only in (None, "policy"):
         found += policy.rows(words.pairs)
+    if words.only in (None, "milter"):
+        found += milter.rows(words.pairs)
     print(f"\n{machine()}; median of {words.pairs} interleaved pairs\n")
     print("| row | postgate, messages/s | peer, messages/s | ratio | lowest to highest |\n|---|---|---|---|---|")
     for row in found:

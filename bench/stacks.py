@@ -12,7 +12,7 @@ from tests.peers.postfix import Postfix
 from tests.peers.process import Process, reachable
 
 
-def _postfix(root: Path, next_hop: int, services: str = "", **main: str) -> Postfix:
+def relaying(root: Path, next_hop: int, services: str = "", **main: str) -> Postfix:
     """Debian's Postfix, default durability, with the tables of the relay rows."""
     root.mkdir(parents=True)
     (root / "client.cidr").write_text("198.51.100.0/24 REJECT\n")
@@ -60,7 +60,7 @@ class Classic:
         self._filters = OpenDkim(root / "opendkim", names), OpenDmarc(root / "opendmarc", names, "mx.example.com")
         for one in self._filters:
             one.socket.chmod(0o777)
-        self.postfix = _postfix(
+        self.postfix = relaying(
             root / "postfix",
             next_hop,
             services=f"policyd-spf unix - n n - 0 spawn user=nobody argv=/usr/bin/policyd-spf {spf}\n",
@@ -123,7 +123,7 @@ class Rspamd:
         (root / "rspamd.conf").write_text(RSPAMD.format(root=root, dns=names.address))
         self._rspamd = Process(["rspamd", "-f", "-i", "-c", str(root / "rspamd.conf")], root / "rspamd.out")
         wait_for(lambda: unix_answers(root / "sock"), 60, f"rspamd: see {root}/rspamd.log")
-        self.postfix = _postfix(root / "postfix", next_hop, smtpd_milters=f"unix:{root}/sock")
+        self.postfix = relaying(root / "postfix", next_hop, smtpd_milters=f"unix:{root}/sock")
 
     def start(self) -> "Rspamd":
         self.postfix.start()

@@ -39,7 +39,9 @@ def asked(gateway: Callable[..., Gateway], inner: Inner, tmp_path: Path) -> Iter
         'tables = ["inline:{ user@example.com=known, other@example.com=known }"]\ncallahead = false\n'
     )
     made = gateway(policies=policies, more=f'[[milterd]]\naddress = "inet:127.0.0.1:{port}"\n')
-    mta = Sendmail(tmp_path / "sendmail", inner.port, f"inet:{port}@127.0.0.1").start()
+    mta = Sendmail(
+        tmp_path / "sendmail", inner.port, f"Xpostgate, S=inet:{port}@127.0.0.1, F=T, T=C:10s;S:30s;R:30s;E:5m"
+    ).start()
     yield mta, made
     mta.stop()
 

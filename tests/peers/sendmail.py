@@ -63,7 +63,7 @@ def available() -> bool:
 
 
 class Sendmail:
-    """`milter` in Sendmail's words: "inet:10041@127.0.0.1", "local:/path"."""
+    """`milter` is the line of sendmail.cf that describes it: "Xpostgate, S=inet:10041@127.0.0.1, F=T, ..."."""
 
     def __init__(self, root: Path, inner: int, milter: str, hostname: str = "mail.example.com") -> None:
         self.root, self.port, self.hostname = root, free_port(), hostname
@@ -72,9 +72,8 @@ class Sendmail:
         (root / "queue").chmod(0o700)
         reachable(root)
         (root / "switch").write_text("hosts files\n")
-        lines = f"Xpostgate, S={milter}, F=T, T=C:10s;S:30s;R:30s;E:5m"
         (root / "sendmail.cf").write_text(
-            CONFIG.format(root=root, port=self.port, inner=inner, filters="postgate", milters=lines, hostname=hostname)
+            CONFIG.format(root=root, port=self.port, inner=inner, filters="postgate", milters=milter, hostname=hostname)
         )
 
     def start(self) -> "Sendmail":
