@@ -34,7 +34,7 @@ LAW: dict[str, tuple[set[str], set[str], set[str]]] = {
     "stores": ({"mail", "protocol", "net", "observe", "stores"}, {"apsw", "redis", "msgspec"}, STDLIB),
     "queue": ({"mail", "protocol", "observe", "queue"}, {"msgspec"}, STDLIB),
     "net": ({"protocol", "observe", "net"}, {"dns", "idna", "msgspec", "uvloop", "cryptography"}, STDLIB),
-    "config": ({"checks", "engine", "tables", "mail", "protocol", "config"}, {"pydantic", "msgspec"}, STDLIB),
+    "config": ({"checks", "engine", "tables", "mail", "protocol", "config"}, {"pydantic", "msgspec", "yara_x"}, STDLIB),
     "observe": ({"observe"}, {"structlog", "msgspec", "prometheus_client"}, STDLIB),
     "connectors": ({"protocol", "mail", "net", "observe", "connectors"}, {"msgspec"}, STDLIB),
     "daemons": (
@@ -53,7 +53,7 @@ LAW: dict[str, tuple[set[str], set[str], set[str]]] = {
         }
         | {"connectors"},
         {"msgspec", "uvloop", "setproctitle", "aiosmtpd", "apsw", "prometheus_client", "pydantic"}
-        | {"magic", "libarchive", "olefile", "oletools"},
+        | {"magic", "libarchive", "olefile", "oletools", "yara_x"},
         STDLIB,
     ),
     "cli": (

@@ -43,7 +43,7 @@ REPLIES = {
     "temperror": _LATER,
 }
 #: Kinds of scanners that scan for viruses.
-KINDS = frozenset({"clamd", "icap", "command", "amavis"})
+KINDS = frozenset({"clamd", "icap", "command", "amavis", "yara"})
 #: The worst first: what any scanner says so is said of the message.
 _ORDER = ("infected", "error", "suspicious", "unscannable", "oversize", "undecoded", "clean")
 

@@ -25,7 +25,8 @@ Stamp = tuple[int, int, int]
 class Blob(msgspec.Struct, frozen=True):
     """All files in force by absolute path. `main` is the wiring file ("" = the embedded default of `postgate run`).
     `stamps` maps files to (mtime_ns, size, inode), so that the master sees which changed. `folder`: where relative
-    paths of the wiring begin. `policies`: names below policies/ to the paths in force. `missing`: what could not be
+    paths of the wiring begin. `policies`: names below policies/ to the paths in force; `rules`: the same for YARA rules,
+    where a scanner wants them. `missing`: what could not be
     read, and why. `shipped`: the folder of shipped policies, "" if there is none."""
 
     main: str
@@ -36,6 +37,7 @@ class Blob(msgspec.Struct, frozen=True):
     policies: dict[str, str] = {}
     missing: dict[str, str] = {}
     shipped: str = ""
+    rules: dict[str, str] = {}
 
     @property
     def label(self) -> str:
@@ -107,7 +109,8 @@ def read(path: str | None) -> Blob:
                 reading.probe(candidate)
         elif not any(reading.take(candidate) for candidate in reference.candidates):
             continue
-    blob = Blob(main, reading.files, "", reading.stamps, folder, policies, reading.missing, shipped)
+    rules = _rules(layout.policies_folder, shipped, reading) if layout.wants_rules else {}
+    blob = Blob(main, reading.files, "", reading.stamps, folder, policies, reading.missing, shipped, rules)
     return msgspec.structs.replace(blob, hash=fingerprint(blob.files, policies))
 
 
@@ -124,6 +127,16 @@ def _policies(folder: str, shipped: str, reading: _Reading) -> dict[str, str]:
     for path in found.values():
         reading.take(path)
     return dict(sorted(found.items()))
+
+
+def _rules(folder: str, shipped: str, reading: _Reading) -> dict[str, str]:
+    """Names of YARA rule files (policies/yara/*.yar) to the paths in force: the operator's, else the shipped ones. An
+    empty file of the operator's switches a shipped one off."""
+    found: dict[str, str] = {}
+    for home in (shipped, folder):
+        names = sorted(path.name for path in Path(home, "yara").glob("*.yar")) if home else []
+        found |= {name: f"{home}/yara/{name}" for name in names}
+    return {name: path for name, path in sorted(found.items()) if reading.take(path)}
 
 
 def fingerprint(files: Mapping[str, bytes], policies: Mapping[str, str]) -> str:

@@ -67,6 +67,12 @@ class Layout:
         found = self.values.get(name)
         return found if isinstance(found, dict) else {}
 
+    @property
+    def wants_rules(self) -> bool:
+        """Whether a scanner looks by YARA rules."""
+        entries = self.section("scanners").values()
+        return any(isinstance(entry, dict) and entry.get("kind") == "yara" for entry in entries)
+
     def references(self, policies: Mapping[str, bytes]) -> list[Reference]:
         """Everything that the wiring and the policy files (name to text) name, in a fixed order."""
         parsed = {name: parse(name, text).values for name, text in policies.items()}

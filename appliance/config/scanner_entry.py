@@ -43,7 +43,7 @@ def codes(value: dict[str, Meaning]) -> dict[str, Meaning]:
 class ScannerEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["clamd", "spamd", "rspamd", "icap", "command", "amavis"]
+    kind: Literal["clamd", "spamd", "rspamd", "icap", "command", "amavis", "yara"]
     address: Peers = ()
     timeout: Span = 60.0
     concurrency: Annotated[int, Strict(), Field(ge=1, le=1000)] = 10

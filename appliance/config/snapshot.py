@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from appliance import tables
-from appliance.config import actions
+from appliance.config import actions, yara
 from appliance.config import wiring as wirings
 from appliance.config.blob import Blob
 from appliance.config.mistakes import ConfigError, Mistake, did_you_mean
@@ -46,13 +46,22 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(sorted({table.spec for table in self.remotes}))
 
     @property
+    def rules(self) -> dict[str, bytes]:
+        """YARA rules in force: name of the file to octets."""
+        return {name: self.blob.files[path] for name, path in self.blob.rules.items()}
+
+    @property
     def hash(self) -> str:
         return self.blob.hash
 
 
-def build(blob: Blob, previous: Snapshot | None = None) -> Snapshot:
-    """The values of `blob`. Tables whose octets did not change are taken from `previous`. Raises ConfigError."""
-    return _Build(blob, previous).run()
+def build(blob: Blob, previous: Snapshot | None = None, *, rules: bool = True) -> Snapshot:
+    """The values of `blob`. Tables whose octets did not change are taken from `previous`. `rules`: YARA rules are looked
+    through as well (the master does, once for all). Raises ConfigError."""
+    found = _Build(blob, previous)
+    if rules:
+        found.rules()
+    return found.run()
 
 
 class _Build:
@@ -88,6 +97,15 @@ class _Build:
             table_files=tuple(sorted(self.table_files)),
             remotes=tuple(table for opened in self.tables.values() for table in tables.remotes(opened)),
         )
+
+    def rules(self) -> None:
+        """YARA rules, and whether there is a library for them."""
+        for name, entry in self.layout.section("scanners").items():
+            if isinstance(entry, dict) and entry.get("kind") == "yara" and yara.is_missing():
+                self._at("", ("scanners", name, "kind"), yara.MISSING)
+        if not yara.is_missing():
+            files = {name: (path, self.blob.files[path]) for name, path in self.blob.rules.items()}
+            self.mistakes += yara.complaints(files)
 
     def _policies(self, wiring: Wiring) -> PolicySet:
         for name, path in self.blob.policies.items():

@@ -9,8 +9,9 @@ from collections.abc import Hashable
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
-from appliance.connectors import amavis, clamd, command, conversation, icap, rspamd, spamd
+from appliance.connectors import amavis, clamd, command, conversation, icap, rspamd, spamd, yara
 from appliance.connectors.conversation import Progress, Server
+from appliance.connectors.inspector import Inspector
 from appliance.connectors.runner import Runner
 from appliance.connectors.source import Source
 from appliance.mail.context import Context
@@ -24,6 +25,7 @@ class Inside(NamedTuple):
     """Processes of ours that some kinds need; None where there are none (every scan is an error then)."""
 
     runner: Runner | None = None
+    inspector: Inspector | None = None
 
 
 class Dialect(Protocol):
@@ -67,6 +69,8 @@ def make(kind: str, name: str, options: Any, inside: Inside) -> Dialect:
     """The dialect of a kind; `options` are its own settings (None: all as shipped)."""
     if kind == command.KIND:
         return command.Command(name, inside.runner or Runner(""))
+    if kind == yara.KIND:
+        return yara.Yara(name)
     if kind == amavis.KIND:
         return amavis.Amavis(name, inside.runner or Runner(""))
     if kind == rspamd.KIND:

@@ -9,8 +9,10 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from appliance.connectors import yara
 from appliance.connectors.checkup import Checkup
 from appliance.connectors.dialects import Inside
+from appliance.connectors.embedded import Embedded
 from appliance.connectors.scanner import NOBODY, Scanner, Settings
 
 
@@ -30,9 +32,13 @@ class Scanners:
         for entry in settings:
             scanner = self._made.get(entry)
             if scanner is None:
-                scanner = self._made[entry] = Scanner(entry, inside=self._inside)
+                scanner = self._made[entry] = self._make(entry)
             found[entry.name] = scanner
         return found
+
+    def _make(self, settings: Settings) -> Scanner:
+        kind = Embedded if settings.kind == yara.KIND else Scanner
+        return kind(settings, inside=self._inside)
 
     def follow(self, settings: Iterable[Settings], wanted: int) -> Mapping[str, Scanner]:
         """The scanners for these settings are those in force: looked after, and told of in status. `wanted`: octets of

@@ -58,7 +58,7 @@ def _born(payload: bytes, fds: list[int]) -> skeleton.Birth:
     return skeleton.Birth(
         service=born.service,
         index=born.index,
-        snapshot=config.build(blob),
+        snapshot=config.build(blob, rules=False),
         listening=listening,
         rendezvous=born.rendezvous,
         state_dir=Path(born.state_dir),

@@ -172,7 +172,7 @@ class _Life:
     async def _prepare(self, number: int, fd: int) -> None:
         """Compile in a thread (it may take longer than a loop may stand), then let the daemon look at it."""
         try:
-            made = await asyncio.to_thread(lambda: config.build(control.blob_from_fd(fd), self._snapshot))
+            made = await asyncio.to_thread(lambda: config.build(control.blob_from_fd(fd), self._snapshot, rules=False))
             self._daemon.prepare(made)
         except ConfigError as error:
             self._report(control.Prepared(number, str(error)))

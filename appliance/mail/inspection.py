@@ -74,6 +74,14 @@ FLAGS = (
 )
 
 
+class Hit(msgspec.Struct, frozen=True, array_like=True):
+    """A YARA rule that fits the part `path`; `kind` is what the rule's meta says: infected, suspicious, clean."""
+
+    path: _Text
+    rule: _Word
+    kind: _Word
+
+
 class Report(msgspec.Struct, frozen=True, array_like=True):
     """What a message holds. `count` parts (itself among them), `depth` levels; `over` names the limit that ended the
     reading; `ambiguous`: in which ways readers would differ; `unread`: "path: why" of what nobody could look into;
@@ -89,6 +97,9 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     hosts: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=2000)] = ()
     #: Octets of the parts file that are in use.
     used: _Count = 0
+    #: What YARA rules found, and which rules were in force ("": none).
+    hits: Annotated[tuple[Hit, ...], msgspec.Meta(max_length=200)] = ()
+    rules: _Word = ""
 
 
 class Finding(msgspec.Struct, frozen=True, array_like=True):

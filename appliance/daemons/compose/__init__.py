@@ -72,9 +72,9 @@ class Composition:
         )
         self.utf8 = Utf8(self.doors, hostname)
         self.runner = Runner(birth.rendezvous.get("runner", ""))
-        self.scanners = Scanners(tests=birth.index == 0, inside=Inside(self.runner))
-        self.dns_lists = DnsLists(says=birth.index == 0)
         self.inspector = Inspector(birth.rendezvous["scand"])
+        self.scanners = Scanners(tests=birth.index == 0, inside=Inside(self.runner, self.inspector))
+        self.dns_lists = DnsLists(says=birth.index == 0)
         self.policy_services = PolicyClients()
         self._first = snapshot
 

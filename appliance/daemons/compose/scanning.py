@@ -8,9 +8,10 @@ from typing import Any
 from appliance.config.model import ScannerEntry
 from appliance.config.snapshot import Snapshot
 from appliance.config.values import parse_peer
-from appliance.connectors import icap, rspamd
+from appliance.connectors import icap, rspamd, yara
 from appliance.connectors.conversation import Server
 from appliance.connectors.scanner import Settings
+from appliance.protocol.mime import Limits
 
 
 def scanner_settings(snapshot: Snapshot, runner: str = "") -> list[Settings]:
@@ -38,6 +39,9 @@ def options(snapshot: Snapshot, entry: ScannerEntry) -> Any:
         return rspamd.Options(snapshot.wiring.gateway.hostname, entry.user)
     if entry.kind == icap.KIND:
         return icap.Options(entry.service, entry.method)
+    if entry.kind == yara.KIND:  # one job of scand serves the check attachments as well
+        limits: Limits = snapshot.policies.checks["attachments"].knobs.limits  # type: ignore[attr-defined]
+        return yara.Options(limits, bool(snapshot.blob.rules))
     if entry.by_runner:  # another program, or another meaning: nothing that is remembered counts
         return entry.command, tuple(sorted(entry.exit_codes.items())), entry.pattern, entry.folder
     return None

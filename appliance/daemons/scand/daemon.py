@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from appliance.config.snapshot import Snapshot
+from appliance.daemons.scand import yara
 from appliance.daemons.scand.hatchery import Hatchery
 from appliance.daemons.skeleton import Birth
 from appliance.mail.inspection import Finding, Job, Report, decode_job
@@ -51,6 +52,7 @@ class Scand:
     def __init__(self, birth: Birth) -> None:
         self._listening = birth.listening["unix:scand"]
         self._limit = birth.snapshot.wiring.limits.scand
+        self._rules = birth.snapshot.rules
         self._channels: set[Channel] = set()
         self._queue: deque[_Waiting] = deque()
         self._idle = asyncio.Event()
@@ -61,6 +63,7 @@ class Scand:
         """The nursery first: who comes meanwhile waits in the backlog."""
         self._loop = asyncio.get_running_loop()
         self._hatchery = Hatchery(self._next)
+        self._hatchery.rules(self._rules)
         self._hatchery.start()
         await asyncio.wait_for(self._hatchery.ready.wait(), FIRST)
         missing = {"network", "files", "processes"} - set(self._hatchery.refused)
@@ -135,8 +138,10 @@ class Scand:
         """Every [limits] scand will do."""
 
     def commit(self, snapshot: Snapshot) -> None:
-        """More or fewer children from now on."""
+        """More or fewer children, other rules from now on."""
         self._limit = snapshot.wiring.limits.scand
+        self._rules = snapshot.rules
+        self._hatchery.rules(self._rules)
         self._next()
 
     def certificates(self, certificates: Any) -> None:
@@ -157,11 +162,15 @@ class Scand:
 
     def health(self) -> dict[str, Any]:
         hatchery = self._hatchery
+        degraded = [] if hatchery.ready.is_set() else ["scand: the process that reads messages is not there"]
+        if not hatchery.rules_in_force:
+            degraded.append("scand: the YARA rules are not in force")
         return {
             "read": self.read,
             "not read": self.failed,
             "running": hatchery.running,
             "waiting": len(self._queue),
             "confined": ", ".join(hatchery.refused) or "no",
-            "degraded": [] if hatchery.ready.is_set() else ["scand: the process that reads messages is not there"],
+            "yara rules": yara.fingerprint(self._rules) or "none",
+            "degraded": degraded,
         }

@@ -11,18 +11,22 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from appliance.mail.inspection import Job, Report, decode_report
 from appliance.observe import oplog
+from appliance.protocol.mime import LIMITS
 
 log = oplog.get("scand")
 _MAIN = "from appliance.daemons.scand.nursery import main; main()"
 #: Octets of a report.
 _MOST = 8 << 20
 _PACKET = 4096
+_HINT = "they become machine code: under systemd set MemoryDenyWriteExecute=no in a drop-in"
+#: The number of a packet with rules (nursery.RULES).
+_RULES = 0
 #: Seconds before a nursery that died is started again, and behind a child's time until we stop to wait for its end.
 AGAIN, BEHIND = 0.5, 3.0
 
@@ -56,6 +60,9 @@ class Hatchery:
         #: What a child cannot do ("network", "files", "processes"), as it was tried.
         self.refused: tuple[str, ...] = ()
         self.restarts = 0
+        self._rules = b""
+        #: Whether the nursery has the YARA rules that it was given.
+        self.rules_in_force = True
 
     @property
     def running(self) -> int:
@@ -77,6 +84,29 @@ class Hatchery:
                 raise
         self._sock = ours
         self._loop.add_reader(ours.fileno(), self._readable)
+
+    def rules(self, files: Mapping[str, bytes]) -> None:
+        """YARA rules for all jobs from now on; a nursery that is started again gets them, too."""
+        encoded = _encode(dict(files))
+        if encoded != self._rules:
+            self._rules = encoded
+            if self.ready.is_set():
+                self._send_rules()
+
+    def _send_rules(self) -> None:
+        assert self._sock is not None
+        fd = os.memfd_create("rules", os.MFD_CLOEXEC)
+        try:
+            view = memoryview(self._rules)
+            while view:
+                view = view[os.write(fd, view) :]
+            packet = (_RULES, 0, len(self._rules), 0.0, LIMITS, 0)
+            socket.send_fds(self._sock, [_encode(packet)], [fd])
+        except OSError as error:
+            self.rules_in_force = False
+            log.error("the reading process takes no rules", why=error.strerror)
+        finally:
+            os.close(fd)
 
     def run(self, job: Job, fds: Sequence[int], seconds: float, done: Done) -> None:
         """Have `job` read from the descriptors (they stay the caller's): content, and memory if there is room."""
@@ -118,10 +148,17 @@ class Hatchery:
             self._died()
         elif not self.ready.is_set():
             self.refused = _decode_trial(packet)
+            if self._rules:
+                self._send_rules()
             self.ready.set()
             self._on_ready()
         else:
             number, status, late = _decode_end(packet)
+            if number == _RULES:
+                self.rules_in_force = status == 0
+                if status:
+                    log.error("the YARA rules are not in force: the reading process cannot compile them", hint=_HINT)
+                return
             self._end(number, "it took too long" if late else _words(status))
 
     def _end(self, number: int, why: str) -> None:

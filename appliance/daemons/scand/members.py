@@ -101,7 +101,7 @@ class Members:
         path = f"{inside.path}!{member.name}"[:2048]
         depth = self._parts.listed[inside.place].depth
         part = Part(path, depth, (), (member.name,), detected, member.size, flags=tuple(sorted(flags)))
-        place = self._parts.append(part)
+        place = self._parts.append(part, member.octets)
         for kind, held in self._held(place, detected, member.octets) if member.whole else ():
             waiting.append(_Inside(place, path, inside.level + 1, held, kind))
 

@@ -2,9 +2,9 @@
 
 Contract: started by exec with one end of a SEQPACKET socket pair as its only descriptor besides stdio; dies with its
 parent. A packet in is (number, offset, size, seconds, limits, room) with descriptors: where the report goes (msgpack),
-content, and memory of `room` octets if there is room. For every packet a packet out: (number, exit status, killed for
-its time or not). It decodes no content, and believes its children nothing. What failure means for the mail: see the
-package.
+content, and memory of `room` octets if there is room; number 0 brings YARA rules instead. For every packet a packet
+out: (number, exit status, killed for its time or not). It decodes no content, and believes its children nothing. What
+failure means for the mail: see the package.
 """
 
 import gc
@@ -21,13 +21,16 @@ import msgspec
 import setproctitle
 
 from appliance.daemons import process
-from appliance.daemons.scand import confine, reader
+from appliance.daemons.scand import confine, reader, yara
 from appliance.protocol import mime
 
 _PACKET = 4096
 encode = msgspec.msgpack.Encoder().encode
 Packet = tuple[int, int, int, float, mime.Limits, int]
 decode = msgspec.msgpack.Decoder(Packet).decode
+#: A packet with this number brings YARA rules: file name to octets, in the descriptor.
+RULES = 0
+decode_rules = msgspec.msgpack.Decoder(dict[str, bytes]).decode
 
 
 class Child(NamedTuple):
@@ -77,6 +80,9 @@ class Nursery:
         if not packet:
             return False
         job = decode(packet)
+        if job[0] == RULES:
+            self._load(fds[0], job[2])
+            return True
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -85,6 +91,18 @@ class Nursery:
             os.close(fd)
         self._children[pid] = Child(job[0], time.monotonic() + job[3])
         return True
+
+    def _load(self, fd: int, size: int) -> None:
+        """YARA rules that count for children from now on."""
+        status = 0
+        try:
+            yara.load(decode_rules(os.pread(fd, size, 0)))
+        except Exception:  # whatever it is: rules that are not in force are said to be so
+            status = 1
+        finally:
+            os.close(fd)
+        gc.freeze()
+        self._sock.send(encode((RULES, status, False)))
 
     def _reap(self) -> None:
         while self._children:

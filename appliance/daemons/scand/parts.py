@@ -9,7 +9,8 @@ from mmap import mmap
 
 import msgspec
 
-from appliance.mail.inspection import Part
+from appliance.daemons.scand import yara
+from appliance.mail.inspection import Hit, Part
 from appliance.protocol.mime import Over
 from appliance.protocol.mime.structure import Piece
 
@@ -24,6 +25,8 @@ class Parts:
     def __init__(self, kept: mmap | None) -> None:
         self._kept = kept
         self.listed: list[Part] = []
+        self.hits: list[Hit] = []
+        self._rules = yara.current()
         self.used = 0
         self.over = ""
 
@@ -45,14 +48,27 @@ class Parts:
             fields.charset,
             tuple(sorted({*flags, "cut"} if cut else flags)),
         )
-        return self.append(part)
+        return self.append(part, octets)
 
-    def append(self, part: Part) -> int:
+    def append(self, part: Part, octets: bytes) -> int:
         """List it; its place. Raises Over."""
         if len(self.listed) >= MOST:
             raise Over("entries")
         self.listed.append(part)
+        kind = "member" if "member" in part.flags else "part"
+        self.look(part.path, part.names, octets, part.types[0] if part.types else "", kind)
         return len(self.listed) - 1
+
+    def look(self, path: str, names: tuple[str, ...], octets: bytes, content_type: str, kind: str) -> None:
+        """By the YARA rules in force."""
+        if self._rules is not None and (octets or names) and len(self.hits) < yara.MOST:
+            found = self._rules.look(path, names, octets, content_type, kind)
+            self.hits += found[: yara.MOST - len(self.hits)]
+
+    @property
+    def rules(self) -> str:
+        """Which rules they are."""
+        return self._rules.hash if self._rules is not None else ""
 
     def flag(self, place: int, flags: set[str]) -> None:
         """The part with more flags."""

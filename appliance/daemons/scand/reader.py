@@ -14,7 +14,7 @@ from collections import deque
 from mmap import mmap
 from typing import NamedTuple
 
-from appliance.daemons.scand import archives, filetypes, macros
+from appliance.daemons.scand import archives, filetypes, macros, yara
 from appliance.daemons.scand.members import Members
 from appliance.daemons.scand.parts import Parts
 from appliance.mail.inspection import Report
@@ -26,6 +26,8 @@ from appliance.protocol.mime.structure import Piece
 MAX_HOSTS, _TEXT = 2000, 4 * 1024 * 1024
 _ENCODING_FIELD = re.compile(rb"^content-transfer-encoding", re.MULTILINE | re.IGNORECASE)
 _FREE = 1024 * 1024
+#: Octets of a header that YARA rules are shown.
+_HEAD = 512 * 1024
 #: Share of a job's time that taking apart may take of CPU: content that needs more is over the limit of time. A machine
 #: that has no time for us is not charged to content: at the end of all its time the child is killed, which says nothing.
 _SHARE = 0.25
@@ -60,12 +62,18 @@ class Taking:
         """Everything."""
         self._waiting.append(_Message(octets, start, 0, "", False))
         try:
+            self._top(octets, start)
             while self._waiting:
                 self._message(self._waiting.popleft())
         except mime.Over as error:
             self.over = str(error)
         except MemoryError:
             self.over = "memory"
+
+    def _top(self, octets: mime.Octets, start: int) -> None:
+        """The header of the message by the YARA rules."""
+        head = bytes(octets[start : start + _HEAD])
+        self.parts.look("header", (), re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0], "", "header")
 
     def _message(self, message: _Message) -> None:
         limits = self.limits._replace(parts=max(self.limits.parts - self.count, 0))
@@ -164,6 +172,8 @@ class Taking:
             missing(),
             tuple(self.hosts)[:MAX_HOSTS],
             self.parts.used,
+            tuple(self.parts.hits),
+            self.parts.rules,
         )
 
 
@@ -205,6 +215,7 @@ def warm() -> None:
     filetypes.warm()
     archives.warm()
     macros.warm()
+    yara.warm()
     read(_WARM, 0, mime.LIMITS, None)
 
 

@@ -54,7 +54,7 @@ class Rig:
 
 
 def snapshot(children: int) -> Any:
-    return SimpleNamespace(wiring=SimpleNamespace(limits=SimpleNamespace(scand=children)))
+    return SimpleNamespace(wiring=SimpleNamespace(limits=SimpleNamespace(scand=children)), rules={})
 
 
 def children_of(pid: int) -> list[int]:

@@ -1,0 +1,19 @@
+// Names that hide what a file is: a harmless extension before one that runs, and characters that turn the direction of writing.
+
+rule Double_Extension
+{
+    meta:
+        kind = "suspicious"
+        about = "a name like invoice.pdf.exe"
+    condition:
+        filename matches /\.(pdf|docx?|docm|xlsx?|xlsm|pptx?|rtf|odt|txt|csv|jpe?g|png|gif|mp[34]|zip|html?)[ _.]{0,200}\.(exe|scr|com|pif|cpl|msi|bat|cmd|ps1|vbs|vbe|js|jse|wsf|wsh|hta|lnk|jar|iso|img|vhdx?)[ .]{0,20}$/i
+}
+
+rule Name_Turned_Around
+{
+    meta:
+        kind = "suspicious"
+        about = "a name with U+202E or U+2066 to U+2068, which show it in another order than it is"
+    condition:
+        filename matches /\xe2(\x80[\xaa-\xae]|\x81[\xa6-\xa8])/
+}
