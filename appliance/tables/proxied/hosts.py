@@ -8,6 +8,7 @@ off.
 
 import asyncio
 import random
+import select
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
@@ -22,12 +23,14 @@ AVOID, IDLE, CONNECT, KEEP = 60.0, 60.0, 5.0, 8
 
 
 class Driver(NamedTuple):
-    """How a connection is made, asked and closed; `errors`: what these raise for trouble."""
+    """How a connection is made, asked and closed; `errors`: what these raise for trouble. `silent`: whether nothing came
+    since the last answer: what did would be taken for the next one."""
 
     connect: Callable[[Place], Awaitable[Any]]
     ask: Callable[[Any, str], Coroutine[Any, Any, list[str | None]]]
     close: Callable[[Any], None]
     errors: tuple[type[Exception], ...]
+    silent: Callable[[Any], Awaitable[bool]]
 
 
 class Pool:
@@ -63,7 +66,7 @@ class Pool:
         return sorted(mixed, key=lambda place: now - self._failed.get(place, -1e9) < self._avoid)
 
     async def _ask(self, place: Place, question: str, step: Step) -> list[str | None]:
-        kept = self._take(place)
+        kept = await self._take(place)
         if kept is not None:
             step.text = f"asking {place}"
             try:
@@ -93,10 +96,10 @@ class Pool:
             self._driver.close(connection)
         return found
 
-    def _take(self, place: Place) -> Any:
+    async def _take(self, place: Place) -> Any:
         while self._kept[place]:
             since, connection = self._kept[place].pop()
-            if time.monotonic() - since < self._idle:
+            if time.monotonic() - since < self._idle and await self._driver.silent(connection):
                 return connection
             self._driver.close(connection)
         return None
@@ -106,6 +109,13 @@ class Pool:
             for _, connection in kept:
                 self._driver.close(connection)
             kept.clear()
+
+
+def no_data(descriptor: int) -> bool:
+    """Whether a socket has nothing to read, not even its end."""
+    waits = select.poll()
+    waits.register(descriptor, select.POLLIN | select.POLLHUP)
+    return not waits.poll(0)
 
 
 def places(settings: Settings, port: int, unix: Callable[[str], str] = str) -> list[Place]:

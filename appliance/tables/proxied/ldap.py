@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from appliance.tables.proxied.base import Bad, Step
 from appliance.tables.proxied.cf import Settings
-from appliance.tables.proxied.hosts import Driver, Pool
+from appliance.tables.proxied.hosts import Driver, Pool, no_data
 from appliance.tables.proxied.servers import Place, address
 from appliance.tables.proxied.template import Form, sound
 from appliance.tables.text import TableError
@@ -100,7 +100,7 @@ class LdapTable:
         settings.done()
         self._tls = self._tls_settings(settings)
         errors = (ldap3.core.exceptions.LDAPException, ValueError, TypeError, IndexError, KeyError, AttributeError)
-        self._pool = Pool(list(self._servers), Driver(self._connect, self._ask, _close, errors))
+        self._pool = Pool(list(self._servers), Driver(self._connect, self._ask, _close, errors, _silent))
 
     def _plain_format(self, settings: Settings) -> None:
         """result_filter is what result_format was called once."""
@@ -276,6 +276,10 @@ def _servers(settings: Settings) -> dict[Place, bool]:
 
 def _text(value: Any) -> str:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+async def _silent(connection: Any) -> bool:
+    return not connection.closed and no_data(connection.socket.fileno())
 
 
 async def _in_thread(run: Any, *about: Any) -> Any:

@@ -5,12 +5,13 @@ ours (no LOCAL INFILE). What failure means for the mail: put off.
 """
 
 import ssl
+import struct
 from typing import Any
 
 from appliance.tables.proxied.base import Bad, Step
 from appliance.tables.proxied.cf import Settings
 from appliance.tables.proxied.hosts import Driver, Pool, places
-from appliance.tables.proxied.servers import Place
+from appliance.tables.proxied.servers import Place, quiet
 from appliance.tables.proxied.template import LEGACY, Form, legacy_query, sound
 
 _KNOWN = (
@@ -48,7 +49,9 @@ class MysqlTable:
             settings.wrong("require_result_set", "only yes is supported: a query that gives no rows is a mistake")
         settings.done()
         self._tls = _tls(settings)
-        driver = Driver(self._connect, self._ask, lambda connection: connection.close(), (pymysql.Error, RuntimeError))
+        # ValueError, struct.error and the like: what the library makes of octets that are not its protocol
+        errors = (pymysql.Error, RuntimeError, ValueError, AssertionError, IndexError, TypeError, struct.error)
+        driver = Driver(self._connect, self._ask, lambda made: made.close(), errors, _silent)
         self._pool = Pool(found, driver, avoid, idle)
 
     async def _connect(self, place: Place) -> Any:
@@ -89,6 +92,10 @@ class MysqlTable:
 
     def close(self) -> None:
         self._pool.close()
+
+
+async def _silent(connection: Any) -> bool:
+    return not connection.closed and await quiet(connection._reader)
 
 
 def _text(value: Any) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from appliance.tables.proxied.base import Bad, Step
 from appliance.tables.proxied.cf import Settings
-from appliance.tables.proxied.hosts import Driver, Pool, places
+from appliance.tables.proxied.hosts import Driver, Pool, no_data, places
 from appliance.tables.proxied.servers import Place
 from appliance.tables.proxied.template import LEGACY, Form, legacy_query, sound
 
@@ -47,7 +47,7 @@ class PgsqlTable:
         self._form = Form(settings, ("query", legacy_query(settings)))
         avoid, idle = settings.number("retry_interval", 60, 1), settings.number("idle_interval", 60, 1)
         settings.done()
-        driver = Driver(self._connect, self._ask, lambda connection: connection.pgconn.finish(), (psycopg.Error,))
+        driver = Driver(self._connect, self._ask, lambda made: made.pgconn.finish(), (psycopg.Error,), _silent)
         self._pool = Pool(found, driver, avoid, idle)
 
     async def _connect(self, place: Place) -> Any:
@@ -93,3 +93,7 @@ class PgsqlTable:
 
     def close(self) -> None:
         self._pool.close()
+
+
+async def _silent(connection: Any) -> bool:
+    return not connection.closed and no_data(connection.pgconn.socket)

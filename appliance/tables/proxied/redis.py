@@ -1,27 +1,30 @@
-"""redis tables: GET of a key, or HGET of a field, as a .cf file says. Postfix has none: the names are those of its
-other types.
+"""redis tables: GET of a key, or HGET of a field, as a .cf file says. Postfix has none: the names are those of its other
+types.
 
 `hosts` (host:port, unix:path), `user`, `password`, `dbname` (a number), `tls` (yes: verified), `key_format` (%s, as a
 query), `hash` (then the key is a field of this hash), and domain, result_format, expansion_limit.
-Contract: a value is one text. What failure means for the mail: a server that is away, loading or refuses puts off.
+Contract: a value is one text. One question needs little of the protocol, read strictly by our own codec. What failure
+means for the mail: a server that is away, loading or refuses puts off.
 """
 
 import asyncio
-from typing import Any
+import ssl
+from typing import NamedTuple
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-
+from appliance.protocol import resp
+from appliance.protocol.errors import ProtocolError
 from appliance.tables.proxied.base import Step
 from appliance.tables.proxied.cf import Settings
 from appliance.tables.proxied.hosts import Driver, Pool, places
-from appliance.tables.proxied.servers import Place
+from appliance.tables.proxied.servers import Place, quiet
 from appliance.tables.proxied.template import Form
 
 _KNOWN = ("hosts", "user", "password", "dbname", "tls", "key_format", "hash", "retry_interval", "idle_interval")
-_closing: set[asyncio.Task[None]] = set()
+
+
+class Connection(NamedTuple):
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
 
 
 class RedisTable:
@@ -34,39 +37,39 @@ class RedisTable:
         settings = self._settings = Settings(path, _KNOWN)
         found = places(settings, 6379)
         self._form = Form(settings, ("key_format", settings.text("key_format", "%s")))
-        self._hash = settings.text("hash")
-        self._number, self._tls = settings.number("dbname", 0), settings.flag("tls", False)
+        self._hash = settings.text("hash").encode()
+        self._number = settings.number("dbname", 0)
+        self._tls = ssl.create_default_context() if settings.flag("tls", False) else None
         avoid, idle = settings.number("retry_interval", 60, 1), settings.number("idle_interval", 60, 1)
         settings.done()
-        # ValueError, IndexError: what the library makes of octets that are not its protocol
-        self._pool = Pool(
-            found, Driver(self._connect, self._ask, _close, (RedisError, ValueError, IndexError)), avoid, idle
-        )
+        driver = Driver(self._connect, self._ask, _close, (ProtocolError,), lambda made: quiet(made.reader))
+        self._pool = Pool(found, driver, avoid, idle)
 
-    async def _connect(self, place: Place) -> Redis:
-        text = self._settings.text
-        where: dict[str, Any] = {"host": place.host, "port": place.port, "ssl": self._tls}
+    async def _connect(self, place: Place) -> Connection:
         if place.path:
-            where = {"unix_socket_path": place.path}
-        return Redis(
-            db=self._number,
-            username=text("user") or None,
-            password=text("password") or None,
-            socket_timeout=self.deadline,
-            socket_connect_timeout=self.deadline,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=1,
-            **where,
-        )
+            made = Connection(*await asyncio.open_unix_connection(place.path))
+        else:
+            made = Connection(*await asyncio.open_connection(place.host, place.port, ssl=self._tls))
+        try:
+            user, password = self._settings.text("user").encode(), self._settings.text("password").encode()
+            if password:
+                await _said(made, b"AUTH", *((user, password) if user else (password,)))
+            if self._number:
+                await _said(made, b"SELECT", str(self._number).encode())
+        except BaseException:
+            _close(made)
+            raise
+        return made
 
-    async def _ask(self, connection: Redis, key: str) -> list[str | None]:
-        """Raises RedisError."""
-        name = self._form.queries["key_format"].fill(self._form.parts(key) or {}, str).encode("utf-8", "surrogateescape")
-        found: Any = connection.hget(self._hash, name) if self._hash else connection.get(name)
-        value = await found
-        if value is not None and not isinstance(value, bytes):
-            raise RedisError("the value is no text")
-        return [None if value is None else value.decode("utf-8", "surrogateescape")]
+    async def _ask(self, connection: Connection, key: str) -> list[str | None]:
+        """Raises ProtocolError."""
+        name = self._form.queries["key_format"].fill(self._form.parts(key) or {}, str)
+        octets = name.encode("utf-8", "surrogateescape")
+        words = (b"HGET", self._hash, octets) if self._hash else (b"GET", octets)
+        found = await _said(connection, *words)
+        if found.kind != "$":
+            raise ProtocolError("the value is no text")
+        return [None if found.value is None else found.value.decode("utf-8", "surrogateescape")]
 
     async def get(self, key: str, step: Step) -> str | None:
         if self._form.parts(key) is None:
@@ -80,10 +83,21 @@ class RedisTable:
         self._pool.close()
 
 
-def _close(connection: Redis) -> None:
-    try:
-        task = asyncio.get_running_loop().create_task(connection.aclose())
-    except RuntimeError:  # the loop has ended: so has the connection
-        return
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
+async def _said(connection: Connection, *words: bytes) -> resp.Reply:
+    """What the server says to one command. Raises ProtocolError, also for an error that it tells."""
+    connection.writer.write(resp.command(*words))
+    await connection.writer.drain()
+    reader = resp.ReplyReader()
+    while not reader.complete:
+        data = await connection.reader.read(65536)
+        if not data:
+            break
+        reader.feed(data)
+    found = reader.end()
+    if found.kind == "-":
+        raise ProtocolError(f"says {(found.value or b'')[:200].decode(errors='replace')}")
+    return found
+
+
+def _close(connection: Connection) -> None:
+    connection.writer.transport.abort()

@@ -60,7 +60,8 @@ class _Connection:
         return now - self.used < IDLE and now - self.born < LIFE and not self.writer.is_closing()
 
 
-async def _silent(reader: asyncio.StreamReader) -> bool:
+async def quiet(reader: asyncio.StreamReader) -> bool:
+    """Whether nothing came, not even the end, that nobody asked for."""
     try:
         async with asyncio.timeout(0):
             await reader.read(1)
@@ -103,7 +104,7 @@ class ServerTable:
         """A kept connection on which nothing came since its last answer."""
         while self._kept:
             connection = self._kept.pop()
-            if connection.fresh and await _silent(connection.reader):
+            if connection.fresh and await quiet(connection.reader):
                 return connection
             connection.writer.transport.abort()
         return None
