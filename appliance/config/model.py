@@ -82,6 +82,7 @@ class Listen(Section):
     tls: TlsFiles = TlsFiles()
     workers: Annotated[int, Strict(), Field(ge=0, le=256)] = 0
     ehlo_off: tuple[EhloOff, ...] = ()
+    content_filter: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]{1,40}:\S{0,300})?$")] = ""
     handler: Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")] = ""
 
 
@@ -145,6 +146,12 @@ class Dns(Section):
 
 class Store(Section):
     kind: Literal["embedded"] = "embedded"
+
+
+class FilterEntry(Section):
+    """A content filter behind the queue that has a name: where it is, several in order of trial."""
+
+    next_hop: Hops = ()
 
 
 class Queue(Section):
@@ -220,6 +227,7 @@ class Wiring(Section):
     dns: Dns = Dns()
     store: Store = Store()
     scanners: dict[Name, ScannerEntry] = Field(default_factory=dict)
+    filters: dict[Name, FilterEntry] = Field(default_factory=dict)
     queue: Queue = Queue()
     logging: Logging = Logging()
     limits: Limits = Limits()

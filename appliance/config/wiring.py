@@ -70,6 +70,10 @@ def anchored(wiring: Wiring, folder: str) -> Wiring:
                 name: entry.model_copy(update={"address": at.sockets(entry.address)})
                 for name, entry in wiring.scanners.items()
             },
+            "filters": {
+                name: entry.model_copy(update={"next_hop": at.sockets(entry.next_hop)})
+                for name, entry in wiring.filters.items()
+            },
             "logging": logging.model_copy(update={"target": target, "metrics": at.socket(logging.metrics)}),
         }
     )
@@ -100,7 +104,11 @@ class _Anchor:
         tls = listener.tls.model_copy(
             update={"certificate": self.path(listener.tls.certificate), "key": self.path(listener.tls.key)}
         )
-        return listener.model_copy(update={"address": self.socket(listener.address), "tls": tls})
+        name, unix, path = listener.content_filter.partition(":unix:")
+        behind = f"{name}{unix}{self.path(path)}" if unix else listener.content_filter
+        return listener.model_copy(
+            update={"address": self.socket(listener.address), "tls": tls, "content_filter": behind}
+        )
 
     def front(self, front: Any, state_dir: str) -> Any:
         """A relative socket of a front stands in the state folder."""

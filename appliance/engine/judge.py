@@ -137,14 +137,14 @@ class Judgement:
             self.bcc.append(argument)
         elif action is Action.REDIRECT:
             self.redirect = argument
+        elif action is Action.FILTER:
+            self.filter = argument
         else:
-            self._keep_back(action, verdict, argument)
+            self._keep_back(action, verdict)
 
-    def _keep_back(self, action: Action, verdict: Verdict, argument: str) -> None:
-        """hold, quarantine (which is the stronger), and filter: there is no filter transport, so such mail is held."""
+    def _keep_back(self, action: Action, verdict: Verdict) -> None:
+        """hold, and quarantine, which is the stronger."""
         why = f"{verdict.check}:{verdict.outcome} {verdict.reason}".rstrip()
-        if action is Action.FILTER:
-            self.filter, why = argument, f"{why} (filter {argument} is not available)"
         keep: Keep = "quarantine" if action is Action.QUARANTINE else "hold"
         if self.keep == "deliver" or (self.keep == "hold" and keep == "quarantine"):
             self.keep, self.keep_reason, self.keeping = keep, why, verdict

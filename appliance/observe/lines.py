@@ -72,11 +72,21 @@ def judged(
     return f"{queue_id}: {action}: {stage} from {peer(name, address)}: {text}; {' '.join(where)}"
 
 
-def client(queue_id: str, name: str, address: str, *, original: str = "", login: tuple[str, str] | None = None) -> str:
-    """smtpd: a transaction has its id. `login` is (SASL method, user); `original` is `name[address]` by XFORWARD."""
+def client(
+    queue_id: str,
+    name: str,
+    address: str,
+    *,
+    original: str = "",
+    original_id: str = "",
+    login: tuple[str, str] | None = None,
+) -> str:
+    """smtpd: a transaction has its id. `login` is (SASL method, user); `original` is `name[address]` by XFORWARD,
+    `original_id` the queue id before a filter had the message."""
     text = f"{queue_id}: client={peer(name, address)}"
     if login:
         text += f", sasl_method={login[0]}, sasl_username={login[1]}"
+    text += f", orig_queue_id={original_id}" if original_id else ""
     return text + (f", orig_client={original}" if original else "")
 
 

@@ -11,6 +11,9 @@ import msgspec
 
 from appliance.mail.edits import Edit
 
+#: Behind the queue id in XFORWARD's IDENT, to a content filter: the sender of this message is authenticated. What comes
+#: back on a listener of role reinject is not judged again, so that the filter's word is the only one that tells.
+PROVEN = ".proven"
 NO_VERDICTS = msgspec.Raw(b"\x90")
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[dict[str, Any]]).decode
@@ -48,7 +51,7 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     sent to it; else a message that cannot be delivered goes to hold with an alarm. `keep` says where the entry starts.
     `plain`: the content has CRLF line ends only, the last line's too, and no line that begins with a dot, so that it can
     be sent as it stands. `verdicts` are packed (see `pack_verdicts`, `found`), for quarantine and explain: delivery
-    has no use for them.
+    has no use for them. `filter`: the content filter (`transport:destination`) that gets it instead of the next hops.
     """
 
     queue_id: str
@@ -69,6 +72,7 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     verdicts: msgspec.Raw = NO_VERDICTS
     policy: str = ""
     plain: bool = False
+    filter: str = ""
 
     def found(self) -> list[dict[str, Any]]:
         """The verdicts as plain dicts (check, outcome, stage, reason, evidence). Raises msgspec.MsgspecError."""

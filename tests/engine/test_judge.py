@@ -124,12 +124,13 @@ def test_effects_are_gathered_in_list_order() -> None:
     assert decision.notes == ("warn: w:o_warn why",)
 
 
-def test_quarantine_is_stronger_than_hold_and_filter_holds() -> None:
+def test_quarantine_is_stronger_than_hold_and_a_filter_keeps_nothing_back() -> None:
     for order in itertools.permutations([item(A.HOLD, "h"), item(A.QUARANTINE, "q")]):
         assert (judge(order).keep, judge(order).keep_reason) == ("quarantine", "q:o_quarantine")
     decision = judge([item(A.FILTER, "f", argument="smtp:[::1]:10025")])
-    assert decision.keep == "hold" and "not available" in decision.keep_reason
-    assert decision.filter == "smtp:[::1]:10025"
+    assert (decision.verb, decision.keep, decision.filter) == ("accept", "deliver", "smtp:[::1]:10025")
+    both = judge([item(A.FILTER, "f", argument="smtp:a"), item(A.HOLD, "h"), item(A.FILTER, "g", argument="smtp:b")])
+    assert (both.keep, both.filter) == ("hold", "smtp:b")  # as in Postfix: the last one counts
 
 
 def test_the_past_acts_on_the_message_only() -> None:

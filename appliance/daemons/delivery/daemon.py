@@ -14,6 +14,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+from appliance.config.filters import Filters
 from appliance.config.model import Wiring
 from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
@@ -92,7 +93,7 @@ class Delivery:
         root = Path(self._birth.state_dir) / "spool"
         self._lookups.bind(self._snapshot)
         self.spool = Spool(root, self._loop.call_soon_threadsafe, self._report)
-        routing = Routing(Routes(wiring, self._snapshot.tables))
+        routing = Routing(Routes(wiring, self._snapshot.tables), Filters(wiring))
         self.dispatch = Dispatch(self.spool, _limits(wiring), _ways(self._snapshot, self._timeouts), routing)
         hostname, arrived = self._hostname, self.dispatch.arrived
         self.settlement = Settlement(self.spool, QueueIds(_IDS), hostname, lambda item: arrived((item,)))
@@ -160,7 +161,7 @@ class Delivery:
     def prepare(self, snapshot: Snapshot) -> None:
         """Raises ValueError where the new files do not work (zone, CA)."""
         self._lookups.bind(snapshot)
-        routing = Routing(Routes(snapshot.wiring, snapshot.tables))
+        routing = Routing(Routes(snapshot.wiring, snapshot.tables), Filters(snapshot.wiring))
         self._prepared = (snapshot, _ways(snapshot, self._timeouts), routing)
 
     def commit(self, snapshot: Snapshot) -> None:

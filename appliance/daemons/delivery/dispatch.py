@@ -115,7 +115,7 @@ class Dispatch:
         recipients = item.trailer.recipients
         for index in item.todo:
             try:
-                destination = self.routing.destination(recipients[index])
+                destination = self.routing.destination(recipients[index], item.trailer.filter)
             except Unavailable as error:
                 log.warning("a table of routes cannot answer", why=str(error))
                 destination = LOST

@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import NamedTuple
 
+from appliance.config.filters import Filters
 from appliance.config.routes import Routes
 from appliance.config.values import NextHop
 from appliance.mail.later import then, waits
@@ -26,6 +27,8 @@ class Destination(NamedTuple):
     name: str
     hops: tuple[tuple[NextHop, Level], ...]
     outward: bool = False
+    #: Why there are no next hops, if the configuration has none.
+    lacks: str = ""
 
 
 NOWHERE = Destination("nowhere", ())
@@ -34,21 +37,32 @@ NOWHERE = Destination("nowhere", ())
 class Routing:
     """Remembers what it built; a new snapshot makes a new Routing."""
 
-    def __init__(self, routes: Routes) -> None:
-        self._routes = routes
+    def __init__(self, routes: Routes, filters: Filters) -> None:
+        self._routes, self._filters = routes, filters
         self._built: dict[tuple[NextHop, ...], Destination] = {}
         self._heard: dict[str, Destination | Unavailable] = {}
 
-    def destination(self, recipient: QueuedRecipient) -> Destination:
-        """The way to `recipient`: at once in memory, or as `hear` heard of it. Raises Unavailable."""
+    def destination(self, recipient: QueuedRecipient, content_filter: str = "") -> Destination:
+        """The way to `recipient`: at once in memory, or as `hear` heard of it; all mail of a content filter goes to
+        that. Raises Unavailable."""
+        if content_filter:
+            return self._filtered(content_filter)
         found = self._heard.pop(recipient.address, None) or self._way(recipient)
         if isinstance(found, Destination):
             return found
         raise found if isinstance(found, Unavailable) else Unavailable("the table of routes was not asked yet")
 
+    def _filtered(self, text: str) -> Destination:
+        try:
+            hops = self._filters.hops(text)
+        except ValueError as error:
+            return Destination(f"filter {text}", (), lacks=str(error))
+        places = ", ".join(map(str, hops))
+        return Destination(f"filter {places}", tuple((hop, self._routes.tls_level(hop)) for hop in hops))
+
     def hear(self, item: Item) -> Awaitable[None] | None:
         """Something to await where tables that are not in memory must be asked first; None: `destination` knows."""
-        if self._routes.at_once:
+        if self._routes.at_once or item.trailer.filter:
             return None
         waiting: dict[str, Awaitable[Destination]] = {}
         for recipient in (item.trailer.recipients[index] for index in item.todo):

@@ -18,7 +18,7 @@ from appliance.mail import apply
 from appliance.observe import oplog
 from appliance.protocol.smtp.outgoing import Outgoing, OutgoingRecipient, Result
 from appliance.queue.content import Content
-from appliance.queue.envelope import Trailer
+from appliance.queue.envelope import PROVEN, Trailer
 from appliance.queue.errors import ContentDamaged
 from appliance.queue.item import Item
 from appliance.queue.schedule import Job
@@ -265,7 +265,7 @@ def _outgoing(trailer: Trailer, indexes: list[int], data: bytes | Iterator[bytes
             "PORT": str(origin.client_port or ""),
             "PROTO": origin.protocol,
             "HELO": origin.helo,
-            "IDENT": trailer.queue_id,
+            "IDENT": trailer.queue_id + (PROVEN if trailer.filter and trailer.proven else ""),
             "SOURCE": "REMOTE",
         },
         trailer.plain and not any(edit.op in ("body", "splice") or edit.name.startswith(".") for edit in trailer.edits),

@@ -59,7 +59,7 @@ class Ways:
                 reached = not str(error).startswith("connect to ")
                 last = NoWay(str(error), error.status, relay=str(target) if reached else "none")
         if last is None:
-            last = NoWay("no next hop is configured for this recipient", "4.3.5")
+            last = NoWay(destination.lacks or "no next hop is configured for this recipient", "4.3.5")
         raise last
 
     async def _targets(self, destination: Destination) -> AsyncIterator[tuple[Target | NoWay, tls.Level]]:

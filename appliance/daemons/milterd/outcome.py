@@ -72,6 +72,8 @@ def conclude(
             changes += _envelope(group, members)
             if decision.keep != "deliver":
                 kept = kept or f"{decision.keep}: {decision.keep_reason}"
+            elif decision.filter:
+                kept = kept or f"hold: a milter cannot send mail to the filter {decision.filter}"
     asked = [*more, *changes, *([Quarantine(_printable(kept))] if kept else [])]
     lacks = _lacking(asked, agreement)
     if lacks:

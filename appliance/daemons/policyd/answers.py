@@ -41,7 +41,7 @@ def effects(decision: Decision, site: Site, inbound: bool, results: Iterable[str
     """Actions beside an acceptance, the most urgent first: what an operator asked for before what we have to tell.
     `results` are for Authentication-Results. Postfix puts the field that it hears of first on top."""
     found = []
-    if decision.keep != "deliver" and not _filter_alone(decision):
+    if decision.keep != "deliver":
         found.append(f"HOLD {decision.keep_reason}".rstrip())
     if decision.redirect:
         found.append(f"REDIRECT {decision.redirect}")
@@ -68,11 +68,6 @@ def notices(decision: Decision) -> list[str]:
 def deferred(reject: str) -> str:
     """A refusal of the client's own that comes later is a deferral ("451 4.7.1 Text")."""
     return f"DEFER_IF_REJECT {reject[4:]}" if reject else ""
-
-
-def _filter_alone(decision: Decision) -> bool:
-    """Is the message kept back only because this gateway has no such filter? The client may have it."""
-    return decision.keep == "hold" and f"(filter {decision.filter} is not available)" in decision.keep_reason
 
 
 def why(verdict: Verdict | None) -> str:

@@ -10,7 +10,7 @@ from appliance.daemons.fronts import events as message_events
 from appliance.mail.context import Context
 from appliance.mail.verdict import Decision
 from appliance.observe import lines, maillog, metrics, oplog
-from appliance.queue.envelope import Trailer
+from appliance.queue.envelope import PROVEN, Trailer
 from appliance.queue.errors import SpoolError
 
 if TYPE_CHECKING:
@@ -122,7 +122,10 @@ def received(session: "Session", transaction: "Transaction", trailer: Trailer) -
     forwarded = transaction.forwarded
     original = f"{forwarded.get('NAME', 'unknown')}[{forwarded['ADDR']}]" if "ADDR" in forwarded else ""
     queue_id = trailer.queue_id
-    maillog.log(lines.client(queue_id, session.client.name, session.client.address, original=original))
+    before = forwarded.get("IDENT", "").removesuffix(PROVEN)
+    maillog.log(
+        lines.client(queue_id, session.client.name, session.client.address, original=original, original_id=before)
+    )
     maillog.log(lines.message_id(queue_id, trailer.message_id), "cleanup")
 
 
@@ -130,6 +133,8 @@ def queued(trailer: Trailer) -> None:
     """An entry is on disk."""
     if trailer.keep != "deliver":
         maillog.log(f"{trailer.queue_id}: {trailer.keep}: {trailer.keep_reason}; from=<{trailer.sender}>", "cleanup")
+    elif trailer.filter:
+        maillog.log(f"{trailer.queue_id}: filter: {trailer.filter}; from=<{trailer.sender}>", "cleanup")
     _octets[()] += trailer.size
 
 

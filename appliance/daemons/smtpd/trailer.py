@@ -15,7 +15,7 @@ from appliance.mail.identity import Identity
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import parse_address
 from appliance.protocol.smtp.data import DataDecoder
-from appliance.queue.envelope import Origin, QueuedRecipient, Trailer, pack_verdicts
+from appliance.queue.envelope import PROVEN, Origin, QueuedRecipient, Trailer, pack_verdicts
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
@@ -55,14 +55,20 @@ def build(
         ret=parameters.ret,
         envid=parameters.envid,
         message_id=message_id,
-        proven=sent_by is not None and sent_by.answerable,
+        proven=_proven(session, transaction) if sent_by is None else sent_by.answerable,
         keep=decision.keep,
         keep_reason=decision.keep_reason,
         edits=decision.edits,
         verdicts=pack_verdicts([plain(verdict) for verdict in (*session.trail, *transaction.trail, *decision.verdicts)]),
         policy=transaction.rules.snapshot.hash,
+        filter=decision.filter or session.door.listen.content_filter,
         plain=isinstance(transaction.decoder, DataDecoder) and transaction.decoder.plain,
     )
+
+
+def _proven(session: "Session", transaction: Transaction) -> bool:
+    """Was the sender of mail that a filter hands back authenticated when it came?"""
+    return session.door.role == "reinject" and transaction.forwarded.get("IDENT", "").endswith(PROVEN)
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:

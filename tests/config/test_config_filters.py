@@ -1,0 +1,72 @@
+"""Content filters in the wiring: what is written, what it means, what does not fit."""
+
+from pathlib import Path
+
+import pytest
+
+from appliance.config import blob
+from appliance.config.filters import Filters
+from appliance.config.mistakes import ConfigError
+from appliance.config.snapshot import build
+from tests.config.folders import WIRING, Folder
+
+BACK = '[[listen]]\nname = "back"\nrole = "reinject"\naddress = "127.0.0.1:10026"\n'
+SCAN = '[filters.scan]\nnext_hop = ["lmtp:unix:run/scan", "smtp:[127.0.0.1]:10024"]\n'
+
+
+def found(tmp_path: Path, more: str, door: str = "") -> tuple[Filters | None, list[str]]:
+    folder = Folder(tmp_path)
+    folder.write("gateway.toml", WIRING.replace("\n[relay]", f"{door}\n[relay]") + more)
+    try:
+        snapshot = build(blob.read(folder.main))
+    except ConfigError as error:
+        return None, [mistake.text for mistake in error.mistakes]
+    return Filters(snapshot.wiring), [mistake.text for mistake in snapshot.warnings]
+
+
+@pytest.mark.parametrize(
+    ("text", "hops"),
+    [
+        ("smtp:[127.0.0.1]:10024", ["smtp:[127.0.0.1]:10024"]),
+        ("smtp:127.0.0.1:10024", ["smtp:[127.0.0.1]:10024"]),
+        ("smtp:localhost:10024", ["smtp:[localhost]:10024"]),
+        ("smtp:[::1]:10024", ["smtp:[::1]:10024"]),
+        ("lmtp:inet:filter.example:24", ["lmtp:[filter.example]:24"]),
+        ("lmtp:unix:/run/x", ["lmtp:unix:/run/x"]),
+        ("smtp:a.example:1,b.example:2", ["smtp:[a.example]:1", "smtp:[b.example]:2"]),
+        ("scan:", ["lmtp:unix:{}/run/scan", "smtp:[127.0.0.1]:10024"]),
+        ("scan:[192.0.2.1]:7", ["lmtp:[192.0.2.1]:7"]),
+    ],
+)
+def test_what_a_filter_means(tmp_path: Path, text: str, hops: list[str]) -> None:
+    filters, warnings = found(tmp_path, BACK + SCAN)
+    assert filters and not warnings
+    meant = filters.hops(text)
+    assert [str(hop) for hop in meant] == [hop.format(tmp_path) for hop in hops]
+    assert not any(hop.mx for hop in meant)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "scan", "other:[127.0.0.1]:1", "smtp:", "smtp:unix:/x", "smtp:[x", "a b:c", "smtp:x:99999"]
+)
+def test_what_is_no_filter(tmp_path: Path, text: str) -> None:
+    filters, _ = found(tmp_path, BACK + SCAN)
+    assert filters
+    with pytest.raises(ValueError):
+        filters.hops(text)
+
+
+@pytest.mark.parametrize(
+    ("door", "more", "says"),
+    [
+        ('content_filter = "scan:"', BACK, 'no filter is called "scan"'),
+        ('content_filter = "smtp:[127.0.0.1]:10024"', "", 'no listener has role "reinject"'),
+        ('content_filter = "smtp:[127.0.0.1]:10026"', BACK, "is our own listen[1]: mail would go round in a loop"),
+        ("", BACK + '[filters.x]\nnext_hop = "smtp:[127.0.0.1]:2525"\n', "x is our own listen[0]"),
+        ("", BACK + "[filters.x]\n", "[filters.x] needs next_hop"),
+        ("", BACK.replace("127.0.0.1", "0.0.0.0"), "whoever can connect to a reinject listener may relay"),
+    ],
+)
+def test_what_does_not_fit(tmp_path: Path, door: str, more: str, says: str) -> None:
+    _, texts = found(tmp_path, more, door)
+    assert any(says in text for text in texts), texts
