@@ -12,9 +12,11 @@ from appliance.cli import main
 from appliance.config.default import ZONE
 from appliance.daemons.master import separation
 from appliance.daemons.process import Identity
+from appliance.protocol.milter.words import Word
 from tests.daemons.master.conftest import Master, until
 from tests.daemons.master.test_master_separation import open_python
 from tests.daemons.master.whole import USERS
+from tests.peers.mta import Mta
 
 CONFIG = """\
 [gateway]
@@ -23,6 +25,9 @@ state_dir = "state"
 drop = "require"
 [[listen]]
 address = "127.0.0.1:{port}"
+[[milterd]]
+address = "unix:milter.sock"
+workers = 1
 [relay]
 domains = ["example.com"]
 [dns]
@@ -73,3 +78,26 @@ def test_who_speaks_to_strangers_reaches_neither_spool_nor_files(whole: Master) 
     closed = [whole.state / name for name in ("spool", "stores", "journal", "inbox", "last-good")]
     assert not [path for path in closed if separation.reaches(taken_over, path)]
     assert (whole.state / "run" / "queue.sock").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_milter_as_a_user_of_its_own_takes_large_mail_and_looks_into_it(whole: Master) -> None:
+    """Content in a file without a name in its own folder; scand reads it by a descriptor."""
+    worker = next(worker for worker in whole.workers().values() if worker["service"] == "milterd")
+    facts = dict(line.split(":", 1) for line in Path(f"/proc/{worker['pid']}/status").read_text().splitlines())
+    taken_over = Identity("milterd", int(facts["Uid"].split()[0]), int(facts["Gid"].split()[0]))
+    closed = [whole.state / name for name in ("spool", "stores", "journal", "inbox", "last-good")]
+    assert not [path for path in closed if separation.reaches(taken_over, path)]
+    mta = await (await Mta.to(str(whole.state / "milter.sock"))).begin()
+    header = (
+        (b"From", b" a@example.org"),
+        (b"MIME-Version", b" 1.0"),
+        (b"Content-Type", b" multipart/mixed; boundary=b"),
+    )
+    part = b"--b\r\nContent-Disposition: attachment; filename=%b\r\n\r\n%b\r\n--b--\r\n"
+    for name, word in ((b"a.txt", Word.ACCEPT), (b"a.exe", Word.REPLY_CODE)):
+        answers = [await mta.mail(), await mta.rcpt("you@example.com")]
+        assert all(one is not None and one.reply.word == Word.CONTINUE for one in answers)
+        heard = await mta.content(header, part % (name, b"0123456789abcde\r\n" * 20_000))
+        assert heard.reply.word == word, heard
+    assert list((whole.state / "milter").iterdir()) == []
+    mta.close()
