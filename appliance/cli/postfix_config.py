@@ -28,6 +28,8 @@ BEYOND = 10
 AT_DATA = 3
 #: Restrictions that stand before the question: the implicit check of recipients would come too late for greylisting.
 BEFORE = ("permit_mynetworks", "permit_sasl_authenticated", "reject_unauth_destination", "reject_unlisted_recipient")
+#: A socket in the folder that a jail of Postfix is.
+QUEUE = "unix:/var/spool/postfix/"
 #: A parameter of the operator's own: -o of master.cf takes no blanks.
 MUA = "mua_recipient_restrictions"
 _OWN_SIDE = "for your own users: their services must not ask (here submission; do the same for smtps)"
@@ -111,14 +113,19 @@ def listening(config: str | None) -> dict[str, str] | None:
 def address(front: Front, bound: dict[str, str] | None) -> str:
     """In Postfix's words; "" if the running gateway does not have it."""
     if bound is None:
-        return front.address
+        return _within(front.address)
     service = "milterd" if isinstance(front, Milterd) else "policyd"
     found = bound.get(f"{service} {front.name}", "")
     if not found or found.startswith("unix:"):
-        return found
+        return _within(found)
     host, _, port = found.rpartition(":")
     near = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
     return f"inet:{near.get(host, host)}:{port}"
+
+
+def _within(where: str) -> str:
+    """A socket below Postfix's queue folder is named from there: so it is found in a jail and without one."""
+    return f"unix:{where.removeprefix(QUEUE)}" if where.startswith(QUEUE) else where
 
 
 # ---------------------------------------------------------------------- the lines

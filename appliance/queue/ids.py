@@ -29,6 +29,10 @@ def valid(queue_id: str) -> bool:
     return _VALID.fullmatch(queue_id) is not None
 
 
+#: Two digits to the base of 52, by their number.
+_PAIRS = [base(number, 52, 2) for number in range(52 * 52)]
+
+
 class QueueIds:
     """`next(ids)` is a new id. `worker_index` below 1024 tells the processes of one moment apart."""
 
@@ -47,4 +51,4 @@ class QueueIds:
         seconds, micro = divmod(now, 1_000_000)
         if seconds != self._second:
             self._second, self._digits = seconds, base(seconds, 52, 6)
-        return self._digits + base(micro, 52, 4) + self._rest
+        return self._digits + _PAIRS[micro // 2704] + _PAIRS[micro % 2704] + self._rest

@@ -63,6 +63,8 @@ def test_the_lines_for_postfix(tmp_path: Path) -> None:
     assert f"further addresses, for other servers: unix:{tmp_path}/state/p.sock" in done.output
     assert "smtp inet n - n - - smtpd" in done.output, "a jail does not reach the socket"
     assert "no gateway runs" in done.output
+    jail = run(tmp_path, '[[policyd]]\naddress = "unix:/var/spool/postfix/postgate/p.sock"\n', "postfix-config").output
+    assert "check_policy_service { unix:postgate/p.sock, timeout=30s," in jail and "no jail" not in jail
     milter = run(tmp_path, '[[milterd]]\ndeadline = "20s"\n', "postfix-config").output
     assert "{ inet:127.0.0.1:10041, connect_timeout=10s, command_timeout=30s, content_timeout=250s," in milter
     none = run(tmp_path, "", "postfix-config")

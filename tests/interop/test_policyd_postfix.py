@@ -218,3 +218,25 @@ def test_another_protocol_is_named(both: Both) -> None:
     with PolicyClient(("127.0.0.1", both.policy_port)) as client:
         assert client.send(b"EHLO client.example.org\r\n") == ""
     both.gateway.wait_log("the client speaks SMTP")
+
+
+def test_over_a_unix_socket_in_the_folder_of_the_jail(
+    gateway: Callable[..., Gateway], make_postfix: Callable[..., Postfix], inner: Inner, tmp_path: Path
+) -> None:
+    folder = tmp_path / "postfix0" / "queue" / "postgate"
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    more = f'[[policyd]]\naddress = "unix:{folder}/policy.sock"\nworkers = 2\n'
+    gateway(policies=POLICIES, zone=ZONE, more=more)
+    outer = make_postfix(
+        relay=f"[127.0.0.1]:{inner.port}",
+        mynetworks="192.0.2.0/24",
+        relay_domains="example.com",
+        smtpd_recipient_restrictions="reject_unauth_destination, check_policy_service unix:postgate/policy.sock",
+    )
+    with smtplib.SMTP("127.0.0.1", outer.port, local_hostname="client.example.org") as client:
+        client.ehlo()
+        client.mail("friend@example.org")
+        assert client.rcpt("nobody@example.com")[0] == 550
+        code, text = client.rcpt("user@example.com")
+        assert code == 450 and b"Greylisted" in text, outer.log()
