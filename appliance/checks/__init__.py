@@ -64,6 +64,7 @@ NAMES = (
     "content",
     "antivirus",
     "antispam",
+    "milters",
 )
 
 Asked = Verdict | Awaitable[Verdict]

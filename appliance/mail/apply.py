@@ -46,7 +46,7 @@ def reach(start: bytes) -> int:
 
 def field(edit: Edit) -> bytes:
     """The header field that `edit` writes, CRLF at its end."""
-    return _octets(f"{edit.name}: {folded(edit.value)}\r\n")
+    return _octets(f"{edit.name}: {folded(edit.value)}\r\n", edit.encoding)
 
 
 def folded(text: str) -> str:
@@ -72,14 +72,14 @@ def header(block: bytes, edits: Sequence[Edit]) -> bytes:
 
 def _spliced(field: bytes, edits: Sequence[Edit]) -> bytes:
     """One field as received, with what is put before it or in its place."""
-    before = b"".join(_octets(edit.value) for edit in edits if not edit.length)
-    kept = next((_octets(edit.value) for edit in edits if edit.length), field)
+    before = b"".join(_octets(edit.value, edit.encoding) for edit in edits if not edit.length)
+    kept = next((_octets(edit.value, edit.encoding) for edit in edits if edit.length), field)
     return before + kept
 
 
-def _octets(text: str) -> bytes:
+def _octets(text: str, encoding: str = "utf-8") -> bytes:
     """Text of an edit as octets."""
-    return text.encode("utf-8", "surrogateescape")
+    return text.encode(encoding, "surrogateescape")
 
 
 def _edit(fields: list[tuple[bytes, int]], edit: Edit) -> None:
@@ -88,6 +88,8 @@ def _edit(fields: list[tuple[bytes, int]], edit: Edit) -> None:
         fields.insert(0, (field(edit), -1))
     elif edit.op == "append":
         fields.append((field(edit), -1))
+    elif edit.op == "insert":
+        fields.insert(edit.index, (field(edit), -1))
     elif edit.op in ("change", "delete"):
         places = _places(fields, _octets(edit.name.lower()))
         if edit.op == "delete":
@@ -112,11 +114,11 @@ def _named(raw: bytes) -> bytes:
 
 def _body(edits: Sequence[Edit]) -> bytes | None:
     """The new body, CRLF line ends, or None."""
-    bodies = [edit.value for edit in edits if edit.op == "body"]
+    bodies = [edit for edit in edits if edit.op == "body"]
     if not bodies:
         return None
-    text = bodies[-1].replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n")
-    return text.encode("utf-8", "surrogateescape")
+    text = bodies[-1].value.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n")
+    return _octets(text, bodies[-1].encoding)
 
 
 def on_top(edits: Sequence[Edit]) -> bytes | None:
@@ -125,7 +127,7 @@ def on_top(edits: Sequence[Edit]) -> bytes | None:
     for edit in edits:
         if edit.op == "prepend":
             top = field(edit) + top
-        elif edit.op in ("append", "change", "delete", "body", "splice"):
+        elif edit.op in ("append", "insert", "change", "delete", "body", "splice"):
             return None
     return top
 
@@ -176,8 +178,8 @@ def _splice(chunks: Iterable[bytes], edits: Sequence[Edit], start: int) -> Itera
             edit = waiting.popleft()
             if edit.index < free:
                 continue
-            pieces += [chunk[max(done, free) - at : edit.index - at], _octets(edit.value)]
+            pieces += [chunk[max(done, free) - at : edit.index - at], _octets(edit.value, edit.encoding)]
             done, free = edit.index, edit.index + edit.length
         yield b"".join((*pieces, chunk[max(done, free) - at :])) if pieces or free > at else chunk
         at = end
-    yield from (_octets(edit.value) for edit in waiting)
+    yield from (_octets(edit.value, edit.encoding) for edit in waiting)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from appliance.mail.edits import Edit
     from appliance.mail.identity import Identity
     from appliance.mail.inspection import Inspection
+    from appliance.mail.milter import Milters
     from appliance.mail.policy_service import PolicyServices
     from appliance.mail.verdict import Verdict
     from appliance.protocol.dns import Answer
@@ -266,6 +267,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     lines: LineRules | None = None
     dns_lists: DnsLists | None = None
     policy_services: PolicyServices | None = None
+    milters: Milters | None = None
 
 
 #: What a check returns: at once where no IO is needed, else something to await.

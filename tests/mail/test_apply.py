@@ -1,7 +1,10 @@
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.mail import apply
-from appliance.mail.edits import Edit
+from appliance.mail.edits import Edit, text
 
 MESSAGE = (
     b"Received: from a\r\n\tby b; now\r\nSubject: one\r\nX-Spam: old\r\nsubject : two\r\n  folded\r\n"
@@ -161,3 +164,21 @@ def test_a_splice_is_of_the_content_as_it_came(edits: list[Edit], sent: bytes) -
     for size in (1, 3, 50):
         pieces = [SPLICED[start : start + size] for start in range(0, len(SPLICED), size)]
         assert b"".join(apply.streamed(pieces, edits)) == sent
+
+
+def test_insert_goes_below_so_many_fields() -> None:
+    for index, place in (
+        (0, b"X: 1\r\nA: 1\r\nB: 2\r\n"),
+        (1, b"A: 1\r\nX: 1\r\nB: 2\r\n"),
+        (9, b"A: 1\r\nB: 2\r\nX: 1\r\n"),
+    ):
+        edits = (Edit("insert", "X", "1", index),)
+        assert apply.whole(b"A: 1\r\nB: 2\r\n\r\nbody", edits) == place + b"\r\nbody"
+
+
+@given(st.binary(max_size=40))
+def test_any_octets_can_be_a_new_body(octets: bytes) -> None:
+    value, encoding = text(octets)
+    edit = msgspec.msgpack.decode(msgspec.msgpack.encode(Edit("body", value=value, encoding=encoding)), type=Edit)
+    lines = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    assert apply.whole(b"A: 1\r\n\r\nbody", (edit,)) == b"A: 1\r\n\r\n" + lines

@@ -20,12 +20,13 @@ from appliance.connectors.callahead import Callahead
 from appliance.connectors.dialects import Inside
 from appliance.connectors.dns_lists import DnsLists
 from appliance.connectors.inspector import Inspector
+from appliance.connectors.milters import Milters
 from appliance.connectors.policy import PolicyClients
 from appliance.connectors.runner import Runner
 from appliance.connectors.scanners import Scanners
 from appliance.daemons.compose.authentication import Authentication
 from appliance.daemons.compose.doors import Doors
-from appliance.daemons.compose.lists import wanted_lists, wanted_services
+from appliance.daemons.compose.lists import wanted_lists, wanted_milters, wanted_services
 from appliance.daemons.compose.lookups import Lookups
 from appliance.daemons.compose.scanning import scanner_settings
 from appliance.daemons.compose.smtputf8 import Utf8
@@ -45,6 +46,8 @@ __all__ = ["Composition"]
 
 #: Seconds that a start waits for stated.
 PATIENCE = 1.0
+#: Octets that a milter may make of a message where messages have no limit.
+MOST_EDITED = 1 << 28
 #: What a resolver is made of: its section of the wiring and the octets of its zone.
 Dns = tuple[model.Dns, bytes]
 
@@ -76,6 +79,7 @@ class Composition:
         self.scanners = Scanners(tests=birth.index == 0, inside=Inside(self.runner, self.inspector))
         self.dns_lists = DnsLists(says=birth.index == 0)
         self.policy_services = PolicyClients()
+        self.milters = Milters(hostname, snapshot.wiring.smtp.size_limit or MOST_EDITED)
         self._first = snapshot
 
     async def open(self) -> None:
@@ -105,6 +109,9 @@ class Composition:
         self.scanners.follow(scanner_settings(snapshot, self.runner.path), snapshot.wiring.smtp.size_limit)
         self.dns_lists.follow(self.resolver, wanted_lists(snapshot.policies))
         self.policy_services.follow(wanted_services(snapshot.policies))
+        wiring = snapshot.wiring
+        most = wiring.smtp.size_limit or MOST_EDITED
+        self.milters.follow(wanted_milters(snapshot.policies), wiring.gateway.hostname, most)
 
     @property
     def resolver(self) -> Resolver:
@@ -134,6 +141,7 @@ class Composition:
             authentication=Authentication(self._resolver(snapshot), snapshot.policies),
             dns_lists=self.dns_lists,
             policy_services=self.policy_services,
+            milters=self.milters,
             identities=self.senders,
             firsts=self.senders,
         )
@@ -159,6 +167,7 @@ class Composition:
             "callahead": self.callahead.health(),
             "inspector": self.inspector.health(),
             "policy services": self.policy_services.health(),
+            "milters": self.milters.health(),
         }
         degraded = [why for part in parts.values() for why in part.pop("degraded", [])] + self.scanners.degraded
         return {**parts, **self.scanners.facts(), "smtputf8": self.utf8.everywhere, "degraded": degraded}
@@ -172,6 +181,7 @@ class Composition:
         self.dns_lists.close()
         self.inspector.close()
         self.policy_services.close()
+        self.milters.close()
         await self.callahead.close()
         self.state.close()
 

@@ -1,12 +1,13 @@
-"""The DNS lists and the policy services that the policies of a snapshot name, as those who watch them want them.
+"""The DNS lists, policy services and milters that the policies of a snapshot name, as those who watch them want them.
 
 Contract: pure. What failure means for the mail: nothing; a list that is not watched is asked all the same.
 """
 
-from appliance.checks import dnsbl, policy_services
+from appliance.checks import dnsbl, milters, policy_services
 from appliance.connectors.dns_lists import Wanted
 from appliance.engine.rules import CheckPolicy, PolicySet
 from appliance.mail.dns_list import parse_site
+from appliance.mail.milter import Milter
 from appliance.mail.policy_service import Service
 
 
@@ -31,6 +32,16 @@ def wanted_services(policies: PolicySet) -> tuple[Service, ...]:
         knobs = told.knobs
         assert isinstance(knobs, policy_services.Policy)
         found |= dict.fromkeys(map(policy_services.reached, knobs.services))
+    return tuple(found)
+
+
+def wanted_milters(policies: PolicySet) -> tuple[Milter, ...]:
+    """Each milter once."""
+    found: dict[Milter, None] = {}
+    for told in _told(policies, milters.NAME):
+        knobs = told.knobs
+        assert isinstance(knobs, milters.Policy)
+        found |= dict.fromkeys(map(milters.reached, knobs.milters))
     return tuple(found)
 
 

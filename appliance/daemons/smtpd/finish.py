@@ -155,10 +155,16 @@ async def _keep(
         record.discarded(session, END, "")
         return
     groups = sorted(combined.store, key=lambda group: group.decision.keep == "deliver")
+    whom = [trailer.recipients(session, transaction, group, added=group is groups[-1]) for group in groups]
+    groups = [group for group, those in zip(groups, whom, strict=True) if those]
+    whom = [those for those in whom if those]
+    if not groups:
+        record.discarded(session, END, "")
+        return
     ids = [transaction.id] + [next(session.front.ids) for _ in groups[1:]]
     trailers: list[Trailer] = [
-        trailer.build(session, transaction, group, queue_id, content, message_id)
-        for group, queue_id in zip(reversed(groups), ids, strict=True)
+        trailer.build(session, transaction, group, those, queue_id, content, message_id)
+        for group, those, queue_id in zip(reversed(groups), reversed(whom), ids, strict=True)
     ][::-1]
     for one in trailers:
         record.received(session, transaction, one)

@@ -4,6 +4,7 @@ Contract: pure but for the clock. What failure means for the mail: an exception 
 """
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from appliance.daemons.fronts.content import RamContent
@@ -11,6 +12,7 @@ from appliance.daemons.smtpd.body import FileContent
 from appliance.daemons.smtpd.transaction import Transaction
 from appliance.engine.pipeline import Group
 from appliance.mail.context import Recipient
+from appliance.mail.edits import Edit
 from appliance.mail.identity import Identity
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import parse_address
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _MESSAGE_ID = re.compile(rb"^message-id[ \t]*:(?:[ \t\r\n]*)([^\r\n]{1,500})", re.IGNORECASE | re.MULTILINE)
 _NAME = b"message-id"
+_OF_ENVELOPE = frozenset({"add_recipient", "delete_recipient"})
 
 
 def identity(transaction: Transaction, group: Group) -> Identity | None:
@@ -36,24 +39,26 @@ def build(
     session: "Session",
     transaction: Transaction,
     group: Group,
+    whom: tuple[QueuedRecipient, ...],
     queue_id: str,
     content: RamContent | FileContent,
     message_id: str,
 ) -> Trailer:
-    """What the queue keeps of the message for this group."""
+    """What the queue keeps of the message for this group, which goes to `whom`."""
     decision, parameters = group.decision, transaction.parameters
+    sender = _sender(transaction, decision.edits)
     sent_by = identity(transaction, group)
     return Trailer(
         queue_id=queue_id,
         received=session.front.clock(),
-        sender=transaction.sender.text,
-        recipients=_recipients(session, transaction, group),
+        sender=sender.value,
+        recipients=whom,
         size=content.size,
         origin=_origin(session, transaction),
         body=parameters.body,
         smtputf8=transaction.utf8,
-        ret=parameters.ret,
-        envid=parameters.envid,
+        ret=_argument(sender, "RET") or parameters.ret,
+        envid=_argument(sender, "ENVID") or parameters.envid,
         message_id=message_id,
         proven=_proven(session, transaction) if sent_by is None else sent_by.answerable,
         keep=decision.keep,
@@ -101,10 +106,46 @@ def _origin(session: "Session", transaction: Transaction) -> Origin:
     )
 
 
-def _recipients(session: "Session", transaction: Transaction, group: Group) -> tuple[QueuedRecipient, ...]:
-    """Who gets this copy: the group, or whom it is redirected to; blind copies too."""
+def _sender(transaction: Transaction, edits: Sequence[Edit]) -> Edit:
+    """The sender, or what a milter made of it: the last one counts."""
+    changed = [edit for edit in edits if edit.op == "sender"]
+    return changed[-1] if changed else Edit("sender", value=transaction.sender.text)
+
+
+def _argument(edit: Edit, name: str) -> str:
+    """The ESMTP argument of this name, "" without it."""
+    found = (word.partition("=") for word in edit.name.split())
+    return next((value for key, _, value in found if key.upper() == name), "")
+
+
+def recipients(session: "Session", transaction: Transaction, group: Group, *, added: bool) -> tuple[QueuedRecipient, ...]:
+    """Who gets this copy: the group, or whom it is redirected to; blind copies too. Milters take recipients out, and put
+    some in: these, which are nobody's copy, are in this one if `added`."""
     decision = group.decision
     named = [transaction.recipients[index] for index in group.recipients]
+    if not any(edit.op in _OF_ENVELOPE for edit in decision.edits):
+        return _queued_all(session, group, named)
+    put_in: dict[str, Edit] = {}
+    for edit in decision.edits:
+        if edit.op == "add_recipient" and added:
+            put_in[edit.value.lower()] = edit
+        elif edit.op == "delete_recipient":
+            put_in.pop(edit.value.lower(), None)
+            named = [one for one in named if one.address.text.lower() != edit.value.lower()]
+    there = {one.address.text.lower() for one in transaction.recipients}
+    more = tuple(_put_in(edit) for key, edit in put_in.items() if key not in there)
+    return (*(_queued_all(session, group, named) if named else ()), *more)
+
+
+def _put_in(edit: Edit) -> QueuedRecipient:
+    """A recipient of a milter's."""
+    made = _added(edit.value)
+    notify = _argument(edit, "NOTIFY") or made.notify
+    return QueuedRecipient(made.address, made.domain, notify, _argument(edit, "ORCPT"), made.original)
+
+
+def _queued_all(session: "Session", group: Group, named: Sequence[Recipient]) -> tuple[QueuedRecipient, ...]:
+    decision = group.decision
     if decision.redirect:
         queued = [_added(decision.redirect, named[0].address.text if len(named) == 1 else "")]
     else:

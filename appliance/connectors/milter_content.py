@@ -1,0 +1,138 @@
+"""The content as a milter sees it, and what a milter wants done to it, as edits.
+
+Contract: a milter sees the message as the edits before it have left it, but for our own Received field; its positions
+count in what it saw (Postfix's rules, protocols 4.7), ours count that field, too. An edit that would not be a header
+field, or no address, is ProtocolError. What failure means for the mail: the milter's default action.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+from appliance.mail import apply
+from appliance.mail.edits import Edit, text
+from appliance.mail.ports import Content
+from appliance.protocol.errors import ProtocolError
+from appliance.protocol.milter.packets import (
+    AddHeader,
+    AddRecipient,
+    ChangeHeader,
+    ChangeSender,
+    DeleteRecipient,
+    InsertHeader,
+    Modification,
+    Quarantine,
+    ReplaceBody,
+)
+from appliance.protocol.milter.words import MAX_CHUNK
+from appliance.protocol.smtp.address import AddressError, parse_address
+
+_NAME = re.compile(rb"[!-9;-~]{1,998}\Z")
+_FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)(?:\r?\n|\Z)")
+_END = re.compile(rb"\r?\n\r?\n|\A\r?\n")
+
+
+class Field(NamedTuple):
+    """`value`: all behind the colon, folds as they stand."""
+
+    name: bytes
+    value: bytes
+
+
+class Seen(NamedTuple):
+    """`fields` without our own; `own`: how many fields with the name of ours (Received) stand above it, None: it is not
+    there. `body`: what is behind the empty line, in pieces for one packet each."""
+
+    fields: list[Field]
+    own: int | None
+    body: Iterator[bytes]
+
+
+def seen(content: Content, edits: Sequence[Edit]) -> Seen:
+    """The message with `edits` in force. Only the header is kept in memory."""
+    rest = apply.streamed(content.chunks(MAX_CHUNK), edits)
+    start = b""
+    for chunk in rest:
+        start += chunk
+        if len(start) > apply.MAX_HEADER or _END.search(start):
+            break
+    end = apply.reach(start)
+    behind = start[end:]
+    behind = behind[2:] if behind.startswith(b"\r\n") else behind.removeprefix(b"\n")
+    fields = [Field(found[1], found[2]) for found in _FIELD.finditer(start[:end])]
+    ours = _FIELD.match(content.header)
+    at = next((at for at, field in enumerate(fields) if ours and field == (ours[1], ours[2])), None)
+    own = None
+    if at is not None:
+        own = sum(field.name.lower() == fields[at].name.lower() for field in fields[:at])
+        del fields[at]
+    return Seen(fields, own, _pieces(behind, rest))
+
+
+def _pieces(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
+    for chunk in chain((first,), rest):
+        yield from (chunk[at : at + MAX_CHUNK] for at in range(0, len(chunk), MAX_CHUNK))
+
+
+# ---------------------------------------------------------------------- what it wants
+
+
+class Wanted(NamedTuple):
+    """`quarantine`: why it wants the message kept, "" if it does not."""
+
+    edits: tuple[Edit, ...] = ()
+    quarantine: str = ""
+
+
+def wanted(said: Sequence[Modification], own: int | None, *, leading_space: bool, utf8: bool) -> Wanted:
+    """Modifications as edits, in their order. Raises ProtocolError."""
+    edits: list[Edit] = []
+    body: list[bytes] = []
+    kept = ""
+    for one in said:
+        if isinstance(one, ReplaceBody):
+            body.append(one.chunk)
+        elif isinstance(one, Quarantine):
+            kept = one.reason.decode("utf-8", "replace").strip() or "quarantined"
+        elif isinstance(one, AddHeader | InsertHeader | ChangeHeader):
+            edits.append(_of_header(one, own, leading_space))
+        else:
+            edits.append(_of_envelope(one, utf8))
+    if body:
+        value, encoding = text(b"".join(body))
+        edits.append(Edit("body", value=value, encoding=encoding))
+    return Wanted(tuple(edits), kept)
+
+
+def _of_header(one: AddHeader | InsertHeader | ChangeHeader, own: int | None, leading_space: bool) -> Edit:
+    if not _NAME.match(one.name) or one.name.endswith(b"*"):
+        raise ProtocolError(f"{one.name[:80]!r} is no name of a header field")
+    name = one.name.decode("ascii")
+    value, encoding = text(one.value.removeprefix(b" ") if leading_space else one.value)
+    if isinstance(one, AddHeader):
+        return Edit("append", name, value, encoding=encoding)
+    if isinstance(one, InsertHeader):
+        return Edit("insert", name, value, one.position, encoding=encoding)
+    position = max(one.position, 1)
+    if own is not None and name.lower() == "received" and position > own:
+        position += 1
+    if not one.value:
+        return Edit("delete", name, index=position)
+    return Edit("change", name, value, position, encoding=encoding)
+
+
+def _of_envelope(one: AddRecipient | DeleteRecipient | ChangeSender, utf8: bool) -> Edit:
+    bare = one.address.strip().removeprefix(b"<").removesuffix(b">")
+    try:
+        address = parse_address(bare, utf8=utf8)[0].text if bare else ""
+    except AddressError as error:
+        raise ProtocolError(f"{one.address[:80]!r} is no address: {error}") from None
+    if isinstance(one, DeleteRecipient):
+        return Edit("delete_recipient", value=address)
+    arguments = (one.arguments or b"").decode("utf-8", "replace")
+    if isinstance(one, ChangeSender):
+        return Edit("sender", arguments, address)
+    if not address:
+        raise ProtocolError("an empty recipient")
+    return Edit("add_recipient", arguments, address)

@@ -1,0 +1,59 @@
+"""What a milter is told beside the events: macros, by the names and with the values that Postfix gives them.
+
+Contract: pure. What is not known is not there. Of these the protocol sends at each step those that the filter asked for.
+"""
+
+from appliance.mail.context import Client, Context
+from appliance.mail.policy_service import internal
+from appliance.protocol.milter.packets import Connect
+from appliance.protocol.smtp.address import Address
+
+
+def macros(ctx: Context, hostname: str, daemon_name: str = "", version: str = "Postgate") -> dict[str, str]:
+    """All of them that are known at this stage."""
+    client = ctx.client
+    told = {
+        "j": hostname,
+        "v": version,
+        "_": f"{_name(client)} [{_address(client)}]" + (" (may be forged)" if client.proof == "fail" else ""),
+        "daemon_name": daemon_name or hostname,
+        "client_addr": _address(client),
+        "client_name": client.name,
+        "client_port": str(client.port),
+        "client_ptr": client.reverse_name,
+        "client_resolve": {"pass": "OK", "fail": "FORGED", "temperror": "TEMP"}.get(client.proof, "FAIL"),
+    }
+    if client.tls is not None:
+        told |= {"tls_version": client.tls.version, "cipher": client.tls.cipher, "cipher_bits": str(client.tls.bits)}
+        told |= {"cert_subject": client.tls.subject} if client.tls.subject else {}
+    if ctx.sender is not None:
+        told |= {"i": ctx.transaction, "mail_mailer": "smtp", **_mail("mail", ctx.sender)}
+    if ctx.recipient is not None:
+        told |= {"rcpt_mailer": "smtp", **_mail("rcpt", ctx.recipient.address)}
+    return told
+
+
+def of_recipient(known: dict[str, str], address: Address) -> dict[str, str]:
+    """The same about another recipient."""
+    return known | {"rcpt_mailer": "smtp", **_mail("rcpt", address)}
+
+
+def _mail(kind: str, address: Address) -> dict[str, str]:
+    return {f"{kind}_addr": internal(address), f"{kind}_host": address.domain}
+
+
+def _address(client: Client) -> str:
+    return "127.0.0.1" if client.address == "local" else client.address
+
+
+def _name(client: Client) -> str:
+    return client.reverse_name if client.proof == "fail" else client.name
+
+
+def connection(client: Client) -> Connect:
+    """The client as CONNECT has it; one without a proven name is "[address]"."""
+    if client.address == "local":
+        return Connect(b"localhost", "4", 0, b"127.0.0.1")
+    address = client.address.encode("ascii", "replace")
+    name = b"[%b]" % address if client.name == "unknown" else client.name.encode("utf-8", "replace")
+    return Connect(name, "6" if ":" in client.address else "4", client.port, address)
