@@ -1,6 +1,7 @@
 """Policy services as they are reached: reuse, failover, retries, one deadline, every fault of threats part 4."""
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from appliance.connectors import policy
 from appliance.connectors.policy import PolicyClients
 from appliance.mail.policy_service import Place, Service, parse_place
 from appliance.mail.ports import Unavailable
-from appliance.protocol.policy import RequestReader, encode_answer
+from appliance.protocol.policy import Answer, RequestReader, encode_answer
 from tests.peers.hostile import FAULTS, Act, Good, Hostile, answers, trickles
 
 pytestmark = pytest.mark.asyncio
@@ -256,4 +257,35 @@ async def test_a_reload_keeps_what_stays_and_closes_the_rest() -> None:
         assert list(clients._peers) == [one] and len(clients._peers[one].sites[0].idle) == 1
         await clients.ask(one, ASK, "ID")
         assert first.connections == 1
+    clients.close()
+
+
+async def test_nothing_leaks_whatever_the_peer_does(said: list[str]) -> None:
+    clients = PolicyClients()
+
+    def count() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+
+    async with Hostile(GOOD) as peer, Server() as well:
+        one, two = service(peer.port, timeout=0.3), service(well.port, name="well")
+        await clients.ask(one, ASK, "ID")
+        await clients.ask(two, ASK, "ID")
+        before = count()
+        rounds = [act for act in FAULTS.values() if act is not None] * 2 + [answers, trickles]
+        for act in rounds:
+            await peer.be(act)
+            asked = [clients.ask(one, ASK, f"ID{number}") for number in range(8)]
+            found = await asyncio.gather(*asked, *(clients.ask(two, ASK, "ID") for _ in range(8)), return_exceptions=True)
+            assert not [error for error in found if not isinstance(error, Unavailable | Answer)], found
+            assert [one.verb for one in found[8:] if isinstance(one, Answer)] == ["DUNNO"] * 8, "others are served"
+            for known in (one, two):
+                for site in clients._peers[known].sites:
+                    site.breaker.succeeded()
+                    while site.idle:
+                        site.idle.pop().close()
+        await peer.be(None)
+        await peer.be(answers)
+        async with asyncio.timeout(5):
+            while count()[0] > before[0] + 1 or count()[1] > before[1] + 1:
+                await asyncio.sleep(0.01)
     clients.close()

@@ -205,3 +205,20 @@ async def test_no_task_where_the_engine_answers_at_once(tmp_path: Path) -> None:
             data += await client.reader.read(4096)
         loop.set_task_factory(None)
         assert not made
+
+
+async def test_a_flood_of_rubbish_leaves_nothing_behind(tmp_path: Path, said: list[str]) -> None:
+    async with Stage(tmp_path, connections=20, messages=50) as stage:
+        good = await stage.client()
+        assert await good.ask() == "DUNNO"
+        rubbish = [b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01\x02\x00", b"what\n\n", b"", request()[:40], b"\xff" * 9000]
+        for number in range(300):
+            client = await stage.client()
+            client.writer.write(rubbish[number % len(rubbish)])
+            client.close()
+        for number in range(100):
+            assert await good.ask(instance=str(number)) == "DUNNO"
+        async with asyncio.timeout(10):
+            while len(stage.front.connections) > 1:
+                await asyncio.sleep(0.01)
+        assert len(stage.front.messages) == 50 and stage.front._per_door == {"policy": 1}
