@@ -131,6 +131,8 @@ class Connection(asyncio.Protocol):
             self.front.agreed(session)
         elif not self.machine.wants_answer:
             events.heed(session, event)
+            if isinstance(event, p.QuitNc) and session.stale:
+                self.close()  # the MTA comes again, and agrees on what is needed now
         else:
             step = LETTERS[type(event)]
             try:

@@ -7,7 +7,7 @@ for the mail: an MTA that is not accepted takes its default action for this filt
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -59,6 +59,9 @@ class Front:
         self._names: OrderedDict[str, tuple[float, ClientName]] = OrderedDict()
         self.acceptor = Acceptor(self._welcome, self._places, self.met)
         self._met: dict[str, float] = {}
+        #: Answers by default since the start: how many, when the last one, the last messages.
+        self._late: deque[str] = deque(maxlen=5)
+        self._late_count, self._late_at = 0, -SAID
         self._watch = self.loop.call_later(LOOK, self._look)
 
     def follow(self, rules: Rules) -> None:
@@ -150,7 +153,16 @@ class Front:
 
     def was_late(self, session: Session) -> None:
         """An answer was given by default."""
-        self.met(f"decisions at {session.door.name} came too late: the default was answered")
+        message = session.message
+        ids = (
+            f"{message.id} ({session.machine.macro('i') or 'no id at the MTA yet'})"
+            if message is not None
+            else session.id
+        )
+        self._late.append(ids)
+        self._late_count += 1
+        self._late_at = self.loop.time()
+        log.warning("the default was answered: no decision in time", front=session.door.name, id=ids)
 
     def accepted(self, message: Message, combined: Combined) -> None:
         """A message passed: whose it was is remembered."""
@@ -172,4 +184,8 @@ class Front:
         """In words."""
         now = self.loop.time()
         self._met = {what: at for what, at in self._met.items() if now - at < SAID}
-        return list(self._met)
+        found = list(self._met)
+        if now - self._late_at < SAID:
+            last = ", ".join(self._late)
+            found.append(f"decisions that came too late: {self._late_count}, the default was answered; last: {last}")
+        return found

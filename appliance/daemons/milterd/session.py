@@ -168,6 +168,12 @@ class Session:
             trail=self.trail,
         )
 
+    @property
+    def stale(self) -> bool:
+        """Other rules are in force, and what was agreed on with this MTA is not enough for them."""
+        door = self.front.rules.doors.get(self.door.name)
+        return self.front.rules is not self.rules and (door is None or door.want != self.door.want)
+
     def renew(self, anew: bool = False) -> None:
         """Between messages: take the rules in force, as far as what was agreed on with this MTA is enough for them
         (`anew`: nothing is agreed on yet)."""

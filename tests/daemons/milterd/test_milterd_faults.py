@@ -14,7 +14,6 @@ from appliance.mail.verdict import ACCEPT, Decision
 from appliance.protocol.milter import packets as p
 from appliance.protocol.milter.encoding import encode
 from appliance.protocol.milter.negotiation import offer
-from appliance.protocol.milter.words import Word
 from tests.daemons.milterd.stage import Stage
 from tests.daemons.milterd.test_milterd_session import TAKEN, words
 
@@ -172,7 +171,8 @@ async def test_a_decision_that_comes_too_late(
             assert words(answers[at]) == ("accept" if step == "message" else "continue")
         name = {"message": "END_OF_MESSAGE"}.get(step, step.upper())
         assert f"no decision at {name} within 0.02 s: {default}" in capfd.readouterr().err
-        assert any("too late" in text for text in stage.front.degraded())
+        (told,) = stage.front.degraded()
+        assert told.startswith("decisions that came too late: 1, ") and "4F00" in told
         stage.engine.rules.clear()
         mta = await (await stage.mta()).begin()
         assert (await mta.message()).reply == TAKEN
@@ -404,4 +404,19 @@ async def test_new_rules_from_the_next_message_on(tmp_path: Path) -> None:
         stage.front.follow(fresh.rules)
         assert (await mta.content()).reply == TAKEN
         assert words(await mta.mail()).startswith("550 5.7.1 new rules")
-        assert p.Reply(Word.ACCEPT) == TAKEN
+
+
+async def test_new_rules_that_need_more_end_the_connection_between_clients(tmp_path: Path) -> None:
+    """What was agreed on is not enough: this client is judged by the old rules, then the MTA comes anew."""
+    async with Stage(tmp_path) as stage:
+        mta = await (await stage.mta()).begin()
+        fresh = type(stage.rules)(mixed="tempfail")
+        fresh.played.policy.rulings.clear()
+        fresh.doors["milter"].__init__(fresh.doors["milter"].front, fresh.engine, (), True)  # type: ignore[misc]
+        assert fresh.doors["milter"].want != stage.rules.doors["milter"].want
+        stage.front.follow(fresh)
+        assert (await mta.message()).reply == TAKEN and len(stage.engine.at("message")) == 1
+        await mta.do(mta.machine.quit_nc())
+        assert await mta.closed()
+        assert (await (await (await stage.mta()).begin()).message()).reply == TAKEN
+        assert len(fresh.played.at("message")) == 1
