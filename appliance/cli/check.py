@@ -36,7 +36,7 @@ def command(path: str | None, as_json: bool) -> None:
     except ConfigError as error:
         report(None, error.mistakes, blob.label, as_json)
         sys.exit(MISTAKES)
-    if useless := certificates(blob, snapshot):
+    if useless := [*certificates(blob, snapshot), *tables(blob, snapshot)]:
         report(None, sorted([*useless, *snapshot.warnings]), blob.label, as_json)
         sys.exit(MISTAKES)
     report(snapshot, sorted([*snapshot.warnings, *resolvers(blob, snapshot)]), blob.label, as_json)
@@ -70,6 +70,23 @@ def certificates(blob: Blob, snapshot: Snapshot) -> list[Mistake]:
                 where = Layout(blob.main, blob.folder, blob.shipped, blob.files[blob.main]).parsed.where
                 line, column = where.value(("listen", index, "tls", "certificate"))
                 found.append(Mistake(blob.label, line, column, f'listener "{listen.name}": {text}'))
+    return found
+
+
+def tables(blob: Blob, snapshot: Snapshot) -> list[Mistake]:
+    """Tables that proxymap could not open: a .cf file with mistakes, a library that is missing."""
+    found = []
+    for spec in snapshot.proxied:
+        from appliance.tables.proxied import Bad, open_proxied  # heavy, and only needed here
+        from appliance.tables.text import TableError
+
+        try:
+            open_proxied(spec).close()
+        except Bad as why:
+            places = why.places or ((blob.label, 1, f"{spec}: {why}"),)
+            found += [Mistake(file, line, 1, text) for file, line, text in places]
+        except TableError as why:
+            found.append(Mistake(blob.label, 1, 1, f"{spec}: {why}"))
     return found
 
 

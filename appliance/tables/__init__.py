@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Protocol
 
 from appliance.mail.ports import Hit
-from appliance.tables import cidr, compound, fixed, kinds, pattern, postgrey
+from appliance.tables import cidr, compound, fixed, kinds, pattern, postgrey, sendmail
 from appliance.tables.kinds import KINDS, complaint, leaves, path_of, proxied_path, suffix_of, with_paths
 from appliance.tables.remote import Remote
 from appliance.tables.text import Flaw, Source, TableError, braced, items
@@ -77,6 +77,8 @@ def open_table(
         return _rules(kind, lines, source, substitution)
     if kind in kinds.IN_PLACE:
         return _in_place(kind, name, source)
+    if kind in kinds.SENDMAIL:
+        return sendmail.READERS[kind](read(path), source)
     if kind == "texthash":
         return fixed.texthash(read(path), source)
     return (postgrey.clients if kind == "postgrey_clients" else postgrey.recipients)(read(path), source)

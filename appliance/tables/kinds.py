@@ -9,6 +9,17 @@ from collections.abc import Callable, Iterator
 
 from appliance.tables.text import braced, items
 
+#: In memory, from a text of Sendmail.
+SENDMAIL = (
+    "sendmail_connect",
+    "sendmail_from",
+    "sendmail_to",
+    "sendmail_mailertable",
+    "sendmail_virtusertable",
+    "sendmail_genericstable",
+    "sendmail_relay_domains",
+    "sendmail_local_host_names",
+)
 #: In memory, from a file (or, for RULES, an inline list in braces).
 FILES = (
     "texthash",
@@ -17,6 +28,7 @@ FILES = (
     "pcre",
     "postgrey_clients",
     "postgrey_recipients",
+    *SENDMAIL,
 )
 RULES = ("cidr", "regexp", "pcre")
 #: In memory, from their name.

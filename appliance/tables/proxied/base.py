@@ -8,7 +8,11 @@ from typing import Protocol
 
 
 class Bad(Exception):
-    """A table that cannot be opened as it stands: the text says why, with file and line where there are some."""
+    """A table that cannot be opened as it stands: the text says why. `places`: each mistake as (file, line, text)."""
+
+    def __init__(self, text: str, places: tuple[tuple[str, int, str], ...] = ()) -> None:
+        super().__init__(text or "; ".join(f"{file}:{line}: {why}" for file, line, why in places))
+        self.places = places
 
 
 class Step:

@@ -26,7 +26,7 @@ class Settings:
         self.path = path
         self._known, self._refused = (*COMMON, *known), refused or {}
         self._values: dict[str, tuple[int, str]] = {}
-        self._wrong: list[str] = []
+        self._wrong: list[tuple[str, int, str]] = []
         try:
             self.stamp, data = _read(path)
         except OSError as error:
@@ -34,32 +34,32 @@ class Settings:
         source = Source(path)
         for number, line in source.lines(data):
             self._line(number, line)
-        self._wrong += [f"{path}:{flaw.line}: {flaw.text}" for flaw in source.flaws if flaw.fatal]
+        self._wrong += [(path, flaw.line, flaw.text) for flaw in source.flaws if flaw.fatal]
         self.done()
 
     def _line(self, number: int, line: str) -> None:
         name, equals, value = line.partition("=")
         name, value = name.strip(BLANKS), value.strip(BLANKS)
         if not equals or not name:
-            self._wrong.append(f'{self.path}:{number}: "{line[:60]}" is not name = value')
+            self._wrong.append((self.path, number, f'"{line[:60]}" is not name = value'))
         elif name in self._refused:
-            self._wrong.append(f"{self.path}:{number}: {name} is not supported here: {self._refused[name]}")
+            self._wrong.append((self.path, number, f"{name} is not supported here: {self._refused[name]}"))
         elif name not in self._known:
             near = difflib.get_close_matches(name, self._known, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            self._wrong.append(f"{self.path}:{number}: {name} is not known{hint}")
+            self._wrong.append((self.path, number, f"{name} is not known{hint}"))
         else:
             self._values[name] = number, value  # the last one counts, as in Postfix
 
     def wrong(self, name: str, text: str) -> None:
         """Note a mistake in the value of `name`."""
         line = self._values[name][0] if name in self._values else 1
-        self._wrong.append(f"{self.path}:{line}: {name}: {text}")
+        self._wrong.append((self.path, line, f"{name}: {text}"))
 
     def done(self) -> None:
         """Raises Bad if there is any mistake so far."""
         if self._wrong:
-            raise Bad("; ".join(self._wrong))
+            raise Bad("", tuple(self._wrong))
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
