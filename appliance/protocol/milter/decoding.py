@@ -7,6 +7,7 @@ command and the text of a reply code may lack their NUL.
 
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.milter import packets
@@ -53,6 +54,10 @@ def _negotiate(data: bytes) -> packets.Negotiate:
 
 
 def _macros(data: bytes) -> packets.Macros:
+    return _short_macros(data) if len(data) < 128 else _read_macros(data)
+
+
+def _read_macros(data: bytes) -> packets.Macros:
     if not data:
         raise ProtocolError("macros of nothing")
     parts = _texts(data[1:], 0, 2 * MOST_MACROS)
@@ -60,6 +65,10 @@ def _macros(data: bytes) -> packets.Macros:
         raise ProtocolError("a macro without its value")
     values = {name(_decoded(key)): _decoded(value) for key, value in zip(parts[::2], parts[1::2], strict=True)}
     return packets.Macros(chr(data[0]), values)
+
+
+#: Postfix sends the same ones before each field of a header.
+_short_macros = lru_cache(maxsize=256)(_read_macros)
 
 
 def _connect(data: bytes) -> packets.Connect:

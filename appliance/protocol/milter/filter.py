@@ -90,6 +90,8 @@ class FilterMachine:
         #: Why the event at hand has no place here, "" if it has.
         self.odd = ""
         self.agreement: Agreement | None = None
+        #: (place, place behind it) of events that the MTA does not send.
+        self._unseen: tuple[tuple[str, str], ...] = ()
         self._offered: Negotiate | None = None
 
     # ------------------------------------------------------------------ from the MTA
@@ -176,9 +178,9 @@ class FilterMachine:
 
     def _place_so_far(self) -> str:
         """The place, as if what the filter has declined had come."""
-        place, kept_away = self.place, self.agreement.kept_away if self.agreement else ()
-        for before, event, behind in _UNSEEN:
-            if place == before and event in kept_away:
+        place = self.place
+        for before, behind in self._unseen:
+            if place == before:
                 place = behind
         return place
 
@@ -196,6 +198,8 @@ class FilterMachine:
         if self._open is not Event.NEGOTIATE or self._offered is None:
             raise RuntimeError("nothing was offered")
         answer, self.agreement = choose(self._offered, want)
+        away = self.agreement.kept_away
+        self._unseen = tuple((before, behind) for before, event, behind in _UNSEEN if event in away)
         self._open, self.place = None, "ready"
         self._macros.clear()
         return encode(answer)

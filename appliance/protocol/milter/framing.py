@@ -10,6 +10,9 @@ from appliance.protocol.errors import ProtocolError
 from appliance.protocol.milter.words import MAX_PACKET
 
 _LENGTH = struct.Struct(">I")
+_LETTERS = [bytes((octet,)) for octet in range(256)]
+#: Octets that were read are let go at the latest when there are so many.
+_COMPACT = 1 << 16
 
 
 class PacketReader:
@@ -19,6 +22,7 @@ class PacketReader:
     def __init__(self, limit: int = MAX_PACKET) -> None:
         self.limit = limit
         self._buffer = bytearray()
+        self._at = 0
 
     def push(self, data: bytes) -> None:
         """Take octets without looking at them."""
@@ -26,24 +30,27 @@ class PacketReader:
 
     def next(self) -> tuple[bytes, bytes] | None:
         """The next whole packet, or None. Raises ProtocolError."""
-        buffer = self._buffer
-        if len(buffer) < 5:
-            if len(buffer) == 4:
-                self._check(_LENGTH.unpack_from(buffer)[0])
+        buffer, at = self._buffer, self._at
+        there = len(buffer)
+        if there - at < 4:
             return None
-        (length,) = _LENGTH.unpack_from(buffer)
-        self._check(length)
-        if len(buffer) < 4 + length:
-            return None
-        letter, data = bytes(buffer[4:5]), bytes(buffer[5 : 4 + length])
-        del buffer[: 4 + length]
-        return letter, data
-
-    def _check(self, length: int) -> None:
+        (length,) = _LENGTH.unpack_from(buffer, at)
         if not 1 <= length <= self.limit:
             raise ProtocolError(f"a packet of {length} octets, at most {self.limit} are taken")
+        end = at + 4 + length
+        if there < end:
+            return None
+        letter, data = _LETTERS[buffer[at + 4]], bytes(memoryview(buffer)[at + 5 : end])
+        if end == there:
+            buffer.clear()
+            end = 0
+        elif end > _COMPACT:
+            del buffer[:end]
+            end = 0
+        self._at = end
+        return letter, data
 
     @property
     def pending(self) -> bool:
         """Octets wait that are no whole packet (or were not asked for yet)."""
-        return bool(self._buffer)
+        return len(self._buffer) > self._at
