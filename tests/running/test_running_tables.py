@@ -3,16 +3,19 @@
 import os
 import shutil
 import signal
+import socketserver
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from appliance.protocol import socketmap
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
 from tests.peers.policies import plain
-from tests.peers.ports import wait_for
+from tests.peers.ports import free_port, wait_for
 from tests.running.talking import asked, queue_id, sent
 
 pytestmark = [
@@ -109,3 +112,76 @@ def test_a_table_that_is_not_there_keeps_the_old_files_in_force(gateway: Callabl
     assert done.returncode == 1 and f"recipient.toml:1:11: {tmp_path}/none.db cannot be read" in done.stdout
     assert made.cli("reload", check=False).returncode != 0
     assert asked(made.port, "anybody@example.com") == "250 2.1.5 Ok"
+
+
+class Map:
+    """A socketmap server; in `trouble` it says so of every key."""
+
+    def __init__(self, port: int, answers: dict[str, str]) -> None:
+        made = self
+        self.answers, self.trouble = answers, False
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                reader = socketmap.NetstringReader()
+                while octet := self.rfile.read(1):
+                    reader.feed(octet)
+                    if reader.complete:
+                        key = socketmap.read_question(reader.end())[1]
+                        text = made.answers.get(key)
+                        state = "TEMP" if made.trouble else "NOTFOUND" if text is None else "OK"
+                        self.wfile.write(socketmap.answer(state, text or ""))
+                        reader = socketmap.NetstringReader()
+
+        socketserver.ThreadingTCPServer.allow_reuse_address = True
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", port), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def test_a_delivery_waits_for_a_table_that_is_away(gateway: Callable[..., Gateway], inner: Inner) -> None:
+    """RCPT is put off while nobody knows whether the domain is ours; what was taken goes out once the table answers."""
+    port = free_port()
+    routes = f"socketmap:inet:127.0.0.1:{port}:routes"
+    made = gateway(policies=plain(), workers=1)
+    text = made.config.read_text().replace('domains = ["example.com"]', f'domains = ["example.com"]\nroutes = "{routes}"')
+    made.config.write_text(text)
+    made.cli("reload")
+    accepted = queue_id(sent(made.port, "late@example.com"))
+    wait_for(lambda: any(routes in words for words in made.status()["degraded"]), 15, "the table's trouble to be said")
+    assert accepted in made.cli("queue", "list").stdout and not inner.recipients()
+    served = Map(port, {"late@example.com": f"smtp:[127.0.0.1]:{inner.port}"})
+    try:
+        inner.wait(1, 40)
+        assert inner.recipients() == {"late@example.com": 1}
+        sent(made.port, "default@example.com")  # no entry: the general next hop
+        inner.wait(2)
+        wait_for(lambda: made.status()["degraded"] == [], 15, "all well")
+        made.config.write_text(text.replace('domains = ["example.com"]', f'domains = ["{routes}"]'))
+        made.cli("reload")
+        served.answers["ours.example"] = "yes"
+        known = made.root / "policies/recipients"
+        known.write_text(known.read_text() + "@ours.example x\n")
+        wait_for(lambda: asked(made.port, "joe@ours.example") == "250 2.1.5 Ok", 15, "the new domain")
+        assert asked(made.port, "joe@theirs.example").startswith("550 5.7.1 Relaying denied")
+        served.trouble = True
+        away = asked(made.port, "joe@third.example")
+        assert away.startswith("451 4.3.0 Recipient cannot be checked at the moment"), away
+    finally:
+        served.stop()
+
+
+def test_rules_over_content_may_ask_a_table_that_is_not_in_memory(
+    gateway: Callable[..., Gateway], inner: Inner, tmp_path: Path
+) -> None:
+    rules = compiled(tmp_path / "t/rules", "subject: REJECT no test please\n")
+    stages = '["size", "loop", "content"]'
+    header = "unionmap:{" + rules + "}"
+    rule = f'header = ["pipemap:{{pcre:{{ {{/^(subject:) *test/ $1}} }}, {header}}}"]\n'
+    made = gateway(policies=plain(message=stages, content=rule), workers=1)
+    assert sent(made.port, "joe@example.com").startswith("550 5.7.1 no test please")
+    assert sent(made.port, "joe@example.com", body=b"Subject: hello\r\n\r\nx\r\n").startswith("250 ")

@@ -1,0 +1,150 @@
+"""proxymap and the line to it, in one process: frames, many askers, what is not configured, rubbish, the end."""
+
+import asyncio
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.config import blob
+from appliance.config.snapshot import Snapshot, build
+from appliance.daemons import proxymap
+from appliance.daemons.skeleton import Birth
+from appliance.mail.ports import Unavailable
+from appliance.net.channel import Channel, connect
+from appliance.tables import Remote, open_table, wire
+from appliance.tables import remote as remotes
+from appliance.tables.remote import Line
+
+pytestmark = pytest.mark.peer
+
+
+def snapshot(folder: Path, spec: str) -> Snapshot:
+    (folder / "policies").mkdir(exist_ok=True)
+    (folder / "policies/recipient.toml").write_text(f'tables = ["{spec}"]\n')
+    (folder / "c.toml").write_text('[gateway]\npolicies = "policies"\n[relay]\ndomains = ["example.com"]\n')
+    return build(blob.read(str(folder / "c.toml")))
+
+
+class Running:
+    def __init__(self, folder: Path, found: Snapshot) -> None:
+        self.path = str(folder / "s")
+        self.listening = socket.socket(socket.AF_UNIX)
+        self.listening.bind(self.path)
+        self.listening.listen(16)
+        birth = Birth(
+            service="proxymap", index=0, snapshot=found, listening={"unix:proxymap": [self.listening]}, rendezvous={},
+            state_dir=folder, certificates={},
+        )  # fmt: skip
+        self.daemon: Any = proxymap.create(birth)
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    (tmp_path / "t").write_text("".join(f"user{number}@example.com v{number}\n" for number in range(500)))
+    subprocess.run(["postmap", f"hash:{tmp_path}/t"], check=True)
+    made = Running(tmp_path, snapshot(tmp_path, f"hash:{tmp_path}/t"))
+    await made.daemon.start()
+    yield made
+    await made.daemon.drain(1.0)
+    made.listening.close()
+
+
+async def joined(running: Running) -> Line:
+    line = Line(running.path)
+    line.start()
+    assert await line.wait_ready(10)
+    return line
+
+
+def table(spec: str, line: Line) -> Remote:
+    made = open_table(spec, lambda _: b"")
+    assert isinstance(made, Remote)
+    made.line = line
+    return made
+
+
+async def test_all_asks_of_a_turn_go_in_one_frame(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = await joined(running)
+    users, frames = table(f"hash:{tmp_path}/t", line), []
+    send = Channel.send
+    monkeypatch.setattr(Channel, "send", lambda self, value, fds=(): (frames.append(value), send(self, value, fds))[1])
+    answers = await asyncio.gather(*(users.get(f"User{number}@example.com") for number in range(600)))  # type: ignore[arg-type]
+    assert [hit and hit[0] for hit in answers] == [f"v{number}" for number in range(500)] + [None] * 100
+    assert isinstance(frames[0][0], wire.Ask) and len(frames[0]) == 600
+    assert users.get("USER7@example.com") == ("v7", f"hash:{tmp_path}/t")  # remembered: at once
+    assert users.get("user599@example.com") is None
+    line.close()
+
+
+async def test_only_what_is_configured_may_be_asked(running: Running) -> None:
+    line = await joined(running)
+    with pytest.raises(Unavailable, match="is no table of the configuration in force"):
+        await table("hash:/etc/shadow", line).get("root")  # type: ignore[misc]
+    line.close()
+
+
+async def test_rubbish_costs_its_own_connection(running: Running, tmp_path: Path) -> None:
+    line = await joined(running)
+    bad = connect(running.path)
+    gone = asyncio.Event()
+    bad.attach(asyncio.get_running_loop(), lambda _data, _fds: None, gone.set)
+    bad.send({"what": 1})
+    async with asyncio.timeout(10):
+        await gone.wait()
+    assert await table(f"hash:{tmp_path}/t", line).get("user1@example.com") is not None  # type: ignore[misc]
+    line.close()
+
+
+async def test_who_is_cancelled_hurts_nobody(running: Running, tmp_path: Path) -> None:
+    line = await joined(running)
+    users = table(f"hash:{tmp_path}/t", line)
+    first, second = asyncio.ensure_future(users.get("user1@example.com")), users.get("user1@example.com")  # type: ignore[arg-type]
+    first.cancel()
+    assert (await second)[0] == "v1"  # type: ignore[misc, index]
+    line.close()
+
+
+async def test_an_end_is_heard_at_once_and_a_new_beginning_found(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = await joined(running)
+    users = table(f"hash:{tmp_path}/t", line)
+    waiting = users.get("user2@example.com")
+    for peer in tuple(running.daemon._peers):
+        peer.channel.close()
+    with pytest.raises(Unavailable, match="closed the connection"):
+        await waiting  # type: ignore[misc]
+    with pytest.raises(Unavailable):
+        users.get("user3@example.com")
+    assert line.health()["degraded"] and line.failures == 2
+    assert await line.wait_ready(10)
+    assert (await users.get("user3@example.com"))[0] == "v3"  # type: ignore[misc, index]
+    assert line.health()["degraded"] == []
+    monkeypatch.setattr(remotes, "DEADLINE", 0.2)
+    running.daemon._asked = lambda *_: None  # it reads, and says nothing
+    with pytest.raises(Unavailable, match="no answer in time"):
+        await users.get("user4@example.com")  # type: ignore[misc]
+    line.close()
+
+
+async def test_a_reload_with_a_table_that_cannot_be_opened_is_refused(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "x.cf").write_text("dbpath = x\nquerry = SELECT 1\n")
+    with pytest.raises(ValueError, match=r"x\.cf:2: querry is not known \(did you mean query\?\)"):
+        running.daemon.prepare(snapshot(tmp_path, f"sqlite:{tmp_path}/x.cf"))
+    (tmp_path / "x.cf").write_text("dbpath = x\nquery = SELECT 1\n")
+    better = snapshot(tmp_path, f"sqlite:{tmp_path}/x.cf")
+    running.daemon.prepare(better)
+    running.daemon.commit(better)
+    assert list(running.daemon.health()["tables"]) == [f"sqlite:{tmp_path}/x.cf"]
+
+
+async def test_a_process_that_does_not_ask_puts_off(tmp_path: Path) -> None:
+    made = open_table("hash:t", lambda _: b"")
+    with pytest.raises(Unavailable, match="does not ask proxymap"):
+        made.get("x")
