@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any
 
 from appliance.connectors import milter_wire
-from appliance.connectors.breaker import Breaker
+from appliance.connectors.breaker import FIRST, LONGEST, Breaker
 from appliance.mail.milter import Milter
 from appliance.observe import metrics, oplog
 from appliance.observe.contact import Contact
@@ -23,6 +23,8 @@ _seconds = metrics.histogram("postgate_milter_seconds", "Time of a stage with a 
 _degraded = metrics.gauge("postgate_milter_degraded", "1 while a milter fails.", ("milter",))
 #: Transactions that are remembered as touched.
 REMEMBERED = 20
+#: Steps of which a milter that is there again has recovered.
+UNREACHED = ("connecting", "negotiation")
 
 
 class Health:
@@ -32,6 +34,7 @@ class Health:
         self.milter = milter
         self.contact = Contact()
         self.breaker = Breaker(self.probe)
+        self._looking: asyncio.Task[None] | None = None
         self.words: dict[str, int] = {}
         self.failures = 0
         self.touched: deque[str] = deque(maxlen=REMEMBERED)
@@ -73,6 +76,17 @@ class Health:
         _degraded.labels(name).set(1)
         self.said("failed")
         self.breaker.failed()
+        if step in UNREACHED and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        """Whoever was away is well when he is there again; whoever did not answer, when he answers."""
+        pause = FIRST
+        while self.contact.trouble:
+            await asyncio.sleep(pause)
+            pause = min(LONGEST, 2 * pause)
+            if not self.breaker.is_open and await self.probe():
+                return
 
     async def probe(self) -> bool:
         """Does it agree to speak with us?"""
@@ -109,3 +123,5 @@ class Health:
 
     def close(self) -> None:
         self.breaker.close()
+        if self._looking is not None:
+            self._looking.cancel()

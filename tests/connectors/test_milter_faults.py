@@ -1,0 +1,204 @@
+"""Every fault of threats part 4, at every step of a milter's session: the default in bounded time, one line in the log,
+nothing is left behind, and the next message is well when the milter is."""
+
+import asyncio
+import gc
+import os
+import struct
+from typing import Any
+
+import pytest
+
+from appliance.connectors import milter_health
+from appliance.connectors.milter import Link
+from appliance.connectors.milters import Milters
+from appliance.mail.milter import Milter
+from appliance.mail.policy_service import Place
+from tests.connectors.test_milter_client import at, to, whole_session
+from tests.peers.hostile import FAULTS, Act, Good, Hostile, trickles
+from tests.peers.milter_server import MilterServer, packed
+
+OFFER = packed([(b"O", struct.pack(">III", 6, 0x1FF, 0))])
+GO_ON = packed([(b"c", b"")])
+#: The events of a session in order, each with the stage at which it is said.
+STEPS = ("negotiation", "CONNECT", "HELO", "MAIL", "RCPT", "DATA", "header", "body", "END-OF-MESSAGE")
+_LETTERS = dict(zip(STEPS, (b"O", b"C", b"H", b"M", b"R", b"T", b"L", b"B", b"E"), strict=True))
+
+
+def good(step: str) -> Good:
+    """A milter that is well until `step`: the question is that event, and what is before it is answered on the way."""
+    wanted = _LETTERS[step]
+
+    async def read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            size = struct.unpack(">I", await reader.readexactly(4))[0]
+            letter = (await reader.readexactly(size))[:1]
+            if letter == wanted:
+                return
+            if letter not in b"DA":
+                writer.write(OFFER if letter == b"O" else GO_ON)
+
+    return Good(read, OFFER if step == "negotiation" else packed([(b"c", b"")]))
+
+
+def milter(port: int, **more: Any) -> Milter:
+    timeouts = {"connect_timeout": 0.4, "command_timeout": 0.4, "content_timeout": 0.4, "total_timeout": 1.0}
+    return Milter(**({"name": "m", "place": Place(host="127.0.0.1", port=port)} | timeouts | more))
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+
+    class Log:
+        def error(self, text: str, **more: Any) -> None:
+            lines.append({"text": text} | more)
+
+        def warning(self, text: str, **more: Any) -> None:
+            return None
+
+    monkeypatch.setattr(milter_health, "log", Log())
+    return lines
+
+
+async def played(link: Link) -> list[str]:
+    return [(await link.ask(ctx, ())).word for ctx in whole_session()]
+
+
+def settled() -> tuple[int, int]:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+
+
+#: These happen before any step, and are tried there.
+AT_ONCE = {"hangs_at_once", "hangs_up_early", "dies_in_the_body", "refuses", "absent"}
+CASES = [(fault, step) for fault in FAULTS for step in STEPS if step == "negotiation" or fault not in AT_ONCE]
+
+
+@pytest.mark.parametrize(("fault", "step"), CASES)
+async def test_each_fault_at_each_step(fault: str, step: str, said: list[dict[str, Any]]) -> None:
+    clock = asyncio.get_running_loop().time
+    async with Hostile(good(step), FAULTS[fault]) as server:
+        milters = Milters("mx.example.com", 1 << 20)
+        one = milter(server.port)
+        milters.follow((one,), "mx.example.com", 1 << 20)
+        link = milters.link(one)
+        before = settled()
+        began = clock()
+        words = await played(link)
+        assert clock() - began < 2.5
+        assert words[-1] == "failed"
+        (line,) = said
+        assert line["text"] == "milter failed" and line["milter"] == "m" and line["transaction"] == "4F00"
+        assert float(line["seconds"]) <= 1.2 and line["why"]
+        assert step in (line["step"], "negotiation") or fault == "two_answers"
+        facts = milters.health()
+        assert facts["degraded"] and "4F00" in facts["degraded"][0] and facts["m"]["failed"] == 1
+        link.close()
+        milters.close()
+        await server.be(None)
+    del link
+    await asyncio.sleep(0)
+    assert milters.health()["m"]["connections"] == 0
+    assert settled()[0] <= before[0]
+
+
+async def test_an_answer_octet_by_octet_is_an_answer(said: list[dict[str, Any]]) -> None:
+    async with Hostile(good("negotiation"), trickles) as server:
+        link = Milters("mx", 1 << 20).link(milter(server.port))
+        assert (await link.ask(at("connect"), ())).word == "failed"  # behind the offer it hangs up
+        assert said[0]["step"] == "CONNECT"
+        link.close()
+
+
+async def test_the_next_message_is_well_when_the_milter_is(said: list[dict[str, Any]]) -> None:
+    async with MilterServer({b"M": []}) as server:
+        link = Milters("mx", 1 << 20).link(milter(server.port))
+        assert await played(link) == ["continue"] * 2 + ["failed"] * 4 and len(said) == 1
+        server.says = {}
+        link.reset()
+        words = [(await link.ask(ctx, ())).word for ctx in whole_session()[2:]]
+        assert words == ["continue"] * 4 and len(server.heard) == 2
+        assert server.letters() == b"OCHMRTLLLLLNBE"  # the new connection heard of the whole session
+        link.close()
+
+
+async def test_one_that_hung_up_between_two_messages_is_no_failure(said: list[dict[str, Any]]) -> None:
+    async with MilterServer() as server:
+        link = Milters("mx", 1 << 20).link(milter(server.port))
+        await played(link)
+        link.reset()
+        await server.__aexit__()
+        await server.closed.wait()
+        await server.__aenter__()
+        for _ in range(100):  # the end of the connection comes over the loop
+            await asyncio.sleep(0)
+        assert [(await link.ask(ctx, ())).word for ctx in whole_session()[2:]] == ["continue"] * 4
+        assert not said
+        link.close()
+
+
+async def test_one_that_keeps_failing_costs_no_time(said: list[dict[str, Any]]) -> None:
+    async with Hostile(good("negotiation"), FAULTS["hangs_at_once"]) as server:
+        milters = Milters("mx", 1 << 20)
+        one = milter(server.port)
+        clock = asyncio.get_running_loop().time
+        for _ in range(5):
+            link = milters.link(one)
+            await link.ask(at("connect"), ())
+            link.close()
+        began = clock()
+        link = milters.link(one)
+        assert (await link.ask(at("connect"), ())).word == "failed"
+        assert clock() - began < 0.2 and "left alone" in said[-1]["why"]
+        link.close()
+        milters.close()
+
+
+async def test_a_cancelled_question_leaves_no_connection(said: list[dict[str, Any]]) -> None:
+    async with MilterServer({b"R": []}) as server:
+        milters = Milters("mx", 1 << 20)
+        link = milters.link(milter(server.port, command_timeout=60.0, total_timeout=60.0))
+        for ctx in (at("connect"), at("helo"), at("mail")):
+            await link.ask(ctx, ())
+        asking = asyncio.ensure_future(link.ask(at("rcpt", recipient=to("r@example.com")), ()))
+        while b"R" not in server.letters():
+            await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await server.closed.wait()
+        server.says = {}
+        assert (await link.ask(at("rcpt", recipient=to("r@example.com")), ())).word == "continue"
+        link.close()
+        assert not said
+
+
+async def test_closing_wakes_who_waits_and_is_no_failure(said: list[dict[str, Any]]) -> None:
+    async with MilterServer({b"C": []}) as server:
+        link = Milters("mx", 1 << 20).link(milter(server.port, command_timeout=60.0, total_timeout=60.0))
+        asking = asyncio.ensure_future(link.ask(at("connect"), ()))
+        while not server.heard or b"C" not in server.letters():
+            await asyncio.sleep(0)
+        link.close()
+        assert (await asking).word == "failed" and not said
+        await server.closed.wait()
+
+
+async def test_others_do_not_notice(said: list[dict[str, Any]]) -> None:
+    hangs: Act | None = FAULTS["hangs_behind_the_question"]
+    async with Hostile(good("MAIL"), hangs) as bad, MilterServer() as well:
+        milters = Milters("mx", 1 << 20)
+        first = milters.link(milter(bad.port))
+        second = milters.link(milter(well.port, name="w"))
+        clock = asyncio.get_running_loop().time
+
+        async def quick() -> float:
+            began = clock()
+            assert (await played(second))[-1] == "continue"
+            return clock() - began
+
+        slow, took = await asyncio.gather(played(first), quick())
+        assert slow[-1] == "failed" and took < 0.4
+        first.close()
+        second.close()
