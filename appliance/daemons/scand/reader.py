@@ -14,7 +14,7 @@ from collections import deque
 from mmap import mmap
 from typing import NamedTuple
 
-from appliance.daemons.scand import archives, filetypes, macros, yara
+from appliance.daemons.scand import archives, filetypes, macros
 from appliance.daemons.scand.members import Members
 from appliance.daemons.scand.parts import Parts
 from appliance.mail.inspection import Report
@@ -215,7 +215,6 @@ def warm() -> None:
     filetypes.warm()
     archives.warm()
     macros.warm()
-    yara.warm()
     read(_WARM, 0, mime.LIMITS, None)
 
 

@@ -6,7 +6,6 @@ some octets. No file is opened, no thread started: the time of the job is the li
 mail: rules that are not in force are named as such (Report.rules is empty), never "nothing found".
 """
 
-import contextlib
 import hashlib
 import importlib
 from collections.abc import Iterable, Mapping
@@ -51,13 +50,13 @@ class Rules:
         """What fits these octets, under any of their names."""
         self._scanner.set_global("content_type", content_type)
         self._scanner.set_global("part", part)
-        found: dict[str, Hit] = {}
+        found: dict[tuple[str, str], Hit] = {}
         for name in list(dict.fromkeys(names))[:NAMES] or [""]:
             self._scanner.set_global("filename", name.encode("utf-8", "replace").decode())
             for rule in self._scanner.scan(octets).matching_rules:
                 kind = dict(rule.metadata).get("kind", "infected")
                 kind = kind if kind in KINDS else "infected"
-                found[rule.identifier] = Hit(path[:2048], rule.identifier[:200], str(kind))
+                found[rule.namespace, rule.identifier] = Hit(path[:2048], rule.identifier[:200], str(kind))
         return list(found.values())
 
 
@@ -103,10 +102,3 @@ def current() -> Rules | None:
 def is_missing() -> bool:
     """Whether the library is not there."""
     return yara_x is None
-
-
-def warm() -> None:
-    """Nothing is loaded late."""
-    if yara_x is not None:
-        with contextlib.suppress(ValueError):  # said when rules are to be in force
-            Rules({"warm": b'rule warm { strings: $a = "warm" condition: $a }'}).look("", ("",), b"warm")

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import os
 import signal
@@ -27,8 +28,9 @@ from appliance.connectors.scanners import Scanners
 from appliance.connectors.source import Octets
 from appliance.daemons.scand import yara
 from appliance.mail.inspection import Hit, Report
+from appliance.mail.ports import Unavailable
 from tests.connectors.scanner_peer import context
-from tests.daemons.scand.test_scand_process import Rig
+from tests.daemons.scand.test_scand_process import SLOW, Rig, child_of
 from tests.peers.clamd import EICAR, eicar_mail
 
 pytest.importorskip("yara_x", reason="the extra yara is not installed")
@@ -119,6 +121,20 @@ async def test_a_nursery_that_dies_gets_the_rules_again(rig: Rig) -> None:
     assert (await rig.read(TRACE + eicar_mail())).hits
 
 
+async def test_c6_a_fault_in_a_child_that_has_rules_kills_it(rig: Rig) -> None:
+    """The library has a handler for SIGSEGV of its own; a real fault comes again behind it."""
+    await settled(rig, shipped())
+    slow = asyncio.create_task(rig.read(SLOW))
+    child = await child_of(rig.nursery)
+    with pytest.raises(Unavailable, match="SIGSEGV"):
+        while not slow.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGSEGV)
+            await asyncio.sleep(0.02)
+        await slow
+    assert (await rig.read(TRACE + eicar_mail())).hits
+
+
 async def test_rules_that_fail_are_said_to_and_find_nothing_quietly(rig: Rig) -> None:
     rig.scand.commit(snapshot({"x.yar": b"rule {"}))
     await settled(rig, {})
@@ -136,7 +152,7 @@ def test_without_executable_memory_rules_are_not_in_force() -> None:
     """As under systemd's MemoryDenyWriteExecute: the library panics, the process lives on."""
     text = (
         "import ctypes\nif ctypes.CDLL(None).prctl(65, 1, 0, 0, 0): raise SystemExit(77)\n"
-        "from appliance.daemons.scand import yara\nyara.warm()\n"
+        "from appliance.daemons.scand import yara\n"
         "try: yara.load({'a': b'rule a { condition: true }'})\nexcept ValueError as e: print('refused', e)\n"
         "print(yara.current())"
     )
