@@ -1,0 +1,143 @@
+"""The recipes of docs/hooks.md about scanners, as they stand there, with other ports and folders; amavisd, a program and
+YARA rules behind a whole gateway."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.senders import talk
+from tests.interop.test_hooks_policy import recipe
+from tests.interop.test_real_scanners import HAM
+from tests.peers import amavis, clamd, icap, rspamd
+from tests.peers.amavis import Amavis
+from tests.peers.clamd import Clamd, eicar_mail
+from tests.peers.gateway import ZONE, Gateway
+from tests.peers.icap import CIcap
+from tests.peers.inner import Inner
+from tests.peers.policies import plain
+from tests.peers.ports import wait_for
+from tests.peers.rspamd import Rspamd
+from tests.peers.spamd import GTUBE
+
+pytestmark = pytest.mark.peer
+SCANNED = plain(message='["size", "loop", ["antivirus", "antispam"]]')
+
+
+def written(folder: Path, inner: Inner, name: str, changes: dict[str, str]) -> Gateway:
+    """The gateway of a recipe, started; its wiring with these changes."""
+    made = Gateway(Path(tempfile.mkdtemp(dir=folder)), inner.port, zone=ZONE, policies=SCANNED)
+    wiring = recipe(name).replace("/var/lib/postgate", "state").replace("[gateway]\n", '[gateway]\ndrop = "off"\n')
+    changes = {"0.0.0.0:25": f"127.0.0.1:{made.port}", "10.0.0.25]:25": f"127.0.0.1]:{inner.port}", **changes}
+    for old, new in changes.items():
+        assert old in wiring, old
+        wiring = wiring.replace(old, new)
+    made.config.write_text(wiring + '[dns]\nnameservers = ["127.0.0.1:9"]\nzone = "zone"\n')
+    checked = made.cli("check")
+    assert checked.returncode == 0, checked.stdout
+    return made.start()
+
+
+@pytest.fixture
+def av(tmp_path: Path) -> Iterator[Clamd]:
+    if not clamd.available():
+        pytest.skip("Debian package clamav-daemon is not installed")
+    server = Clamd(tmp_path / "clamd").start()
+    yield server
+    server.stop()
+
+
+def test_postgate_before_rspamd(tmp_path: Path, inner: Inner) -> None:
+    if not rspamd.available():
+        pytest.skip("Debian package rspamd is not installed")
+    judge = Rspamd(tmp_path / "rspamd").start()
+    gateway = written(tmp_path, inner, "before-rspamd", {"127.0.0.1:11333": judge.addresses[0]})
+    try:
+        assert talk(gateway.port, HAM, "bob@example.com")[0] == "accepted"
+        [ham] = inner.wait(1)
+        told = b"sender@example.org bob@example.com 127.0.0.1 sender.example.org client.example.org"
+        assert b"\r\nX-Told: " + told in ham.content
+        assert b"X-Postgate-Spam: no, score=" in ham.content
+        spam = talk(gateway.port, HAM.replace(b"Dear Bob,", GTUBE), "bob@example.com")
+        assert spam[0] == "refused" and spam[1].startswith("550 5.7.1") and "rspamd" not in spam[1].lower()
+        assert talk(gateway.port, HAM.replace(b"Subject: ", b"Subject: LOUD "), "bob@example.com")[0] == "accepted"
+        assert b"X-Postgate-Mark: antispam=spam" in inner.wait(2)[1].content
+        later = talk(gateway.port, HAM.replace(b"Subject: ", b"Subject: LATER "), "bob@example.com")
+        assert later[1].startswith("451 4.7.1"), later
+        judge.stop()
+        assert talk(gateway.port, HAM.replace(b"Ann\r\n", b"Ann 2\r\n"), "bob@example.com")[0] == "accepted"
+        assert b"X-Postgate-Mark: antispam=error" in inner.wait(3)[2].content
+        assert "scanner rspamd (rspamd)" in gateway.cli("status", check=False).stdout
+    finally:
+        gateway.stop()
+        judge.stop()
+
+
+def test_postgate_and_an_icap_antivirus(tmp_path: Path, inner: Inner, av: Clamd) -> None:
+    if not icap.available():
+        pytest.skip("Debian packages c-icap and libc-icap-mod-virus-scan are not installed")
+    services = CIcap(tmp_path / "c-icap", av)
+    gateway = written(tmp_path, inner, "icap", {"127.0.0.1:1344": f"127.0.0.1:{services.port}"})
+    try:
+        assert talk(gateway.port, HAM, "bob@example.com")[0] == "accepted"
+        assert inner.wait(1)[0].content.endswith(HAM)
+        kind, reply = talk(gateway.port, eicar_mail(), "bob@example.com")
+        assert kind == "refused" and reply.startswith("550 5.7.1") and "eicar" not in reply.lower()
+        gateway.wait_log("Eicar-Test-Signature")
+        services.stop()
+        kind, reply = talk(gateway.port, HAM.replace(b"Ann\r\n", b"Ann 2\r\n"), "bob@example.com")
+        assert kind == "refused" and reply.startswith("451 4.3.2")
+    finally:
+        gateway.stop()
+        services.stop()
+    assert len(inner.messages) == 1
+
+
+def test_amavisd_judges_by_am_pdp(gateway: Callable[..., Gateway], tmp_path: Path, inner: Inner, av: Clamd) -> None:
+    if not amavis.available():
+        pytest.skip("Debian package amavisd-new is not installed, or we are not root")
+    root = Path(tempfile.mkdtemp(dir="/tmp", prefix="pg-am"))
+    judge = Amavis(root / "amavis", av)
+    more = f'[scanners.amavis]\nkind = "amavis"\naddress = "127.0.0.1:{judge.port}"\nfolder = "{judge.folder}"\n'
+    made = gateway(policies=SCANNED, more=more)
+    try:
+        log = judge.root / "home" / "amavis.log"
+        assert talk(made.port, HAM, "bob@example.com")[0] == "accepted", log.read_text()[-2000:]
+        [ham] = inner.wait(1)
+        assert b"X-Virus-Scanned: " in ham.content, "amavisd's own field"
+        kind, reply = talk(made.port, eicar_mail(), "bob@example.com")
+        assert kind == "refused" and reply.startswith("550 5.7.1"), (reply, log.read_text()[-3000:])
+        made.wait_log("INFECTED")
+        judge.stop()
+        kind, reply = talk(made.port, HAM.replace(b"Ann\r\n", b"Ann 2\r\n"), "bob@example.com")
+        assert kind == "refused" and reply.startswith("451 4.3.2")
+        wait_for(lambda: not list(judge.folder.iterdir()), 10, "the folder of amavisd to be empty again")
+    finally:
+        made.stop()
+        judge.stop()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def test_a_program_and_yara_rules(gateway: Callable[..., Gateway], tmp_path: Path, inner: Inner) -> None:
+    """Two virus scanners: any finds, all must answer."""
+    pytest.importorskip("yara_x", reason="the extra yara is not installed")
+    program = tmp_path / "av.sh"
+    program.write_text('#!/bin/sh\ngrep -q EVIL "$1" && { echo "$1: Evil.A FOUND"; exit 1; }\nexit 0\n')
+    program.chmod(0o755)
+    more = f'[scanners.program]\nkind = "command"\ncommand = ["{program}", "{{file}}"]\npattern = ": (.+) FOUND$"\n'
+    more += 'exit_codes = { "0" = "clean", "1" = "infected" }\n[scanners.rules]\nkind = "yara"\n'
+    made = gateway(policies=SCANNED, more=more)
+    assert talk(made.port, HAM, "bob@example.com")[0] == "accepted"
+    assert len(inner.wait(1)) == 1
+    assert talk(made.port, HAM + b"EVIL\r\n", "bob@example.com")[1].startswith("550 5.7.1")
+    made.wait_log("Evil.A")
+    assert talk(made.port, eicar_mail(), "bob@example.com")[1].startswith("550 5.7.1")
+    made.wait_log("EICAR_Test_File")
+    program.unlink()
+    kind, reply = talk(made.port, HAM.replace(b"Ann\r\n", b"Ann 2\r\n"), "bob@example.com")
+    assert kind == "refused" and reply.startswith("451 4.3.2"), "all must answer"
+    status = made.cli("status", check=False).stdout
+    assert "runner.0" in status and "scanner program (command)" in status and "scanner rules (yara)" in status
+    wait_for(lambda: not list((made.root / "state" / "scans").iterdir()), 10, "no message to be left")
