@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from appliance import tables
 from appliance.config import default
 from appliance.config.references import Layout
 
@@ -25,9 +26,10 @@ Stamp = tuple[int, int, int]
 class Blob(msgspec.Struct, frozen=True):
     """All files in force by absolute path. `main` is the wiring file ("" = the embedded default of `postgate run`).
     `stamps` maps files to (mtime_ns, size, inode), so that the master sees which changed. `folder`: where relative
-    paths of the wiring begin. `policies`: names below policies/ to the paths in force; `rules`: the same for YARA rules,
-    where a scanner wants them. `missing`: what could not be
-    read, and why. `shipped`: the folder of shipped policies, "" if there is none."""
+    paths of the wiring begin. `policies`: names below policies/ to the paths in force; `rules`: the same for YARA
+    rules, where a scanner wants them. `missing`: what could not be read, and why. `shipped`: the folder of shipped
+    policies, "" if there is none. `apart`: the .cf files whose query takes the key apart (all else that stands in them
+    is proxymap's)."""
 
     main: str
     files: dict[str, bytes]
@@ -38,6 +40,7 @@ class Blob(msgspec.Struct, frozen=True):
     missing: dict[str, str] = {}
     shipped: str = ""
     rules: dict[str, str] = {}
+    apart: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -57,6 +60,7 @@ class _Reading:
         self.files: dict[str, bytes] = {}
         self.stamps: dict[str, Stamp] = {}
         self.missing: dict[str, str] = {}
+        self.apart: list[str] = []
 
     def take(self, path: str) -> bool:
         if path in self.files or path in self.missing:
@@ -67,10 +71,12 @@ class _Reading:
             self.missing[path] = why.strerror or str(why)
         return path in self.files
 
-    def probe(self, path: str) -> None:
+    def probe(self, path: str, spec: str) -> None:
         """Only whether it can be read: keys and passwords do not belong into a value that every process gets."""
         try:
             os.close(_open(path))
+            if tables.is_cf(spec):
+                self.apart += [path] if tables.takes_apart(octets(path)[0]) else []
         except OSError as why:
             self.missing[path] = why.strerror or str(why)
 
@@ -106,11 +112,12 @@ def read(path: str | None) -> Blob:
     for reference in layout.references(texts):
         if reference.secret:
             for candidate in reference.candidates:
-                reading.probe(candidate)
+                reading.probe(candidate, reference.spec)
         elif not any(reading.take(candidate) for candidate in reference.candidates):
             continue
     rules = _rules(layout.policies_folder, shipped, reading) if layout.wants_rules else {}
-    blob = Blob(main, reading.files, "", reading.stamps, folder, policies, reading.missing, shipped, rules)
+    apart = tuple(reading.apart)
+    blob = Blob(main, reading.files, "", reading.stamps, folder, policies, reading.missing, shipped, rules, apart)
     return msgspec.structs.replace(blob, hash=fingerprint(blob.files, policies))
 
 

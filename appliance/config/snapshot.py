@@ -164,6 +164,8 @@ class _Build:
         spec = tables.with_paths(reference.spec, lambda _: path.removesuffix(tables.suffix_of(reference.spec)))
         key = reference.spec if reference.policy else spec
         table = self._unchanged(key, path) or tables.open_table(spec, lambda _: data, substitution=not routes)
+        if isinstance(table, Remote) and path in self.blob.apart:
+            table.pattern = True
         self.tables[key] = table
         if not reference.secret:
             self.table_files.add(path)

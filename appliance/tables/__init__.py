@@ -14,7 +14,17 @@ from typing import Protocol
 
 from appliance.mail.ports import Hit
 from appliance.tables import cidr, compound, fixed, kinds, pattern, postgrey, sendmail
-from appliance.tables.kinds import KINDS, complaint, leaves, path_of, proxied_path, suffix_of, with_paths
+from appliance.tables.kinds import (
+    KINDS,
+    complaint,
+    is_cf,
+    leaves,
+    path_of,
+    proxied_path,
+    suffix_of,
+    takes_apart,
+    with_paths,
+)
 from appliance.tables.remote import Remote
 from appliance.tables.text import Flaw, Source, TableError, braced, items
 
@@ -25,12 +35,14 @@ __all__ = [
     "Remote",
     "TableError",
     "complaint",
+    "is_cf",
     "leaves",
     "open_table",
     "path_of",
     "proxied_path",
     "remotes",
     "suffix_of",
+    "takes_apart",
     "with_paths",
 ]
 

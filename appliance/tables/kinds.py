@@ -5,9 +5,10 @@ tables go through proxymap follows from their type.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterator
 
-from appliance.tables.text import braced, items
+from appliance.tables.text import Source, braced, items
 
 #: In memory, from a text of Sendmail.
 SENDMAIL = (
@@ -45,6 +46,8 @@ PROXIED = (*COMPILED, *CF, *SERVERS)
 KINDS = (*FILES, *IN_PLACE, *PROXIED, *COMPOUND)
 #: Of those behind proxymap, the ones that see full keys only.
 PATTERN = SERVERS
+_QUERIES = ("query", "query_filter", "search_base", "key_format")
+_APART = re.compile(r"%[udUD1-9]")
 
 
 def split(spec: str) -> tuple[str, str]:
@@ -78,6 +81,21 @@ def proxied_path(spec: str) -> str:
     """The file that proxymap opens, without what is appended to the name; "" if it names none."""
     kind, name = split(spec)
     return name if kind in COMPILED or kind in CF else ""
+
+
+def is_cf(spec: str) -> bool:
+    """Whether its name is a .cf file."""
+    return split(spec)[0] in CF
+
+
+def takes_apart(data: bytes) -> bool:
+    """Whether a .cf file puts parts of the key into its query (%u, %d, %1): then Postfix offers it full keys only.
+    Nothing else of the file is of interest here."""
+    for _, line in Source("").lines(data):
+        name, _, value = line.partition("=")
+        if name.strip() in _QUERIES and _APART.search(value.replace("%%", "")):
+            return True
+    return False
 
 
 def suffix_of(spec: str) -> str:

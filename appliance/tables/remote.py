@@ -43,12 +43,13 @@ class Remote:
 
     def __init__(self, spec: str, pattern: bool, source: Source) -> None:
         self.spec, self.pattern, self.source = spec, pattern, source
+        self._folds = not pattern
         self.line: Asking | None = None
         self._recent: dict[str, tuple[float, Hit | None]] = {}
 
     def get(self, key: str) -> Hit | Awaitable[Hit | None] | None:
         """Raises Unavailable at once where nobody can be asked."""
-        if not self.pattern:
+        if self._folds:
             key = key.lower()
         recent = self._recent.get(key)
         if recent is not None and recent[0] > time.monotonic():

@@ -144,6 +144,14 @@ async def test_a_reload_with_a_table_that_cannot_be_opened_is_refused(running: R
     assert list(running.daemon.health()["tables"]) == [f"sqlite:{tmp_path}/x.cf"]
 
 
+def test_a_query_that_takes_the_key_apart_sees_full_keys_only(tmp_path: Path) -> None:
+    path = tmp_path / "t.cf"
+    for query, pattern in (("'%s'", False), ("'%u@%d'", True), ("'%S'", False), ("'%2.%1'", True), ("'%%d%s'", False)):
+        path.write_text(f"dbpath = {tmp_path}/x.db\nresult_format = %d\nquery = SELECT 1\n  WHERE a = {query}\n")
+        (made,) = snapshot(tmp_path, f"sqlite:{path}").remotes
+        assert made.pattern is pattern, query
+
+
 async def test_a_process_that_does_not_ask_puts_off(tmp_path: Path) -> None:
     made = open_table("hash:t", lambda _: b"")
     with pytest.raises(Unavailable, match="does not ask proxymap"):
