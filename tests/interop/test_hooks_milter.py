@@ -12,7 +12,7 @@ from tests.interop.test_milterd_postfix import Chain, fields, mail
 from tests.peers import sendmail
 from tests.peers.gateway import ZONE, Gateway
 from tests.peers.inner import Inner
-from tests.peers.ports import free_port
+from tests.peers.ports import answers, free_port, wait_for
 from tests.peers.postfix import Postfix
 from tests.peers.sendmail import Sendmail
 
@@ -32,17 +32,18 @@ class Recipe:
     """The gateway of the page, its milter at `front`."""
 
     def __init__(self, folder: Path, inner: Inner) -> None:
-        port, self.front = free_port(), free_port()
-        wiring = recipe("milter").replace("127.0.0.1:2525", f"127.0.0.1:{port}").replace("10041", str(self.front))
+        self.front = free_port()
+        wiring = recipe("milter").replace("10041", str(self.front))
         wiring = wiring.replace("/var/lib/postgate", "state").replace("[gateway]\n", '[gateway]\ndrop = "off"\n')
         self.gateway = Gateway(Path(tempfile.mkdtemp(dir=folder)), inner.port, zone=NAMES)
-        self.gateway.port = port
         self.gateway.config.write_text(wiring + '[dns]\nnameservers = ["127.0.0.1:9"]\nzone = "zone"\n')
         policies = self.gateway.root / "policies"
         (policies / "recipient.toml").write_text(recipe("milter-recipient"))
         (policies / "greylist.toml").write_text('mode = "off"\n')
         assert self.gateway.cli("check").returncode == 0
-        self.gateway.start()
+        self.gateway.start(wait=False)
+        wait_for(lambda: answers(self.front), 20, f"milterd:\n{self.gateway.tail()}")
+        self.gateway.wait_log("ready: ")
 
 
 @pytest.fixture
