@@ -206,7 +206,7 @@ class Link:
         if said.word != "continue":
             return said
         spaced = self._machine.agreement is not None and self._machine.agreement.leading_space
-        wanted = milter_content.wanted(heard.edits, seen.own, leading_space=spaced, utf8=ctx.smtputf8)
+        wanted = milter_content.wanted(heard.edits, seen, leading_space=spaced, utf8=ctx.smtputf8)
         return Said(edits=wanted.edits, quarantine=wanted.quarantine)
 
     async def _all_of(self, seen: milter_content.Seen, told: Mapping[str, str]) -> Said | None:

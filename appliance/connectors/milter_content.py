@@ -41,11 +41,12 @@ class Field(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """`fields` without our own; `own`: how many fields with the name of ours (Received) stand above it, None: it is not
-    there. `body`: what is behind the empty line, in pieces for one packet each."""
+    """`fields` without our own (Received), which stood below the first `above` of them (-1: nowhere), `twins` of the same
+    name. `body`: what is behind the empty line, in pieces for one packet each."""
 
     fields: list[Field]
-    own: int | None
+    above: int
+    twins: int
     body: Iterator[bytes]
 
 
@@ -62,12 +63,12 @@ def seen(content: Content, edits: Sequence[Edit]) -> Seen:
     behind = behind[2:] if behind.startswith(b"\r\n") else behind.removeprefix(b"\n")
     fields = [Field(found[1], found[2]) for found in _FIELD.finditer(start[:end])]
     ours = _FIELD.match(content.header)
-    at = next((at for at, field in enumerate(fields) if ours and field == (ours[1], ours[2])), None)
-    own = None
-    if at is not None:
-        own = sum(field.name.lower() == fields[at].name.lower() for field in fields[:at])
+    at = next((at for at, field in enumerate(fields) if ours and field == (ours[1], ours[2])), -1)
+    twins = 0
+    if at >= 0:
+        twins = sum(field.name.lower() == fields[at].name.lower() for field in fields[:at])
         del fields[at]
-    return Seen(fields, own, _pieces(behind, rest))
+    return Seen(fields, at, twins, _pieces(behind, rest))
 
 
 def _pieces(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
@@ -85,7 +86,7 @@ class Wanted(NamedTuple):
     quarantine: str = ""
 
 
-def wanted(said: Sequence[Modification], own: int | None, *, leading_space: bool, utf8: bool) -> Wanted:
+def wanted(said: Sequence[Modification], seen: Seen, *, leading_space: bool, utf8: bool) -> Wanted:
     """Modifications as edits, in their order. Raises ProtocolError."""
     edits: list[Edit] = []
     body: list[bytes] = []
@@ -96,7 +97,7 @@ def wanted(said: Sequence[Modification], own: int | None, *, leading_space: bool
         elif isinstance(one, Quarantine):
             kept = one.reason.decode("utf-8", "replace").strip() or "quarantined"
         elif isinstance(one, AddHeader | InsertHeader | ChangeHeader):
-            edits.append(_of_header(one, own, leading_space))
+            edits.append(_of_header(one, seen, leading_space))
         else:
             edits.append(_of_envelope(one, utf8))
     if body:
@@ -105,7 +106,7 @@ def wanted(said: Sequence[Modification], own: int | None, *, leading_space: bool
     return Wanted(tuple(edits), kept)
 
 
-def _of_header(one: AddHeader | InsertHeader | ChangeHeader, own: int | None, leading_space: bool) -> Edit:
+def _of_header(one: AddHeader | InsertHeader | ChangeHeader, seen: Seen, leading_space: bool) -> Edit:
     if not _NAME.match(one.name) or one.name.endswith(b"*"):
         raise ProtocolError(f"{one.name[:80]!r} is no name of a header field")
     name = one.name.decode("ascii")
@@ -113,13 +114,19 @@ def _of_header(one: AddHeader | InsertHeader | ChangeHeader, own: int | None, le
     if isinstance(one, AddHeader):
         return Edit("append", name, value, encoding=encoding)
     if isinstance(one, InsertHeader):
-        return Edit("insert", name, value, one.position, encoding=encoding)
+        return Edit("insert", name, value, _place(one.position, seen.above), encoding=encoding)
     position = max(one.position, 1)
-    if own is not None and name.lower() == "received" and position > own:
+    if seen.above >= 0 and name.lower() == "received" and position > seen.twins:
         position += 1
     if not one.value:
         return Edit("delete", name, index=position)
     return Edit("change", name, value, position, encoding=encoding)
+
+
+def _place(position: int, above: int) -> int:
+    """Among all fields: 0 is above all, 1 above all that the milter saw, but below our own field if that is on top."""
+    seen = position - 1
+    return max(seen, 0) if position == 0 or seen < above or above < 0 else seen + 1
 
 
 def _of_envelope(one: AddRecipient | DeleteRecipient | ChangeSender, utf8: bool) -> Edit:

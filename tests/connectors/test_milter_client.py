@@ -328,6 +328,17 @@ async def test_the_message_as_those_before_have_left_it() -> None:
     assert b"\r\nX-First: 2\r\n" in whole(MAIL, (*edits, *said.edits))
 
 
+async def test_positions_count_from_the_first_field_that_was_seen() -> None:
+    edits = (Edit("prepend", "Received-SPF", "pass"),)
+    says = {b"E": [header(b"i", "X-2", "below the first", 2), header(b"i", "X-1", "on top", 1), (b"c", b"")]}
+    async with MilterServer(says) as server:
+        _, link = linked(server)
+        said = (await session(link, *whole_session(), edits=edits))[-1]
+        link.close()
+    start = b"X-1: on top\r\nReceived-SPF: pass\r\n" + OURS + b"X-2: below the first\r\nReceived: from b"
+    assert whole(MAIL, (*edits, *said.edits)).startswith(start)
+
+
 async def test_a_large_body_comes_in_pieces_and_skip_ends_it() -> None:
     large = RamContent(MAIL + b"x" * 78 + b"\r\n" + (b"y" * 78 + b"\r\n") * 4800)
     for says, count in (({}, 6), ({b"B": [(b"s", b"")]}, 1)):
