@@ -91,6 +91,11 @@ class Layout:
             if isinstance(file, str) and file:
                 yield Reference(file, (absolute(file, self.folder),), "", (section, key))
         yield from self._certificates()
+        for name, entry in self.section("scanners").items():
+            file = entry.get("password_file") if isinstance(entry, dict) else None
+            if isinstance(file, str) and file:
+                path = ("scanners", name, "password_file")
+                yield Reference(file, (absolute(file, self.folder),), "", path, True)
 
     def _certificates(self) -> Iterator[Reference]:
         listeners = self.values.get("listen")

@@ -20,6 +20,7 @@ Pattern = Annotated[str, checked(expression, empty=True)]
 #: Keys that not every kind has, and the kinds that have them.
 _OF_KINDS: dict[str, frozenset[str]] = {
     "address": frozenset({"clamd", "spamd", "rspamd", "icap", "amavis"}),
+    "password_file": frozenset({"rspamd"}),
     "user": frozenset({"rspamd"}),
     "service": frozenset({"icap"}),
     "method": frozenset({"icap"}),
@@ -49,6 +50,7 @@ class ScannerEntry(BaseModel):
     concurrency: Annotated[int, Strict(), Field(ge=1, le=1000)] = 10
     size_limit: Whole = 0
     remember: Duration = 300.0
+    password_file: str = ""
     user: Annotated[str, Field(pattern=r"^[!-~]{0,100}$")] = ""
     service: Annotated[str, Field(pattern=r"^[!-~]{1,200}$")] = "avscan"
     method: Literal["respmod", "reqmod"] = "respmod"

@@ -67,7 +67,9 @@ def anchored(wiring: Wiring, folder: str) -> Wiring:
             "relay": relay.model_copy(update=at.relay(relay, at.path(gateway.state_dir))),
             "dns": dns.model_copy(update={"zone": at.path(dns.zone)}),
             "scanners": {
-                name: entry.model_copy(update={"address": at.sockets(entry.address)})
+                name: entry.model_copy(
+                    update={"address": at.sockets(entry.address), "password_file": at.path(entry.password_file)}
+                )
                 for name, entry in wiring.scanners.items()
             },
             "filters": {

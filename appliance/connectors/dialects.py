@@ -5,8 +5,8 @@ NoAnswer (another server may be asked), ProtocolError (what came makes no sense)
 given). What failure means for the mail: "not scanned".
 """
 
-from collections.abc import Hashable
-from types import ModuleType
+from collections.abc import Hashable, Mapping
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
 from appliance.connectors import amavis, clamd, command, conversation, icap, rspamd, spamd, yara
@@ -22,10 +22,12 @@ SCAN_FOR_VIRUSES = frozenset({clamd.KIND, icap.KIND, command.KIND})
 
 
 class Inside(NamedTuple):
-    """Processes of ours that some kinds need; None where there are none (every scan is an error then)."""
+    """Processes of ours that some kinds need, None where there are none (every scan is an error then); passwords by the
+    name of the scanner."""
 
     runner: Runner | None = None
     inspector: Inspector | None = None
+    secrets: Mapping[str, bytes] = MappingProxyType({})
 
 
 class Dialect(Protocol):
@@ -74,7 +76,7 @@ def make(kind: str, name: str, options: Any, inside: Inside) -> Dialect:
     if kind == amavis.KIND:
         return amavis.Amavis(name, inside.runner or Runner(""))
     if kind == rspamd.KIND:
-        return rspamd.Rspamd(name, options or rspamd.Options())
+        return rspamd.Rspamd(name, options or rspamd.Options(), inside.secrets)
     if kind == icap.KIND:
         return icap.Icap(name, options or icap.Options())
     return Simple({clamd.KIND: clamd, spamd.KIND: spamd}[kind], name)

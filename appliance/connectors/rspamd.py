@@ -7,7 +7,7 @@ exactly rspamd's is kind `error`: not scored.
 
 import re
 import socket
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from itertools import chain
 
 import msgspec
@@ -29,21 +29,20 @@ _RULES = 200
 
 
 class Options(msgspec.Struct, frozen=True):
-    """`name`: ours, as MTA-Name. `user`: sent as User for mail from inside; "" for none. `password`: b"" for none."""
+    """`name`: ours, as MTA-Name. `user`: sent as User for mail from inside; "" for none."""
 
     name: str = ""
     user: str = ""
-    password: bytes = b""
 
 
 class Rspamd:
-    """connectors.dialects.Dialect."""
+    """connectors.dialects.Dialect. `secrets`: passwords by the name of the scanner, as they are at the moment."""
 
     limit = DEFAULT_LIMIT
     takes_parts = False
 
-    def __init__(self, name: str, options: Options) -> None:
-        self._name, self._options = name, options
+    def __init__(self, name: str, options: Options, secrets: Mapping[str, bytes]) -> None:
+        self._name, self._options, self._secrets = name, options, secrets
         self._kept = Kept()
 
     def key(self, source: Source, ctx: Context) -> Hashable:
@@ -67,8 +66,8 @@ class Rspamd:
         options = self._options
         fields = [("Host", "localhost" if server.path else str(server)), *self._about(ctx)]
         fields += [("Queue-Id", ctx.transaction), ("MTA-Name", options.name), ("Content-Type", "message/rfc822")]
-        if options.password:
-            fields.append(("Password", options.password.decode("utf-8", "surrogateescape")))
+        if password := self._secrets.get(self._name):
+            fields.append(("Password", password.decode("utf-8", "surrogateescape")))
         head = http.request("POST", rspamd.TARGET, fields, source.size)
         pieces: Iterator[bytes] = iter((head + source.octets,)) if source.octets else chain((head,), source.pieces())
         return Question(pieces, http.AnswerReader(rspamd.MAX_REPLY))

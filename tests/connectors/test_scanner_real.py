@@ -10,7 +10,7 @@ from appliance.config.values import parse_peer
 from appliance.connectors import icap as icap_connector
 from appliance.connectors.checkup import Checkup
 from appliance.connectors.conversation import Server
-from appliance.connectors.rspamd import Options
+from appliance.connectors.dialects import Inside
 from appliance.connectors.scanner import Scanner, Settings
 from appliance.connectors.source import TRACE, Octets
 from appliance.mail.edits import Edit
@@ -134,7 +134,7 @@ async def test_rspamd_decides(judge2: Rspamd) -> None:
 async def test_rspamd_wants_a_password(judge2: Rspamd) -> None:
     server = (Server(host="127.0.0.1", port=judge2.controller),)
     for password, kind in ((b"", "error"), (b"wrong", "error"), (b"geheim", "clean")):
-        scanner = Scanner(Settings("x", "rspamd", server, 10.0, options=Options(password=password)))
+        scanner = Scanner(Settings("x", "rspamd", server, 10.0), inside=Inside(secrets={"x": password}))
         found = await scanner.scan(Octets(HAM), context())
         assert found.kind == kind and "geheim" not in found.why, found
         scanner.close()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from appliance.connectors.conversation import Server
+from appliance.connectors.dialects import Inside
 from appliance.connectors.rspamd import Options
 from appliance.connectors.scanner import Scanner, Settings
 from appliance.mail.context import Client, Context, Recipient, Tls
@@ -18,8 +19,9 @@ from tests.peers import hostile
 from tests.peers.hostile import Good, Hostile
 
 
-def make(port: int, options: Options | None = None, **more: Any) -> Scanner:
-    return Scanner(Settings("rs", "rspamd", (Server(host="127.0.0.1", port=port),), 5.0, options=options, **more))
+def make(port: int, options: Options | None = None, password: bytes = b"", **more: Any) -> Scanner:
+    settings = Settings("rs", "rspamd", (Server(host="127.0.0.1", port=port),), 5.0, options=options, **more)
+    return Scanner(settings, inside=Inside(secrets={"rs": password}))
 
 
 def full(role: Any = "outbound") -> Context:
@@ -44,7 +46,7 @@ async def test_all_that_rspamd_is_told() -> None:
         heard = await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(len(MAIL))
 
     async with Hostile(Good(read, rspamd_answer())) as peer:
-        scanner = make(peer.port, Options("mx.example.com", "inside", b"geheim"))
+        scanner = make(peer.port, Options("mx.example.com", "inside"), b"geheim")
         assert (await scanner.scan(Message(), full())).kind == "clean"
         head, _, body = heard.partition(b"\r\n\r\n")
         assert body == MAIL

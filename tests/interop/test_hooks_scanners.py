@@ -141,3 +141,34 @@ def test_a_program_and_yara_rules(gateway: Callable[..., Gateway], tmp_path: Pat
     status = made.cli("status", check=False).stdout
     assert "runner.0" in status and "scanner program (command)" in status and "scanner rules (yara)" in status
     wait_for(lambda: not list((made.root / "state" / "scans").iterdir()), 10, "no message to be left")
+
+
+def test_a_password_comes_from_a_file_and_stays_out_of_sight(
+    gateway: Callable[..., Gateway], tmp_path: Path, inner: Inner
+) -> None:
+    """The controller of rspamd wants one; the file may change while the gateway runs."""
+    if not rspamd.available():
+        pytest.skip("Debian package rspamd is not installed")
+    judge = Rspamd(tmp_path / "rspamd").start()
+    secret = tmp_path / "password"
+    secret.write_text("wrong\n")
+    secret.chmod(0o600)
+    more = f'[scanners.rspamd]\nkind = "rspamd"\naddress = "127.0.0.1:{judge.controller}"\npassword_file = "{secret}"\n'
+    made = gateway(policies=SCANNED, more=more)
+    try:
+        assert talk(made.port, HAM, "bob@example.com")[0] == "accepted"
+        assert b"X-Postgate-Mark: antispam=error" in inner.wait(1)[0].content
+        secret.write_text("geheim\n")
+
+        def well() -> bool:
+            before = len(inner.messages)
+            assert talk(made.port, HAM, "bob@example.com")[0] == "accepted"
+            return b"X-Postgate-Mark" not in inner.wait(before + 1)[before].content
+
+        wait_for(well, 30, "the new password to be in force")
+        assert "geheim" not in made.log() + made.cli("status", check=False).stdout + made.cli("check").stdout
+        left = [path for path in (made.root / "state").rglob("*") if path.is_file() and b"geheim" in path.read_bytes()]
+        assert left == []
+    finally:
+        made.stop()
+        judge.stop()

@@ -8,6 +8,7 @@ that is away makes its port raise Unavailable when it is asked, never before.
 
 import asyncio
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -44,6 +45,8 @@ from appliance.tables.lines import LineSearch
 
 __all__ = ["Composition"]
 
+#: What passwords are called among the certificates (master.secrets.PREFIX).
+SECRET = "secret:"
 #: Seconds that a start waits for stated.
 PATIENCE = 1.0
 #: Octets that a milter may make of a message where messages have no limit.
@@ -74,9 +77,12 @@ class Composition:
             own=(demo_inbox(snapshot.wiring.gateway.state_dir),),
         )
         self.utf8 = Utf8(self.doors, hostname)
+        #: Passwords of scanners by name; the dictionary stays the same.
+        self.secrets: dict[str, bytes] = {}
+        self.take_secrets(birth.certificates)
         self.runner = Runner(birth.rendezvous.get("runner", ""))
         self.inspector = Inspector(birth.rendezvous["scand"])
-        self.scanners = Scanners(tests=birth.index == 0, inside=Inside(self.runner, self.inspector))
+        self.scanners = Scanners(tests=birth.index == 0, inside=Inside(self.runner, self.inspector, self.secrets))
         self.dns_lists = DnsLists(says=birth.index == 0)
         self.policy_services = PolicyClients()
         self.milters = Milters(hostname, snapshot.wiring.smtp.size_limit or MOST_EDITED)
@@ -112,6 +118,13 @@ class Composition:
         wiring = snapshot.wiring
         most = wiring.smtp.size_limit or MOST_EDITED
         self.milters.follow(wanted_milters(snapshot.policies), wiring.gateway.hostname, most)
+
+    def take_secrets(self, given: Mapping[str, tuple[bytes, bytes]]) -> dict[str, tuple[bytes, bytes]]:
+        """Keep the passwords that the master gave; the rest are certificates."""
+        ours = {name[len(SECRET) :]: octets for name, (octets, _) in given.items() if name.startswith(SECRET)}
+        self.secrets.clear()
+        self.secrets.update(ours)
+        return {name: pair for name, pair in given.items() if not name.startswith(SECRET)}
 
     @property
     def resolver(self) -> Resolver:

@@ -18,6 +18,7 @@ from appliance.daemons import control, process, skeleton
 from appliance.daemons.master.children import Child
 from appliance.daemons.master.listeners import Sockets
 from appliance.daemons.master.separation import Separation
+from appliance.daemons.master.services import Spec
 from appliance.net.channel import Channel
 from appliance.observe import oplog
 
@@ -40,7 +41,12 @@ class Spawner:
         self._rendezvous, self._close = dict(rendezvous), close_in_child
         self.snapshot: Snapshot | None = None
         self.certificates: dict[str, tuple[bytes, bytes]] = {}
+        self.secrets: dict[str, tuple[bytes, bytes]] = {}
         self.log_fd = 2
+
+    def given(self, spec: Spec) -> dict[str, tuple[bytes, bytes]]:
+        """What processes of this service get: certificates of listeners, passwords of scanners."""
+        return {**(self.certificates if spec.public else {}), **(self.secrets if spec.scans else {})}
 
     def spawn(self, child: Child, end: Channel) -> int:
         assert self.snapshot is not None
@@ -84,7 +90,7 @@ class Spawner:
                 listening=listening,
                 rendezvous=self._rendezvous,
                 state_dir=self._state_dir,
-                certificates=self.certificates if child.spec.public else {},
+                certificates=self.given(child.spec),
                 log_fd=self.log_fd,
                 siblings=child.spec.count(self.snapshot.wiring),
             )

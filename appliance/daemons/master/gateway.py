@@ -28,6 +28,7 @@ from appliance.daemons.master.ending import Ending
 from appliance.daemons.master.logtarget import LogTarget
 from appliance.daemons.master.loop import Loop
 from appliance.daemons.master.rounds import Done, Outcome, Rounds
+from appliance.daemons.master.secrets import Secrets
 from appliance.daemons.master.services import Spec
 from appliance.observe import maillog, metrics, oplog
 
@@ -75,6 +76,7 @@ class Gateway:
         self.children = Children(self._loop, self._spawner, self._heard, self._changed, self.registry)
         self._rounds = Rounds(self._loop, self.children, self._adopt, snapshot, self.registry)
         self._certificates = Certificates(snapshot.wiring.listen, self._certificates_changed, self.registry)
+        self._secrets = Secrets(snapshot.wiring.scanners, self._certificates_changed)
         self._alarms = Alarms(self.registry)
         self.children.on_pulse = self._pulse
         self._ending = Ending(self._loop, self.children, self._sockets)
@@ -96,6 +98,7 @@ class Gateway:
         self._keep_last_good(self._start.snapshot)
         self._say_what_is_off()
         self._certificates.look()
+        self._secrets.look()
         self._arrange()
         warm(spec.module for spec in self._specs if not spec.execed)
         gc.collect()
@@ -155,6 +158,7 @@ class Gateway:
         """Each second: log file, certificates, who is late to end, lookup tables."""
         self._log.look()
         self._certificates.look()
+        self._secrets.look()
         self._ending.look()
         current = self._rounds.current
         if self._rounds.busy or self._ending.begun:
@@ -170,9 +174,10 @@ class Gateway:
         self.children.tell(self.children.living(), control.LogFd(), (fd,))
 
     def _certificates_changed(self) -> None:
-        self._spawner.certificates = self._certificates.pairs()
-        public = [child for child in self.children.living() if child.spec.public]
-        self.children.tell(public, control.Certificates(self._spawner.certificates))
+        self._spawner.certificates, self._spawner.secrets = self._certificates.pairs(), self._secrets.pairs()
+        for child in self.children.living():
+            if given := self._spawner.given(child.spec):
+                self.children.tell([child], control.Certificates(given))
 
     def _hang_up(self) -> None:
         self._log.look(force=True)
@@ -211,7 +216,9 @@ class Gateway:
         self.children.adapt((spec, spec.wanted(snapshot)) for spec in self._specs)
         oplog.configure(snapshot.wiring.logging.level)
         self._certificates.replace(snapshot.wiring.listen)
+        self._secrets.replace(snapshot.wiring.scanners)
         self._certificates.look()
+        self._secrets.look()
         self._keep_last_good(snapshot)
 
     def _keep_last_good(self, snapshot: Snapshot) -> None:
@@ -227,7 +234,8 @@ class Gateway:
 
     def _impaired(self) -> list[str]:
         """What the master itself knows to be wrong."""
-        return [*self._problems, *self._certificates.degraded(), *([self._log.problem] if self._log.problem else [])]
+        log_problem = [self._log.problem] if self._log.problem else []
+        return [*self._problems, *self._certificates.degraded(), *self._secrets.degraded(), *log_problem]
 
     def _pulse(self, answers: Mapping[str, control.Answer]) -> None:
         if not self._ending.begun:

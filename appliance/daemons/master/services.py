@@ -14,14 +14,15 @@ GROUP = "postgate"
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """One service. `phase`: the lower ends first (who takes mail before who keeps it, the journal last). `public`:
-    gets the [[listen]] sockets and the certificates. `execed`: starts from a fresh image instead of the master's.
-    `wanted`: what runs only while the policies and the wiring need it."""
+    gets the [[listen]] sockets and the certificates. `scans`: asks scanners, so gets their passwords. `execed`: starts
+    from a fresh image instead of the master's. `wanted`: what runs only while the policies and the wiring need it."""
 
     name: str
     module: str
     user: str
     count: Callable[[Wiring], int] = lambda _wiring: 1
     public: bool = False
+    scans: bool = False
     metrics: bool = False
     execed: bool = False
     rendezvous: bool = True
@@ -90,6 +91,7 @@ SHIPPED = (
         user="postgate-smtpd",
         count=smtpd_count,
         public=True,
+        scans=True,
         rendezvous=False,
         phase=1,
     ),
@@ -106,5 +108,6 @@ SHIPPED = (
         user="postgate-milter",
         count=front_count("milterd"),
         rendezvous=False,
+        scans=True,
     ),
 )

@@ -50,7 +50,8 @@ class Milterd:
         self.front.follow(rules)
 
     def certificates(self, certificates: Mapping[str, tuple[bytes, bytes]]) -> None:
-        """Nothing here speaks TLS."""
+        """Nothing here speaks TLS; passwords of scanners come with them."""
+        self._composition.take_secrets(certificates)
 
     async def drain(self, grace: float) -> None:
         """Accept nothing more, let messages end, hang up."""

@@ -77,6 +77,7 @@ class Smtpd:
 
     def certificates(self, certificates: Mapping[str, tuple[bytes, bytes]]) -> None:
         """Sessions that begin TLS from now on get these; one that does not load leaves the old one."""
+        certificates = self._composition.take_secrets(certificates)
         contexts: dict[str, ssl.SSLContext] = dict(self.front.contexts)
         for name, (chain, key) in certificates.items():
             try:

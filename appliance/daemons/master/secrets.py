@@ -1,0 +1,79 @@
+"""Passwords of scanners: read by the master (who may be root), given as octets to the workers that ask scanners, read
+again when their files change.
+
+Contract: they are in no value that every process gets, in no last good configuration, and in no text. A file that
+cannot be read leaves the old password in force. What failure means for the mail: a scanner without its password
+refuses; its mail is "not scanned".
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from appliance.config.model import ScannerEntry
+from appliance.observe import oplog
+
+log = oplog.get("master")
+#: What they are called among the certificates of a worker.
+PREFIX = "secret:"
+Stamp = tuple[int, int, int]
+
+
+class Secrets:
+    """All by the name of the scanner. `on_change()` when what is in force changed."""
+
+    def __init__(self, scanners: Mapping[str, ScannerEntry], on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self._files: dict[str, str] = {}
+        self._stamps: dict[str, Stamp | None] = {}
+        self._held: dict[str, bytes] = {}
+        self.problems: dict[str, str] = {}
+        self.replace(scanners)
+
+    def replace(self, scanners: Mapping[str, ScannerEntry]) -> None:
+        """Other files may be named now; the next look reads them."""
+        named = {name: entry.password_file for name, entry in scanners.items() if entry.password_file}
+        for name in self._files.keys() - named.keys():
+            self._held.pop(name, None)
+            self.problems.pop(name, None)
+        self._stamps = {name: self._stamps.get(name) for name in named if self._files.get(name) == named[name]}
+        self._files = named
+
+    def pairs(self) -> dict[str, tuple[bytes, bytes]]:
+        """What is in force, in the shape of certificates."""
+        return {f"{PREFIX}{name}": (octets, b"") for name, octets in self._held.items()}
+
+    def look(self) -> None:
+        """Read what changed since the last look; each second."""
+        before = dict(self._held)
+        for name, path in self._files.items():
+            stamp = _stamp(path)
+            if stamp != self._stamps.get(name) or (name not in self._held and name not in self.problems):
+                self._stamps[name] = stamp
+                self._read(name, path)
+        if self._held != before:
+            self._on_change()
+
+    def _read(self, name: str, path: str) -> None:
+        try:
+            octets = Path(path).read_bytes()
+        except OSError as error:
+            self.problems[name] = f"scanner {name}: the password in {path} cannot be read: {error.strerror}"
+            log.error("a password cannot be read", scanner=name, file=path, why=error.strerror)
+            return
+        self.problems.pop(name, None)
+        self._held[name] = octets.split(b"\n", 1)[0].rstrip(b"\r")
+        if Path(path).stat().st_mode & 0o007:
+            log.warning("password file is open to every user of this machine", scanner=name, file=path)
+
+    def degraded(self) -> list[str]:
+        """What an operator should know now."""
+        return list(self.problems.values())
+
+
+def _stamp(path: str) -> Stamp | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - each second for each file
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
