@@ -76,7 +76,6 @@ errors_soft = true
         'gateway.toml:24:12: listen[1].xclient[0]: "10.0.0.1/8" has bits set behind its length',
         'gateway.toml:24:26: listen[1].xclient[1]: "nonsense" is no network',
         'gateway.toml:27:18: relay.routes.example.org[0]: "smtp:10.0.0.1" is no next hop: an address stands in brackets',
-        'gateway.toml:28:1: [scanners.x] needs "address"',
         'gateway.toml:29:8: scanners.x.kind must be "clamd"',
         "gateway.toml:31:14: limits.recipients must be at least 100, not 5",
         "gateway.toml:32:15: limits.errors_soft must be a whole number, not true",
