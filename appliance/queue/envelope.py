@@ -4,7 +4,6 @@ Contract: a Trailer is written once, with the content, before the 250; afterward
 live in marks and state logs, never in the trailer). All times are wall-clock seconds.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +15,8 @@ from appliance.mail.edits import Edit
 PROVEN = ".proven"
 NO_VERDICTS = msgspec.Raw(b"\x90")
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[dict[str, Any]]).decode
+_unpack = msgspec.msgpack.Decoder(bytes | list[dict[str, Any]]).decode
+_read = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 Keep = Literal["deliver", "hold", "quarantine"]
 
@@ -76,11 +76,13 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def found(self) -> list[dict[str, Any]]:
         """The verdicts as plain dicts (check, outcome, stage, reason, evidence). Raises msgspec.MsgspecError."""
-        return _unpack(self.verdicts)
+        text = _unpack(self.verdicts)
+        return _read(text) if isinstance(text, bytes) else text
 
 
-def pack_verdicts(verdicts: Sequence[dict[str, Any]]) -> msgspec.Raw:
-    """What Trailer.verdicts holds."""
+def pack_verdicts(verdicts: bytes) -> msgspec.Raw:
+    """What Trailer.verdicts holds: JSON, a list of objects, as the journal's event of the message has it, so that it is
+    written once for both."""
     return msgspec.Raw(_pack(verdicts))
 
 

@@ -3,18 +3,52 @@
 Contract: nothing here raises or waits. What failure means for the mail: none; the journal may lose events.
 """
 
+from collections.abc import Iterable
 from typing import Any
+
+import msgspec
 
 from appliance.engine.pipeline import Combined, Group
 from appliance.mail.context import Context
 from appliance.mail.verdict import Verdict
 from appliance.observe import events
 
+_encode = msgspec.json.Encoder().encode
 
-def emit(ctx: Context, combined: Combined, message_id: str, reply: str, size: int, result: str, **more: Any) -> None:
-    """One message: what was known, what was found, what was answered. `more`: what only this front knows of it."""
+
+def written(verdicts: Iterable[Verdict]) -> bytes:
+    """Verdicts as events and the queue have them: JSON. What cannot be written is named; it costs no mail."""
+    verdicts = list(verdicts)
+    try:
+        return _encode([plain(verdict) for verdict in verdicts])
+    except (TypeError, ValueError):  # UnicodeEncodeError is a ValueError
+        return b"[" + b",".join(map(_bare, verdicts)) + b"]"
+
+
+def _bare(verdict: Verdict) -> bytes:
+    told = {"check": verdict.check, "outcome": verdict.outcome, "stage": verdict.stage}
+    try:
+        return _encode(plain(verdict))
+    except (TypeError, ValueError) as error:
+        return _encode(told | {"reason": f"cannot be written: {type(error).__name__}"})
+
+
+def emit(
+    ctx: Context,
+    combined: Combined,
+    message_id: str,
+    reply: str,
+    size: int,
+    result: str,
+    verdicts: bytes = b"",
+    **more: Any,
+) -> None:
+    """One message: what was known, what was found, what was answered. `verdicts`: all of them, if they were written
+    already. `more`: what only this front knows of it."""
     deciding = combined.deciding
-    found = {id(verdict): verdict for group in combined.groups for verdict in group.decision.verdicts}
+    if not verdicts:
+        found = {id(verdict): verdict for group in combined.groups for verdict in group.decision.verdicts}
+        verdicts = written((*ctx.trail, *found.values()))
     events.emit(
         {
             "event": "message",
@@ -32,7 +66,7 @@ def emit(ctx: Context, combined: Combined, message_id: str, reply: str, size: in
             "reply": reply,
             "deciding": plain(deciding) if deciding else None,
             "kept": [_kept(group) for group in combined.store if group.decision.keep != "deliver"],
-            "verdicts": [plain(verdict) for verdict in (*ctx.trail, *found.values())],
+            "verdicts": msgspec.Raw(verdicts),
             **more,
         }
     )
@@ -49,13 +83,17 @@ def _kept(group: Group) -> dict[str, Any]:
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as events have it."""
+    """A verdict as events and the queue have it."""
     told: dict[str, Any] = {
         "check": verdict.check,
         "outcome": verdict.outcome,
         "stage": verdict.stage,
         "reason": verdict.reason,
     }
+    if verdict.score:
+        told["score"] = verdict.score
+    if verdict.recipient:
+        told["recipient"] = verdict.recipient
     if verdict.evidence:
         told["evidence"] = verdict.evidence
     return told

@@ -8,6 +8,7 @@ the mail: no room is 452, any other trouble 451; nothing of it is delivered.
 
 from typing import TYPE_CHECKING
 
+from appliance.daemons.fronts import events as message_events
 from appliance.daemons.fronts.content import RamContent
 from appliance.daemons.smtpd import record, trailer
 from appliance.daemons.smtpd.body import BdatReceiver, DataReceiver, FileContent
@@ -73,24 +74,32 @@ async def _judge(session: "Session", transaction: Transaction, receiver: DataRec
         record.abandoned(session, transaction)
         session.reset()
         return
-    reply = combined.reply
+    reply, verdicts = combined.reply, b""
     if combined.verb in ("accept", "discard"):
         try:
-            await _keep(session, transaction, content, combined, message_id)
+            verdicts = await _keep(session, transaction, content, combined, message_id)
         except SpoolError as error:
             reply = trouble(error)
             record.unkept(session, transaction, error)
         else:
             reply = ""
     _answer(session, transaction, receiver, combined, reply)
-    _tell(session, ctx, combined, message_id, reply or "250 2.0.0 Ok", content.size)
+    _tell(session, ctx, combined, message_id, reply or "250 2.0.0 Ok", content.size, verdicts)
     session.reset()
 
 
-def _tell(session: "Session", ctx: Context, combined: Combined, message_id: str, reply: str, size: int) -> None:
+def _tell(
+    session: "Session",
+    ctx: Context,
+    combined: Combined,
+    message_id: str,
+    reply: str,
+    size: int,
+    verdicts: bytes = b"",
+) -> None:
     """The event of a message that is answered: a second answer would be taken for that of the next command."""
     try:
-        record.message(session, ctx, combined, message_id, reply, size)
+        record.message(session, ctx, combined, message_id, reply, size, verdicts)
     except Exception as error:
         record.internal(session, error)
 
@@ -149,22 +158,24 @@ def _senders(transaction: Transaction, combined: Combined) -> tuple[str, ...]:
 
 async def _keep(
     session: "Session", transaction: Transaction, content: RamContent | FileContent, combined: Combined, message_id: str
-) -> None:
-    """Commit every group's entry. Raises SpoolError."""
+) -> bytes:
+    """Commit every group's entry; all verdicts as they were written, if there is one group. Raises SpoolError."""
     if not combined.store:
         record.discarded(session, END, "")
-        return
+        return b""
     groups = sorted(combined.store, key=lambda group: group.decision.keep == "deliver")
     whom = [trailer.recipients(session, transaction, group, added=group is groups[-1]) for group in groups]
     groups = [group for group, those in zip(groups, whom, strict=True) if those]
     whom = [those for those in whom if those]
     if not groups:
         record.discarded(session, END, "")
-        return
+        return b""
+    trail = (*session.trail, *transaction.trail)
+    verdicts = [message_events.written((*trail, *group.decision.verdicts)) for group in groups]
     ids = [transaction.id] + [next(session.front.ids) for _ in groups[1:]]
     trailers: list[Trailer] = [
-        trailer.build(session, transaction, group, those, queue_id, content, message_id)
-        for group, those, queue_id in zip(reversed(groups), reversed(whom), ids, strict=True)
+        trailer.build(session, transaction, group, those, queue_id, content, message_id, found)
+        for group, those, queue_id, found in zip(reversed(groups), reversed(whom), ids, reversed(verdicts), strict=True)
     ][::-1]
     for one in trailers:
         record.received(session, transaction, one)
@@ -183,6 +194,7 @@ async def _keep(
         raise error
     for one in trailers:
         record.queued(one)
+    return verdicts[0] if len(combined.groups) == 1 else b""
 
 
 def _copies(session: "Session", content: FileContent, count: int) -> list[LargeFile]:

@@ -154,10 +154,19 @@ def internal(session: "Session", error: Exception) -> None:
     log.error("internal error", id=session.id, client=session.who, after=session.verb, exc_info=error)
 
 
-def message(session: "Session", ctx: Context, combined: "Combined", message_id: str, reply: str, size: int) -> None:
-    """The journal's event of a message that was answered. What could not be kept was put off, whatever was judged."""
+def message(
+    session: "Session",
+    ctx: Context,
+    combined: "Combined",
+    message_id: str,
+    reply: str,
+    size: int,
+    verdicts: bytes = b"",
+) -> None:
+    """The journal's event of a message that was answered. What could not be kept was put off, whatever was judged.
+    `verdicts`: all of them, if they were written already."""
     result = "defer" if reply[0] == "4" and combined.verb in ("accept", "discard") else combined.verb
     _messages[result,] += 1
     if combined.deciding is not None:
         maillog.log(f"{ctx.transaction}: {combined.done} by {message_events.why(combined.deciding)}")
-    message_events.emit(ctx, combined, message_id, reply, size, result)
+    message_events.emit(ctx, combined, message_id, reply, size, result, verdicts)

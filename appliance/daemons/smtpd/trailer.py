@@ -5,7 +5,7 @@ Contract: pure but for the clock. What failure means for the mail: an exception 
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from appliance.daemons.fronts.content import RamContent
 from appliance.daemons.smtpd.body import FileContent
@@ -14,7 +14,6 @@ from appliance.engine.pipeline import Group
 from appliance.mail.context import Recipient
 from appliance.mail.edits import Edit
 from appliance.mail.identity import Identity
-from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import parse_address
 from appliance.protocol.smtp.data import DataDecoder
 from appliance.queue.envelope import PROVEN, Origin, QueuedRecipient, Trailer, pack_verdicts
@@ -43,8 +42,11 @@ def build(
     queue_id: str,
     content: RamContent | FileContent,
     message_id: str,
+    verdicts: bytes,
 ) -> Trailer:
-    """What the queue keeps of the message for this group, which goes to `whom`."""
+    """What the queue keeps of the message for this group, which goes to `whom`.
+    `verdicts`: all that were found for it, written (fronts.events).
+    """
     decision, parameters = group.decision, transaction.parameters
     sender = _sender(transaction, decision.edits)
     sent_by = identity(transaction, group)
@@ -64,7 +66,7 @@ def build(
         keep=decision.keep,
         keep_reason=decision.keep_reason,
         edits=decision.edits,
-        verdicts=pack_verdicts([plain(verdict) for verdict in (*session.trail, *transaction.trail, *decision.verdicts)]),
+        verdicts=pack_verdicts(verdicts),
         policy=transaction.rules.snapshot.hash,
         filter=decision.filter or session.door.listen.content_filter,
         plain=isinstance(transaction.decoder, DataDecoder) and transaction.decoder.plain,
@@ -74,22 +76,6 @@ def build(
 def _proven(session: "Session", transaction: Transaction) -> bool:
     """Was the sender of mail that a filter hands back authenticated when it came?"""
     return session.door.role == "reinject" and transaction.forwarded.get("IDENT", "").endswith(PROVEN)
-
-
-def plain(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as queue and journal keep it: without what is empty."""
-    kept: dict[str, Any] = {"check": verdict.check, "outcome": verdict.outcome}
-    if verdict.stage:
-        kept["stage"] = verdict.stage
-    if verdict.reason:
-        kept["reason"] = verdict.reason
-    if verdict.score:
-        kept["score"] = verdict.score
-    if verdict.recipient:
-        kept["recipient"] = verdict.recipient
-    if verdict.evidence:
-        kept["evidence"] = verdict.evidence
-    return kept
 
 
 def _origin(session: "Session", transaction: Transaction) -> Origin:

@@ -29,7 +29,7 @@ async def busy(tmp_path: Path, log):
         running.peer = peer
         running.ids = [await running.put(f"r{n}@example.com", sender=f"s{n}@example.org") for n in range(3)]
         running.held = await running.put("h@example.com", keep="hold", keep_reason="access: HOLD")
-        found = pack_verdicts([{"check": "antivirus"}])
+        found = pack_verdicts(b'[{"check":"antivirus"}]')
         running.kept = [await running.put("q@example.com", sender="", keep="quarantine", verdicts=found) for _ in "12"]
         folders = running.spool.folders
         await running.until(lambda: [len(folders[f]) for f in ("deferred", "hold", "quarantine")] == [3, 1, 2])

@@ -7,8 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from appliance.daemons.fronts import events as message_events
 from appliance.daemons.smtpd.front import textual
 from appliance.daemons.smtpd.handover import Handover
 from appliance.engine.pipeline import Group
@@ -81,7 +83,9 @@ async def test_one_event_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (taken["helo"], taken["sender"]) == ("client.example.net", "a@example.net")
     assert (taken["recipients"], taken["message_id"]) == (["b@example.com"], "<1@example.net>")
     assert taken["size"] == stage.intake.kept[0].trailer.size
-    assert taken["verdicts"][0] == {"check": "helo", "outcome": "malformed", "stage": "helo", "reason": "why"}
+    found = msgspec.json.decode(taken["verdicts"])
+    assert found == stage.intake.kept[0].trailer.found()  # the queue has the same
+    assert found[0] == {"check": "helo", "outcome": "malformed", "stage": "helo", "reason": "why"}
     assert (taken["result"], taken["reply"][:3], taken["deciding"]) == ("accept", "250", None)
     assert (refused["result"], refused["reply"][:3], refused["sender"]) == ("reject", "550", "")
     assert refused["deciding"]["check"] == "recipient"
@@ -294,3 +298,10 @@ async def test_hold_and_edits_reach_the_queue() -> None:
         assert stage.intake.kept[0].trailer.keep == "hold"
         assert stage.intake.kept[0].trailer.keep_reason == "access:hold"
         assert stage.intake.kept[0].trailer.edits == edits
+
+
+def test_what_cannot_be_written_costs_no_mail() -> None:
+    odd = Verdict(check="spf", outcome="pass", stage="mail", reason="\udc80", evidence={"x": object()})
+    good = Verdict(check="dkim", outcome="pass", stage="message")
+    found = msgspec.json.decode(message_events.written((odd, good)))
+    assert [one["check"] for one in found] == ["spf", "dkim"] and "cannot be written" in found[0]["reason"]
