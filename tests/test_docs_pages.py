@@ -87,6 +87,10 @@ def test_commands_are_found_on_the_pages() -> None:
 # ---------------------------------------------------------------------- configuration
 
 
+#: Sections with one table a name.
+NAMED = ("scanners", "filters")
+
+
 def knobs(section: str) -> set[str]:
     field = Wiring.model_fields.get(section.strip("[]").partition(".")[0])
     assert field is not None, f"[{section}] is no section of the wiring file"
@@ -108,7 +112,7 @@ def test_toml_blocks_are_toml_and_name_real_keys(page: str) -> None:
         for section, value in tomllib.loads(body).items():
             if section not in Wiring.model_fields:
                 continue
-            entries = value if isinstance(value, list) else list(value.values()) if section == "scanners" else [value]
+            entries = value if isinstance(value, list) else list(value.values()) if section in NAMED else [value]
             for entry in entries:
                 assert set(entry) <= knobs(section), f"[{section}] {entry}"
 
