@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
-from appliance.daemons.scand import filetypes
+from appliance.daemons.scand import behind, filetypes
 from appliance.protocol.mime import Limits, Over
 from appliance.protocol.mime.parameters import readable
 
@@ -24,15 +24,28 @@ try:
 except (ImportError, AttributeError, OSError, TypeError):  # libarchive13 is not there
     ffi = None
 
+_RAW = "raw"
 _FORMATS = ("zip", "7zip", "rar", "rar5", "tar", "iso9660", "cab", "lha", "ar", "cpio", "xar")
+#: Who names a kind is read as that: a record at the end makes libarchive take others for a zip, an empty one.
+_FORMATS_OF = {
+    filetypes.ZIP: ("zip",),
+    filetypes.SEVEN: ("7zip",),
+    filetypes.RAR: ("rar", "rar5"),
+    filetypes.TAR: ("tar",),
+    filetypes.ISO: ("iso9660",),
+    filetypes.CAB: ("cab",),
+    filetypes.CPIO: ("cpio",),
+    filetypes.LHA: ("lha",),
+    _RAW: (),
+}
 _FILTERS = ("gzip", "bzip2", "xz", "lzma", "zstd", "lz4", "compress")
 _BLOCK = 65536
 _REGULAR, _KIND = 0o100000, 0o170000
 _FOLDER = 0o040000
 #: Octets that may be unpacked before their ratio counts.
 _FREE = 10 * 1024 * 1024
-#: Octets up to which every member is read to its end: an archive may stand behind whatever it begins with.
-WHOLE = 8 * 1024 * 1024
+#: Octets of every member in which archives are looked for behind what it begins with.
+FAR = behind.FAR + _BLOCK
 #: Others that are read to their end, whatever they begin with.
 _WANTED = re.compile(r"\.(?:rels|zip)\Z", re.IGNORECASE)
 #: Single files that were compressed, not archived.
@@ -42,7 +55,6 @@ _LOCAL = re.compile(rb"PK\x03\x04..(.).(..).{16}(..)..", re.DOTALL)
 _CENTRAL = re.compile(rb"PK\x01\x02....(.).(..).{16}(..).{16}", re.DOTALL)
 
 
-_RAW = "raw"
 #: Zips in front of others that are looked into; octets of the last record of one, with the longest comment.
 _ZIPS, _ZIP_END = 5, 22 + 65535
 
@@ -105,6 +117,8 @@ def members(octets: bytes, kind: str, caps: Caps) -> Iterator[Member]:
 
 def _in_front(octets: bytes, kind: str, caps: Caps) -> Iterator[Member]:
     """Zips one behind the other: most readers begin at the end and see the last, some the first."""
+    if kind == filetypes.ZIP and not octets.startswith(b"PK\x03\x04"):
+        octets = octets[behind.first_zip(octets) :]
     for _ in range(_ZIPS):
         at = _second_zip(octets) if kind == filetypes.ZIP else 0
         if not at:
@@ -168,7 +182,7 @@ class _Reader:
         self.block = ctypes.create_string_buffer(_BLOCK)
         #: The member under way did not come as it was promised (a checksum, a size).
         self.broken = False
-        for name in () if kind == _RAW else _FORMATS:
+        for name in _FORMATS_OF.get(kind, _FORMATS):
             _support(f"read_support_format_{name}", self.archive)
         for name in _FILTERS:
             _support(f"read_support_filter_{name}", self.archive)
@@ -203,24 +217,30 @@ class _Reader:
             return Member(name, encrypted="ncrypt" in why or "assphrase" in why, why=why)
 
     def _read(self, name: str, caps: Caps) -> Member:
-        """The beginning, and all if it may hold something. What is not kept is unpacked and counted all the same, but
-        where its size stands in the directory and can be passed over."""
+        """The beginning, and all if it is small or may hold something. What is not kept is unpacked and counted all the
+        same, but where its size stands in the directory and can be passed over."""
         declared = max(0, ffi.entry_size(self.entry)) if ffi.entry_size_is_set(self.entry) else 0
         head = self._block(caps)
-        if len(head) < _BLOCK:
-            rest = b"".join(iter(lambda: self._block(caps), b""))
-            return Member(name, len(head) + len(rest), head + rest, True)
-        small = 0 < declared <= WHOLE
-        if small or filetypes.detect(head, deep=False) in filetypes.HOLDS or _WANTED.search(name):
-            octets = head + b"".join(iter(lambda: self._block(caps), b""))
+        octets = head + b"".join(self._blocks(caps, FAR - len(head)))
+        if len(octets) < FAR or self._may_hold(octets, name):
+            octets += b"".join(self._blocks(caps, caps.octets))
             return Member(name, len(octets), octets, True)
-        if self.kind == filetypes.ZIP and declared > len(head):
-            caps.take(declared - len(head))
+        if self.kind == filetypes.ZIP and declared > len(octets):
+            caps.take(declared - len(octets))
             return Member(name, declared, head)
-        size = len(head)
-        while block := self._block(caps):
-            size += len(block)
-        return Member(name, size, head)
+        return Member(name, len(octets) + sum(map(len, self._blocks(caps, caps.octets))), head)
+
+    def _may_hold(self, octets: bytes, name: str) -> bool:
+        detected = filetypes.detect(octets, deep=False)
+        return (
+            detected in filetypes.HOLDS or _WANTED.search(name) is not None or behind.first(octets, detected) is not None
+        )
+
+    def _blocks(self, caps: Caps, most: int) -> Iterator[bytes]:
+        """So many octets, or more by less than a block, or all that there are."""
+        while most > 0 and (block := self._block(caps)):
+            most -= len(block)
+            yield block
 
     def _block(self, caps: Caps) -> bytes:
         got = ffi.read_data(self.archive, self.block, _BLOCK)

@@ -6,8 +6,6 @@ harmless.
 """
 
 import re
-import zlib
-from collections.abc import Iterator
 from typing import Any
 
 try:
@@ -19,6 +17,8 @@ EXE, ELF, MACHO = "application/x-dosexec", "application/x-elf", "application/x-m
 OLE, ZIP, RTF, HTA = "application/x-ole-storage", "application/zip", "text/rtf", "application/hta"
 TNEF = "application/ms-tnef"
 CAB, RAR, SEVEN = "application/vnd.ms-cab-compressed", "application/x-rar", "application/x-7z-compressed"
+BZIP2, XZ, ZSTD = "application/x-bzip2", "application/x-xz", "application/zstd"
+CPIO, LHA, ARJ, WIM = "application/x-cpio", "application/x-lha", "application/x-arj", "application/x-ms-wim"
 #: What libmagic says of octets it does not know; and what we say where it guesses a program without a header (COM) from a
 #: first octet or two: that fits one random file in a hundred.
 _UNKNOWN = "application/octet-stream"
@@ -43,21 +43,21 @@ _TABLE: tuple[tuple[int, bytes, str], ...] = (
     (0, b"Rar!\x1a\x07", RAR),
     (0, b"7z\xbc\xaf\x27\x1c", SEVEN),
     (0, b"\x1f\x8b", GZIP),
-    (0, b"BZh", "application/x-bzip2"),
-    (0, b"\xfd7zXZ\0", "application/x-xz"),
-    (0, b"\x28\xb5\x2f\xfd", "application/zstd"),
+    (0, b"BZh", BZIP2),
+    (0, b"\xfd7zXZ\0", XZ),
+    (0, b"\x28\xb5\x2f\xfd", ZSTD),
     (0, b"\x04\x22\x4d\x18", "application/x-lz4"),
     (0, b"\x1f\x9d", "application/x-compress"),
     (0, b"!<arch>\n", "application/x-archive"),
-    (0, b"070701", "application/x-cpio"),
+    (0, b"070701", CPIO),
     (0, b"xar!", "application/x-xar"),
     (0, b"ITSF", "application/vnd.ms-htmlhelp"),
     (0, b"conectix", "application/x-vhd"),
     (0, b"vhdxfile", "application/x-vhd"),
-    (0, b"\x60\xea", "application/x-arj"),
-    (0, b"MSWIM\0\0\0", "application/x-ms-wim"),
+    (0, b"\x60\xea", ARJ),
+    (0, b"MSWIM\0\0\0", WIM),
     (7, b"**ACE**", "application/x-ace"),
-    (2, b"-lh", "application/x-lha"),
+    (2, b"-lh", LHA),
     (257, b"ustar", TAR),
     (32769, b"CD001", ISO),
     (32769, b"BEA01", ISO),
@@ -81,25 +81,21 @@ ARCHIVES = frozenset(
         RAR,
         SEVEN,
         CAB,
-        "application/x-bzip2",
-        "application/x-xz",
-        "application/zstd",
+        BZIP2,
+        XZ,
+        ZSTD,
         "application/x-lz4",
         "application/x-compress",
         "application/x-archive",
-        "application/x-cpio",
+        CPIO,
         "application/x-xar",
-        "application/x-lha",
+        LHA,
     }
 )
 #: Archives that nobody here can unpack.
-CLOSED = frozenset({"application/x-ace", "application/x-arj", "application/x-ms-wim", "application/x-vhd"})
+CLOSED = frozenset({"application/x-ace", ARJ, WIM, "application/x-vhd"})
 #: What something may be inside of.
 HOLDS = ARCHIVES | CLOSED | {OLE, RTF, TNEF}
-#: Archives whose readers look for their beginning behind other octets (programs that unpack themselves are made so).
-_BEHIND = ((b"7z\xbc\xaf\x27\x1c", SEVEN), (b"Rar!\x1a\x07", RAR), (b"MSCF\0\0\0\0", CAB))
-#: Members of these stand in them as they are: what looks like an archive there is one of them.
-_BARE = frozenset({TAR, ISO, "application/x-cpio", "application/x-archive", "application/x-xar"})
 #: Octets of the last record of a zip, with the longest comment.
 _ZIP_END = 22 + 65535
 _HTA = re.compile(rb"<hta:application|<script[^>]{0,200}\bvbscript", re.IGNORECASE)
@@ -148,32 +144,6 @@ def ends_as_zip(octets: bytes) -> bool:
     """Whether a zip's directory stands at the end, whatever the octets begin with: readers of zip look there."""
     at = octets.rfind(b"PK\x05\x06", max(0, len(octets) - _ZIP_END))
     return at >= 0 and octets.rfind(b"PK\x01\x02", 0, at) >= 0
-
-
-def behind(octets: bytes, detected: str) -> Iterator[tuple[int, str]]:
-    """Where archives begin behind the first octet, whatever stands in front of them, and what they are."""
-    if detected in _BARE:
-        return
-    start = 1
-    if detected == ZIP:  # its members may be stored archives; only what stands behind it is not in it
-        start = max(1, octets.rfind(b"PK\x05\x06"))
-    for sign, kind in _BEHIND:
-        at = octets.find(sign, start)
-        while at >= 0:
-            if _begins(octets, at, kind):
-                yield at, kind
-            at = octets.find(sign, at + 1)
-
-
-def _begins(octets: bytes, at: int, kind: str) -> bool:
-    """More than a sign of a few octets, which any data may hold."""
-    if kind == SEVEN:
-        return len(octets) >= at + 32 and zlib.crc32(octets[at + 12 : at + 32]) == int.from_bytes(
-            octets[at + 8 : at + 12], "little"
-        )
-    if kind == RAR:
-        return octets.startswith((b"\0", b"\x01\0"), at + 6)
-    return octets.startswith(b"\0\0\0\0", at + 12) and octets.startswith(b"\x03\x01", at + 24)
 
 
 def _is_text(octets: bytes) -> bool:
