@@ -1,6 +1,6 @@
 """Where archives begin behind the first octet: readers look for a beginning, whatever stands in front of it.
 
-Contract: `first` gives the first one, of the kinds that 7-Zip and WinRAR find by their signature, each by more than its
+Contract: `first` gives the first one, of the kinds that 7-Zip finds by their signature, each by more than its
 sign (a checksum, a header that fits), because any data may hold a few octets. What stands in a container because a member
 was stored is `Stored`, and passed over: it is looked into as itself. Time is linear: what the checks may read together is
 bounded by the length.
