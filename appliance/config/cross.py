@@ -109,7 +109,8 @@ def _certificates(wiring: Wiring) -> Iterator[Odd]:
 def _protocols(wiring: Wiring) -> Iterator[Odd]:
     for index, listener in enumerate(wiring.listen):
         if listener.protocol != "smtp":
-            yield Odd(("listen", index, "protocol"), f'protocol "{listener.protocol}" is not served by this version yet')
+            told = f'protocol "{listener.protocol}" has a block of its own, [[{listener.protocol}d]], and no [[listen]]'
+            yield Odd(("listen", index, "protocol"), told)
 
 
 def _networks(wiring: Wiring) -> Iterator[Odd]:

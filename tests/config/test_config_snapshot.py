@@ -116,7 +116,12 @@ def test_policies_are_checked_although_the_wiring_is_no_toml(folder: Folder) -> 
             '[[listen]]\nname = "b"\naddress = "[::]:26"\ntls = { key = "k" }\n',
             "15:9: tls has a key without a certificate",
         ),
-        ('[[listen]]\nname = "b"\naddress = "[::]:26"\nprotocol = "milter"\n', '15:12: protocol "milter" is not served'),
+        (
+            '[[listen]]\nname = "b"\naddress = "[::]:26"\nprotocol = "milter"\n',
+            '15:12: protocol "milter" has a block of its',
+        ),
+        ('[[listen]]\nname = "b"\naddress = "[::]:26"\nprotocol = "policy"\n', "a block of its own, [[policyd]], and no"),
+        ('[scanners.x]\nkind = "clamd"\n', '13:8: a scanner of kind clamd needs "address"'),
         ('[queue]\nretry_min = "2h"\n', "13:13: queue.retry_min is longer than retry_max"),
         ('[relay.routes]\n"a.example" = "smtp:[127.0.0.1]:2525"\n', "13:15: smtp:[127.0.0.1]:2525 is our own listen[0]"),
         (
