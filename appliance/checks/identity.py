@@ -68,23 +68,14 @@ def identify(ctx: Context, policy: Policy, ports: Ports, report: SpfReport | Non
 
 def _named(domain: str, proof: Any, policy: Policy, ports: Ports, **more: Any) -> Identity | Awaitable[Identity]:
     name = organisation(domain)
-    shared = _is_shared({domain.lower(), name}, policy, ports)
+    shared = _is_shared(dict.fromkeys((domain.lower(), name)), policy, ports)
     if isinstance(shared, bool):
         return Identity(name=name, proof=proof, shared=shared, **more)
     return later(shared, lambda found: Identity(name=name, proof=proof, shared=found, **more))
 
 
 def _is_shared(names: Iterable[str], policy: Policy, ports: Ports) -> bool | Awaitable[bool]:
-    asked: list[Awaitable[bool]] = []
-    for spec in policy.shared_providers:
-        table: Any = ports.tables[spec]  # any table is hashable: by what it is
-        for name in names:
-            found = _listed(table, name)
-            if found is True:
-                return True
-            if found is not False:
-                asked.append(found)
-    return any_of(iter(asked)) if asked else False
+    return any_of(_listed(ports.tables[spec], name) for spec in policy.shared_providers for name in names)
 
 
 class _NotAtHand(Exception):

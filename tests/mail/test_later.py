@@ -161,3 +161,12 @@ async def test_a_table_that_fails_later_is_never_an_answer(
     )
     with pytest.raises(Unavailable):
         await answered(check.check(ctx, check.Policy(**knobs), ports(away, tables)))
+
+
+@pytest.mark.parametrize("answer", [now, _soon])
+async def test_behind_a_hit_no_list_of_shared_providers_is_asked(answer: Answer) -> None:
+    where = ports(answer, {"t:a": {"mail.example.org": "x"}, "t:b": {}})
+    ctx = context("mail", client=STRANGER, helo="example.com", sender=address("a@example.org"))
+    found = await answered(identity.check(ctx, identity.Policy(shared_providers=("t:a", "t:b")), where))
+    assert found.outcome == "shared"
+    assert [table.asked for table in where.tables.values()] == [["mail.example.org"], []]  # type: ignore[attr-defined]
