@@ -48,7 +48,7 @@ def test_a_plan_without_content_asks_no_check_that_needs_it() -> None:
     assert not {name for _, name in asked} & {"early_talker", "dkim", "antivirus", "attachments"}
     for key, steps in plan.steps.items():
         if key[1] in ("connect", "mail", "rcpt"):
-            assert left.steps[key] == steps
+            assert left.steps[key] == tuple(step for step in steps if step != ("milters",))  # they hear whole sessions
     assert set(NAMES) >= {name for _, name in asked}
 
 

@@ -39,6 +39,7 @@ class Line:
                 self.sock = socket.create_connection((place.host, place.port), timeout)
         except OSError as error:
             self.fail(f"cannot connect: {error.strerror or error}")
+        click.get_current_context().call_on_close(self.sock.close)
         click.echo(f"connected to {address} in {_ms(began)}")
 
     def send(self, octets: bytes) -> None:
