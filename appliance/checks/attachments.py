@@ -16,7 +16,9 @@ from collections.abc import Awaitable, Iterable
 from fnmatch import translate
 from functools import lru_cache
 from itertools import islice
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import AfterValidator
 
 from appliance.checks import knobs, knobs_put_off
 from appliance.mail.context import Context, Stage
@@ -86,6 +88,21 @@ _SMALL = 65536
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\x00-\x1f]")
 
 
+def _extensions(words: tuple[str, ...]) -> tuple[str, ...]:
+    """What could never be an extension is a mistake: nothing would be forbidden by it."""
+    for word in words:
+        if "." in word.lstrip(".") or set(word) & set("*?/ "):
+            raise ValueError(f'"{word}" is no extension: write "exe"; patterns like "*.exe" stand in forbidden_names')
+    return words
+
+
+def _types(words: tuple[str, ...]) -> tuple[str, ...]:
+    for word in words:
+        if word.count("/") != 1 or "*" in word:
+            raise ValueError(f'"{word}" is no type: write "application/x-dosexec"; extensions in forbidden_extensions')
+    return words
+
+
 class Policy(knobs.Policy):
     """Limits of one message: parts, levels of nesting; octets and fields of one header block; levels, names, unpacked
     octets of archives, and how many times larger than the message these may be. What is forbidden: extensions, types of
@@ -99,8 +116,8 @@ class Policy(knobs.Policy):
     archive_names_limit: knobs.Count = LIMITS.archive_names
     archive_bytes_limit: knobs.Count = LIMITS.archive_bytes
     archive_ratio_limit: knobs.Count = LIMITS.archive_ratio
-    forbidden_extensions: knobs.Texts = EXTENSIONS
-    forbidden_types: knobs.Texts = TYPES
+    forbidden_extensions: Annotated[knobs.Texts, AfterValidator(_extensions)] = EXTENSIONS
+    forbidden_types: Annotated[knobs.Texts, AfterValidator(_types)] = TYPES
     forbidden_names: knobs.Texts = ()
     put_off: knobs.Duration = knobs_put_off.PUT_OFF
 

@@ -16,6 +16,7 @@ from appliance.config import blob as files
 from appliance.config.mistakes import ConfigError, Mistake
 from appliance.config.references import Layout
 from appliance.config.snapshot import Blob, Snapshot, build
+from appliance.daemons.master import zones
 from appliance.engine.plan import Steps, of_envelope
 from appliance.mail.context import STAGES, Role, Stage
 
@@ -36,7 +37,7 @@ def command(path: str | None, as_json: bool) -> None:
     except ConfigError as error:
         report(None, error.mistakes, blob.label, as_json)
         sys.exit(MISTAKES)
-    if useless := [*certificates(blob, snapshot), *tables(blob, snapshot)]:
+    if useless := [*zones.complaints(snapshot), *certificates(blob, snapshot), *tables(blob, snapshot)]:
         report(None, sorted([*useless, *snapshot.warnings]), blob.label, as_json)
         sys.exit(MISTAKES)
     report(snapshot, sorted([*snapshot.warnings, *resolvers(blob, snapshot)]), blob.label, as_json)

@@ -1,5 +1,6 @@
 """Whether the values in access tables are actions of access(5), those in the tables of content actions of
-header_checks(5), and those of trust have an end and a proof: a wrong one shows before any mail meets it.
+header_checks(5), those of trust have an end and a proof, those of tls a demand: a wrong one shows before any mail meets
+it. Trust that has ended is a warning.
 
 Contract: pure; each different value is read once, by the very function that reads it when it is hit. A value that
 begins with what a pattern brings (`$1`) is known only when it is hit. What failure means for the mail: none here; at
@@ -7,10 +8,11 @@ run time a value that is no action is `temperror`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
-from appliance.checks import access, content, dmarc, impersonation, knobs_trust, own_domain
+from appliance.checks import access, content, dmarc, impersonation, knobs_trust, own_domain, tls
 from appliance.config.mistakes import did_you_mean
 from appliance.engine.policy import PolicySet
 from appliance.mail.actions import WORDS, read_entry
@@ -30,16 +32,20 @@ TRUST: dict[tuple[str, str], Callable[[str], object]] = {
     (dmarc.NAME, "trusted_sealers"): knobs_trust.read_sealer,
     (own_domain.NAME, "sources"): knobs_trust.read_names,
     (impersonation.NAME, "people"): knobs_trust.read_names,
+    (tls.NAME, "senders"): partial(tls.demand, minimum="TLSv1.2"),
+    (tls.NAME, "clients"): partial(tls.demand, minimum="TLSv1.2"),
 }
 
 
 class Wrong(NamedTuple):
-    """One value that is no action: the table's spec, its line (0 is never one), what is wrong, who names the table."""
+    """One value that is no action: the table's spec, its line (0 is never one), what is wrong, who names the table.
+    `fatal` False: it is right, but without effect."""
 
     spec: str
     line: int
     text: str
     file: str
+    fatal: bool = True
 
 
 class Use(NamedTuple):
@@ -109,18 +115,22 @@ def _patterns(spec: str, table: Patterns) -> Iterator[Wrong]:
 
 
 def _values(use: Use, table: Opened) -> Iterator[Wrong]:
-    read: dict[str, str] = {}
+    read: dict[str, tuple[str, bool]] = {}
     for _, value, line in table.entries():
         if value not in read:
-            read[value] = "" if table.pattern and value.startswith("$") else _problem(value, use)
-        if read[value]:
-            yield Wrong(use.spec, line, read[value], use.file)
+            read[value] = ("", False) if table.pattern and value.startswith("$") else _problem(value, use)
+        text, fatal = read[value]
+        if text:
+            yield Wrong(use.spec, line, text, use.file, fatal)
 
 
-def _problem(value: str, use: Use) -> str:
+def _problem(value: str, use: Use) -> tuple[str, bool]:
+    """What is wrong with a value ("" = nothing), and whether it must be mended."""
     try:
-        use.read(value)
+        found = use.read(value)
     except ValueError as error:
         word = value.split(None, 1)[0] if value.split() else ""
-        return f"{error}{'' if word.lower() in use.words else did_you_mean(word, use.words)}"
-    return ""
+        return f"{error}{'' if word.lower() in use.words else did_you_mean(word, use.words)}", True
+    if isinstance(found, knobs_trust.Trust) and found.until < datetime.now(UTC).date():
+        return f"ended on {found.until}: without effect, remove it or set a later date", False
+    return "", False

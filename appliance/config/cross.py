@@ -265,6 +265,9 @@ def _tls_levels(wiring: Wiring) -> Iterator[Odd]:
 
 
 def _texts(wiring: Wiring) -> Iterator[Odd]:
+    if "." not in wiring.gateway.hostname:
+        text = f'gateway.hostname: others expect a full name, for example "{wiring.gateway.hostname}.example.com"'
+        yield Odd(("gateway", "hostname"), text, fatal=False)
     for path, text in (
         (("gateway", "state_dir"), wiring.gateway.state_dir),
         (("logging", "target"), wiring.logging.target),

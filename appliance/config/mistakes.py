@@ -95,7 +95,7 @@ def explain(item: Any, path: Path, shape: "Shape") -> tuple[str, bool]:
         section = dotted(path[:-1])
         if not section:
             return f"unknown section [{last}]{did_you_mean(last, shape.names(()))}", True
-        hint = did_you_mean(last, shape.names(path[:-1])) or shape.belongs(last)
+        hint = did_you_mean(last, shape.names(path[:-1])) or shape.belongs(last) or _there_are(shape.names(path[:-1]))
         return f'unknown key "{last}" in [{section}]{hint}', True
     if item["type"] == "missing":
         return f'[{dotted(path[:-1])}] needs "{last}"', True
@@ -111,7 +111,21 @@ def explain(item: Any, path: Path, shape: "Shape") -> tuple[str, bool]:
     if item["type"] == "value_error":
         return f"{name}: {item['ctx']['error']}", False
     text = _WORDING.get(item["type"], item["msg"].replace("Input should be", "must be"))
-    return f"{name} {text.format(**item.get('ctx', {}))}, not {shown(item['input'])}", False
+    return f"{name} {text.format(**item.get('ctx', {}))}, not {shown(item['input'])}{_as_list(item, path)}", False
+
+
+def _as_list(item: Any, path: Path) -> str:
+    """How the one thing is written where a list of them is wanted."""
+    if item["type"] != "tuple_type" or isinstance(item["input"], list):
+        return ""
+    if isinstance(item["input"], dict):
+        return f": write [[{dotted(path)}]]"
+    return f": write [{shown(item['input'])}]"
+
+
+def _there_are(names: list[str]) -> str:
+    """All keys of a section that has few of them."""
+    return f" (there are {', '.join(names)})" if 0 < len(names) <= 9 else ""
 
 
 def shown(value: Any) -> str:

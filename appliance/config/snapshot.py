@@ -221,7 +221,7 @@ class _Build:
         for wrong in actions.complaints(policies, fresh):
             path = fresh[wrong.spec].source.path
             if path:
-                self.mistakes.append(Mistake(path, wrong.line, 1, wrong.text))
+                self.mistakes.append(Mistake(path, wrong.line, 1, wrong.text, wrong.fatal))
             else:
                 file, place = next(self._written(wrong.spec), (wrong.file, ()))
-                self._at(file, place, f"item {wrong.line}: {wrong.text}")
+                self._at(file, place, f"item {wrong.line}: {wrong.text}", fatal=wrong.fatal)

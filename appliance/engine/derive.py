@@ -25,7 +25,8 @@ def read_action(value: Any, shipped: Action) -> tuple[Action, str]:
     try:
         action = Action(word)
     except ValueError:
-        raise ValueError(f"no action is called {word or value!r}{did_you_mean(word, Action)}") from None
+        hint = did_you_mean(word.lower(), Action) or f" (there are {', '.join(Action)})"
+        raise ValueError(f"no action is called {word or value!r}{hint}") from None
     argument = argument.strip()
     if action not in _ARGUMENT:
         if argument:

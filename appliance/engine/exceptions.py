@@ -75,12 +75,30 @@ def compile_test(fact: str, wanted: Any) -> Test:
     if not isinstance(values, list) or not values or not all(isinstance(v, str) and v for v in values):
         raise ValueError("must be a text, or a list of texts")
     if fact == "client_address":
-        return _network_test([ipaddress.ip_network(value, strict=False) for value in values])
+        return _network_test([_network(value) for value in values])
+    for value in values:
+        _name(fact, value)
     if fact in ("sender", "recipient"):
         return _address_test(fact, values)
     if fact == "tls" and (unknown := [value for value in values if value not in TLS]):
         raise ValueError(f"{unknown[0]} is no version of TLS: {', '.join(TLS)}")
     return _name_test(fact, values)
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f'"{text}" is no network: write "192.0.2.0/24", "2001:db8::/32" or one address') from None
+
+
+def _name(fact: str, value: str) -> None:
+    """Raises ValueError for what is written in the way of another table or program, and would never match."""
+    whole = fact in ("sender", "recipient")
+    if "*" in value or (value.startswith("@") and not whole):
+        name = value.lstrip("*@.") or "example.com"
+        below = "" if whole else f', ".{name}" for all below it'
+        raise ValueError(f'"{value}" matches nothing: write "{name}"{below} (there are no patterns here)')
 
 
 def _network_test(networks: list[Network]) -> Test:

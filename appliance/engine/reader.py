@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from appliance.checks import Check, knobs
+from appliance.engine import wording
 from appliance.engine.derive import Derivation, read_action
 from appliance.engine.exceptions import FACTS, PER_RECIPIENT, Exemption, Test, compile_test, end_of, unknown_at
 from appliance.engine.plan import Complaint, Plan, did_you_mean
@@ -83,7 +84,8 @@ class FileReader:
             key = item["loc"][-1]
             known = (*self.check.policy.model_fields, "mode", *_TABLES)
             return f"unknown key {key}{did_you_mean(str(key), known)}"
-        return str(item["msg"]).removeprefix("Value error, ")
+        field = self.check.policy.model_fields.get(str(item["loc"][0])) if item["loc"] else None
+        return wording.explain(item, field.default if field else None)
 
     def _known(self, outcome: str, path: tuple[str | int, ...]) -> bool:
         if outcome in self.check.outcomes:

@@ -70,7 +70,7 @@ class Patterns:
         try:
             return rule._replace(test=rule.test._replace(compiled=rule.test.octets()))
         except (ValueError, regex.error) as why:
-            text = why.msg if isinstance(why, regex.error) else str(why)
+            text = f"the pattern cannot be read: {why.msg}" if isinstance(why, regex.error) else str(why)
             raise LineError(rule.line, text) from None
 
     def get(self, key: str) -> tuple[str, str] | None:
@@ -145,7 +145,7 @@ class _Parser:
             return self._parse(line)
         except (ValueError, regex.error) as why:
             # the position that `regex` gives belongs to the rewritten pattern: it would mislead
-            text = why.msg if isinstance(why, regex.error) else str(why)
+            text = f"the pattern cannot be read: {why.msg}" if isinstance(why, regex.error) else str(why)
             self.source.flaw(line.number, line.column, text)
             return None
 
@@ -217,7 +217,7 @@ def cut(text: str) -> tuple[str, str, str]:
     while end < len(text) and text[end] != delimiter:
         end += 2 if text[end] == "\\" else 1
     if end >= len(text):
-        raise ValueError(f"the pattern has no closing {delimiter}")
+        raise ValueError(f"the pattern has no closing {delimiter} (a rule is written /pattern/flags result)")
     flags, result = re.match(r"([^ \t\r\v\f]*)(.*)", text[end + 1 :], re.DOTALL).groups()  # type: ignore[union-attr]
     return text[1:end], flags, result.strip(BLANKS)
 

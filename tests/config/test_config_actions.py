@@ -91,3 +91,21 @@ def test_a_list_of_domains_that_is_none_is_told(folder: Folder) -> None:
         'or "*"',
         'policies/sources:2:1: joe@example.com is no domain: write example.com, .example.com for all below it, or "*"',
     ]
+
+
+def test_a_demand_for_tls_that_is_none_is_told(folder: Folder) -> None:
+    folder.write("policies/access/tls", "bank.example required\nb.example require\n")
+    folder.write("policies/tls.toml", 'senders = "texthash:access/tls"\nclients = "inline:{ c.example=TLS1.3 }"\n')
+    found = told(folder)
+    assert [text.partition(" is none of")[0] for text in found] == [
+        "policies/access/tls:2:1: 'require'",
+        "policies/tls.toml:2:11: item 1: 'TLS1.3'",
+    ]
+
+
+def test_trust_that_has_ended_is_a_warning(folder: Folder) -> None:
+    folder.write("policies/forwarders", "a.example until=2020-03-31 proof=name\nb.example until=2999-12-31 proof=spf\n")
+    folder.write("policies/dmarc.toml", 'trusted_forwarders = "texthash:forwarders"\n')
+    assert [str(warning).replace(f"{folder.path}/", "") for warning in build(blob.read(folder.main)).warnings] == [
+        "policies/forwarders:1:1: ended on 2020-03-31: without effect, remove it or set a later date"
+    ]

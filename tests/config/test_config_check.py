@@ -65,6 +65,38 @@ def test_a_certificate_that_no_listener_could_use_is_a_mistake(folder: Folder) -
     assert (done.exit_code, "chain.pem: no certificate in it" in done.output) == (1, True)
 
 
+def test_a_zone_file_that_is_none_is_a_mistake(folder: Folder) -> None:
+    folder.wiring(WIRING + '[dns]\nzone = "names"\n')
+    folder.write("names", "; names\nmx.example.com. IN A 192.0.2.1\n")
+    done = CliRunner().invoke(check.command, ["--config", folder.main])
+    assert done.exit_code == 1
+    assert f'{folder.path}/names:2:1: no zone file: no time to live: write "$TTL 300" in the first line' in done.output
+    folder.write("names", "$TTL 300\nmx.example.com. IN A 192.0.2.300\n")
+    done = CliRunner().invoke(check.command, ["--config", folder.main])
+    assert (done.exit_code, f"{folder.path}/names:2:1: no zone file: the value" in done.output) == (1, True)
+    folder.write("names", "$TTL 300\nmx.example.com. IN AB 192.0.2.3\n")
+    done = CliRunner().invoke(check.command, ["--config", folder.main])
+    assert (done.exit_code, f"{folder.path}/names:2:1: no zone file: unknown" in done.output) == (1, True)
+    folder.write("names", "$TTL 300\nmx.example.com. IN A 192.0.2.1\n")
+    assert CliRunner().invoke(check.command, ["--config", folder.main]).exit_code == 0
+
+
+def test_how_a_list_is_written(folder: Folder) -> None:
+    folder.wiring(WIRING.replace("[[listen]]", "[listen]") + '[dns]\nnameservers = "127.0.0.1"\n[queue]\nmax = 1\n')
+    output = CliRunner().invoke(check.command, ["--config", folder.main]).output
+    assert "listen must be a list, not a table: write [[listen]]" in output
+    assert 'dns.nameservers must be a list, not "127.0.0.1": write ["127.0.0.1"]' in output
+    folder.wiring(WIRING.replace("[relay]", 'tls = { cert = "a" }\n[relay]').replace("mx.example.com", "mx"))
+    output = CliRunner().invoke(check.command, ["--config", folder.main]).output
+    assert 'unknown key "cert" in [listen[0].tls] (there are certificate, key)' in output
+
+
+def test_a_host_name_without_a_domain_is_warned_of(folder: Folder) -> None:
+    folder.wiring(WIRING.replace("mx.example.com", "mx"))
+    done = CliRunner().invoke(check.command, ["--config", folder.main])
+    assert (done.exit_code, f"{folder.main}:2:12: warning: gateway.hostname: others expect" in done.output) == (0, True)
+
+
 def test_json(folder: Folder) -> None:
     done = CliRunner().invoke(check.command, ["--config", folder.main, "--json"])
     good = json.loads(done.output)

@@ -16,6 +16,7 @@ from appliance.config import snapshot as config
 from appliance.config.blob import Blob
 from appliance.config.model import Wiring
 from appliance.config.snapshot import ConfigError, Snapshot
+from appliance.daemons.master import zones
 
 #: Keys that bind sockets, fork processes or choose users: changing them takes a restart.
 _FIXED = (
@@ -53,9 +54,11 @@ def read(path: str | None) -> tuple[Blob | None, str]:
 def build(blob: Blob, previous: Snapshot | None = None) -> tuple[Snapshot | None, str]:
     """The compiled files, or all their mistakes."""
     try:
-        return config.build(blob, previous), ""
+        snapshot = config.build(blob, previous)
     except ConfigError as error:
         return None, str(error)
+    wrong = zones.complaints(snapshot)
+    return (None, "\n".join(map(str, wrong))) if wrong else (snapshot, "")
 
 
 def start(path: str | None) -> Start:

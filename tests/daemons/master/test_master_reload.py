@@ -47,6 +47,17 @@ def test_broken_files_change_nothing_and_all_mistakes_are_told(running: Master) 
     assert "nothing was changed" in running.log()
 
 
+def test_a_zone_file_that_is_none_changes_nothing(running: Master) -> None:
+    names = running.config.with_name("names")
+    names.write_text("mx.example.com. IN A 192.0.2.1\n")
+    running.write("new.example.com", more=f'[dns]\nzone = "{names}"\n')
+    outcome = running.ask("reload")
+    assert not outcome["good"] and f"{names}:1:1: no zone file: no time to live" in outcome["text"]
+    assert greetings(running) == {"mx.example.com"}
+    names.write_text("$TTL 300\nmx.example.com. IN A 192.0.2.1\n")
+    assert running.ask("reload")["good"] and greetings(running) == {"new.example.com"}
+
+
 def test_a_hang_up_reloads_and_children_born_later_have_the_new_files(running: Master) -> None:
     running.write("new.example.com")
     os.kill(running.pid, signal.SIGHUP)
