@@ -113,6 +113,27 @@ def test_policies_in_force_are_what_is_expected(tmp_path: Path) -> None:
     assert status == 0 and {row["state"] for row in rows} == {"skipped"} and "mode off" in rows[0]["why"]
 
 
+def test_what_stands_in_the_files_and_is_not_here_costs_no_scenario(tmp_path: Path) -> None:
+    """DNS lists, limits of clients, a filter behind the queue, a password in a file beside: none of it is ours."""
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    lists = 'client = ["zen.example.net=127.0.0.[2..11]*3"]\nsender = ["dbl.example.net"]\nthreshold = 3\n'
+    (policies / "dnsbl.toml").write_text(lists + '[on]\ntemperror = "defer"\n')
+    (policies / "antispam.toml").write_text('mode = "off"\n')  # that rspamd is not there
+    (tmp_path / "pw").write_text("secret\n")
+    more = "[limits]\nconnection_rate = 1\nmessage_rate = 1\nconnections_per_client = 1\n"
+    more += '[scanners.r]\nkind = "rspamd"\naddress = "127.0.0.1:1"\npassword_file = "pw"\n'
+    more += '[filters.amavis]\nnext_hop = "smtp:[127.0.0.1]:10024"\n'
+    config = wiring(tmp_path, more)
+    text = Path(config).read_text().replace("[relay]", 'content_filter = "amavis:"\n[relay]', 1)
+    back = '[[listen]]\nname = "back"\nrole = "reinject"\naddress = "127.0.0.1:3"\n'
+    Path(config).write_text(text.replace("[relay]", back + "[relay]", 1))
+    for only in ("clean mail", "SPF fail", "kill -9"):
+        status, rows, said = selftest(tmp_path, "--config", config, "--only", only)
+        assert status == 0 and rows, (rows, said)
+    assert {"smtpd", "scand"} <= set(rows[0]["why"].replace(",", "").split()), rows
+
+
 def test_files_that_do_not_run_are_told_with_their_place(tmp_path: Path) -> None:
     config = wiring(tmp_path, "[smtp]\nsize = 3\n")
     status, rows, said = selftest(tmp_path, "--config", config)

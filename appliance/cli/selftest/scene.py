@@ -2,8 +2,9 @@
 
 Contract: policies, limits, scanners and the listener's settings are the operator's. Ours are: ports, state, the zone file
 and a name server that fails, the inner server, one domain (selftest.example) with one mailbox, scripted scanners beside
-the configured ones, a short greylist delay, and an honest network that is neither greylisted nor limited. Nothing outside
-the folder is written. What failure means for the mail: none.
+the configured ones, DNS lists on which nobody is, a short greylist delay, no limits that count clients, and an honest
+network that is neither greylisted nor limited. Nothing outside the folder is written. What failure means for the mail:
+none.
 """
 
 import shutil
@@ -16,6 +17,7 @@ from appliance.cli.selftest import toml
 from appliance.config import blob as files
 from appliance.config import default
 from appliance.config.snapshot import Snapshot, build
+from appliance.daemons.compose.lists import wanted_lists
 
 HERE = Path(__file__).parent
 #: The domain that is ours for the test, and its one mailbox.
@@ -29,6 +31,10 @@ DELAY = 3
 CLAMD, SPAMD = "selftest_clamd", "selftest_spamd"
 #: Sections of the wiring that a temporary gateway takes as they are.
 _KEPT = ("gateway", "smtp", "limits")
+#: Limits that count clients: all strangers here come from a few addresses, and much faster than in life.
+_UNLIMITED = {"connections_per_client": 0, "connection_rate": 0, "message_rate": 0, "recipient_rate": 0}
+#: Keys of a scanner that name files; the configuration knows where they are.
+_PATHS = ("password_file", "folder")
 
 
 def free_port() -> int:
@@ -54,8 +60,10 @@ class Scene:
     def write(self, *, inner: int, clamd: int, spamd: int, dns: int, tls: tuple[str, str]) -> Snapshot:
         """Write everything for peers on these ports; `tls`: certificate and key files for a listener without its own."""
         self._policies()
-        shutil.copy(HERE / "selftest.zone", self.folder / "zone")
+        names = (HERE / "selftest.zone").read_text(encoding="utf-8")
+        (self.folder / "zone").write_text(names + self._lists(), encoding="utf-8")
         wiring: dict[str, Any] = {key: dict(self.raw[key]) for key in _KEPT if key in self.raw}
+        wiring["limits"] = wiring.get("limits", {}) | _UNLIMITED
         gateway = wiring.setdefault("gateway", {})
         gateway |= {"state_dir": "state", "policies": "policies", "drop": "off", "soft_bounce": False}
         wiring["listen"] = [self._listener(tls)]
@@ -68,12 +76,24 @@ class Scene:
         self.config.write_text(toml.dump(wiring), encoding="utf-8")
         return build(files.read(str(self.config)))
 
+    def _lists(self) -> str:
+        """The DNS lists that the policies name: well, and nobody of ours is on them."""
+        lines = [""]
+        for wanted in wanted_lists(self.theirs.policies):
+            zone = wanted.zone
+            if zone not in {line.split(" ", 1)[0].rstrip(".") for line in lines}:
+                lines.append(f"{zone}. 60 IN SOA ns.{zone}. hostmaster.{zone}. 1 3600 600 86400 60")
+            test = "2.0.0.127" if wanted.kind == "address" else "test"
+            lines.append(f"{test}.{zone}. 60 IN A 127.0.0.2")
+        return "\n".join(dict.fromkeys(lines)) + "\n"
+
     def _listener(self, tls: tuple[str, str]) -> dict[str, Any]:
         """The operator's first inbound listener, on a port of ours, for strangers with addresses of our choice."""
         theirs = self.theirs.wiring.listen
         index = next((i for i, item in enumerate(theirs) if item.role == "inbound" and item.protocol == "smtp"), None)
         raw = dict(self.raw.get("listen", [{}])[index]) if index is not None else {}
-        raw.pop("xclient", None)
+        for key in ("xclient", "content_filter"):  # the filter behind the queue is a server of theirs
+            raw.pop(key, None)
         own = theirs[index].tls if index is not None else None
         certificate, key = (own.certificate, own.key) if own is not None and own.certificate else tls
         raw |= {"name": "public", "role": "inbound", "protocol": "smtp", "address": f"127.0.0.1:{self.port}"}
@@ -83,7 +103,11 @@ class Scene:
     def _scanners(self, clamd: int, spamd: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, entry in self.theirs.wiring.scanners.items():
-            found[name] = dict(self.raw["scanners"][name]) | {"address": list(entry.address)}
+            own = dict(self.raw["scanners"][name])
+            if entry.address:
+                own["address"] = list(entry.address)
+            own |= {key: getattr(entry, key) for key in _PATHS if key in own}
+            found[name] = own
         found[CLAMD] = {"kind": "clamd", "address": f"127.0.0.1:{clamd}", "timeout": "5s"}
         found[SPAMD] = {"kind": "spamd", "address": f"127.0.0.1:{spamd}", "timeout": "5s"}
         return found

@@ -49,7 +49,16 @@ FAR = behind.FAR + _BLOCK
 #: Others that are read to their end, whatever they begin with.
 _WANTED = re.compile(r"\.(?:rels|zip)\Z", re.IGNORECASE)
 #: Single files that were compressed, not archived.
-_STREAMS = frozenset({filetypes.GZIP, "application/x-bzip2", "application/x-xz", "application/zstd", "application/x-lz4"})
+_STREAMS = frozenset(
+    {
+        filetypes.GZIP,
+        "application/x-bzip2",
+        "application/x-xz",
+        "application/zstd",
+        "application/x-lz4",
+        "application/x-lzma",
+    }
+)
 #: Flags, method, length of the name.
 _LOCAL = re.compile(rb"PK\x03\x04..(.).(..).{16}(..)..", re.DOTALL)
 _CENTRAL = re.compile(rb"PK\x01\x02....(.).(..).{16}(..).{16}", re.DOTALL)

@@ -85,6 +85,7 @@ ARCHIVES = frozenset(
         XZ,
         ZSTD,
         "application/x-lz4",
+        "application/x-lzma",
         "application/x-compress",
         "application/x-archive",
         CPIO,

@@ -73,7 +73,11 @@ def test_c4_members_of_archives(kind: str) -> None:
     assert "archive" in report.parts[0].flags and not report.unread and not report.over
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def old_lzma(octets: bytes) -> bytes:
+    return lzma.compress(octets, lzma.FORMAT_ALONE)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, old_lzma])
 def test_c4_a_single_file_that_was_compressed(pack: object) -> None:
     (member,) = members(looked(pack(EXE))).values()  # type: ignore[operator]
     assert member.detected == filetypes.EXE
