@@ -53,6 +53,11 @@ def test_the_demo_works_as_printed(demo: Process, tmp_path: Path) -> None:
     assert sent.returncode == 0, sent.stdout + sent.stderr
     inbox = tmp_path / "run" / "inbox" / "new"
     wait_for(lambda: len(list(inbox.iterdir())) == 1, 10, "the mail in the demo inbox")
+    kept = next(inbox.iterdir()).read_text()
+    assert "dmarc=pass" in kept and "X-Postgate-Mark" not in kept
+    status = subprocess.run([POSTGATE, "status"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    asked = [line for line in status.stdout.splitlines() if " dns: " in line]
+    assert asked and all("not asked yet" in line for line in asked)  # it works without any name server, too
     if shutil.which("swaks"):
         again = subprocess.run(
             printed(demo, "swaks"), cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
