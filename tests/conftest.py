@@ -1,5 +1,7 @@
 """Options of the test run and the peers that interop and fault tests share."""
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,22 @@ from tests.peers.inner import Inner
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the long form of fault and load tests (make soak)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """One short folder for all that tests write: the path of a unix socket has at most 107 octets, and the folder that
+    pytest takes by itself grows longer with each run."""
+    if config.option.basetemp is None and not hasattr(config, "workerinput"):
+        config.option.basetemp = config.stash[_FOLDER] = tempfile.mkdtemp(prefix="pg-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if folder := config.stash.get(_FOLDER, ""):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_FOLDER = pytest.StashKey[str]()
 
 
 @pytest.fixture
