@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from appliance.checks import knobs
+from appliance.mail import actions
 from appliance.mail.actions import read_entry
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later
@@ -21,32 +22,8 @@ from appliance.mail.verdict import Action, Verdict
 NAME = "access"
 STAGES: tuple[Stage, ...] = ("connect", "helo", "mail", "rcpt")
 GATE = True
-OUTCOMES = {
-    "dunno": Action.DUNNO,
-    "ok": Action.ACCEPT,
-    "reject": Action.REJECT,
-    "defer": Action.DEFER,
-    "defer_if_permit": Action.DEFER_IF_PERMIT,
-    "defer_if_reject": Action.DEFER_IF_REJECT,
-    "hangup": Action.DISCONNECT,
-    "discard": Action.DISCARD,
-    "hold": Action.HOLD,
-    "filter": Action.FILTER,
-    "redirect": Action.REDIRECT,
-    "bcc": Action.BCC,
-    "prepend": Action.PREPEND,
-    "warn": Action.WARN,
-    "info": Action.INFO,
-    "temperror": Action.DEFER_IF_PERMIT,
-}
-REPLIES = {
-    "reject": "554 5.7.1 Access denied",
-    "defer": "450 4.7.1 Access denied for now, please try again later",
-    "defer_if_permit": "450 4.7.1 Service unavailable, please try again later",
-    "defer_if_reject": "450 4.7.1 Service unavailable, please try again later",
-    "hangup": "421 4.7.0 Service not available, closing connection",
-    "temperror": "451 4.3.5 Access cannot be checked at the moment, please try again later",
-}
+OUTCOMES = actions.OUTCOMES | {"temperror": Action.DEFER_IF_PERMIT}
+REPLIES = actions.REPLIES | {"temperror": "451 4.3.5 Access cannot be checked at the moment, please try again later"}
 _NOTHING = Verdict(check=NAME, outcome="dunno")
 
 

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from appliance.checks import knobs
 from appliance.checks.knobs import Duration, Texts
+from appliance.mail import actions
 from appliance.mail.actions import WORDS, Entry, read_entry
 from appliance.mail.context import STAGES as ALL_STAGES
 from appliance.mail.context import Context, Role, Stage
@@ -30,32 +31,8 @@ NAME = "policy_services"
 STAGES: tuple[Stage, ...] = ALL_STAGES
 GATE = True
 ENVELOPE = True
-OUTCOMES = {
-    "dunno": Action.DUNNO,
-    "ok": Action.ACCEPT,
-    "reject": Action.REJECT,
-    "defer": Action.DEFER,
-    "defer_if_permit": Action.DEFER_IF_PERMIT,
-    "defer_if_reject": Action.DEFER_IF_REJECT,
-    "hangup": Action.DISCONNECT,
-    "discard": Action.DISCARD,
-    "hold": Action.HOLD,
-    "filter": Action.FILTER,
-    "redirect": Action.REDIRECT,
-    "bcc": Action.BCC,
-    "prepend": Action.PREPEND,
-    "warn": Action.WARN,
-    "info": Action.INFO,
-    "temperror": Action.DEFER_IF_PERMIT,
-}
-REPLIES = {
-    "reject": "554 5.7.1 Access denied",
-    "defer": "450 4.7.1 Access denied for now, please try again later",
-    "defer_if_permit": "450 4.7.1 Service unavailable, please try again later",
-    "defer_if_reject": "450 4.7.1 Service unavailable, please try again later",
-    "hangup": "421 4.7.0 Service not available, closing connection",
-    "temperror": "451 4.3.5 Policy cannot be checked at the moment, please try again later",
-}
+OUTCOMES = actions.OUTCOMES | {"temperror": Action.DEFER_IF_PERMIT}
+REPLIES = actions.REPLIES | {"temperror": "451 4.3.5 Policy cannot be checked at the moment, please try again later"}
 #: What ends the asking.
 FINAL = frozenset({"ok", "reject", "defer", "hangup", "discard"})
 #: What is done to the message, for whomever it was asked.

@@ -8,17 +8,40 @@ import re
 from typing import NamedTuple
 
 from appliance.mail.replies import CLASS, Refusal, Subject, repair
+from appliance.mail.verdict import Action
 
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|\Z)")
 _FIELD = re.compile(r"[!-9;-~]+[ \t]*:")
 #: The code of words that refuse, when the text comes along.
 _CODES = {"reject": 554, "defer": 450, "defer_if_permit": 450, "defer_if_reject": 450}
-_OUTCOMES = (
-    *("dunno", "ok", "reject", "defer", "defer_if_permit", "defer_if_reject", "hangup", "discard", "hold"),
-    *("filter", "redirect", "bcc", "prepend", "warn", "info"),
-)
+#: What each outcome does as shipped.
+OUTCOMES = {
+    "dunno": Action.DUNNO,
+    "ok": Action.ACCEPT,
+    "reject": Action.REJECT,
+    "defer": Action.DEFER,
+    "defer_if_permit": Action.DEFER_IF_PERMIT,
+    "defer_if_reject": Action.DEFER_IF_REJECT,
+    "hangup": Action.DISCONNECT,
+    "discard": Action.DISCARD,
+    "hold": Action.HOLD,
+    "filter": Action.FILTER,
+    "redirect": Action.REDIRECT,
+    "bcc": Action.BCC,
+    "prepend": Action.PREPEND,
+    "warn": Action.WARN,
+    "info": Action.INFO,
+}
+#: What a client hears where no text comes along.
+REPLIES = {
+    "reject": "554 5.7.1 Access denied",
+    "defer": "450 4.7.1 Access denied for now, please try again later",
+    "defer_if_permit": "450 4.7.1 Service unavailable, please try again later",
+    "defer_if_reject": "450 4.7.1 Service unavailable, please try again later",
+    "hangup": "421 4.7.0 Service not available, closing connection",
+}
 #: The words of access(5) (numbers are actions too), with their outcome.
-WORDS = {"ok": "ok", "relay": "ok", "permit": "ok"} | {word: word for word in _OUTCOMES}
+WORDS = {"ok": "ok", "relay": "ok", "permit": "ok"} | {word: word for word in OUTCOMES}
 
 
 class Entry(NamedTuple):

@@ -7,11 +7,12 @@ for the mail: an MTA that is not accepted takes its default action for this filt
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from typing import Protocol
 
 from appliance.daemons.fronts.accepting import Acceptor
+from appliance.daemons.fronts.names import Confirm, Names
 from appliance.daemons.milterd import record
 from appliance.daemons.milterd.collector import Memory
 from appliance.daemons.milterd.connection import Connection
@@ -25,15 +26,12 @@ from appliance.protocol.milter.words import Actions
 from appliance.queue.ids import QueueIds
 
 log = oplog.get("milterd")
-#: Seconds for which a client's name is not asked for again (the resolver keeps to the TTL behind it).
-NAME_KEPT, NAMES = 10.0, 4096
 #: Seconds between looks at silent connections.
 LOOK = 1.0
 #: What is degraded is said for so long after it was met last.
 SAID = 600.0
 #: Ids of milter workers differ from those of SMTP workers by this.
 IDS_FROM = 512
-Confirm = Callable[[str], Awaitable[ClientName]]
 
 
 class Senders(Protocol):
@@ -49,14 +47,14 @@ class Front:
         self, rules: Rules, confirm: Confirm, folder: str, index: int = 0, senders: Senders | None = None
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.rules, self.confirm, self.folder, self.senders = rules, confirm, folder, senders
+        self.rules, self.folder, self.senders = rules, folder, senders
         self.ids = QueueIds(IDS_FROM + index)
         self.clock = time.time
         self.memory = Memory(rules.limits.memory_messages)
         self.connections: set[Connection] = set()
         self.draining = False
         self._empty: asyncio.Event | None = None
-        self._names: OrderedDict[str, tuple[float, ClientName]] = OrderedDict()
+        self.names = Names(confirm)
         self.acceptor = Acceptor(self._welcome, self._places, self.met)
         self._met: dict[str, float] = {}
         #: Answers by default since the start: how many, when the last one, the last messages.
@@ -119,25 +117,11 @@ class Front:
     # ------------------------------------------------------------------ names
 
     def name_of(self, session: Session) -> "asyncio.Task[ClientName] | None":
-        """Find out the name of an MTA's client, as the SMTP server does it itself: at once if it is remembered, else by a
-        task that is awaited later."""
-        address = session.client.address
-        kept = self._names.get(address)
-        if kept is not None and kept[0] > self.loop.time():
-            session.name(kept[1])
+        """Find out the client's name: at once if it is remembered, else by a task that is awaited later."""
+        found = self.names.of(session.client.address)
+        if isinstance(found, ClientName):
+            session.name(found)
             return None
-        return self.loop.create_task(self._confirm(address))
-
-    async def _confirm(self, address: str) -> ClientName:
-        try:
-            found = await self.confirm(address)
-        except Exception as error:
-            log.error("client name", client=address, exc_info=error)
-            return ClientName("unknown", "unknown", "temperror")
-        if found.proof != "temperror":
-            self._names[address] = (self.loop.time() + NAME_KEPT, found)
-            if len(self._names) > NAMES:
-                self._names.popitem(last=False)
         return found
 
     # ------------------------------------------------------------------ what happened

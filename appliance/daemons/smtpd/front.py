@@ -10,11 +10,11 @@ import errno
 import socket
 import ssl
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from appliance.config.model import Limits
+from appliance.daemons.fronts.names import Confirm, Names
 from appliance.daemons.smtpd import greeting
 from appliance.daemons.smtpd.body import Memory
 from appliance.daemons.smtpd.insiders import Insiders
@@ -36,8 +36,6 @@ _paused = metrics.counter("postgate_smtpd_accept_pauses_total", "Pauses of accep
 BATCH = 64
 #: Seconds without accepting when descriptors or memory are out.
 ACCEPT_PAUSE = 0.5
-#: Seconds for which a client's name is not asked for again (the resolver keeps to the TTL behind it).
-NAME_KEPT, NAMES = 10.0, 4096
 #: Seconds for which the room in the spool is not looked at again.
 ROOM_KEPT = 0.25
 #: Seconds that a client waits behind each error above the soft limit.
@@ -82,9 +80,6 @@ class Intake(Protocol):
     def room(self) -> Room | None: ...
 
 
-Confirm = Callable[[str], Awaitable[ClientName]]
-
-
 class Front:
     """One a worker."""
 
@@ -98,7 +93,7 @@ class Front:
         senders: greeting.Senders | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.rules, self.intake, self.state, self.confirm = rules, intake, state, confirm
+        self.rules, self.intake, self.state = rules, intake, state
         #: What is remembered of senders and of clients that waited.
         self.senders = senders
         self.waited = greeting.Waited()
@@ -118,7 +113,7 @@ class Front:
         self.plug: Callable[[Session], Plug] | None = None
         self._space_told = True
         self._room_at = 0.0
-        self._names: OrderedDict[str, tuple[float, ClientName]] = OrderedDict()
+        self.names = Names(confirm)
         self._accepting: dict[socket.socket, str] = {}
         self._welcomes: set[asyncio.Task[None]] = set()
 
@@ -202,23 +197,10 @@ class Front:
 
     def name_of(self, session: Session) -> "asyncio.Task[ClientName] | None":
         """Find out the client's name: at once if it is remembered, else by a task that is awaited later."""
-        address = session.client.address
-        kept = self._names.get(address)
-        if kept is not None and kept[0] > self.loop.time():
-            session.named(kept[1])
+        found = self.names.of(session.client.address)
+        if isinstance(found, ClientName):
+            session.named(found)
             return None
-        return self.loop.create_task(self._confirm(address))
-
-    async def _confirm(self, address: str) -> ClientName:
-        try:
-            found = await self.confirm(address)
-        except Exception as error:
-            log.error("client name", client=address, exc_info=error)
-            return ClientName("unknown", "unknown", "temperror")
-        if found.proof != "temperror":
-            self._names[address] = (self.loop.time() + NAME_KEPT, found)
-            if len(self._names) > NAMES:
-                self._names.popitem(last=False)
         return found
 
     # ------------------------------------------------------------------ accepting
