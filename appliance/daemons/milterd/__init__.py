@@ -6,10 +6,17 @@ of every connection; drain finishes what runs. What failure means for the mail: 
 their default action for this filter; nothing is ever kept here.
 """
 
-from appliance.daemons.milterd.worker import Milterd
+from appliance.daemons.compose import Composition
+from appliance.daemons.fronts.worker import Worker
+from appliance.daemons.milterd.front import Front
+from appliance.daemons.milterd.rules import Rules
 from appliance.daemons.skeleton import Birth, Daemon
 
 
 def create(birth: Birth) -> Daemon:
     """One worker."""
-    return Milterd(birth)
+    return Worker(birth, Rules, _front)
+
+
+def _front(rules: Rules, composition: Composition, birth: Birth) -> Front:
+    return Front(rules, composition.client_name, str(birth.state_dir / "milter"), birth.index, composition.senders)

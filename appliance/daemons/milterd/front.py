@@ -6,10 +6,11 @@ for the mail: an MTA that is not accepted takes its default action for this filt
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from appliance.daemons.fronts.accepting import Acceptor
 from appliance.daemons.fronts.names import Confirm, Names
@@ -55,7 +56,7 @@ class Front:
         self.draining = False
         self._empty: asyncio.Event | None = None
         self.names = Names(confirm)
-        self.acceptor = Acceptor(self._welcome, self._places, self.met)
+        self._acceptor = Acceptor(self._welcome, self._places, self.met)
         self._met: dict[str, float] = {}
         #: Answers by default since the start: how many, when the last one, the last messages.
         self._late: deque[str] = deque(maxlen=5)
@@ -68,6 +69,10 @@ class Front:
         self.memory.limit = rules.limits.memory_messages
 
     # ------------------------------------------------------------------ connections
+
+    def accept_on(self, sock: socket.socket, door: str) -> None:
+        """Serve a bound, listening socket for the front called `door`."""
+        self._acceptor.serve(sock, door)
 
     def entered(self, connection: Connection) -> None:
         self.connections.add(connection)
@@ -97,7 +102,7 @@ class Front:
 
     async def drain(self, grace: float) -> None:
         """Accept nothing more; messages under way end, then their MTAs are hung up on; after `grace` all are."""
-        self.acceptor.stop()
+        self._acceptor.stop()
         self.draining = True
         for connection in tuple(self.connections):
             if connection.idle:
@@ -163,6 +168,10 @@ class Front:
         if now - self._met.get(what, -SAID) >= SAID:
             log.warning(what)
         self._met[what] = now
+
+    def facts(self) -> dict[str, Any]:
+        """For status."""
+        return {"connections": len(self.connections), "body_memory": self.memory.used}
 
     def degraded(self) -> list[str]:
         """In words."""

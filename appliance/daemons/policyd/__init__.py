@@ -6,10 +6,17 @@ the checks need. A reload is in force for the next message; drain answers what h
 mail: an error of ours is the front's default answer; a worker that dies leaves Postfix to its next attempt.
 """
 
-from appliance.daemons.policyd.worker import Policyd
+from appliance.daemons.compose import Composition
+from appliance.daemons.fronts.worker import Worker
+from appliance.daemons.policyd.front import Front
+from appliance.daemons.policyd.rules import Rules
 from appliance.daemons.skeleton import Birth, Daemon
 
 
 def create(birth: Birth) -> Daemon:
     """One worker."""
-    return Policyd(birth)
+    return Worker(birth, Rules, _front)
+
+
+def _front(rules: Rules, composition: Composition, birth: Birth) -> Front:
+    return Front(rules, birth.index)

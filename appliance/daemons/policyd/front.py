@@ -8,7 +8,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from appliance.daemons.fronts.accepting import Acceptor
 from appliance.daemons.policyd import record
@@ -106,6 +106,10 @@ class Front:
         self._timer.cancel()
 
     # ------------------------------------------------------------------ health
+
+    def facts(self) -> dict[str, Any]:
+        """For status."""
+        return {"connections": len(self.connections), "messages": len(self.messages)}
 
     def met(self, what: str) -> None:
         """Something is impaired; status says so for a while."""

@@ -60,7 +60,7 @@ class Stage:
         self._sock = socket.socket(socket.AF_UNIX)
         self._sock.bind(self.path)
         self._sock.listen(64)
-        self.front.acceptor.serve(self._sock, "milter")
+        self.front.accept_on(self._sock, "milter")
 
     async def mta(self, offered: p.Negotiate | None = None, **macros: str) -> Mta:
         return await Mta.to(self.path, offered, **macros)
