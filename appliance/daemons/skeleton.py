@@ -207,6 +207,7 @@ class _Life:
             "since": self._since,
             "rss": _resident(),
             "lag_max": round(self._meter.worst, 4),
+            "lag_peaks": list(self._meter.peaks),
             "events_waiting": events.waiting(),
         }
         self._report(control.Answer(ask.id, health={**facts, **self._daemon.health()}))

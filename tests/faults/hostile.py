@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 from tests.peers.gateway import Gateway
@@ -107,15 +106,24 @@ class Canary:
         self.worst = float(self._process.communicate("\n", timeout=10)[0])
 
 
-def worst_lag(gateway: Gateway) -> dict[str, float]:
-    """The longest lag since the start, in seconds, by process."""
-    return {w["worker"]: w["health"].get("lag_max", 0.0) for w in gateway.status()["workers"]}
+class Lag(NamedTuple):
+    """The longest that a process kept its own loop, in seconds, and how late the loop was in all."""
+
+    own: float
+    late: float
 
 
-def denied(gateway: Gateway) -> dict[str, float]:
-    """Seconds for which each process was ready to run and the machine ran others (its loop cannot help that)."""
+def lag_since(gateway: Gateway, moment: float) -> dict[str, Lag]:
+    """The longest lag of each process since `moment` (monotonic clock): what came before hides nothing. Time for which
+    the machine ran others is not the loop's own."""
     found = {}
     for worker in gateway.status()["workers"]:
-        path = Path(f"/proc/{worker['pid']}/schedstat")
-        found[worker["worker"]] = int(path.read_text().split()[1]) / 1e9 if path.exists() else 0.0
+        peaks = [peak for peak in worker["health"].get("lag_peaks", []) if peak[0] >= moment]
+        found[worker["worker"]] = max((Lag(late - denied, late) for _, late, denied in peaks), default=Lag(0.0, 0.0))
     return found
+
+
+def none_late(gateway: Gateway, moment: float, machine: float) -> None:
+    """No loop was kept for 100 ms since `moment` by its own process. `machine`: how late an idle loop was."""
+    late = {worker: lag for worker, lag in lag_since(gateway, moment).items() if lag.own > 0.1 + machine}
+    assert not late, f"loops were kept: {late} (an idle one was late by at most {machine:.3f} s)"

@@ -1,7 +1,13 @@
-"""The lag meter sees a call that kept the loop."""
+"""The lag meter sees a call that kept the loop, when that was, and whose fault it is."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
+
+import pytest
 
 from appliance.observe import lag
 
@@ -18,3 +24,48 @@ async def test_a_blocking_call_is_seen() -> None:
     time.sleep(lag.INTERVAL * 2)
     await asyncio.sleep(lag.INTERVAL)
     assert meter.worst == worst  # stopped
+
+
+async def test_the_first_peak_since_a_moment_is_the_longest_since_then() -> None:
+    meter = lag.LagMeter(asyncio.get_running_loop())
+    meter.start()
+    for seconds in (0.4, 0.1, 0.2):
+        await asyncio.sleep(lag.INTERVAL * 1.5)
+        time.sleep(seconds)
+    began = time.monotonic()
+    await asyncio.sleep(lag.INTERVAL * 1.5)
+    time.sleep(0.1)
+    await asyncio.sleep(lag.INTERVAL * 1.5)
+    meter.stop()
+    assert [round(peak.late - 0.025, 1) for peak in meter.peaks][:2] == [0.4, 0.2]
+    (last,) = [peak for peak in meter.peaks if peak.at > began + lag.INTERVAL]
+    assert 0.05 < last.late < 0.15 and last is meter.peaks[-1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel does not count waiting")
+async def test_a_processor_that_others_have_is_not_the_loops_fault() -> None:
+    """Many processes on one processor, and a loop among them that does nothing wrong."""
+    core = {min(os.sched_getaffinity(0))}
+    spin = "while True: pass"
+    others = [
+        subprocess.Popen([sys.executable, "-c", spin], preexec_fn=lambda: os.sched_setaffinity(0, core)) for _ in range(6)
+    ]
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, core)
+    meter = lag.LagMeter(asyncio.get_running_loop())
+    try:
+        meter.start()
+        until = time.monotonic() + 2
+        while time.monotonic() < until and not any(peak.denied > 0.02 for peak in meter.peaks):
+            busy = time.thread_time() + 0.02
+            while time.thread_time() < busy:
+                pass
+            await asyncio.sleep(0)
+    finally:
+        os.sched_setaffinity(0, before)
+        meter.stop()
+        for other in others:
+            other.kill()
+            other.wait()
+    assert any(peak.denied > 0.02 for peak in meter.peaks), meter.peaks
+    assert all(peak.own < 0.1 for peak in meter.peaks), meter.peaks
