@@ -5,13 +5,12 @@ Contract: pure; sees a Wiring as written (paths not yet absolute).
 
 import importlib.util
 import ipaddress
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
 
-from appliance.config import scanner_entry, values
-from appliance.config.filters import Filters, named_hops
+from appliance.config import cross_filters, scanner_entry, values
 from appliance.config.mistakes import did_you_mean
-from appliance.config.model import Listen, Wiring
+from appliance.config.model import Wiring
+from appliance.config.odd import Odd, same
 from appliance.config.positions import Path
 from appliance.mail.lookup import transport_keys
 from appliance.protocol.smtp.address import Address
@@ -32,15 +31,6 @@ KEYWORDS = (
 _EVERYBODY = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 
-class Odd(NamedTuple):
-    """One thing that does not fit: where in the file, and whether the key or the value is shown."""
-
-    path: Path
-    text: str
-    fatal: bool = True
-    at_key: bool = False
-
-
 Check = Callable[[Wiring], Iterator[Odd]]
 
 
@@ -54,7 +44,7 @@ def complaints(wiring: Wiring) -> list[Odd]:
         _networks,
         _ehlo_keywords,
         _handlers,
-        _filters,
+        cross_filters.complaints,
         _queue,
         _limits,
         _loops,
@@ -143,52 +133,6 @@ def _handlers(wiring: Wiring) -> Iterator[Odd]:
             yield Odd(("listen", index, "handler"), f'no package "{package}" is on the Python path')
 
 
-def _filters(wiring: Wiring) -> Iterator[Odd]:
-    """Filters that exist, a way back from them that is for nobody else, and no filter that is ourselves."""
-    known, used = Filters(wiring), bool(wiring.filters)
-    for index, listener in enumerate(wiring.listen):
-        if listener.role == "reinject" and not _private(listener):
-            yield Odd(
-                ("listen", index, "address"),
-                f"{listener.address}: whoever can connect to a reinject listener may "
-                "relay unjudged mail; a loopback address or a unix socket is for the filter alone",
-                fatal=False,
-            )
-        if text := listener.content_filter:
-            used = True
-            path = ("listen", index, "content_filter")
-            try:
-                hops = known.hops(text)
-            except ValueError as error:
-                yield Odd(path, str(error))
-                continue
-            yield from (Odd(path, f"{text} is {ours}: mail would go round in a loop") for ours in _ours(hops, wiring))
-    for name, entry in wiring.filters.items():
-        try:
-            hops = named_hops(name, entry)
-        except ValueError as error:
-            yield Odd(("filters", name), str(error), fatal=False, at_key=True)
-            continue
-        for ours in _ours(hops, wiring):
-            yield Odd(("filters", name, "next_hop"), f"{name} is {ours}: mail would go round in a loop")
-    if used and not any(listener.role == "reinject" for listener in wiring.listen):
-        yield Odd(
-            ("listen",),
-            'no listener has role "reinject": mail that a content filter hands back would be judged, and filtered, again',
-            fatal=False,
-            at_key=True,
-        )
-
-
-def _ours(hops: Sequence[values.NextHop], wiring: Wiring) -> Iterator[str]:
-    yield from (f"our own listen[{n}]" for n, one in enumerate(wiring.listen) for hop in hops if _same(hop, one))
-
-
-def _private(listener: Listen) -> bool:
-    endpoint = values.parse_listen_address(listener.address)
-    return bool(endpoint.path) or ipaddress.ip_address(endpoint.host).is_loopback
-
-
 def _queue(wiring: Wiring) -> Iterator[Odd]:
     queue = wiring.queue
     if queue.retry_min > queue.retry_max:
@@ -217,18 +161,8 @@ def _hops(wiring: Wiring) -> Iterator[tuple[Path, values.NextHop]]:
 def _loops(wiring: Wiring) -> Iterator[Odd]:
     for path, hop in _hops(wiring):
         for index, listener in enumerate(wiring.listen):
-            if _same(hop, listener):
+            if same(hop, listener):
                 yield Odd(path, f"{hop} is our own listen[{index}]: mail would go round in a loop")
-
-
-def _same(hop: values.NextHop, listener: Listen) -> bool:
-    """Does mail for `hop` come to this listener? Known for addresses of this machine only."""
-    endpoint = values.parse_listen_address(listener.address)
-    if hop.path or endpoint.path:
-        return hop.path == endpoint.path
-    host = "127.0.0.1" if hop.host == "localhost" else hop.host
-    everywhere = endpoint.host in ("0.0.0.0", "::") and (host.startswith("127.") or host == "::1")
-    return hop.port == endpoint.port and (host == endpoint.host or everywhere)
 
 
 def _relaying(wiring: Wiring) -> Iterator[Odd]:

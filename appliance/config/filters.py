@@ -1,20 +1,38 @@
-"""Content filters behind the queue: what `transport:destination` of FILTER and of `content_filter` means.
+"""Content filters: what `transport:destination` of FILTER and of `content_filter` means, and what `proxy_filter` means.
 
 Contract: as Postfix's FILTER_README has it: the transport is `smtp`, `lmtp` or a name in `[filters]`, the destination a
-host with its port, never a domain with MX records; without one the filter's own `next_hop` counts.
-What failure means for the mail: a filter that nobody knows keeps its mail in the queue, with the reason; unfiltered it
-goes nowhere.
+host with its port, never a domain with MX records; without one the filter's own `next_hop` counts. `proxy:PLACE` names a
+filter before the queue, as SMTPD_PROXY_README has it: PLACE is a name in `[filters]`, host:port, inet:host:port or
+unix:/path. What failure means for the mail: a filter that nobody knows keeps its mail in the queue, with the reason (or
+puts it off, before the queue); unfiltered it goes nowhere.
 """
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from appliance.config.model import FilterEntry, Wiring
-from appliance.config.values import Kind, NextHop, parse_next_hop
+from appliance.config.values import Kind, NextHop, parse_next_hop, parse_peer
 
 _FORM = re.compile(r"[A-Za-z0-9_.-]{1,40}:\S{0,300}\Z")
 _BARE = re.compile(r"([^\s:\[\]]+):(\d+)\Z")
+#: The transport of a filter before the queue.
+PROXY = "proxy"
+#: For a filter before the queue that says nothing else: messages at once, seconds for a step (smtpd_proxy_timeout).
+CONCURRENCY, TIMEOUT = 20, 100.0
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}:?\Z")
 _KINDS: dict[str, Kind] = {"smtp": "smtp", "relay": "smtp", "esmtp": "smtp", "lmtp": "lmtp"}
+
+
+class Proxy(NamedTuple):
+    """A filter before the queue: where it is, in order of trial, and its settings. `name`: as status calls it."""
+
+    name: str
+    hops: tuple[NextHop, ...]
+    ehlo: str
+    concurrency: int
+    timeout: float
+    total_timeout: float
 
 
 class Filters:
@@ -22,10 +40,42 @@ class Filters:
 
     def __init__(self, wiring: Wiring) -> None:
         self._named: Mapping[str, FilterEntry] = wiring.filters
+        self._hostname = wiring.gateway.hostname
+
+    def entry(self, text: str) -> FilterEntry:
+        """The settings of the filter `text`; the defaults for one that has no name. Raises ValueError."""
+        transport, destination = split(text)
+        name = destination.removesuffix(":") if transport == PROXY else transport
+        return self._named.get(name) or FilterEntry()
+
+    def proxy(self, place: str) -> Proxy:
+        """The filter before the queue that `place` names. Raises ValueError."""
+        if _NAME.match(place):
+            name = place.removesuffix(":")
+            entry = self._named.get(name)
+            if entry is None:
+                raise ValueError(f'no filter is called "{name}": write a name of [filters], host:port or unix:/path')
+            hops = named_hops(name, entry)
+            if any(hop.kind != "smtp" for hop in hops):
+                raise ValueError(f"[filters.{name}]: a filter before the queue speaks SMTP, not LMTP")
+        else:
+            name, entry = place, FilterEntry()
+            peer = parse_peer(place.removeprefix("inet:"))
+            hops = (NextHop("smtp", peer.host, peer.port, path=peer.path),)
+        return Proxy(
+            name,
+            hops,
+            entry.ehlo or self._hostname,
+            entry.concurrency or CONCURRENCY,
+            entry.timeout or TIMEOUT,
+            max(entry.timeout, entry.total_timeout),
+        )
 
     def hops(self, text: str) -> tuple[NextHop, ...]:
         """Where mail for the filter `text` goes, in order of trial; never (). Raises ValueError."""
         transport, destination = split(text)
+        if transport == PROXY:
+            return self.proxy(destination).hops
         entry = self._named.get(transport)
         if entry is None and transport not in _KINDS:
             raise ValueError(f'mail transport unavailable: no filter is called "{transport}" (docs/hooks.md)')

@@ -83,6 +83,7 @@ class Listen(Section):
     workers: Annotated[int, Strict(), Field(ge=0, le=256)] = 0
     ehlo_off: tuple[EhloOff, ...] = ()
     content_filter: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]{1,40}:\S{0,300})?$")] = ""
+    proxy_filter: Annotated[str, Field(pattern=r"^\S{0,300}$")] = ""
     handler: Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")] = ""
 
 
@@ -149,9 +150,14 @@ class Store(Section):
 
 
 class FilterEntry(Section):
-    """A content filter behind the queue that has a name: where it is, several in order of trial."""
+    """A content filter that has a name: where it is, several in order of trial. `concurrency` and `timeout` 0: those of
+    the queue, and of its deliveries; before the queue Postfix's (config.filters). `ehlo`, `total_timeout`: before it."""
 
     next_hop: Hops = ()
+    concurrency: Annotated[int, Strict(), Field(ge=0, le=1000)] = 0
+    timeout: Duration = 0.0
+    total_timeout: Span = 300.0
+    ehlo: Annotated[str, AfterValidator(optional_name)] = ""
 
 
 class Queue(Section):

@@ -108,8 +108,14 @@ class _Anchor:
         )
         name, unix, path = listener.content_filter.partition(":unix:")
         behind = f"{name}{unix}{self.path(path)}" if unix else listener.content_filter
+        proxy = self.socket(listener.proxy_filter)
         return listener.model_copy(
-            update={"address": self.socket(listener.address), "tls": tls, "content_filter": behind}
+            update={
+                "address": self.socket(listener.address),
+                "tls": tls,
+                "content_filter": behind,
+                "proxy_filter": proxy,
+            }
         )
 
     def front(self, front: Any, state_dir: str) -> Any:

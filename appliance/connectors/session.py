@@ -253,3 +253,10 @@ class SmtpSession(asyncio.Protocol):
         self._stop()
         if self.transport is not None:
             self.transport.close()
+
+    def abort(self) -> None:
+        """Give up at once: what is not written yet, nobody gets."""
+        self.alive = False
+        self._stop()
+        if self.transport is not None:
+            self.transport.abort()

@@ -57,6 +57,38 @@ def test_what_is_no_filter(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("place", "hops"),
+    [
+        ("scan", ["smtp:[127.0.0.1]:10024", "smtp:[192.0.2.1]:25"]),
+        ("scan:", ["smtp:[127.0.0.1]:10024", "smtp:[192.0.2.1]:25"]),
+        ("127.0.0.1:10025", ["smtp:[127.0.0.1]:10025"]),
+        ("inet:localhost:10025", ["smtp:[localhost]:10025"]),
+        ("[::1]:10025", ["smtp:[::1]:10025"]),
+        ("unix:/run/x", ["smtp:unix:/run/x"]),
+    ],
+)
+def test_what_a_filter_before_the_queue_means(tmp_path: Path, place: str, hops: list[str]) -> None:
+    scan = '[filters.scan]\nnext_hop = ["smtp:[127.0.0.1]:10024", "smtp:[192.0.2.1]:25"]\nehlo = "gw.example.com"\n'
+    filters, warnings = found(tmp_path, BACK + scan + 'timeout = "7s"\nconcurrency = 3\n')
+    assert filters and not warnings
+    proxy = filters.proxy(place)
+    assert [str(hop) for hop in proxy.hops] == hops
+    assert filters.hops(f"proxy:{place}") == proxy.hops  # the same filter, if the queue has the mail
+    named = place.startswith("scan")
+    assert (proxy.ehlo, proxy.concurrency, proxy.timeout) == (
+        ("gw.example.com", 3, 7.0) if named else ("mx.example.com", 20, 100.0)
+    )
+
+
+@pytest.mark.parametrize("place", ["other", "127.0.0.1", "unix:", "127.0.0.1:x", "127.0.0.1:0", "a b:1"])
+def test_what_is_no_filter_before_the_queue(tmp_path: Path, place: str) -> None:
+    filters, _ = found(tmp_path, BACK)
+    assert filters
+    with pytest.raises(ValueError):
+        filters.proxy(place)
+
+
+@pytest.mark.parametrize(
     ("door", "more", "says"),
     [
         ('content_filter = "scan:"', BACK, 'no filter is called "scan"'),
@@ -64,9 +96,27 @@ def test_what_is_no_filter(tmp_path: Path, text: str) -> None:
         ('content_filter = "smtp:[127.0.0.1]:10026"', BACK, "is our own listen[1]: mail would go round in a loop"),
         ("", BACK + '[filters.x]\nnext_hop = "smtp:[127.0.0.1]:2525"\n', "x is our own listen[0]"),
         ("", BACK + "[filters.x]\n", "[filters.x] needs next_hop"),
+        ('proxy_filter = "scan"', BACK, 'no filter is called "scan"'),
+        ('proxy_filter = "127.0.0.1:10025"', "", 'no listener has role "reinject"'),
+        ('proxy_filter = "127.0.0.1:2525"', BACK, "127.0.0.1:2525 is our own listen[0]: mail would go round in a loop"),
+        ('proxy_filter = "scan"', BACK + SCAN, "a filter before the queue speaks SMTP, not LMTP"),
+        ("", BACK + 'proxy_filter = "127.0.0.1:10025"\n', "a reinject listener takes mail from filters"),
+        ('proxy_filter = "127.0.0.1:1"\ncontent_filter = "smtp:[127.0.0.1]:2"', BACK, "content_filter gets none of it"),
+        (
+            'proxy_filter = "x"',
+            BACK + '[filters.x]\nnext_hop = "smtp:[::1]:9"\ntotal_timeout = "1h"\n',
+            "clients wait 600",
+        ),
+        ("", BACK + '[filters.proxy]\nnext_hop = "smtp:[::1]:9"\n', '"proxy:" stands for filters before the queue'),
         ("", BACK.replace("127.0.0.1", "0.0.0.0"), "whoever can connect to a reinject listener may relay"),
     ],
 )
 def test_what_does_not_fit(tmp_path: Path, door: str, more: str, says: str) -> None:
     _, texts = found(tmp_path, more, door)
     assert any(says in text for text in texts), texts
+
+
+def test_a_filter_before_the_queue_may_be_the_way_back(tmp_path: Path) -> None:
+    """Nothing is filtered then, and nothing goes round."""
+    _, texts = found(tmp_path, BACK, 'proxy_filter = "127.0.0.1:10026"')
+    assert texts == []

@@ -643,3 +643,47 @@ def test_replies_at_every_split() -> None:
         edges = [0, *places, len(CONVERSATION)]
         assert conversation([CONVERSATION[a:b] for a, b in itertools.pairwise(edges)]) == whole
     assert conversation([CONVERSATION[i : i + 1] for i in range(len(CONVERSATION))]) == whole
+
+
+# All or nobody
+
+
+@pytest.mark.parametrize("features", [(), ("PIPELINING",), ("PIPELINING", "CHUNKING")])
+@pytest.mark.parametrize(
+    ("replies", "wanted"),
+    [
+        ((250, 250, 250), ["delivered", "delivered", "delivered"]),
+        ((550, 250, 550), ["failed", "delivered", "failed"]),
+        ((550, 550, 550), ["failed", "failed", "failed"]),
+        ((550, 450, 250), ["failed", "deferred", "deferred"]),
+        ((450, 250, 250), ["deferred", "deferred", "deferred"]),
+        ((250, 250, 552), ["deferred", "deferred", "deferred"]),
+    ],
+)
+def test_together_nobody_gets_what_one_of_them_is_put_off_for(
+    features: tuple[str, ...], replies: tuple[int, ...], wanted: list[str]
+) -> None:
+    """Content goes only to a server that put nobody off; what it refused for good does not matter to the others."""
+    machine = connected(*features)
+    events = machine.begin(message("a@x", "b@x", "c@x", together=True), b"hello\r\n")
+    out, answers = written(events), iter((250, *replies))
+    asked = 0
+    while not any(isinstance(event, Finished) for event in events):
+        lines = out.count(b"\r\n") - asked
+        assert lines > 0, out
+        said = b""
+        for line in out.split(b"\r\n")[asked : asked + lines]:
+            if line.startswith((b"MAIL", b"RCPT")):
+                said += b"%d said\r\n" % next(answers)
+            elif line == b"DATA":
+                said += b"354 go\r\n"
+            elif line in (b".", b"hello") or line.startswith(b"BDAT"):
+                said += b"250 taken\r\n" if line != b"hello" else b""
+        asked += lines
+        events = machine.receive(said)
+        out += written(events)
+    assert kinds(events) == wanted and finished(events).reusable
+    assert (b"hello" in out) == ("delivered" in wanted)
+    assert (b"DATA" in out or b"BDAT" in out) == (b"hello" in out)
+    if b"hello" not in out:  # the server may not keep what it took of it
+        assert written(machine.begin(message("d@x"))).startswith(b"RSET\r\n")

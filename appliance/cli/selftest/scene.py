@@ -92,7 +92,7 @@ class Scene:
         theirs = self.theirs.wiring.listen
         index = next((i for i, item in enumerate(theirs) if item.role == "inbound" and item.protocol == "smtp"), None)
         raw = dict(self.raw.get("listen", [{}])[index]) if index is not None else {}
-        for key in ("xclient", "content_filter"):  # the filter behind the queue is a server of theirs
+        for key in ("xclient", "content_filter", "proxy_filter"):  # filters are servers of theirs
             raw.pop(key, None)
         own = theirs[index].tls if index is not None else None
         certificate, key = (own.certificate, own.key) if own is not None and own.certificate else tls

@@ -23,12 +23,14 @@ from appliance.connectors.dns_lists import DnsLists
 from appliance.connectors.inspector import Inspector
 from appliance.connectors.milters import Milters
 from appliance.connectors.policy import PolicyClients
+from appliance.connectors.proxy_filter import ProxyFilter, ProxyFilters
 from appliance.connectors.runner import Runner
 from appliance.connectors.scanners import Scanners
 from appliance.daemons.compose.authentication import Authentication
 from appliance.daemons.compose.doors import Doors
 from appliance.daemons.compose.lists import wanted_lists, wanted_milters, wanted_services
 from appliance.daemons.compose.lookups import Lookups
+from appliance.daemons.compose.proxies import proxy_settings, wanted_proxies
 from appliance.daemons.compose.scanning import scanner_settings
 from appliance.daemons.compose.smtputf8 import Utf8
 from appliance.daemons.skeleton import Birth
@@ -86,6 +88,7 @@ class Composition:
         self.dns_lists = DnsLists(says=birth.index == 0)
         self.policy_services = PolicyClients()
         self.milters = Milters(hostname, snapshot.wiring.smtp.size_limit or MOST_EDITED)
+        self.proxies = ProxyFilters(birth.siblings)
         self._first = snapshot
 
     async def open(self) -> None:
@@ -115,6 +118,7 @@ class Composition:
         self.scanners.follow(scanner_settings(snapshot, self.runner.path), snapshot.wiring.smtp.size_limit)
         self.dns_lists.follow(self.resolver, wanted_lists(snapshot.policies))
         self.policy_services.follow(wanted_services(snapshot.policies))
+        self.proxies.follow(wanted_proxies(snapshot))
         wiring = snapshot.wiring
         most = wiring.smtp.size_limit or MOST_EDITED
         self.milters.follow(wanted_milters(snapshot.policies), wiring.gateway.hostname, most)
@@ -163,6 +167,10 @@ class Composition:
         """Whether every next hop is known to take SMTPUTF8."""
         return self.utf8.everywhere
 
+    def proxy(self, snapshot: Snapshot, place: str) -> ProxyFilter:
+        """The filter before the queue that `place` names. Raises ValueError."""
+        return self.proxies.of(proxy_settings(snapshot, place))
+
     async def client_name(self, address: str) -> ClientName:
         """The forward-confirmed name of a client; never raises."""
         return await self.resolver.client_name(address)
@@ -181,6 +189,7 @@ class Composition:
             "inspector": self.inspector.health(),
             "policy services": self.policy_services.health(),
             "milters": self.milters.health(),
+            "proxy filters": self.proxies.health(),
         }
         degraded = [why for part in parts.values() for why in part.pop("degraded", [])] + self.scanners.degraded
         return {**parts, **self.scanners.facts(), "smtputf8": self.utf8.everywhere, "degraded": degraded}
@@ -195,6 +204,7 @@ class Composition:
         self.inspector.close()
         self.policy_services.close()
         self.milters.close()
+        self.proxies.close()
         await self.callahead.close()
         self.state.close()
 

@@ -16,11 +16,12 @@ from appliance.daemons.delivery.routing import Destination
 from appliance.daemons.delivery.way import NoWay
 from appliance.mail import apply
 from appliance.observe import oplog
-from appliance.protocol.smtp.outgoing import Outgoing, OutgoingRecipient, Result
+from appliance.protocol.smtp.outgoing import Result
 from appliance.queue.content import Content
-from appliance.queue.envelope import PROVEN, Trailer
+from appliance.queue.envelope import Trailer
 from appliance.queue.errors import ContentDamaged
 from appliance.queue.item import Item
+from appliance.queue.outgoing import estimate, outgoing
 from appliance.queue.schedule import Job
 
 if TYPE_CHECKING:
@@ -209,7 +210,8 @@ class Runner:
             else:
                 content = self._dispatch.spool.open_content(item)
                 data = _octets(content, trailer)
-            finished = await session.send(_outgoing(trailer, indexes, data), data)
+            size = len(data) if isinstance(data, bytes) else estimate(trailer)
+            finished = await session.send(outgoing(trailer, indexes, size), data)
         except ValueError as error:
             raise _Unsendable(str(error)) from error
         finally:
@@ -245,28 +247,3 @@ def _octets(content: Content, trailer: Trailer) -> bytes | Iterator[bytes]:
 def _stale(answers: list[Result]) -> bool:
     """The kept connection was dead already: the server answered nothing at all of this message."""
     return all(answer.kind == "deferred" and not answer.code and not answer.unknown for answer in answers)
-
-
-def _outgoing(trailer: Trailer, indexes: list[int], data: bytes | Iterator[bytes]) -> Outgoing:
-    recipients = trailer.recipients
-    origin = trailer.origin
-    added = sum(len(edit.value) + len(edit.name) + 4 for edit in trailer.edits)
-    return Outgoing(
-        trailer.sender,
-        tuple(OutgoingRecipient(recipients[i].address, recipients[i].notify, recipients[i].orcpt) for i in indexes),
-        len(data) if isinstance(data, bytes) else trailer.size + added,
-        trailer.body,
-        trailer.smtputf8,
-        trailer.ret,
-        trailer.envid,
-        {
-            "NAME": origin.client_name,
-            "ADDR": origin.client_address,
-            "PORT": str(origin.client_port or ""),
-            "PROTO": origin.protocol,
-            "HELO": origin.helo,
-            "IDENT": trailer.queue_id + (PROVEN if trailer.filter and trailer.proven else ""),
-            "SOURCE": "REMOTE",
-        },
-        trailer.plain and not any(edit.op in ("body", "splice") or edit.name.startswith(".") for edit in trailer.edits),
-    )

@@ -1,16 +1,19 @@
 """Behind the end of data: the message is judged, kept, and answered (design sections 3, 5, 11).
 
 Contract: 250 only when every entry of the message is on disk. Entries that wait for an operator are committed before
-those that are delivered, so that a failure in between repeats nothing inside. A client that is gone before the commit
-gets nothing stored (it comes again); once a commit has begun, it ends whatever the client does. What failure means for
-the mail: no room is 452, any other trouble 451; nothing of it is delivered.
+those that are delivered, so that a failure in between repeats nothing inside. What a content filter before the queue
+takes is not kept here (proxied). A client that is gone before the commit gets nothing stored (it comes again); once a
+commit has begun, it ends whatever the client does. What failure means for the mail: no room is 452, any other trouble
+451; nothing of it is delivered.
 """
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from appliance.daemons.fronts import events as message_events
 from appliance.daemons.fronts.content import RamContent
-from appliance.daemons.smtpd import record, trailer
+from appliance.daemons.smtpd import proxied, record, trailer
 from appliance.daemons.smtpd.body import BdatReceiver, DataReceiver, FileContent
 from appliance.daemons.smtpd.content import BARE, trouble
 from appliance.daemons.smtpd.limits import hit
@@ -77,15 +80,29 @@ async def _judge(session: "Session", transaction: Transaction, receiver: DataRec
     reply, verdicts = combined.reply, b""
     if combined.verb in ("accept", "discard"):
         try:
-            verdicts = await _keep(session, transaction, content, combined, message_id)
+            if (to_proxy := proxied.chosen(session, transaction, content, combined, message_id)) is not None:
+                made, verdicts = to_proxy
+                reply = await proxied.hand_over(session, transaction, content, made)
+                combined = _refused(combined, reply)
+            else:
+                reply, verdicts = "", await _keep(session, transaction, content, combined, message_id)
         except SpoolError as error:
             reply = trouble(error)
             record.unkept(session, transaction, error)
-        else:
-            reply = ""
+        except proxied.ClientGone:
+            record.abandoned(session, transaction)
+            session.reset()
+            return
     _answer(session, transaction, receiver, combined, reply)
     _tell(session, ctx, combined, message_id, reply or "250 2.0.0 Ok", content.size, verdicts)
     session.reset()
+
+
+def _refused(combined: Combined, reply: str) -> Combined:
+    """The same where a filter before the queue had the last word."""
+    if not reply:
+        return combined
+    return msgspec.structs.replace(combined, verb="reject" if reply[0] == "5" else "defer", reply=reply, store=())
 
 
 def _tell(

@@ -138,6 +138,27 @@ def queued(trailer: Trailer) -> None:
     _octets[()] += trailer.size
 
 
+def proxied(session: "Session", trailer: Trailer, reply: str, text: str) -> None:
+    """What a filter before the queue said of a message (`text`, for us alone), in Postfix's words."""
+    recipients = trailer.recipients
+    maillog.log(
+        lines.judged(
+            "proxy-reject" if reply else "proxy-accept",
+            "END-OF-MESSAGE",
+            session.client.name,
+            session.client.address,
+            f"{trailer.filter.partition(':')[2]} said: {text}",
+            queue_id=trailer.queue_id,
+            sender=trailer.sender,
+            recipient=recipients[0].address if len(recipients) == 1 else None,
+            protocol="ESMTP" if session.esmtp else "SMTP",
+            helo=session.helo,
+        )
+    )
+    if not reply and session.lost:
+        maillog.log(f"{trailer.queue_id}: the client is gone before the answer: it may send the message again")
+
+
 def abandoned(session: "Session", transaction: "Transaction") -> None:
     """The client went away before its message was kept."""
     maillog.log(f"{transaction.id}: not kept: the client is gone before the answer; from=<{transaction.sender.text}>")

@@ -4,7 +4,7 @@ Contract: a Rules value never changes; a reload makes a new one, and a transacti
 What failure means for the mail: a snapshot that does not make Rules is refused by prepare(), the old one stays.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from appliance.daemons.fronts.networks import listed
 from appliance.engine.pipeline import Engine
 from appliance.mail.context import STAGES
 from appliance.protocol.smtp import ehlo
+from appliance.protocol.smtp.outgoing import Outgoing, Result
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.questions import Plug
@@ -42,10 +43,20 @@ class Offers(NamedTuple):
     off: frozenset[str]
 
 
+class Proxy(Protocol):
+    """A content filter before the queue (connectors.proxy_filter)."""
+
+    async def send(self, message: Outgoing, content: Iterator[bytes], transaction: str) -> tuple[Result, ...]:
+        """One result a recipient. Raises Unavailable, ValueError, and what `content` raises."""
+
+
 class Asked(Protocol):
     """What only the composition knows of a snapshot."""
 
     def engine(self, snapshot: Snapshot) -> Engine: ...
+
+    def proxy(self, snapshot: Snapshot, place: str) -> "Proxy":
+        """The filter before the queue that `place` names. Raises ValueError."""
 
     def takes_utf8(self, snapshot: Snapshot) -> bool:
         """Is every next hop known, now, to take SMTPUTF8?"""
@@ -126,6 +137,10 @@ class Rules:
             for listen in wiring.listen
             if listen.protocol == "smtp"
         }
+
+    def proxy(self, place: str) -> Proxy:
+        """The filter before the queue that `place` names. Raises ValueError."""
+        return self._asked.proxy(self.snapshot, place)
 
     @property
     def utf8(self) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from appliance.config.filters import PROXY
 from appliance.daemons.fronts.content import RamContent
 from appliance.daemons.smtpd.body import FileContent
 from appliance.daemons.smtpd.transaction import Transaction
@@ -68,9 +69,16 @@ def build(
         edits=decision.edits,
         verdicts=pack_verdicts(verdicts),
         policy=transaction.rules.snapshot.hash,
-        filter=decision.filter or session.door.listen.content_filter,
+        filter=content_filter(session, group),
         plain=isinstance(transaction.decoder, DataDecoder) and transaction.decoder.plain,
     )
+
+
+def content_filter(session: "Session", group: Group) -> str:
+    """The filter that gets this mail, behind the queue or before it ("proxy:..."): a rule's word comes before the
+    listener's."""
+    listen = session.door.listen
+    return group.decision.filter or (f"{PROXY}:{listen.proxy_filter}" if listen.proxy_filter else listen.content_filter)
 
 
 def _proven(session: "Session", transaction: Transaction) -> bool:

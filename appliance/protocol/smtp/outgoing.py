@@ -30,7 +30,8 @@ class Outgoing(NamedTuple):
 
     `smtputf8`: it may only go to a server that offers SMTPUTF8. `body` "", "7BIT" or "8BITMIME": said where 8BITMIME is
     offered; elsewhere the content goes as it is, unchanged, as most mailers do. `xforward`: attributes by name. `plain`:
-    the content is known to have CRLF line ends only, the last line's too, and no line that begins with a dot.
+    the content is known to have CRLF line ends only, the last line's too, and no line that begins with a dot. `together`:
+    nobody gets it as long as one of them is put off at RCPT: another try would give it to the others once more.
     """
 
     sender: str
@@ -42,6 +43,7 @@ class Outgoing(NamedTuple):
     envid: str = ""
     xforward: Mapping[str, str] = {}
     plain: bool = False
+    together: bool = False
 
 
 class Result(NamedTuple):
@@ -107,6 +109,12 @@ def kind_of(code: int) -> Kind:
     if code // 100 == 2:
         return "delivered"
     return "failed" if code // 100 == 5 else "deferred"
+
+
+def is_confused(result: Result) -> bool:
+    """Did a server refuse because it does not follow the dialogue (wrong sequence, unknown command or parameter)? That is
+    its trouble, or ours, and says nothing of the message."""
+    return result.kind == "failed" and (result.code in (500, 502, 503, 504, 555) or result.enhanced.startswith("5.5."))
 
 
 def needs_smtputf8(message: Outgoing) -> bool:

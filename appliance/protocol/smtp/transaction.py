@@ -92,6 +92,8 @@ class Transaction:
 
     def _next_commands(self) -> list[Event]:
         count = len(self._unsent) if self.pipelining else 1
+        if self.message.together and count > 1 and self._unsent[-1][0] == "DATA":
+            count -= 1
         taken = [self._unsent.popleft() for _ in range(min(count, len(self._unsent)))]
         self._sent.extend((step, index) for step, index, _ in taken)
         return [Write(b"".join(line for _, _, line in taken))]
@@ -129,8 +131,8 @@ class Transaction:
             self._accepted[index] = reply
         else:
             self.results[index] = _result(reply, "RCPT")
-        # Without PIPELINING nobody is asked for content that no recipient wants.
-        if self._unsent and self._unsent[0][0] == "DATA" and not self._accepted:
+        # Where DATA was not sent with RCPT, nobody is asked for content that no recipient wants.
+        if self._unsent and self._unsent[0][0] == "DATA" and not self._sent and not self._accepted:
             self._unsent.clear()
 
     def _on_chunk(self, reply: Reply) -> None:
@@ -161,6 +163,8 @@ class Transaction:
         return []
 
     def _advance(self) -> list[Event]:
+        if self.message.together and self.phase == "envelope":
+            self._put_off_all()
         if self._unsent:
             return self._next_commands()
         if self.phase == "envelope":
@@ -171,6 +175,14 @@ class Transaction:
             self._fill(_result(self._refusal, "BDAT"))
         self.phase = "done"
         return []
+
+    def _put_off_all(self) -> None:
+        """One recipient is put off: so are the others, before there is content. RSET follows (`dirty`)."""
+        first = next((result for result in self.results if result is not None and result.kind == "deferred"), None)
+        if first is not None:
+            self._fill(first)
+            self._accepted.clear()
+            self._unsent.clear()
 
     def _envelope_answered(self) -> list[Event]:
         go_ahead = self._data is not None and self._data.code // 100 == 3

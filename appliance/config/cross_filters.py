@@ -1,0 +1,102 @@
+"""Content filters that do not fit: nobody of that name, a way back that is for everybody, a filter that is ourselves.
+
+Contract: pure; sees a Wiring as written (paths not yet absolute).
+"""
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+
+from appliance.config import values
+from appliance.config.filters import PROXY, Filters, Proxy, named_hops
+from appliance.config.model import Listen, Wiring
+from appliance.config.odd import Odd, same
+
+#: Seconds that a client waits for the answer to the end of its content (RFC 5321 4.5.3.2.6).
+CLIENT_WAITS = 600.0
+_LOOP = "mail would go round in a loop"
+
+
+def complaints(wiring: Wiring) -> Iterator[Odd]:
+    """Filters that exist, a way back from them that is for nobody else, and no filter that is ourselves."""
+    for index, listener in enumerate(wiring.listen):
+        if listener.role == "reinject" and not _private(listener):
+            yield Odd(
+                ("listen", index, "address"),
+                f"{listener.address}: whoever can connect to a reinject listener may "
+                "relay unjudged mail; a loopback address or a unix socket is for the filter alone",
+                fatal=False,
+            )
+        yield from _behind_the_queue(wiring, index, listener)
+        yield from _before_the_queue(wiring, index, listener)
+    yield from _named(wiring)
+    used = wiring.filters or any(listener.content_filter or listener.proxy_filter for listener in wiring.listen)
+    if used and not any(listener.role == "reinject" for listener in wiring.listen):
+        yield Odd(
+            ("listen",),
+            'no listener has role "reinject": mail that a content filter hands back would be judged, and filtered, again',
+            fatal=False,
+            at_key=True,
+        )
+
+
+def _behind_the_queue(wiring: Wiring, index: int, listener: Listen) -> Iterator[Odd]:
+    text, path = listener.content_filter, ("listen", index, "content_filter")
+    if not text:
+        return
+    try:
+        hops = Filters(wiring).hops(text)
+    except ValueError as error:
+        yield Odd(path, str(error))
+        return
+    yield from (Odd(path, f"{text} is {ours}: {_LOOP}") for ours in _ours(hops, wiring.listen))
+
+
+def _before_the_queue(wiring: Wiring, index: int, listener: Listen) -> Iterator[Odd]:
+    text, path = listener.proxy_filter, ("listen", index, "proxy_filter")
+    if not text:
+        return
+    try:
+        proxy = Filters(wiring).proxy(text)
+    except ValueError as error:
+        yield Odd(path, str(error))
+        return
+    if listener.role == "reinject":
+        yield Odd(path, f"a reinject listener takes mail from filters: {_LOOP}", at_key=True)
+    # What goes straight to the way back goes unfiltered, but no loop.
+    others = [one if one.role != "reinject" else None for one in wiring.listen]
+    yield from (Odd(path, f"{text} is {ours}: {_LOOP}") for ours in _ours(proxy.hops, others))
+    if listener.content_filter:
+        told = "proxy_filter has the mail of this listener: content_filter gets none of it"
+        yield Odd(("listen", index, "content_filter"), told, fatal=False)
+    yield from _patience(wiring, proxy)
+
+
+def _patience(wiring: Wiring, proxy: Proxy) -> Iterator[Odd]:
+    """Who has gone before the answer comes again, and the message is there twice."""
+    if proxy.total_timeout >= CLIENT_WAITS and proxy.name in wiring.filters:
+        key = "total_timeout" if wiring.filters[proxy.name].total_timeout >= CLIENT_WAITS else "timeout"
+        told = f"clients wait {CLIENT_WAITS:.0f} seconds for the answer: {key} should be less"
+        yield Odd(("filters", proxy.name, key), told, fatal=False)
+
+
+def _named(wiring: Wiring) -> Iterator[Odd]:
+    for name, entry in wiring.filters.items():
+        if name == PROXY:
+            yield Odd(("filters", name), f'"{PROXY}:" stands for filters before the queue', at_key=True)
+        try:
+            hops = named_hops(name, entry)
+        except ValueError as error:
+            yield Odd(("filters", name), str(error), fatal=False, at_key=True)
+            continue
+        for ours in _ours(hops, wiring.listen):
+            yield Odd(("filters", name, "next_hop"), f"{name} is {ours}: {_LOOP}")
+
+
+def _ours(hops: Sequence[values.NextHop], listeners: Sequence[Listen | None]) -> Iterator[str]:
+    places = [(n, hop, one) for n, one in enumerate(listeners) if one is not None for hop in hops]
+    yield from (f"our own listen[{n}]" for n, hop, one in places if same(hop, one))
+
+
+def _private(listener: Listen) -> bool:
+    endpoint = values.parse_listen_address(listener.address)
+    return bool(endpoint.path) or ipaddress.ip_address(endpoint.host).is_loopback

@@ -1,0 +1,132 @@
+"""How one peer fares that is asked about whole messages (a milter, a filter before the queue): for the log (a line for
+each failure), for metrics and for status.
+
+Contract: one for all that ask this peer, it outlives reloads. `failed` writes who, which step, how long. A peer that
+keeps failing is left alone for a while and looked at by ourselves (breaker): `answers` of a subclass says whether it is
+there. What failure means for the mail: none here.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Protocol
+
+from appliance.connectors.breaker import FIRST, LONGEST, Breaker
+from appliance.observe import metrics
+from appliance.observe.contact import Contact
+
+#: Transactions that are remembered as touched.
+REMEMBERED = 20
+
+
+class Log(Protocol):
+    """Where failures are told."""
+
+    def error(self, text: str, **more: Any) -> Any: ...
+
+    def warning(self, text: str, **more: Any) -> Any: ...
+
+
+class Fares:
+    """One peer's. `kind`: what it is called; `unreached`: steps of which a peer that is there again has recovered."""
+
+    #: A step at which nobody has asked the peer yet: to have failed there says nothing of it.
+    before = ""
+
+    def __init__(self, kind: str, name: str, address: str, log: Log, unreached: tuple[str, ...]) -> None:
+        self.kind, self.name, self.address = kind, name, address
+        self._log, self._unreached = log, unreached
+        label = kind.replace(" ", "_")
+        self._answers = metrics.counter(
+            f"postgate_{label}_answers_total", f"What {kind}s said of messages, by word.", (label, "word")
+        )
+        self._seconds = metrics.histogram(
+            f"postgate_{label}_seconds", f"Time of a stage with a {kind}.", (label, "stage")
+        )
+        self._degraded = metrics.gauge(f"postgate_{label}_degraded", f"1 while a {kind} fails.", (label,))
+        self.contact = Contact()
+        self.breaker = Breaker(self.probe)
+        self._looking: asyncio.Task[None] | None = None
+        self.words: dict[str, int] = {}
+        self.failures = 0
+        self.touched: deque[str] = deque(maxlen=REMEMBERED)
+        #: Connections to it that are open.
+        self.connections = 0
+
+    async def answers(self) -> bool:
+        """Is it there, and does it speak its protocol?"""
+        raise NotImplementedError
+
+    def said(self, word: str) -> None:
+        """It answered a whole message, or refused something."""
+        self.words[word] = self.words.get(word, 0) + 1
+        self._answers.labels(self.name, word).inc()
+
+    def well(self) -> None:
+        """It answered in its protocol."""
+        if self.contact.trouble:
+            told = {self.kind.replace(" ", "_"): self.name}
+            self._log.warning(f"{self.kind} well again", **told, transactions_touched=self.failures)
+        if self.contact.trouble or self.breaker.is_open:
+            self._degraded.labels(self.name).set(0)
+        self.contact.answered()
+        self.breaker.succeeded()
+
+    def took(self, stage: str, seconds: float) -> None:
+        self._seconds.labels(self.name, stage).observe(seconds)
+
+    def failed(self, step: str, seconds: float, why: str, transaction: str) -> None:
+        """It did not."""
+        self._log.error(
+            f"{self.kind} failed",
+            **{self.kind.replace(" ", "_"): self.name},
+            address=self.address,
+            step=step,
+            seconds=f"{seconds:.2f}",
+            why=why,
+            transaction=transaction,
+        )
+        self.contact.failed(f"{why}, at {step} ({seconds:.1f} s)")
+        self.failures += 1
+        self.touched.append(transaction)
+        self._degraded.labels(self.name).set(1)
+        self.said("failed")
+        if step != self.before:
+            self.breaker.failed()
+        if step in self._unreached and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        """Whoever was away is well when he is there again; whoever did not answer, when he answers."""
+        pause = FIRST
+        while self.contact.trouble:
+            await asyncio.sleep(pause)
+            pause = min(LONGEST, 2 * pause)
+            if not self.breaker.is_open and await self.probe():
+                return
+
+    async def probe(self) -> bool:
+        """Does it agree to speak with us?"""
+        if not await self.answers():
+            return False
+        self.well()
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        """For status."""
+        found = {"address": self.address, "connections": self.connections, **self.contact.facts(), **self.words}
+        if self.failures:
+            found["failed for"] = f"{self.failures} (last: {', '.join(self.touched)})"
+        return found
+
+    @property
+    def degraded(self) -> str:
+        """What is wrong, in words; "" if nothing is."""
+        if not self.contact.trouble:
+            return ""
+        last = f"; transactions: {self.failures}, last {', '.join(list(self.touched)[-5:])}"
+        return f"{self.kind} {self.name} fails: {self.contact.trouble}{last}"
+
+    def close(self) -> None:
+        self.breaker.close()
+        if self._looking is not None:
+            self._looking.cancel()
