@@ -8,11 +8,11 @@ there. What failure means for the mail: none here.
 
 import asyncio
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from appliance.connectors.breaker import FIRST, LONGEST, Breaker
-from appliance.observe import metrics
 from appliance.observe.contact import Contact
+from appliance.observe.metrics import Counter, Gauge, Histogram
 
 #: Transactions that are remembered as touched.
 REMEMBERED = 20
@@ -26,23 +26,24 @@ class Log(Protocol):
     def warning(self, text: str, **more: Any) -> Any: ...
 
 
+class Meters(NamedTuple):
+    """The metrics of a kind of peers: answers by peer and word, seconds by peer and stage, 1 while a peer fails."""
+
+    answers: Counter
+    seconds: Histogram
+    degraded: Gauge
+
+
 class Fares:
     """One peer's. `kind`: what it is called; `unreached`: steps of which a peer that is there again has recovered."""
 
     #: A step at which nobody has asked the peer yet: to have failed there says nothing of it.
     before = ""
 
-    def __init__(self, kind: str, name: str, address: str, log: Log, unreached: tuple[str, ...]) -> None:
+    def __init__(self, kind: str, name: str, address: str, log: Log, meters: Meters, unreached: tuple[str, ...]) -> None:
         self.kind, self.name, self.address = kind, name, address
         self._log, self._unreached = log, unreached
-        label = kind.replace(" ", "_")
-        self._answers = metrics.counter(
-            f"postgate_{label}_answers_total", f"What {kind}s said of messages, by word.", (label, "word")
-        )
-        self._seconds = metrics.histogram(
-            f"postgate_{label}_seconds", f"Time of a stage with a {kind}.", (label, "stage")
-        )
-        self._degraded = metrics.gauge(f"postgate_{label}_degraded", f"1 while a {kind} fails.", (label,))
+        self._meters = meters
         self.contact = Contact()
         self.breaker = Breaker(self.probe)
         self._looking: asyncio.Task[None] | None = None
@@ -59,7 +60,7 @@ class Fares:
     def said(self, word: str) -> None:
         """It answered a whole message, or refused something."""
         self.words[word] = self.words.get(word, 0) + 1
-        self._answers.labels(self.name, word).inc()
+        self._meters.answers.labels(self.name, word).inc()
 
     def well(self) -> None:
         """It answered in its protocol."""
@@ -67,12 +68,12 @@ class Fares:
             told = {self.kind.replace(" ", "_"): self.name}
             self._log.warning(f"{self.kind} well again", **told, transactions_touched=self.failures)
         if self.contact.trouble or self.breaker.is_open:
-            self._degraded.labels(self.name).set(0)
+            self._meters.degraded.labels(self.name).set(0)
         self.contact.answered()
         self.breaker.succeeded()
 
     def took(self, stage: str, seconds: float) -> None:
-        self._seconds.labels(self.name, stage).observe(seconds)
+        self._meters.seconds.labels(self.name, stage).observe(seconds)
 
     def failed(self, step: str, seconds: float, why: str, transaction: str) -> None:
         """It did not."""
@@ -88,7 +89,7 @@ class Fares:
         self.contact.failed(f"{why}, at {step} ({seconds:.1f} s)")
         self.failures += 1
         self.touched.append(transaction)
-        self._degraded.labels(self.name).set(1)
+        self._meters.degraded.labels(self.name).set(1)
         self.said("failed")
         if step != self.before:
             self.breaker.failed()

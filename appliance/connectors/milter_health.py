@@ -3,14 +3,19 @@
 import asyncio
 
 from appliance.connectors import milter_wire
-from appliance.connectors.faring import Fares
+from appliance.connectors.faring import Fares, Meters
 from appliance.mail.milter import Milter
-from appliance.observe import oplog
+from appliance.observe import metrics, oplog
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.milter.mta import MtaMachine
 from appliance.protocol.milter.negotiation import offer
 
 log = oplog.get("milter")
+METERS = Meters(
+    metrics.counter("postgate_milter_answers_total", "What milters said of messages, by word.", ("milter", "word")),
+    metrics.histogram("postgate_milter_seconds", "Time of a stage with a milter.", ("milter", "stage")),
+    metrics.gauge("postgate_milter_degraded", "1 while a milter fails.", ("milter",)),
+)
 #: Steps of which a milter that is there again has recovered.
 UNREACHED = ("connecting", "negotiation")
 
@@ -19,7 +24,7 @@ class Health(Fares):
     """One milter's."""
 
     def __init__(self, milter: Milter) -> None:
-        super().__init__("milter", milter.name, str(milter.place), log, UNREACHED)
+        super().__init__("milter", milter.name, str(milter.place), log, METERS, UNREACHED)
         self.milter = milter
 
     async def answers(self) -> bool:

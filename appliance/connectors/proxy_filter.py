@@ -14,15 +14,24 @@ from typing import Any
 import msgspec
 
 from appliance.connectors import smtp
-from appliance.connectors.faring import Fares
+from appliance.connectors.faring import Fares, Meters
 from appliance.connectors.session import SmtpSession
 from appliance.connectors.target import ConnectFailed, Target, Timeouts
 from appliance.mail.policy_service import Place
-from appliance.observe import oplog
+from appliance.observe import metrics, oplog
 from appliance.protocol.errors import Unavailable
 from appliance.protocol.smtp.outgoing import Outgoing, Result, is_confused
 
 log = oplog.get("proxy_filter")
+METERS = Meters(
+    metrics.counter(
+        "postgate_proxy_filter_answers_total",
+        "What filters before the queue said of messages, by word.",
+        ("filter", "word"),
+    ),
+    metrics.histogram("postgate_proxy_filter_seconds", "Time of a message in such a filter.", ("filter", "stage")),
+    metrics.gauge("postgate_proxy_filter_degraded", "1 while such a filter fails.", ("filter",)),
+)
 #: Steps of which a filter that is there again has recovered.
 CONNECTING, WAITING = "connecting", "waiting for a free place"
 
@@ -53,7 +62,7 @@ class Health(Fares):
 
     def __init__(self, settings: Settings) -> None:
         places = ", ".join(map(str, settings.places))
-        super().__init__("proxy filter", settings.name, places, log, (CONNECTING,))
+        super().__init__("proxy filter", settings.name, places, log, METERS, (CONNECTING,))
         self._settings = settings
 
     async def answers(self) -> bool:

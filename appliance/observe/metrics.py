@@ -19,6 +19,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: Buckets for times from a millisecond to half a minute.
 SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
+Counter, Gauge, Histogram = prometheus.Counter, prometheus.Gauge, prometheus.Histogram
 _Metric = TypeVar("_Metric", prometheus.Counter, prometheus.Gauge, prometheus.Histogram)
 
 
