@@ -7,7 +7,7 @@ fail. The master counts in a registry of its own, so that its forks start at nou
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import prometheus_client as prometheus
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
@@ -19,7 +19,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: Buckets for times from a millisecond to half a minute.
 SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
-Counter, Gauge, Histogram = prometheus.Counter, prometheus.Gauge, prometheus.Histogram
+Counter: TypeAlias = prometheus.Counter
+Gauge: TypeAlias = prometheus.Gauge
+Histogram: TypeAlias = prometheus.Histogram
 _Metric = TypeVar("_Metric", prometheus.Counter, prometheus.Gauge, prometheus.Histogram)
 
 
