@@ -46,14 +46,6 @@ class Settings(msgspec.Struct, frozen=True):
     timeout: float
     total_timeout: float
 
-    @property
-    def timeouts(self) -> Timeouts:
-        """One time for every phase."""
-        step = self.timeout
-        return Timeouts(
-            connect=step, greeting=step, hello=step, tls=step, command=step, data=step, content=step, final=step
-        )
-
 
 class Health(Fares):
     """How it fares: it is there if it greets us and answers EHLO."""
@@ -137,7 +129,7 @@ async def connected(settings: Settings) -> SmtpSession:
     for place in settings.places:
         target = Target(host=place.host or "localhost", address=place.host, port=place.port, path=place.path)
         try:
-            return await smtp.connect(target, settings.ehlo, timeouts=settings.timeouts, chunking=False)
+            return await smtp.connect(target, settings.ehlo, timeouts=Timeouts.each(settings.timeout), chunking=False)
         except ConnectFailed as error:
             last = error
     raise last

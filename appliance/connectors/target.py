@@ -19,6 +19,11 @@ class Timeouts(msgspec.Struct, frozen=True):
     final: float = 600.0
     quit: float = 5.0
 
+    @classmethod
+    def each(cls, seconds: float) -> "Timeouts":
+        """The same time for every phase."""
+        return cls(seconds, seconds, seconds, seconds, seconds, seconds, seconds, seconds)
+
     def of(self, waiting_for: str) -> float:
         """The time for what the machine says that it waits for."""
         for word, seconds in (

@@ -46,13 +46,14 @@ class Job:
 
 
 class Site:
-    """One destination. `window` deliveries at once; `cohorts` of failures in a row: 1 makes it dead until an
-    answer. Jobs whose turn is up to `flushed` were resting when an operator flushed."""
+    """One destination. `window` deliveries at once, at most `most` (0: as any); `cohorts` of failures in a row: 1 makes
+    it dead until an answer. Jobs whose turn is up to `flushed` were resting when an operator flushed."""
 
-    __slots__ = ("busy", "cohorts", "dead", "flushed", "jobs", "listed", "name", "probe_at", "ready", "window")
+    __slots__ = ("busy", "cohorts", "dead", "flushed", "jobs", "listed", "most", "name", "probe_at", "ready", "window")
 
     def __init__(self, name: str, window: int) -> None:
         self.name, self.window = name, window
+        self.most = 0
         self.ready: deque[Job] = deque()
         self.busy = self.jobs = 0
         self.cohorts = self.probe_at = 0.0
@@ -94,14 +95,18 @@ class Schedule:
         """The jobs of a message."""
         return list(self._jobs.get(queue_id, {}).values())
 
-    def add(self, queue_id: str, destination: str, now: float, due: float = 0.0) -> Job:
-        """A message for a destination, to be tried from `due` on; a pair that is there already keeps its place."""
+    def add(self, queue_id: str, destination: str, now: float, due: float = 0.0, most: int = 0) -> Job:
+        """A message for a destination, to be tried from `due` on; a pair that is there already keeps its place. `most`:
+        deliveries at once that this destination takes, 0 = limits.concurrency."""
         jobs = self._jobs.setdefault(queue_id, {})
         if destination in jobs:
             return jobs[destination]
         site = self.sites.get(destination)
         if site is None:
             site = self.sites[destination] = Site(destination, self.limits.initial)
+        if most != site.most:
+            site.most = most
+            site.window = min(site.window, most or site.window)
         job = jobs[destination] = Job(queue_id, site)
         site.jobs += 1
         self._rest(job, due, now)
@@ -220,10 +225,11 @@ class Schedule:
         return due
 
     def _answered(self, site: Site) -> None:
+        most = site.most or self.limits.concurrency
         if site.dead:
-            site.dead, site.window = False, self.limits.initial
+            site.dead, site.window = False, min(self.limits.initial, most)
         elif site.window < site.busy + self.limits.initial:
-            site.window = min(self.limits.concurrency, site.window + 1)
+            site.window = min(most, site.window + 1)
         site.cohorts = 0.0
 
     def _back(self, job: Job, now: float) -> None:

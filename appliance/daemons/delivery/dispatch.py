@@ -107,7 +107,7 @@ class Dispatch:
             maillog.log(lines.queued(item.queue_id, trailer.sender, trailer.size, len(trailer.recipients)), "qmgr")
         self._plans[item.queue_id] = Plan(now, max(0.0, time.time() - trailer.received), split, LOST.name in ways)
         for name in ways:
-            self.schedule.add(item.queue_id, name, now, due)
+            self.schedule.add(item.queue_id, name, now, due, self._destinations[name].most)
 
     def _ways_of(self, item: Item) -> dict[str, list[int]]:
         """Destination names to the recipients (by index) that go there."""

@@ -29,6 +29,10 @@ class Destination(NamedTuple):
     outward: bool = False
     #: Why there are no next hops, if the configuration has none.
     lacks: str = ""
+    #: It is a content filter: it takes so many messages at once (0: as any), and has so long for an answer (0: as any).
+    filtering: bool = False
+    most: int = 0
+    timeout: float = 0.0
 
 
 NOWHERE = Destination("nowhere", ())
@@ -54,11 +58,12 @@ class Routing:
 
     def _filtered(self, text: str) -> Destination:
         try:
-            hops = self._filters.hops(text)
+            hops, entry = self._filters.hops(text), self._filters.entry(text)
         except ValueError as error:
             return Destination(f"filter {text}", (), lacks=str(error))
         places = ", ".join(map(str, hops))
-        return Destination(f"filter {places}", tuple((hop, self._routes.tls_level(hop)) for hop in hops))
+        levels = tuple((hop, self._routes.tls_level(hop)) for hop in hops)
+        return Destination(f"filter {places}", levels, filtering=True, most=entry.concurrency, timeout=entry.timeout)
 
     def hear(self, item: Item) -> Awaitable[None] | None:
         """Something to await where tables that are not in memory must be asked first; None: `destination` knows."""

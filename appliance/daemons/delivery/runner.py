@@ -16,7 +16,7 @@ from appliance.daemons.delivery.routing import Destination
 from appliance.daemons.delivery.way import NoWay
 from appliance.mail import apply
 from appliance.observe import oplog
-from appliance.protocol.smtp.outgoing import Result
+from appliance.protocol.smtp.outgoing import Result, is_confused
 from appliance.queue.content import Content
 from appliance.queue.envelope import Trailer
 from appliance.queue.errors import ContentDamaged
@@ -218,7 +218,10 @@ class Runner:
             if content is not None:
                 content.close()
         now = time.monotonic()
-        self._tell(list(finished.results))
+        answers = list(finished.results)
+        if self.destination.filtering:
+            answers = [answer._replace(kind="deferred") if is_confused(answer) else answer for answer in answers]
+        self._tell(answers)
         trip = Trip(
             (*self._dispatch.waited(item, begun), connected - begun, now - connected),
             str(session.target),
@@ -227,7 +230,7 @@ class Runner:
             session.target.lmtp,
             "DSN" in session.machine.features,
         )
-        return list(finished.results), trip
+        return answers, trip
 
     def _tell(self, answers: list[Result]) -> None:
         """Status shows when a destination answered last."""

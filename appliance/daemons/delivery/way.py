@@ -46,6 +46,7 @@ class Ways:
         """The first place of `destination`, not in `skip`, that gives a session. Raises NoWay."""
         last: NoWay | None = None
         tries = 0
+        timeouts = Timeouts.each(destination.timeout) if destination.timeout else self.timeouts
         async for target, level in self._targets(destination):
             if isinstance(target, NoWay):
                 last = target
@@ -54,7 +55,7 @@ class Ways:
                 continue
             tries += 1
             try:
-                return await smtp.connect(target, self._hostname, level, self._contexts[level], self.timeouts)
+                return await smtp.connect(target, self._hostname, level, self._contexts[level], timeouts)
             except ConnectFailed as error:
                 reached = not str(error).startswith("connect to ")
                 last = NoWay(str(error), error.status, relay=str(target) if reached else "none")
@@ -65,7 +66,7 @@ class Ways:
     async def _targets(self, destination: Destination) -> AsyncIterator[tuple[Target | NoWay, tls.Level]]:
         for hop, level in destination.hops:
             if hop.path:
-                yield Target(host=hop.path.rpartition("/")[2], path=hop.path, lmtp=True), level
+                yield Target(host=hop.path.rpartition("/")[2], path=hop.path, lmtp=hop.kind == "lmtp"), level
                 continue
             try:
                 places = await self._hosts.places(hop.host, hop.mx)

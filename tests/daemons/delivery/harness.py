@@ -165,7 +165,7 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def delivery(folder: Path, text: str, **files: bytes) -> AsyncIterator[Running]:
+async def delivery(folder: Path, text: str, timeouts: Timeouts = FAST, **files: bytes) -> AsyncIterator[Running]:
     """Start it in `folder` (again, if it ran there before) and end it in good order."""
     state = folder / "state"
     (state / "run").mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ async def delivery(folder: Path, text: str, **files: bytes) -> AsyncIterator[Run
         state_dir=state,
         certificates={},
     )
-    made = Delivery(birth, FAST)
+    made = Delivery(birth, timeouts)
     await made.start()
     worker = Worker(path)
     try:

@@ -1,0 +1,82 @@
+"""A content filter behind the queue: how many messages at once, how long it has, and what a broken one does."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.connectors.target import Timeouts
+from tests.connectors.smtp_peer import CUT, OK, SILENT, Peer
+from tests.daemons.delivery.harness import delivery, mail_log, settings
+
+PIPE = "PIPELINING"
+_GOOD = {"greeting": b"220 x\r\n", "data": b"354 x\r\n"}
+
+
+@pytest.fixture
+def log(monkeypatch):
+    with mail_log(monkeypatch) as lines:
+        yield lines
+
+
+def filtered(folder: Path, peer: Peer, **more: Any) -> str:
+    keys = "".join(f"{key} = {value!r}\n" for key, value in more.items())
+    named = f'[filters.scan]\nnext_hop = "smtp:[127.0.0.1]:{peer.port}"\n{keys}'
+    return settings(folder, "smtp:[127.0.0.1]:9", queue="concurrency = 10\nretry_min = '1s'", dns=named)
+
+
+@pytest.mark.parametrize("text", ["scan:", "proxy:scan"])
+async def test_a_filter_has_no_more_messages_at_once_than_it_takes(tmp_path: Path, log, text):
+    peer = Peer(PIPE)
+    peer.hold = asyncio.Event()
+    await peer.start()
+    async with delivery(tmp_path, filtered(tmp_path, peer, concurrency=2)) as running:
+        for _ in range(12):
+            await running.put(filter=text)
+        await running.until(lambda: len(peer.bodies) == 2)
+        peer.hold.set()
+        await running.empty()
+    await peer.stop()
+    assert len(peer.bodies) == 12 and peer.most_open == 2
+
+
+@pytest.mark.parametrize("verb", ["greeting", "ehlo", "mail", "rcpt", "data", "end"])
+async def test_a_filter_that_hangs_is_given_up_in_its_own_time(tmp_path: Path, log, verb):
+    peer = await Peer(PIPE, **{verb: [SILENT, _GOOD.get(verb, OK)]}).start()
+    timeouts = Timeouts()  # minutes, where the filter has a second
+    async with delivery(tmp_path, filtered(tmp_path, peer, timeout="1s"), timeouts=timeouts) as running:
+        await running.put(filter="scan:")
+        await running.until(lambda: log.of("status=deferred", "timed out"), 5)
+        assert len(running.spool) == 1 and not log.of("status=bounced")
+    await peer.stop()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"greeting": b"554 5.3.2 out of order\r\n"},
+        {"mail": b"503 5.5.1 EHLO first\r\n"},
+        {"mail": b"555 5.5.4 Unsupported option: SIZE\r\n"},
+        {"rcpt": b"500 5.5.2 what?\r\n"},
+        {"data": b"502 5.5.1 not implemented\r\n"},
+        {"end": b"554 5.5.0 out of sequence\r\n"},
+        {"end": b"421 4.3.2 shutting down\r\n"},
+        {"end": CUT},
+    ],
+)
+async def test_a_filter_that_lost_the_thread_does_not_make_mail_come_back(tmp_path: Path, log, said):
+    peer = await Peer(PIPE, **said).start()
+    async with delivery(tmp_path, filtered(tmp_path, peer)) as running:
+        await running.put(filter="scan:", proven=True)
+        await running.until(lambda: log.of("status=deferred"), 5)
+        assert len(running.spool) == 1 and not log.of("status=bounced") and not log.of("notification")
+    await peer.stop()
+
+
+async def test_what_a_filter_refuses_is_a_failure(tmp_path: Path, log):
+    peer = await Peer(PIPE, end=b"554 5.7.1 spam\r\n").start()
+    async with delivery(tmp_path, filtered(tmp_path, peer)) as running:
+        await running.put(filter="scan:")
+        await running.until(lambda: log.of("status=bounced"), 5)
+    await peer.stop()
