@@ -6,7 +6,7 @@ Contract: pure; sees a Wiring as written (paths not yet absolute).
 import ipaddress
 from collections.abc import Iterator, Sequence
 
-from appliance.config import values
+from appliance.config import filter_entry, values
 from appliance.config.filters import PROXY, Filters, Proxy, named_hops
 from appliance.config.model import Listen, Wiring
 from appliance.config.odd import Odd, same
@@ -80,6 +80,7 @@ def _patience(wiring: Wiring, proxy: Proxy) -> Iterator[Odd]:
 
 
 def _named(wiring: Wiring) -> Iterator[Odd]:
+    yield from (Odd(path, told, fatal) for path, told, fatal in filter_entry.complaints(wiring.filters))
     for name, entry in wiring.filters.items():
         if name == PROXY:
             yield Odd(("filters", name), f'"{PROXY}:" stands for filters before the queue', at_key=True)

@@ -1,10 +1,11 @@
 """Content filters: what `transport:destination` of FILTER and of `content_filter` means, and what `proxy_filter` means.
 
 Contract: as Postfix's FILTER_README has it: the transport is `smtp`, `lmtp` or a name in `[filters]`, the destination a
-host with its port, never a domain with MX records; without one the filter's own `next_hop` counts. `proxy:PLACE` names a
-filter before the queue, as SMTPD_PROXY_README has it: PLACE is a name in `[filters]`, host:port, inet:host:port or
-unix:/path. What failure means for the mail: a filter that nobody knows keeps its mail in the queue, with the reason (or
-puts it off, before the queue); unfiltered it goes nowhere.
+host with its port, never a domain with MX records; without one the filter's own `next_hop` counts; of a filter with a
+command the destination is what its macro ${nexthop} says. `proxy:PLACE` names a filter before the queue, as
+SMTPD_PROXY_README has it: PLACE is a name in `[filters]`, host:port, inet:host:port or unix:/path. What failure means
+for the mail: a filter that nobody knows keeps its mail in the queue, with the reason (or puts it off, before the queue);
+unfiltered it goes nowhere.
 """
 
 import re
@@ -57,7 +58,7 @@ class Filters:
                 raise ValueError(f'no filter is called "{name}": write a name of [filters], host:port or unix:/path')
             hops = named_hops(name, entry)
             if any(hop.kind != "smtp" for hop in hops):
-                raise ValueError(f"[filters.{name}]: a filter before the queue speaks SMTP, not LMTP")
+                raise ValueError(f"[filters.{name}]: a filter before the queue speaks SMTP, not LMTP, and is no command")
         else:
             name, entry = place, FilterEntry()
             peer = parse_peer(place.removeprefix("inet:"))
@@ -71,6 +72,10 @@ class Filters:
             max(entry.timeout, entry.total_timeout),
         )
 
+    def command(self, hop: NextHop) -> FilterEntry:
+        """The filter of a hop of kind pipe."""
+        return self._named[hop.host]
+
     def hops(self, text: str) -> tuple[NextHop, ...]:
         """Where mail for the filter `text` goes, in order of trial; never (). Raises ValueError."""
         transport, destination = split(text)
@@ -79,6 +84,8 @@ class Filters:
         entry = self._named.get(transport)
         if entry is None and transport not in _KINDS:
             raise ValueError(f'mail transport unavailable: no filter is called "{transport}" (docs/hooks.md)')
+        if entry is not None and entry.command:
+            return (NextHop("pipe", transport, path=destination),)
         if entry is not None and not destination:
             return named_hops(transport, entry)
         if not destination:
@@ -89,8 +96,10 @@ class Filters:
 
 def named_hops(name: str, entry: FilterEntry) -> tuple[NextHop, ...]:
     """The places of a filter that has a name; never (). Raises ValueError."""
+    if entry.command:
+        return (NextHop("pipe", name),)
     if not entry.next_hop:
-        raise ValueError(f"[filters.{name}] needs next_hop")
+        raise ValueError(f"[filters.{name}] needs next_hop or command")
     return tuple(hop._replace(mx=False) for hop in map(parse_next_hop, entry.next_hop))
 
 

@@ -34,6 +34,7 @@ from appliance.config.fields import (
     lone_level,
     optional_name,
 )
+from appliance.config.filter_entry import FilterEntry as FilterEntry
 from appliance.config.scanner_entry import ScannerEntry as ScannerEntry
 
 
@@ -149,17 +150,6 @@ class Store(Section):
     kind: Literal["embedded"] = "embedded"
 
 
-class FilterEntry(Section):
-    """A content filter that has a name: where it is, several in order of trial. `concurrency` and `timeout` 0: those of
-    the queue, and of its deliveries; before the queue Postfix's (config.filters). `ehlo`, `total_timeout`: before it."""
-
-    next_hop: Hops = ()
-    concurrency: Annotated[int, Strict(), Field(ge=0, le=1000)] = 0
-    timeout: Duration = 0.0
-    total_timeout: Span = 300.0
-    ehlo: Annotated[str, AfterValidator(optional_name)] = ""
-
-
 class Queue(Section):
     retry_min: Span = 60.0
     retry_max: Span = 3600.0
@@ -237,6 +227,12 @@ class Wiring(Section):
     queue: Queue = Queue()
     logging: Logging = Logging()
     limits: Limits = Limits()
+
+    @property
+    def runs_programs(self) -> bool:
+        """Is there anything that the process which starts programs has to do with?"""
+        scanning = any(scanner.by_runner for scanner in self.scanners.values())
+        return scanning or any(entry.command for entry in self.filters.values())
 
     def fronts(self) -> Iterator[tuple[str, Front]]:
         """(service, its block) of every server that lends judgement to MTAs."""

@@ -22,6 +22,8 @@ class Odd(NamedTuple):
 def same(hop: values.NextHop, listener: Listen) -> bool:
     """Does mail for `hop` come to this listener? Known for addresses of this machine only."""
     endpoint = values.parse_listen_address(listener.address)
+    if hop.kind == "pipe":
+        return False
     if hop.path or endpoint.path:
         return hop.path == endpoint.path
     host = "127.0.0.1" if hop.host == "localhost" else hop.host

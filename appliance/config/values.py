@@ -20,11 +20,12 @@ _NAME_PORT = re.compile(r"([^\s:\[\]]+)(?::(\d+))?\Z")
 _DEFAULT_PORT = {"smtp": 25, "lmtp": 24}
 
 
-Kind = Literal["smtp", "lmtp"]
+Kind = Literal["smtp", "lmtp", "pipe"]
 
 
 class NextHop(NamedTuple):
-    """Where mail goes. `mx`: `host` is a domain whose MX records name the servers. `path`: a unix socket (host is "")."""
+    """Where mail goes. `mx`: `host` is a domain whose MX records name the servers. `path`: a unix socket (host is "").
+    Of kind "pipe", which nobody writes as a next hop: `host` names a filter with a command, `path` is its nexthop."""
 
     kind: Kind
     host: str = ""
@@ -34,6 +35,8 @@ class NextHop(NamedTuple):
 
     def __str__(self) -> str:
         """The canonical form: the name of this destination in logs, queue and status."""
+        if self.kind == "pipe":
+            return f"pipe:{self.host}:{self.path}" if self.path else f"pipe:{self.host}"
         if self.path:
             return f"{self.kind}:unix:{self.path}"
         host = self.host if self.mx else f"[{self.host}]"

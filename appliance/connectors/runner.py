@@ -1,20 +1,22 @@
-"""The runner as scanners see it: a program run over a content, or a content lent as a file, in another process.
+"""The runner as scanners and delivery see it: a program run over a content, a content lent as a file, a filter's command
+run over a message, in another process.
 
-Contract: `run` and `lend` answer, or raise NoAnswer; cancelled, or left, the other side is told that nobody waits. One
-channel a worker, connected when it is needed. What failure means for the mail: NoAnswer is "not scanned".
+Contract: `run`, `lend` and `pipe` answer, or raise NoAnswer; cancelled, or left, the other side hears that nobody waits.
+One channel a worker, connected when it is needed. What failure means for the mail: NoAnswer is "not scanned", or put off.
 """
 
 import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
 from appliance.connectors.conversation import NoAnswer
 from appliance.connectors.source import Source
-from appliance.mail.running import Ask, Done, Outcome, decode_outcome
+from appliance.mail.piping import Facts
+from appliance.mail.running import Answer, Ask, Done, Ended, Outcome, Pipe, decode_answer
 from appliance.net.channel import Channel, connect
 from appliance.observe import oplog
 
@@ -27,7 +29,7 @@ class Runner:
     def __init__(self, path: str) -> None:
         self.path = path
         self._channel: Channel | None = None
-        self._waiting: dict[int, asyncio.Future[Outcome]] = {}
+        self._waiting: dict[int, asyncio.Future[tuple[Answer, list[int]]]] = {}
         self._ids = itertools.count(1)
 
     async def run(self, scanner: str, source: Source) -> Outcome:
@@ -44,23 +46,46 @@ class Runner:
             yield outcome.path
 
     @contextlib.asynccontextmanager
+    async def pipe(self, name: str, fd: int, size: int, facts: Facts) -> AsyncIterator[tuple[Ended, int]]:
+        """What the command of the filter `name` made of the first `size` octets of `fd`, and a descriptor of its output
+        or -1, as long as the context lasts. Raises NoAnswer."""
+        async with self._order(lambda number: Pipe(number, name, 0, size, facts), fd) as (answer, fds):
+            if not isinstance(answer, Ended):
+                raise NoAnswer("the runner answered for a scanner")
+            yield answer, fds[0] if fds else -1
+
+    @contextlib.asynccontextmanager
     async def _ask(self, scanner: str, source: Source) -> AsyncIterator[Outcome]:
+        fd, offset = source.descriptor()
+        try:
+            order = self._order(lambda number: Ask(number, scanner, offset, source.size), fd)
+            async with order as (answer, _):
+                if not isinstance(answer, Outcome):
+                    raise NoAnswer("the runner answered for a filter")
+                yield answer
+        finally:
+            os.close(fd)
+
+    @contextlib.asynccontextmanager
+    async def _order(self, make: Callable[[int], Ask | Pipe], fd: int) -> AsyncIterator[tuple[Answer, list[int]]]:
+        """`fd` stays the caller's."""
         channel, number = self._connected(), next(self._ids)
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        future = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
-            fd, offset = source.descriptor()
-            try:
-                channel.send(Ask(number, scanner, offset, source.size), (fd,))
-            finally:
-                os.close(fd)
+            channel.send(make(number), (fd,))
             yield await future
         except ConnectionError as error:
             raise NoAnswer("the connection to the runner is gone") from error
         finally:
             self._waiting.pop(number, None)
+            _release(future)
             with contextlib.suppress(ConnectionError):
                 channel.send(Done(number))
+
+    def reach(self) -> None:
+        """Be connected. Raises NoAnswer."""
+        self._connected()
 
     def _connected(self) -> Channel:
         if self._channel is not None and not self._channel.closed:
@@ -74,18 +99,19 @@ class Runner:
         return channel
 
     def _on_frame(self, payload: bytes, fds: list[int]) -> None:
-        for fd in fds:  # it has no reason to send any
-            os.close(fd)
         try:
-            outcome = decode_outcome(payload)
+            answer = decode_answer(payload)
         except msgspec.DecodeError as error:
             log.error("the runner answered what is no outcome", why=str(error))
             if self._channel is not None:
                 self._channel.close()
-            return
-        future = self._waiting.get(outcome.id)
-        if future is not None and not future.done():
-            future.set_result(outcome)
+            answer = None
+        future = self._waiting.get(answer.id) if answer is not None else None
+        if answer is not None and future is not None and not future.done():
+            future.set_result((answer, fds))
+        else:
+            for fd in fds:  # nobody waits for them
+                os.close(fd)
 
     def _gone(self, channel: Channel) -> None:
         if self._channel is channel:
@@ -97,3 +123,10 @@ class Runner:
     def close(self) -> None:
         if self._channel is not None:
             self._channel.close()
+
+
+def _release(future: "asyncio.Future[tuple[Answer, list[int]]]") -> None:
+    """Close the descriptors of an answer."""
+    if future.done() and not future.cancelled() and future.exception() is None:
+        for fd in future.result()[1]:
+            os.close(fd)

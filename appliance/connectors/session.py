@@ -241,6 +241,11 @@ class SmtpSession(asyncio.Protocol):
         self.idle_since = self._loop.time()
         return event
 
+    @property
+    def dsn(self) -> bool:
+        """Does the server send notices itself?"""
+        return "DSN" in self.machine.features
+
     def quit(self) -> None:
         """Say goodbye and close; nobody waits for the answer."""
         if self.alive and self.machine.state == "ready":

@@ -49,7 +49,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     lmtp: bool = False
 
     def __str__(self) -> str:
-        """As the mail log names it: "host[address]:port" or "host[/path]"."""
+        """As the mail log names it: "host[address]:port" or "host[/path]"; a command has its filter's name alone."""
+        if not self.path and not self.address:
+            return self.host
         return f"{self.host}[{self.path}]" if self.path else f"{self.host}[{self.address}]:{self.port}"
 
     @property

@@ -14,7 +14,10 @@ def outgoing(trailer: Trailer, indexes: Sequence[int], size: int, *, together: b
     recipients = trailer.recipients
     return Outgoing(
         trailer.sender,
-        tuple(OutgoingRecipient(recipients[i].address, recipients[i].notify, recipients[i].orcpt) for i in indexes),
+        tuple(
+            OutgoingRecipient(recipients[i].address, recipients[i].notify, recipients[i].orcpt, recipients[i].original)
+            for i in indexes
+        ),
         size,
         trailer.body,
         trailer.smtputf8,

@@ -22,6 +22,8 @@ from appliance.connectors.target import Timeouts
 from appliance.daemons.compose.lookups import Lookups
 from appliance.daemons.delivery.admin import Admin
 from appliance.daemons.delivery.dispatch import Dispatch
+from appliance.daemons.delivery.filtering import Filtering
+from appliance.daemons.delivery.programs import Programs
 from appliance.daemons.delivery.results import Results
 from appliance.daemons.delivery.routing import Routing
 from appliance.daemons.delivery.settle import Settlement
@@ -49,14 +51,14 @@ def _resolver(snapshot: Snapshot) -> Resolver:
     return Resolver(dns.nameservers, zone, dns.timeout, dns.ttl_floor)
 
 
-def _ways(snapshot: Snapshot, timeouts: Timeouts) -> Ways:
+def _ways(snapshot: Snapshot, timeouts: Timeouts, programs: Programs) -> Ways:
     """Raises ValueError where a zone, a name server or a CA file cannot be used."""
     wiring = snapshot.wiring
     ca = snapshot.blob.files.get(wiring.relay.tls_ca, b"") if wiring.relay.tls_ca else b""
     levels: tuple[tls.Level, ...] = ("none", "may", "encrypt", "verify")
     contexts: dict[str, ssl.SSLContext | None] = {level: tls.client_context(level, ca) for level in levels}
     hostname = wiring.gateway.hostname
-    return Ways(MailHosts(_resolver(snapshot), hosts.read(), hostname), hostname, contexts, timeouts)
+    return Ways(MailHosts(_resolver(snapshot), hosts.read(), hostname), hostname, contexts, timeouts, programs)
 
 
 def _limits(wiring: Wiring) -> Limits:
@@ -94,9 +96,13 @@ class Delivery:
         self._lookups.bind(self._snapshot)
         self.spool = Spool(root, self._loop.call_soon_threadsafe, self._report)
         routing = Routing(Routes(wiring, self._snapshot.tables), Filters(wiring))
-        self.dispatch = Dispatch(self.spool, _limits(wiring), _ways(self._snapshot, self._timeouts), routing)
-        hostname, arrived = self._hostname, self.dispatch.arrived
-        self.settlement = Settlement(self.spool, QueueIds(_IDS), hostname, lambda item: arrived((item,)))
+        self._programs = Programs(self._birth.rendezvous.get("runner", ""), root)
+        self._programs.follow(wiring)
+        ways = _ways(self._snapshot, self._timeouts, self._programs)
+        self.dispatch = Dispatch(self.spool, _limits(wiring), ways, routing)
+        hostname, arrived, ids = self._hostname, self.dispatch.arrived, QueueIds(_IDS)
+        self.settlement = Settlement(self.spool, ids, hostname, lambda item: arrived((item,)))
+        self.dispatch.filtering = Filtering(self.spool, ids, lambda item: arrived((item,)))
         self.dispatch.results = Results(self.spool, self.settlement, lambda: self._snapshot.wiring.gateway.soft_bounce)
         self.dispatch.settlement = self.settlement
         self.dispatch.lifetime = wiring.queue.lifetime
@@ -162,7 +168,7 @@ class Delivery:
         """Raises ValueError where the new files do not work (zone, CA)."""
         self._lookups.bind(snapshot)
         routing = Routing(Routes(snapshot.wiring, snapshot.tables), Filters(snapshot.wiring))
-        self._prepared = (snapshot, _ways(snapshot, self._timeouts), routing)
+        self._prepared = (snapshot, _ways(snapshot, self._timeouts, self._programs), routing)
 
     def commit(self, snapshot: Snapshot) -> None:
         """The next attempt of every message goes the new way."""
@@ -171,6 +177,7 @@ class Delivery:
         assert self._prepared is not None
         _, ways, routing = self._prepared
         self._prepared = None
+        self._programs.follow(snapshot.wiring)
         self.dispatch.renew(ways, routing)
         self._snapshot = snapshot
         self.dispatch.schedule.limits = _limits(snapshot.wiring)
@@ -194,6 +201,7 @@ class Delivery:
         self.admin.close()
         await self.dispatch.drain(max(0.0, grace - 1.0))
         self.workers.close()
+        self._programs.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.to_thread(self.spool.close)
@@ -207,6 +215,7 @@ class Delivery:
         degraded = list(workers.pop("degraded"))  # type: ignore[call-overload]
         dns = self.dispatch.ways.resolver_health()
         degraded += dns.pop("degraded", [])
+        degraded += self.dispatch.filtering.degraded()
         dead = sorted(site.name for site in schedule.sites.values() if site.dead)
         degraded += [f"next hop {name} is not reached" for name in dead[:20]]
         if alarms := self.settlement.alarms:

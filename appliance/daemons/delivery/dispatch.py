@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 
 from appliance.daemons.delivery.asking import Asking
+from appliance.daemons.delivery.filtering import Filtering
 from appliance.daemons.delivery.results import Results
 from appliance.daemons.delivery.routing import Destination, Routing
 from appliance.daemons.delivery.runner import Runner
@@ -47,6 +48,7 @@ class Dispatch:
         self.lifetime = 432000.0
         self.results: Results
         self.settlement: Settlement
+        self.filtering: Filtering
         self.draining = False
         self._loop = asyncio.get_running_loop()
         self._plans: dict[str, Plan] = {}
@@ -62,8 +64,7 @@ class Dispatch:
     # ------------------------------------------------------------------ what comes
 
     def arrived(self, items: Iterable[Item]) -> None:
-        """Messages from workers, from start-up, from an operator's release: schedule them, or put them where they
-        belong."""
+        """Messages from workers, from start-up, from an operator: schedule them, or put them where they belong."""
         for item in items:
             self._admit(item)
         if not self._due:

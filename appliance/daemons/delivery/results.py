@@ -25,7 +25,7 @@ _BOUNCED = DELIVERIES.labels("bounced")
 
 class Trip(NamedTuple):
     """One attempt as the log tells it. `delays`: seconds before the queue, in it, connecting, sending. `dsn`: the
-    server sends notices itself."""
+    server sends notices itself. `service`: who logs it, if neither smtp nor lmtp."""
 
     delays: tuple[float, float, float, float]
     relay: str
@@ -33,6 +33,7 @@ class Trip(NamedTuple):
     uses: int = 1
     lmtp: bool = False
     dsn: bool = False
+    service: str = ""
 
 
 class Results:
@@ -121,7 +122,7 @@ class Results:
             original=recipient.original,
             uses=trip.uses,
         )
-        maillog.log(line, "lmtp" if trip.lmtp else "smtp")
+        maillog.log(line, trip.service or ("lmtp" if trip.lmtp else "smtp"))
 
     def _success_notices(self, item: Item, indexes: Sequence[int], trip: Trip) -> None:
         recipients = item.trailer.recipients

@@ -33,6 +33,8 @@ class Destination(NamedTuple):
     filtering: bool = False
     most: int = 0
     timeout: float = 0.0
+    #: Recipients of one transaction, 0 = as to any next hop.
+    recipients: int = 0
 
 
 NOWHERE = Destination("nowhere", ())
@@ -50,20 +52,31 @@ class Routing:
         """The way to `recipient`: at once in memory, or as `hear` heard of it; all mail of a content filter goes to
         that. Raises Unavailable."""
         if content_filter:
-            return self._filtered(content_filter)
+            return self._filtered(content_filter, recipient.domain)
         found = self._heard.pop(recipient.address, None) or self._way(recipient)
         if isinstance(found, Destination):
             return found
         raise found if isinstance(found, Unavailable) else Unavailable("the table of routes was not asked yet")
 
-    def _filtered(self, text: str) -> Destination:
+    def _filtered(self, text: str, domain: str) -> Destination:
         try:
             hops, entry = self._filters.hops(text), self._filters.entry(text)
         except ValueError as error:
-            return Destination(f"filter {text}", (), lacks=str(error))
+            return Destination(f"filter {text}", (), lacks=str(error), filtering=True)
+        if hops[0].kind == "pipe":
+            return self._piped(hops[0], domain)
         places = ", ".join(map(str, hops))
         levels = tuple((hop, self._routes.tls_level(hop)) for hop in hops)
         return Destination(f"filter {places}", levels, filtering=True, most=entry.concurrency, timeout=entry.timeout)
+
+    def _piped(self, hop: NextHop, domain: str) -> Destination:
+        """Without a destination the nexthop is the recipient's domain: where the command names it, each has its own."""
+        entry = self._filters.command(hop)
+        if entry.by_domain and not hop.path:
+            hop = hop._replace(path=domain)
+        recipients = 1 if entry.single else entry.recipients
+        pairs: tuple[tuple[NextHop, Level], ...] = ((hop, "none"),)
+        return Destination(f"filter {hop}", pairs, filtering=True, most=entry.at_once, recipients=recipients)
 
     def hear(self, item: Item) -> Awaitable[None] | None:
         """Something to await where tables that are not in memory must be asked first; None: `destination` knows."""
@@ -105,7 +118,10 @@ class Routing:
 
     def renewed(self, old: Destination) -> Destination:
         """The same next hops with the TLS levels that are in force now."""
-        return old._replace(hops=tuple((hop, self._routes.tls_level(hop)) for hop, _ in old.hops))
+        return old._replace(hops=tuple((hop, self._level(hop)) for hop, _ in old.hops))
+
+    def _level(self, hop: NextHop) -> Level:
+        return "none" if hop.kind == "pipe" else self._routes.tls_level(hop)
 
     def _destination(self, hops: tuple[NextHop, ...]) -> Destination:
         built = self._built.get(hops)

@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from appliance.connectors.pipe import PipeSession
 from appliance.connectors.session import SmtpSession
+from appliance.connectors.target import ConnectFailed
 from appliance.daemons.delivery.results import Trip
 from appliance.daemons.delivery.routing import Destination
 from appliance.daemons.delivery.way import NoWay
@@ -46,7 +48,7 @@ class Runner:
 
     def __init__(self, dispatch: "Dispatch", destination: Destination) -> None:
         self._dispatch, self.destination = dispatch, destination
-        self._session: SmtpSession | None = None
+        self._session: SmtpSession | PipeSession | None = None
         self._job: Job | None = None
         self._wake: asyncio.Future[None] | None = None
         self._connecting = 0.0
@@ -131,6 +133,7 @@ class Runner:
         connecting = time.monotonic() - self._connecting
         trip = Trip((*dispatch.waited(item, self._connecting), connecting, 0.0), error.relay, "")
         dispatch.contacts.of(job.destination).failed(str(error))
+        dispatch.filtering.failed(self.destination, item, str(error))
         indexes = dispatch.indexes(item, job.destination)
         if dispatch.results.no_way(item, indexes, str(error), error.status, error.final, trip):
             dispatch.site_failed(job, item)
@@ -142,8 +145,9 @@ class Runner:
     async def _attempt(self, item: Item, indexes: list[int]) -> bool:
         """Send to all of `indexes`, 100 at a time. True if some must be tried again. Raises NoWay."""
         again = False
-        for start in range(0, len(indexes), MOST_RECIPIENTS):
-            part = indexes[start : start + MOST_RECIPIENTS]
+        most = self.destination.recipients or MOST_RECIPIENTS
+        for start in range(0, len(indexes), most):
+            part = indexes[start : start + most]
             again = await self._send(item, part) or again
             if self._dispatch.spool.get(item.queue_id) is not item:
                 return False  # finished, or set aside
@@ -167,7 +171,9 @@ class Runner:
             return await self._elsewhere(session, item, indexes, answers)
         return again
 
-    async def _elsewhere(self, session: SmtpSession, item: Item, indexes: list[int], answers: list[Result]) -> bool:
+    async def _elsewhere(
+        self, session: SmtpSession | PipeSession, item: Item, indexes: list[int], answers: list[Result]
+    ) -> bool:
         """The recipients that were put off, once more at the next place; an unknown outcome is not doubled at once."""
         rest = [i for i, answer in zip(indexes, answers, strict=True) if answer.kind == "deferred" and not answer.unknown]
         tried = frozenset({str(session.target)})
@@ -184,7 +190,7 @@ class Runner:
         self._drop_session()  # the next message begins with the first place again
         return any(index in item.todo for index in indexes)
 
-    async def _ready_session(self) -> SmtpSession:
+    async def _ready_session(self) -> SmtpSession | PipeSession:
         session = self._session
         if session is not None and session.alive and session.uses < MOST_USES:
             return session
@@ -198,7 +204,7 @@ class Runner:
             self._session = None
 
     async def _transact(
-        self, session: SmtpSession, item: Item, indexes: list[int], begun: float
+        self, session: SmtpSession | PipeSession, item: Item, indexes: list[int], begun: float
     ) -> tuple[list[Result], Trip]:
         connected = time.monotonic()
         trailer = item.trailer
@@ -212,6 +218,8 @@ class Runner:
                 data = _octets(content, trailer)
             size = len(data) if isinstance(data, bytes) else estimate(trailer)
             finished = await session.send(outgoing(trailer, indexes, size), data)
+        except ConnectFailed as error:
+            raise NoWay(str(error), error.status) from error
         except ValueError as error:
             raise _Unsendable(str(error)) from error
         finally:
@@ -219,26 +227,30 @@ class Runner:
                 content.close()
         now = time.monotonic()
         answers = list(finished.results)
-        if self.destination.filtering:
+        if self.destination.filtering and isinstance(session, SmtpSession):
             answers = [answer._replace(kind="deferred") if is_confused(answer) else answer for answer in answers]
-        self._tell(answers)
+        elif isinstance(session, PipeSession) and session.made is not None:
+            answers = await self._dispatch.filtering.goes_on(self.destination, item, indexes, session.made, answers)
+        self._tell(item, answers)
         trip = Trip(
             (*self._dispatch.waited(item, begun), connected - begun, now - connected),
             str(session.target),
             session.target.peer,
             session.uses,
             session.target.lmtp,
-            "DSN" in session.machine.features,
+            session.dsn,
+            "pipe" if isinstance(session, PipeSession) else "",
         )
         return answers, trip
 
-    def _tell(self, answers: list[Result]) -> None:
+    def _tell(self, item: Item, answers: list[Result]) -> None:
         """Status shows when a destination answered last."""
         contact = self._dispatch.contacts.of(self.destination.name)
-        if any(answer.code for answer in answers):
+        if any(answer.code or answer.kind != "deferred" for answer in answers):
             contact.answered()
         elif answers:
             contact.failed(answers[0].text)
+        self._dispatch.filtering.answered(self.destination, item, answers)
 
 
 def _octets(content: Content, trailer: Trailer) -> bytes | Iterator[bytes]:

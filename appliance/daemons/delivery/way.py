@@ -11,8 +11,10 @@ from typing import Any
 
 from appliance.config.values import NextHop
 from appliance.connectors import smtp
+from appliance.connectors.pipe import PipeSession
 from appliance.connectors.session import SmtpSession
 from appliance.connectors.target import ConnectFailed, Target, Timeouts
+from appliance.daemons.delivery.programs import Programs
 from appliance.daemons.delivery.routing import Destination
 from appliance.net import tls
 from appliance.net.mx import MailHosts, NoPlace
@@ -34,16 +36,24 @@ class Ways:
     """What it takes to connect. `contexts` maps TLS levels to contexts."""
 
     def __init__(
-        self, hosts: MailHosts, hostname: str, contexts: Mapping[str, ssl.SSLContext | None], timeouts: Timeouts
+        self,
+        hosts: MailHosts,
+        hostname: str,
+        contexts: Mapping[str, ssl.SSLContext | None],
+        timeouts: Timeouts,
+        programs: Programs,
     ) -> None:
+        self._programs = programs
         self._hosts, self._hostname, self._contexts, self.timeouts = hosts, hostname, contexts, timeouts
 
     def resolver_health(self) -> dict[str, Any]:
         """Facts of the resolver, for status."""
         return self._hosts.health()
 
-    async def open(self, destination: Destination, skip: frozenset[str] = frozenset()) -> SmtpSession:
+    async def open(self, destination: Destination, skip: frozenset[str] = frozenset()) -> SmtpSession | PipeSession:
         """The first place of `destination`, not in `skip`, that gives a session. Raises NoWay."""
+        if destination.hops and destination.hops[0][0].kind == "pipe":
+            return self._piped(destination.hops[0][0])
         last: NoWay | None = None
         tries = 0
         timeouts = Timeouts.each(destination.timeout) if destination.timeout else self.timeouts
@@ -62,6 +72,12 @@ class Ways:
         if last is None:
             last = NoWay(destination.lacks or "no next hop is configured for this recipient", "4.3.5")
         raise last
+
+    def _piped(self, hop: NextHop) -> PipeSession:
+        try:
+            return self._programs.open(hop)
+        except KeyError:
+            raise NoWay(f'no filter is called "{hop.host}"', "4.3.5") from None
 
     async def _targets(self, destination: Destination) -> AsyncIterator[tuple[Target | NoWay, tls.Level]]:
         for hop, level in destination.hops:

@@ -80,7 +80,7 @@ SHIPPED = (
         name="runner",
         module="appliance.daemons.runner",
         user="postgate-run",
-        wanted=lambda snapshot: any(entry.by_runner for entry in snapshot.wiring.scanners.values()),
+        wanted=lambda snapshot: snapshot.wiring.runs_programs,
         phase=3,
     ),
     Spec(name="scand", module="appliance.daemons.scand", user="postgate-scan", execed=True, phase=2),

@@ -26,22 +26,28 @@ _LAUNCH = launch.__file__
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Seconds of clock and CPU; octets of memory, 0 = any."""
+    """Seconds of clock and CPU; octets of memory, 0 = any; octets of a file; processes beyond those of our user."""
 
     seconds: float
     memory: int = 0
+    file: int = MAX_FILE
+    processes: int = 200
 
 
-async def run(argv: Sequence[str], folder: Path, stdin: int, limits: Limits) -> tuple[int, bytes]:
-    """`folder`: where it works and may write; `stdin`: its standard input. Raises TimeoutError, OSError."""
-    bounds = (os.getpid(), int(limits.seconds) + 1, limits.memory, MAX_FILE)
+async def run(argv: Sequence[str], folder: Path, stdin: int, limits: Limits, stdout: int = -1) -> tuple[int, bytes]:
+    """`folder`: where it works and may write; `stdin`: its standard input; `stdout`: where that goes, if it is no output
+    to look at. Raises TimeoutError, OSError."""
+    bounds = (os.getpid(), int(limits.seconds) + 1, limits.memory, limits.file, limits.processes)
+    to_file = stdout >= 0
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", _LAUNCH, *map(str, bounds), "--", *argv,
-        stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        stdin=stdin, stdout=stdout if to_file else asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE if to_file else asyncio.subprocess.STDOUT,
         cwd=folder, env=environment(folder), start_new_session=True,
     )  # fmt: skip
-    assert process.stdout
-    reading = asyncio.get_running_loop().create_task(_output(process.stdout))
+    stream = process.stderr if to_file else process.stdout
+    assert stream
+    reading = asyncio.get_running_loop().create_task(_output(stream))
     try:
         async with asyncio.timeout(limits.seconds):
             code = await process.wait()

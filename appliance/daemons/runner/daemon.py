@@ -1,8 +1,9 @@
-"""The daemon that starts programs: takes content from the workers, says what a program made of it, or lends it as a file.
+"""The daemon that starts programs: takes content from the workers and from delivery, says what a program made of it, or
+lends it as a file.
 
 Contract: one channel a worker, any number of asks on it, at most `concurrency` programs of one scanner at a time;
-Done, or the worker's end, ends what it asked for. An ask names a scanner, never a program. What failure means for the
-mail: every ask gets an Outcome, kind "error" where there is none.
+Done, or the worker's end, ends what it asked for. An ask names a scanner, a pipe a filter, never a program.
+What failure means for the mail: every ask gets an Outcome, kind "error" where there is none; every pipe an Ended.
 """
 
 import asyncio
@@ -19,8 +20,9 @@ import msgspec
 from appliance.config.model import ScannerEntry
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.runner import command, jobs, verdict
+from appliance.daemons.runner.piping import Pipes
 from appliance.daemons.skeleton import Birth
-from appliance.mail.running import Ask, Done, Outcome, decode_order
+from appliance.mail.running import Answer, Ask, Done, Ended, Outcome, Pipe, decode_order
 from appliance.net.channel import Channel
 from appliance.observe import metrics, oplog
 
@@ -40,9 +42,9 @@ class Peer:
         self.channel = channel
         self.tasks: dict[int, asyncio.Task[None]] = {}
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, answer: Answer, fds: tuple[int, ...] = ()) -> None:
         with contextlib.suppress(ConnectionError):
-            self.channel.send(outcome)
+            self.channel.send(answer, fds)
 
 
 class Runner:
@@ -51,6 +53,7 @@ class Runner:
     def __init__(self, birth: Birth) -> None:
         self._listening = birth.listening["unix:runner"]
         self._scans = birth.state_dir / "scans"
+        self._pipes = Pipes(self._scans)
         self._peers: set[Peer] = set()
         self._rules: dict[str, verdict.Rules] = {}
         self._slots: dict[str, tuple[int, asyncio.Semaphore]] = {}
@@ -90,23 +93,25 @@ class Runner:
         except msgspec.DecodeError as error:
             log.error("a worker sent what is no order", why=str(error))
             order = None
-        wrong = order is None or len(fds) != int(isinstance(order, Ask))
-        if wrong or (isinstance(order, Ask) and order.id in peer.tasks):
+        wrong = order is None or len(fds) != int(not isinstance(order, Done))
+        if wrong or order is None or (not isinstance(order, Done) and order.id in peer.tasks):
             for fd in fds:
                 os.close(fd)
             peer.channel.close()
         elif isinstance(order, Done):
             if task := peer.tasks.get(order.id):
                 task.cancel()
-        elif isinstance(order, Ask):
+        else:
             self._begin(peer, order, fds[0])
 
-    def _begin(self, peer: Peer, ask: Ask, fd: int) -> None:
+    def _begin(self, peer: Peer, ask: Ask | Pipe, fd: int) -> None:
         if len(peer.tasks) >= MOST:
             os.close(fd)
-            peer.tell(Outcome(ask.id, "error", why=f"{MOST} contents wait already"))
+            why = f"{MOST} contents wait already"
+            peer.tell(Outcome(ask.id, "error", why=why) if isinstance(ask, Ask) else Ended(ask.id, "unable", why=why))
             return
-        task = peer.tasks[ask.id] = self._loop.create_task(self._serve(peer, ask, fd))
+        serving = self._serve(peer, ask, fd) if isinstance(ask, Ask) else self._pipe(peer, ask, fd)
+        task = peer.tasks[ask.id] = self._loop.create_task(serving)
 
         def ended(_task: "asyncio.Task[None]") -> None:
             peer.tasks.pop(ask.id, None)
@@ -137,6 +142,16 @@ class Runner:
             os.close(fd)
             if folder is not None:
                 await asyncio.shield(asyncio.to_thread(jobs.remove, folder))
+
+    async def _pipe(self, peer: Peer, order: Pipe, fd: int) -> None:
+        self.runs += 1
+        _running.inc()
+        try:
+            async with self._pipes.served(order, fd) as (ended, made):
+                peer.tell(ended, made)
+        finally:
+            _running.dec()
+            os.close(fd)
 
     async def _run(self, entry: ScannerEntry, ask: Ask, folder: Path) -> Outcome:
         file = folder / jobs.FILE
@@ -173,11 +188,13 @@ class Runner:
             for name, entry in self._prepared.items()
             if entry.command
         }
+        self._pipes.prepare(snapshot)
 
     def commit(self, snapshot: Snapshot) -> None:
         """For asks from now on; programs that run go on."""
         self._entries: Mapping[str, ScannerEntry] = self._prepared
         self._rules = self._prepared_rules
+        self._pipes.commit()
         for name, entry in self._entries.items():
             if name not in self._slots or self._slots[name][0] != entry.concurrency:
                 self._slots[name] = entry.concurrency, asyncio.Semaphore(entry.concurrency)
@@ -199,4 +216,5 @@ class Runner:
     def health(self) -> dict[str, Any]:
         under_way = sum(len(peer.tasks) for peer in self._peers)
         troubles = [f"scanner {name}: {why}" for name, why in self._troubles.items()]
-        return {"runs": self.runs, "under way": under_way, "scanners": sorted(self._entries), "degraded": troubles}
+        named = {"scanners": sorted(self._entries), "filters": self._pipes.names}
+        return {"runs": self.runs, "under way": under_way, **named, "degraded": troubles}

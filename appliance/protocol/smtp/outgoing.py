@@ -18,11 +18,13 @@ _ONE_WORD = re.compile(r'(?>(?:[^"\x00-\x20\x7f<>]|"(?>(?:[^"\\\x00-\x1f\x7f]|\\
 
 
 class OutgoingRecipient(NamedTuple):
-    """One recipient in external form without <>, with its DSN parameters as they are relayed ("" if none)."""
+    """One recipient in external form without <>, with its DSN parameters as they are relayed ("" if none).
+    `original`: what it was before it was rewritten."""
 
     address: str
     notify: str = ""
     orcpt: str = ""
+    original: str = ""
 
 
 class Outgoing(NamedTuple):

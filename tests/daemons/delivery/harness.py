@@ -165,7 +165,13 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def delivery(folder: Path, text: str, timeouts: Timeouts = FAST, **files: bytes) -> AsyncIterator[Running]:
+async def delivery(
+    folder: Path,
+    text: str,
+    timeouts: Timeouts = FAST,
+    more_rendezvous: dict[str, str] | None = None,
+    **files: bytes,
+) -> AsyncIterator[Running]:
     """Start it in `folder` (again, if it ran there before) and end it in good order."""
     state = folder / "state"
     (state / "run").mkdir(parents=True, exist_ok=True)
@@ -179,7 +185,7 @@ async def delivery(folder: Path, text: str, timeouts: Timeouts = FAST, **files: 
         index=0,
         snapshot=snapshot(folder, text, **files),
         listening={"unix:delivery": [sock]},
-        rendezvous={"delivery": path},
+        rendezvous={"delivery": path, **(more_rendezvous or {})},
         state_dir=state,
         certificates={},
     )

@@ -1,0 +1,102 @@
+"""One `[filters.NAME]` of the wiring file: a content filter, and what does not fit together in it.
+
+Contract: pure but for a look whether a program is there. A filter is a place (`next_hop`) or a program (`command`); keys
+of the other kind are mistakes, as they would mean nothing.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+
+from appliance.checks.knobs import Duration
+from appliance.config.fields import Hops, Span, Whole, lone, optional_name
+from appliance.mail import piping
+
+_Words = Annotated[tuple[Annotated[str, Field(pattern=r"^[^\x00]{1,4096}$")], ...], BeforeValidator(lone)]
+_OF_COMMAND = ("flags", "eol", "null_sender", "size_limit", "output", "recipients", "memory", "processes")
+#: For a command that says nothing else: seconds (command_time_limit), runs at once.
+_SECONDS, _AT_ONCE = 1000.0, 10
+
+
+def _flags(text: str) -> str:
+    if unknown := sorted(set(text) - set(piping.FLAGS)):
+        raise ValueError(f'flags "{"".join(unknown)}" are none of {piping.FLAGS}')
+    return text
+
+
+class FilterEntry(BaseModel):
+    """A content filter that has a name: where it is, several in order of trial, or its program. `concurrency` and
+    `timeout` 0: those of the queue, and of its deliveries; of commands; before the queue Postfix's (config.filters).
+    `ehlo`, `total_timeout`: before it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    next_hop: Hops = ()
+    concurrency: Annotated[int, Strict(), Field(ge=0, le=1000)] = 0
+    timeout: Duration = 0.0
+    total_timeout: Span = 300.0
+    ehlo: Annotated[str, AfterValidator(optional_name)] = ""
+    command: _Words = ()
+    flags: Annotated[str, AfterValidator(_flags)] = ""
+    eol: Literal["\n", "\r\n"] = "\n"
+    null_sender: Annotated[str, Field(pattern=r"^[!-~]{0,100}$")] = "MAILER-DAEMON"
+    size_limit: Whole = 0
+    output: Literal["log", "message"] = "log"
+    recipients: Annotated[int, Strict(), Field(ge=1, le=100)] = 50
+    memory: Whole = 0
+    processes: Annotated[int, Strict(), Field(ge=1)] = 100
+
+    @property
+    def seconds(self) -> float:
+        """What one run of its command may take."""
+        return self.timeout or _SECONDS
+
+    @property
+    def at_once(self) -> int:
+        """Runs of its command at the same time."""
+        return self.concurrency or _AT_ONCE
+
+    @property
+    def single(self) -> bool:
+        """Does each recipient get a run of its own?"""
+        return self.recipients == 1 or bool(set("DO") & set(self.flags))
+
+    @property
+    def by_domain(self) -> bool:
+        """Does the command say something of the recipients' domain?"""
+        return bool(piping.macros(self.command) & {"domain", "nexthop"})
+
+    def piped(self, delimiter: str) -> piping.Command:
+        """Its command, ready for messages."""
+        return piping.Command(self.command, self.flags, self.null_sender, delimiter)
+
+
+def complaints(filters: Mapping[str, FilterEntry]) -> Iterator[tuple[tuple[str | int, ...], str, bool]]:
+    """(path in the file, what is wrong with it, whether it must not be put in force)."""
+    for name, entry in filters.items():
+        path = ("filters", name)
+        if entry.command and entry.next_hop:
+            yield (*path, "command"), f"[filters.{name}] has next_hop and command: a filter is one of both", True
+        for key in _OF_COMMAND if not entry.command else ():
+            if getattr(entry, key) != FilterEntry.model_fields[key].default:
+                yield (*path, key), f"{key} is of filters with a command", True
+        for index, text in piping.complaints(entry.command):
+            yield (*path, "command", index), text, True
+        if entry.command:
+            yield from (((*path, "command", 0), text, fatal) for text, fatal in _program(entry.command[0]))
+            if entry.output == "message" and "X" in entry.flags:
+                yield (
+                    (*path, "flags"),
+                    'flag X is for a program that delivers, output "message" for one that does not',
+                    True,
+                )
+
+
+def _program(program: str) -> Iterator[tuple[str, bool]]:
+    if not program.startswith("/"):
+        yield f'"{program}": write the whole path of the program', True
+    elif not os.access(program, os.X_OK) or Path(program).is_dir():
+        yield f'"{program}" is no program that can be run: mail for this filter would wait', False
