@@ -6,7 +6,7 @@ V := .venv
 PIP := $(V)/bin/python -m pip --disable-pip-version-check
 ARGS ?=
 
-.PHONY: run setup test lint types unit interop packages soak bench clean lock
+.PHONY: run setup test lint types unit interop packages soak siege bench clean lock
 
 run: $(V)/.stamp
 	@$(V)/bin/postgate run $(ARGS)
@@ -51,7 +51,12 @@ test: $(V)/.stamp-dev packages lint types
 unit: $(V)/.stamp-dev
 	@$(V)/bin/python -m pytest -n 2 -m "not peer and not fault" $(ARGS)
 
-soak: $(V)/.stamp-dev packages
+# Ten minutes of random faults of all peers under load; the seed that it prints repeats a run (ARGS="--seed N --minutes M").
+soak: $(V)/.stamp-dev
+	@$(V)/bin/python -m tests.soak $(ARGS)
+
+# The long form of the tests that kill.
+siege: $(V)/.stamp-dev packages
 	@$(V)/bin/python -m pytest -n 0 --timeout 7200 tests/faults --long $(ARGS)
 
 bench: $(V)/.stamp-dev packages

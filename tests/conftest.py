@@ -13,7 +13,7 @@ from tests.peers.inner import Inner
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="the long form of fault and load tests (make soak)")
+    parser.addoption("--long", action="store_true", help="the long form of fault and load tests (make siege)")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -208,6 +208,7 @@ class _Life:
             "rss": _resident(),
             "lag_max": round(self._meter.worst, 4),
             "lag_peaks": list(self._meter.peaks),
+            "tasks": len(asyncio.all_tasks()),
             "events_waiting": events.waiting(),
         }
         self._report(control.Answer(ask.id, health={**facts, **self._daemon.health()}))

@@ -11,9 +11,7 @@ from appliance.mail.context import Client, Context
 Act = Callable[["Peer", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 MAIL = b"Received: from a (a [192.0.2.1])\r\n\tby b (Postgate) with ESMTP id 1;\r\n\tMon, 1 Jan 2024 12:00:00 +0000\r\n"
 MAIL += b"Subject: x\r\n\r\nhello\r\n"
-CLEAN = b"stream: OK\0"
 FOUND = b"stream: Eicar-Test-Signature FOUND\0"
-HAM = b"SPAMD/1.1 0 EX_OK\r\nContent-length: 3\r\nSpam: False ; 1.5 / 5.0\r\n\r\nA,B"
 
 
 class Message:

@@ -15,13 +15,9 @@ from tests.connectors.scanner_peer import MAIL, Message, context
 from tests.connectors.test_scanner_rspamd import full
 from tests.daemons.test_runner import Stage, script, until
 from tests.peers import hostile
+from tests.peers.good_scanners import CONTINUE as CLEAN
+from tests.peers.good_scanners import read_amavis as read_request
 from tests.peers.hostile import FAULTS, Good, Hostile
-
-CLEAN = b"version_server=2\r\nreturn_value=continue\r\nexit_code=0\r\n\r\n"
-
-
-async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readuntil(b"\r\n\r\n")
 
 
 class Amavis:

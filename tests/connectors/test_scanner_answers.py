@@ -8,7 +8,8 @@ import pytest
 
 from appliance.connectors import conversation
 from appliance.connectors.conversation import Server
-from tests.connectors.scanner_peer import CLEAN, FOUND, HAM, MAIL, Message, Peer, context, hangs, hangs_up, make, says
+from tests.connectors.scanner_peer import FOUND, MAIL, Message, Peer, context, hangs, hangs_up, make, says
+from tests.peers.good_scanners import CLEAN, HAM
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from appliance.daemons.fronts import trace
 from appliance.mail.context import Client, Tls
 from appliance.observe import metrics, oplog
 from tests.connectors.scanner_peer import (
-    CLEAN,
     FOUND,
     MAIL,
     Message,
@@ -31,6 +30,7 @@ from tests.connectors.scanner_peer import (
     says_when_told,
     whole_stream,
 )
+from tests.peers.good_scanners import CLEAN
 
 NOBODY = Server(host="127.0.0.1", port=1)
 

@@ -1,67 +1,21 @@
 """The whole list of faults (threats D1 to D3, part 4) for each kind of scanner that is spoken to over a socket."""
 
 import asyncio
-import json
 import os
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
 
 import pytest
 
 from appliance.connectors import conversation
 from appliance.connectors.conversation import Server
 from appliance.connectors.scanner import Scanner, Settings
-from tests.connectors.scanner_peer import CLEAN, HAM, MAIL, Message, context, whole_stream
+from tests.connectors.scanner_peer import MAIL, Message, context
 from tests.peers import hostile
-from tests.peers.hostile import FAULTS, Good, Hostile
-from tests.peers.icap import Service
+from tests.peers.good_scanners import KINDS
+from tests.peers.hostile import FAULTS, Hostile
 
 DEADLINE = 0.4
-
-
-async def read_clamd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await whole_stream(reader)
-
-
-async def read_spamd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.read()
-
-
-async def read_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = re.search(rb"(?i)content-length: (\d+)", head)
-    assert length
-    await reader.readexactly(int(length[1]))
-
-
-async def read_icap(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """OPTIONS, which is answered, then one content."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    if head.startswith(b"OPTIONS"):
-        writer.write(Service(preview=None).said())
-        head = await reader.readuntil(b"\r\n\r\n")
-    await reader.readuntil(b"\r\n0\r\n\r\n")
-
-
-def rspamd_answer(**more: Any) -> bytes:
-    body = json.dumps({"action": "no action", "score": 1.5, "required_score": 15.0, "symbols": {}, **more}).encode()
-    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: application/json\r\n\r\n" % len(body) + body
-
-
-class Kind(NamedTuple):
-    """How a kind is played: a good peer, and what its scanner needs besides."""
-
-    good: Good
-    options: Any = None
-
-
-KINDS: dict[str, Kind] = {
-    "clamd": Kind(Good(read_clamd, CLEAN)),
-    "spamd": Kind(Good(read_spamd, HAM)),
-    "icap": Kind(Good(read_icap, b"ICAP/1.0 204 No Content\r\nISTag: x\r\n\r\n")),
-    "rspamd": Kind(Good(read_http, rspamd_answer())),
-}
 
 
 def scanner_of(kind: str, *ports: int, timeout: float = DEADLINE, rest: float = 30.0) -> Scanner:

@@ -10,9 +10,7 @@ from appliance.connectors.remembered import Remembered
 from appliance.mail.inspection import Inspection, Part, Report
 from appliance.mail.scan import ScanResult
 from tests.connectors.scanner_peer import (
-    CLEAN,
     FOUND,
-    HAM,
     MAIL,
     Message,
     Peer,
@@ -23,6 +21,7 @@ from tests.connectors.scanner_peer import (
     says_when_told,
     whole_stream,
 )
+from tests.peers.good_scanners import CLEAN, HAM
 
 ANY = 1 << 30
 

@@ -14,8 +14,8 @@ from appliance.mail.context import Client, Context, Recipient, Tls
 from appliance.mail.edits import Edit
 from appliance.protocol.smtp.address import parse_address
 from tests.connectors.scanner_peer import MAIL, Message, context
-from tests.connectors.test_scanner_faults import read_http, rspamd_answer
 from tests.peers import hostile
+from tests.peers.good_scanners import read_http, rspamd_answer
 from tests.peers.hostile import Good, Hostile
 
 

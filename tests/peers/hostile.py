@@ -9,9 +9,12 @@ import contextlib
 import socket
 import struct
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-Read = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+from tests.peers.ports import free_port
+
+Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Read = Callable[[Reader, Writer], Awaitable[None]]
 
 
 class Good(NamedTuple):
@@ -21,63 +24,78 @@ class Good(NamedTuple):
     answer: bytes
 
 
-Act = Callable[[Good, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+class Question(Protocol):
+    """What a fault is done with; Good is one, so is whatever knows its answer only behind the question."""
+
+    @property
+    def read(self) -> Read: ...
+    @property
+    def answer(self) -> bytes: ...
 
 
-async def answers(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+Act = Callable[[Question, Reader, Writer], Awaitable[None]]
+
+
+async def answers(good: Question, reader: Reader, writer: Writer) -> None:
     await good.read(reader, writer)
     writer.write(good.answer)
     await writer.drain()
 
 
-async def refuses(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def goes_on(good: Question, reader: Reader, writer: Writer) -> None:
+    """A good peer of a protocol that keeps its connections."""
+    while True:
+        await answers(good, reader, writer)
+
+
+async def refuses(good: Question, reader: Reader, writer: Writer) -> None:
     reset(writer)
 
 
-async def hangs_at_once(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def hangs_at_once(good: Question, reader: Reader, writer: Writer) -> None:
     await asyncio.Event().wait()
 
 
-async def hangs_behind_the_question(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def hangs_behind_the_question(good: Question, reader: Reader, writer: Writer) -> None:
     await good.read(reader, writer)
     await asyncio.Event().wait()
 
 
-async def hangs_in_its_answer(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def hangs_in_its_answer(good: Question, reader: Reader, writer: Writer) -> None:
     await good.read(reader, writer)
     writer.write(good.answer[: len(good.answer) // 2])
     await asyncio.Event().wait()
 
 
-async def garbage(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def garbage(good: Question, reader: Reader, writer: Writer) -> None:
     await good.read(reader, writer)
     writer.write(bytes(range(256)) * 4)
 
 
-async def another_protocol(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def another_protocol(good: Question, reader: Reader, writer: Writer) -> None:
     await good.read(reader, writer)
     writer.write(b"220 mx.example.com ESMTP\r\n\r\n")
 
 
-async def half_an_answer(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def half_an_answer(good: Question, reader: Reader, writer: Writer) -> None:
     await good.read(reader, writer)
     writer.write(good.answer[: len(good.answer) // 2])
 
 
-async def two_answers(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def two_answers(good: Question, reader: Reader, writer: Writer) -> None:
     await good.read(reader, writer)
     writer.write(good.answer * 2)
 
 
-async def hangs_up_early(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def hangs_up_early(good: Question, reader: Reader, writer: Writer) -> None:
     await reader.read(10)
 
 
-async def hangs_up_behind_the_question(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def hangs_up_behind_the_question(good: Question, reader: Reader, writer: Writer) -> None:
     await good.read(reader, writer)
 
 
-async def endless(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def endless(good: Question, reader: Reader, writer: Writer) -> None:
     await good.read(reader, writer)
     writer.write(good.answer[: len(good.answer) // 2])
     while True:
@@ -85,18 +103,18 @@ async def endless(good: Good, reader: asyncio.StreamReader, writer: asyncio.Stre
         await writer.drain()
 
 
-async def too_late(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def too_late(good: Question, reader: Reader, writer: Writer) -> None:
     await good.read(reader, writer)
     await asyncio.sleep(2.0)  # beyond any deadline that a test sets
     writer.write(good.answer)
 
 
-async def dies_in_the_body(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def dies_in_the_body(good: Question, reader: Reader, writer: Writer) -> None:
     await reader.readexactly(50)
     reset(writer)
 
 
-async def trickles(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def trickles(good: Question, reader: Reader, writer: Writer) -> None:
     await good.read(reader, writer)
     for octet in good.answer:
         writer.write(bytes((octet,)))
@@ -136,15 +154,15 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 class Hostile:
-    """Listens on 127.0.0.1; `act` may be changed at any time, None = nobody is there. Use with `async with`."""
+    """Listens on 127.0.0.1; `act` may be changed at any time, None = nobody is there. `good` may be something that makes
+    the Question of each connection. Use with `async with`."""
 
-    def __init__(self, good: Good, act: Act | None = answers) -> None:
+    def __init__(self, good: Question | Callable[[], Question], act: Act | None = answers) -> None:
         self.good, self.act = good, act
         self.connections = self.open = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        with socket.create_server(("127.0.0.1", 0)) as sock:
-            self.port: int = sock.getsockname()[1]
+        self.port = free_port()  # none that the system gives to whoever connects while we are absent
 
     async def __aenter__(self) -> "Hostile":
         await self.be(self.act)
@@ -166,7 +184,7 @@ class Hostile:
         elif self._server is None:
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 26)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: Reader, writer: Writer) -> None:
         task = asyncio.current_task()
         assert task
         self._tasks.add(task)
@@ -174,7 +192,7 @@ class Hostile:
         self.open += 1
         try:
             if self.act is not None:
-                await self.act(self.good, reader, writer)
+                await self.act(self.good() if callable(self.good) else self.good, reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
             pass
         finally:

@@ -23,6 +23,7 @@ DEPENDENCIES = (
     "callahead",
     "inspector",
     "policy services",
+    "milters",
     "destinations",
     "next hops",
 )

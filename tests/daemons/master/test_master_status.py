@@ -13,12 +13,13 @@ def test_scanners_with_the_age_of_their_last_answer_stand_among_the_dependencies
     health: dict[str, Any] = {
         "dns": {"cached": 3},
         "scanner clamav (clamd)": {"state": "well", "last answer": "3 s ago"},
+        "milters": {"sign": {"state": "well"}},
         "sessions": 4,
         "degraded": [],
     }
     child = cast(Child, SimpleNamespace(worker="smtpd.0"))
     found = status.dependencies([child], {"smtpd.0": control.Answer(1, health=health)})
-    assert set(found["smtpd.0"]) == {"dns", "scanner clamav (clamd)"}
+    assert set(found["smtpd.0"]) == {"dns", "milters", "scanner clamav (clamd)"}
     facts: dict[str, Any] = dict.fromkeys(("version", "hostname", "state", "config", "running", "state_dir"), "x")
     facts |= {"now": 2.0, "since": 1.0, "on_disk": {"same": True}, "last_reload": None, "listening": {}, "workers": []}
     facts |= {"certificates": {}, "separation": "", "queue": None, "dependencies": found, "degraded": []}

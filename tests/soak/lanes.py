@@ -1,0 +1,126 @@
+"""The lanes of the soak: each is a domain of ours (LANE.example.com) whose mail meets one kind of peer with faults."""
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from appliance.protocol import resp, socketmap, tcp_table
+from appliance.protocol.policy import encode_answer
+from tests.peers import good_milter, good_scanners, good_tables
+from tests.peers.good_smtp import SMTP_FAULTS, STEPS, Judge, SmtpQuestion
+from tests.peers.hostile import FAULTS, Act, Good, Question, Reader, Writer, answers, goes_on, trickles
+from tests.peers.icap import blocked
+from tests.peers.milter_server import header, packed
+from tests.soak.judging import judged, names_nobody_good
+
+Make = Callable[[random.Random], Callable[[], Question]]
+
+
+class Lane(NamedTuple):
+    """`make(rng)` is the question that is spoilt (at a step chosen at random, where there are several); `whole` is that
+    of a peer that is well, `well` how it serves. `law`: what is asked of mail that was delivered: "refused" (evil never
+    is), "marked" (evil only with `mark`), "sealed" (everything bears `mark`), "" (nothing evil is sent)."""
+
+    name: str
+    make: Make
+    whole: Callable[[], Question]
+    well: Act = answers
+    law: str = "refused"
+    mark: bytes = b""
+    faults: dict[str, Act | None] = FAULTS
+    port: str = "public"
+
+
+def _same(name: str, question: Callable[[], Question], **more: object) -> Lane:
+    return Lane(name, lambda _rng: question, question, **more)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- scanners
+
+VIRUS = b"setreply=554 5.7.0 Reject,%20id=1-1%20-%20INFECTED:%20Evil\r\nreturn_value=reject\r\n\r\n"
+SCANNERS = {
+    "clamd": (b"stream: OK\0", b"stream: Evil FOUND\0"),
+    "icap": (good_scanners.KINDS["icap"].good.answer, blocked()),
+    "spamd": (good_scanners.HAM, b"SPAMD/1.1 0 EX_OK\r\nContent-length: 3\r\nSpam: True ; 99.5 / 5.0\r\n\r\nA,B"),
+    "rspamd": (good_scanners.rspamd_answer(), good_scanners.rspamd_answer(action="reject", score=99.0)),
+}
+
+
+def scanner_lanes() -> list[Lane]:
+    lanes = [_same(name, judged(good_scanners.KINDS[name].good, *SCANNERS[name])) for name in SCANNERS]
+    marked = {"law": "marked", "mark": b"X-Postgate-Mark: antispam=error"}
+    lanes.append(_same("spamdopen", judged(good_scanners.KINDS["spamd"].good, *SCANNERS["spamd"]), **marked))
+    lanes.append(_same("amavis", judged(Good(good_scanners.read_amavis, b""), good_scanners.CONTINUE, VIRUS)))
+    return lanes
+
+
+# ---------------------------------------------------------------- policy services, milters
+
+
+async def read_policy(reader: Reader, _writer: Writer) -> None:
+    await reader.readuntil(b"\n\n")
+
+
+SEAL = header(b"i", "X-Soak-Milter", "yes", 0)
+MILTER = packed([SEAL, (b"a", b"")]), packed([(b"r", b"")])
+
+
+def _milter(rng: random.Random) -> Callable[[], Question]:
+    step = rng.choice(good_milter.STEPS)
+    if step == "END-OF-MESSAGE":
+        return judged(good_milter.good(step), *MILTER)
+    return lambda: good_milter.good(step)
+
+
+def hook_lanes() -> list[Lane]:
+    whole = judged(good_milter.good("END-OF-MESSAGE"), *MILTER)
+    milter = Lane("milter", _milter, whole, goes_on, "sealed", b"X-Soak-Milter: yes", port="milter")
+    policy = judged(Good(read_policy, b""), encode_answer("DUNNO"), encode_answer("REJECT no"))
+    return [
+        _same("policy", policy, well=goes_on),
+        milter,
+        milter._replace(name="milteropen", law="marked", mark=b"X-Postgate-Mark: milters=unfiltered", port="milteropen"),
+    ]
+
+
+# ---------------------------------------------------------------- tables
+
+_PG_NONE = good_tables.PG_ANSWER[: good_tables.PG_ANSWER.index(b"D\0")] + good_tables.pg(b"C", b"SELECT 0\0")
+_MY = good_tables
+TABLES = {
+    "socketmap": (socketmap.answer("OK", "inside"), socketmap.answer("NOTFOUND", "")),
+    "tcp": (tcp_table.answer("200", "inside"), tcp_table.answer("500", "none")),
+    "redis": (resp.reply(b"inside"), resp.reply(None)),
+    "pgsql": (good_tables.PG_ANSWER, _PG_NONE + good_tables.PG_READY),
+    "mysql": (
+        good_tables.MY_ANSWER,
+        _MY.my(1, b"\x01") + _MY.my(2, _MY.MY_COLUMN) + _MY.my(3, _MY.MY_EOF) + _MY.my(4, _MY.MY_EOF),
+    ),
+}
+
+
+def table_lanes() -> list[Lane]:
+    """`@domain`, which is asked for behind an evil address, is neither good nor evil: it must not be found."""
+    lanes = []
+    for name, (found, missing) in TABLES.items():
+        kind = good_tables.KINDS[name]
+        well = goes_on if kind.whole else answers
+        lanes.append(_same(name, judged(kind.good, found, missing, names_nobody_good), well=well))
+    return lanes
+
+
+# ---------------------------------------------------------------- servers that speak SMTP
+
+
+def smtp_lane(name: str, judge: Judge, steps: tuple[str, ...] = STEPS, **more: object) -> Lane:
+    def make(rng: random.Random) -> Callable[[], Question]:
+        step = rng.choice(steps)
+        return lambda: SmtpQuestion(step, judge)
+
+    return Lane(name, make, lambda: SmtpQuestion("", judge), goes_on, faults=SMTP_FAULTS, **more)  # type: ignore[arg-type]
+
+
+def draw(lane: Lane, rng: random.Random) -> tuple[Act | None, Callable[[], Question]]:
+    """What is wrong with a peer for a while; octet by octet is odd, but well."""
+    name = rng.choice([*lane.faults, "trickles"])
+    return (trickles if name == "trickles" else lane.faults[name]), lane.make(rng)

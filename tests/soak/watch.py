@@ -1,0 +1,73 @@
+"""What the gateway's processes hold, looked at from outside."""
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+#: Read only.
+NO_NAMES: Counter[str] = Counter()
+
+
+class Held(NamedTuple):
+    """Of one process: open descriptors, tasks of its loop, sockets in use, megabytes of memory."""
+
+    descriptors: int
+    tasks: int
+    sockets: int
+    memory: float
+    names: Counter[str] = NO_NAMES
+
+
+def held(status: Any) -> dict[str, Held]:
+    """By worker; those between two lives are left out."""
+    found = {}
+    for worker in status["workers"]:
+        try:
+            links = [os.readlink(path) for path in Path(f"/proc/{worker['pid']}/fd").iterdir()]
+            memory = int(Path(f"/proc/{worker['pid']}/statm").read_text().split()[1]) * PAGE / 1e6
+        except OSError:
+            continue
+        sockets = sum(link.startswith("socket:") for link in links)
+        names = Counter(re.sub(r"\d+", "N", link) for link in links)
+        found[worker["worker"]] = Held(len(links), worker["health"].get("tasks", 0), sockets, memory, names)
+    return found
+
+
+class Room(NamedTuple):
+    """How much more than before counts as a leak."""
+
+    descriptors: int = 12
+    tasks: int = 6
+    sockets: int = 12
+    memory: float = 40.0
+    share: float = 1.3
+
+
+ROOM = Room()
+
+
+def grown(before: dict[str, Held], after: dict[str, Held], room: Room = ROOM) -> dict[str, str]:
+    """Who holds more than he did, in words."""
+    found = {}
+    for name, was in before.items():
+        now = after.get(name)
+        if now is None:
+            found[name] = "is gone"
+            continue
+        more = [
+            f"{what} {old} -> {new}"
+            for what, old, new, allowed in zip(Held._fields[:3], was[:3], now[:3], room[:3], strict=True)
+            if new > old + allowed
+        ]
+        if now.memory > was.memory * room.share + room.memory:
+            more.append(f"memory {was.memory:.0f} -> {now.memory:.0f} MB")
+        if now.descriptors > was.descriptors + room.descriptors:
+            more.append(f"these: {dict((now.names - was.names).most_common(3))}")
+        if more:
+            found[name] = ", ".join(more)
+    return found
