@@ -88,7 +88,7 @@ def test_commands_are_found_on_the_pages() -> None:
 
 
 #: Sections with one table a name.
-NAMED = ("scanners", "filters")
+NAMED = ("scanners", "filters", "recipients")
 
 
 def knobs(section: str) -> set[str]:

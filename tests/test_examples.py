@@ -60,7 +60,7 @@ def sections(model: type[BaseModel] = Wiring, at: str = "") -> list[tuple[str, t
     """All tables of the wiring file with their models."""
     found = []
     for name in model.model_fields:
-        table = f"{at}{name}" + {"scanners": ".clamav", "filters": ".amavis"}.get(name, "")
+        table = f"{at}{name}" + {"scanners": ".clamav", "filters": ".amavis", "recipients": ".directory"}.get(name, "")
         found.append((table, model_of(table)))
     return found
 

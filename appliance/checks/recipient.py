@@ -1,11 +1,13 @@
 """Is there such a mailbox? Asked before greylist: an unknown address gets its 550 at once, and nothing is accepted that
 the inside would refuse.
 
-Three sources in order: the lists of `tables` (`postgate recipients import FILE` writes one), then call-ahead to the next
-hop with its cache, then the policy for what could not be verified. With `callahead = false` the lists are
-complete: who is not in them is unknown. Always known (RFC 5321 4.5.1): postmaster at our domains, bare postmaster.
-Outcomes: known, unknown, unverifiable (the inside is away and nobody knows the address yet), blind (the next hop
-accepts every address: taken, and said in status), unchecked (no list, and call-ahead is off or not there), not_ours.
+Three sources in order: the lists of `tables` (`postgate recipients import FILE` writes one, `synced:NAME` is fetched),
+then call-ahead to the next hop with its cache, then the policy for what could not be verified. With `callahead = false`
+the lists are complete: who is not in them is unknown, once each has been fetched. Always known (RFC 5321 4.5.1):
+postmaster at our domains, bare postmaster.
+Outcomes: known, unknown, unverifiable (the inside is away, or a list is yet to be fetched, and nobody knows the
+address), blind (the next hop accepts every address: taken, and said in status), unchecked (no list, and call-ahead is
+off or not there), not_ours.
 What failure means for the mail: an unreadable list or a crash is temperror (shipped: defer), never unknown.
 """
 
@@ -87,16 +89,31 @@ def _judge(address: Address, policy: Policy, ports: Ports, ours: bool) -> Verdic
         return _verdict(address, "not_ours", "not one of our domains")
     if address.local.lower() == "postmaster":
         return _verdict(address, "known", "required by RFC 5321")
-    found = listed(address, [ports.tables[spec] for spec in policy.tables], ports.site.recipient_delimiter)
+    tables = [ports.tables[spec] for spec in policy.tables]
+    absent = ""
+    for table in tables:
+        absent = absent or absence(table)
+    if absent:
+        tables = [table for table in tables if not absence(table)]
+    found = listed(address, tables, ports.site.recipient_delimiter)
     if found is None or isinstance(found, Found):
-        return _unlisted(address, policy, ports, found)
-    return later(found, partial(_unlisted, address, policy, ports))
+        return _unlisted(address, policy, ports, absent, found)
+    return later(found, partial(_unlisted, address, policy, ports, absent))
 
 
-def _unlisted(address: Address, policy: Policy, ports: Ports, found: Found | None) -> Verdict | Awaitable[Verdict]:
-    """What the lists say, else the next hop."""
+def absence(table: Table) -> str:
+    """Why a list that is fetched (synced:NAME) is not there yet, "" for any other."""
+    return str(getattr(table, "absent", ""))
+
+
+def _unlisted(
+    address: Address, policy: Policy, ports: Ports, absent: str, found: Found | None
+) -> Verdict | Awaitable[Verdict]:
+    """What the lists say, else the next hop. While one of them is not there yet, nobody is unknown for it."""
     if found is not None:
         return _verdict(address, "known", f"{found.key} is listed", key=found.key, place=found.place)
+    if not policy.callahead and absent:
+        return _verdict(address, "unverifiable", absent)
     if not policy.callahead and policy.tables:
         return _verdict(address, "unknown", "not listed", tables=list(policy.tables))
     if not policy.callahead or ports.recipients is None:

@@ -1,4 +1,4 @@
-"""`postgate recipients import|show|forget`: the list of known recipients, and what call-ahead remembers.
+"""`postgate recipients import|sync|show|forget`: the list of known recipients, and what call-ahead remembers.
 
 `import` writes a texthash table (policies/recipients of the gateway's configuration, or --output), whole or not at all;
 with `tables = ["texthash:recipients"]` in policies/recipient.toml the running gateway reads it within a second or two.
@@ -7,18 +7,17 @@ Exit: 0 done (show: known), 1 mistakes in the file or not known, 2 could not run
 
 import asyncio
 import csv
-import os
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import msgspec
 
 from appliance.cli import common
+from appliance.cli.recipients_sync import command as sync
+from appliance.config.references import LISTS
 from appliance.mail.later import answered
 from appliance.mail.lookup import address_map_keys, search
 from appliance.mail.ports import Probe
@@ -26,116 +25,10 @@ from appliance.protocol.smtp.address import AddressError, parse_address
 from appliance.stores import wire
 from appliance.stores.console import Console
 from appliance.tables import open_table
+from appliance.tables.known.keep import count, written
+from appliance.tables.known.texts import decoded, imported
 
 DONE, WRONG, COULD_NOT = 0, 1, 2
-#: Names of columns that hold addresses, without blanks, dashes and underscores, in lower case.
-COLUMNS = frozenset({"mail", "email", "address", "emailaddress", "emailaddresses", "primarysmtpaddress", "proxyaddresses",
-                     "smtpaddress", "recipient", "mailbox"})  # fmt: skip
-_BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
-
-
-class Entry(NamedTuple):
-    """One address as it stands in the file, and its line."""
-
-    text: str
-    line: int
-
-
-class Imported(NamedTuple):
-    """Keys for the table, sorted, and mistakes as "line: what"."""
-
-    keys: list[str]
-    mistakes: list[str]
-
-
-def decoded(data: bytes) -> str:
-    """Text of a file as it comes from other systems: UTF-8, or UTF-16 with its mark. Raises UnicodeDecodeError."""
-    return data.decode(next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8"))
-
-
-def entries(text: str) -> Iterator[Entry]:
-    """The addresses of a CSV file (a delimiter in its first line), of one address a line, or of a Postfix map."""
-    first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
-    delimiter = next((mark for mark in (";", ",", "\t") if mark in first), "")
-    # "user@example.com<TAB>OK" is a Postfix map: only a heading makes a tab part columns.
-    if delimiter and (delimiter != "\t" or _heading(first.split("\t"))):
-        yield from _columns(text, delimiter)
-        return
-    found = list(_words_first(text))
-    # One column with a heading: the heading is no address, what follows is.
-    headed = len(found) > 1 and _heading([found[0].text]) and "@" in found[1].text
-    yield from found[1:] if headed else found
-
-
-def _words_first(text: str) -> Iterator[Entry]:
-    """The first word of each line that is no comment and continues nothing."""
-    for number, line in enumerate(text.splitlines(), 1):
-        word = line.split(None, 1)[0] if line.strip() else ""
-        if word and not word.startswith("#") and not line[0].isspace():
-            yield Entry(word, number)
-
-
-def _heading(cells: list[str]) -> list[int]:
-    """The columns that hold addresses, by their names."""
-    plain = [cell.strip(' "').lower().replace(" ", "").replace("-", "").replace("_", "") for cell in cells]
-    return [index for index, cell in enumerate(plain) if cell in COLUMNS]
-
-
-def _columns(text: str, delimiter: str) -> Iterator[Entry]:
-    """Cells of the address columns; without a heading the first cell of each row with an @ in it."""
-    rows = csv.reader(text.splitlines(), delimiter=delimiter)
-    wanted: list[int] | None = None
-    for row in rows:
-        if not row or row[0].lstrip().startswith("#"):
-            continue
-        if wanted is None:
-            wanted = _heading(row)
-            if wanted:
-                continue
-        cells = [row[i] for i in wanted if i < len(row)] if wanted else [c for c in row if "@" in c][:1] or row[:1]
-        for cell in cells:
-            yield from (Entry(address, rows.line_num) for address in _addresses(cell))
-
-
-def _addresses(cell: str) -> Iterator[str]:
-    """The addresses of a cell: one, or several as in proxyAddresses ("SMTP:a@example.com;smtp:b@...;X500:...")."""
-    for part in cell.replace(";", " ").replace(",", " ").split():
-        kind, colon, rest = part.partition(":")
-        if not colon:
-            yield part
-        elif kind.lower() == "smtp":
-            yield rest
-
-
-def imported(text: str, domain: str = "") -> Imported:
-    """Keys of a table: user@domain, or @domain for a domain whole. `domain` completes names without one."""
-    keys, mistakes = set(), []
-    for entry in entries(text):
-        whole = entry.text.startswith("@")
-        complete = f"{entry.text}@{domain}" if domain and "@" not in entry.text else entry.text
-        try:
-            address, _ = parse_address(("x" + complete if whole else complete).encode(), utf8=True)
-        except AddressError as error:
-            mistakes.append(f"{entry.line}: {entry.text!r}: {error}")
-            continue
-        if not address.domain:
-            mistakes.append(f"{entry.line}: {entry.text!r}: no domain (complete names with --domain)")
-            continue
-        keys.add(f"@{address.domain}" if whole else address.text.lower())
-    return Imported(sorted(keys), mistakes)
-
-
-def written(path: Path, keys: list[str], source: str) -> None:
-    """Replace the table at once: readers see the old one or the new one, whole. Raises OSError."""
-    head = f"# Known recipients, {len(keys)} of them, imported {time.strftime('%Y-%m-%d %H:%M')} from {source}.\n"
-    head += "# Written by `postgate recipients import`: changes made here are lost with the next import.\n"
-    fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(head + "".join(f"{key} ok\n" for key in keys))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.chmod(0o644)
-    fresh.replace(path)
 
 
 def policies_folder(config: str | None) -> Path:
@@ -147,13 +40,6 @@ def policies_folder(config: str | None) -> Path:
     except (OSError, ValueError) as error:
         raise click.ClickException(f"{config}: {error}") from None
     return Path(config).absolute().parent / str(gateway.get("policies", "policies"))
-
-
-def _count(path: Path) -> int:
-    try:
-        return sum(1 for line in path.read_text("utf-8").splitlines() if line and not line.startswith("#"))
-    except OSError:
-        return 0
 
 
 @click.group()
@@ -174,7 +60,7 @@ def import_(file: Path, config: str | None, output: Path | None, domain: str, sk
     target = output or policies_folder(config) / "recipients"
     try:
         found = imported(decoded(file.read_bytes()), domain)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         click.echo(f"{file}: cannot be read: {error}", err=True)
         sys.exit(COULD_NOT)
     for mistake in found.mistakes:
@@ -182,12 +68,12 @@ def import_(file: Path, config: str | None, output: Path | None, domain: str, sk
     if found.mistakes and not skip:
         click.echo(f"nothing written: {len(found.mistakes)} lines hold no address (--skip leaves them out)", err=True)
         sys.exit(WRONG)
-    before = _count(target)
+    before = count(target)
     if not force and len(found.keys) * 2 < before:
         click.echo(f"nothing written: {len(found.keys)} recipients instead of {before} (--force if that is so)", err=True)
         sys.exit(WRONG)
     try:
-        written(target, found.keys, file.name)
+        written(target, found.keys, f"imported from {file.name}", "import")
     except OSError as error:
         click.echo(f"{target}: cannot be written: {error.strerror}", err=True)
         sys.exit(COULD_NOT)
@@ -198,7 +84,11 @@ def import_(file: Path, config: str | None, output: Path | None, domain: str, sk
 @command.command()
 @click.argument("address")
 @common.config_option
-@click.option("--table", default="", help='Look in this table ("texthash:FILE"; else policies/recipients).')
+@click.option(
+    "--table",
+    default="",
+    help='Look in this table ("texthash:FILE"; else policies/recipients and what sync has fetched).',
+)
 @click.option("--json", "as_json", is_flag=True)
 def show(address: str, config: str | None, table: str, as_json: bool) -> None:
     """What the list and call-ahead know of ADDRESS."""
@@ -206,11 +96,10 @@ def show(address: str, config: str | None, table: str, as_json: bool) -> None:
         parsed, _ = parse_address(address.encode(), utf8=True)
     except AddressError as error:
         raise click.UsageError(f"{address}: {error}") from None
-    path = Path(table.partition(":")[2]) if table else policies_folder(config) / "recipients"
     found = None
-    if path.exists():
-        opened = open_table(table or f"texthash:{path}", lambda name: Path(name).read_bytes())
-        found = asyncio.run(answered(search([opened], address_map_keys(parsed))))
+    for spec in [table] if table else _lists(config):
+        opened = open_table(spec, lambda name: Path(name).read_bytes())
+        found = found or asyncio.run(answered(search([opened], address_map_keys(parsed))))
     probe = _remembered(config, f"{parsed.local}@{parsed.domain}")
     facts = {"listed": found.place if found else None, "callahead": probe}
     if as_json:
@@ -219,6 +108,13 @@ def show(address: str, config: str | None, table: str, as_json: bool) -> None:
         click.echo(f"listed     {found.place if found else 'no'}")
         click.echo(f"call-ahead {_words(probe)}")
     sys.exit(DONE if found or (probe and probe.state == "known") else WRONG)
+
+
+def _lists(config: str | None) -> list[str]:
+    """What `import` and `sync` have written, as far as it is there."""
+    kept = common.state_dir(config) / LISTS
+    fetched = sorted(path for path in kept.iterdir() if path.name[0] != ".") if kept.is_dir() else []
+    return [f"texthash:{path}" for path in (policies_folder(config) / "recipients", *fetched) if path.is_file()]
 
 
 def _words(probe: Probe | None) -> str:
@@ -249,3 +145,6 @@ def forget(address: str, config: str | None) -> None:
         raise click.ClickException(f"stated does not answer: {error}") from None
     click.echo("forgotten (a worker may remember it for a minute)" if there else "nothing was remembered")
     sys.exit(DONE if there else WRONG)
+
+
+command.add_command(sync)

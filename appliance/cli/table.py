@@ -139,7 +139,8 @@ def homes(config: str | None) -> list[Path]:
     except OSError as why:
         click.echo(f"{config}: {why.strerror}", err=True)
         sys.exit(COULD_NOT_LOOK)
-    return [Path(folder) for folder in (layout.policies_folder, layout.shipped, layout.folder) if folder]
+    folders = (layout.policies_folder, layout.shipped, layout.folder, layout.synced_list(""))
+    return [Path(folder) for folder in folders if folder]
 
 
 def load(spec: str, folders: list[Path]) -> Opened:

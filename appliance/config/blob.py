@@ -194,7 +194,10 @@ class TableWatch:
         self._offered = {key: due for key, due in self._offered.items() if due > self._polls}
         if files == blob.files:
             return None
-        return msgspec.structs.replace(blob, files=files, stamps=stamps, hash=fingerprint(files, blob.policies))
+        missing = {path: why for path, why in blob.missing.items() if path not in files}
+        return msgspec.structs.replace(
+            blob, files=files, stamps=stamps, missing=missing, hash=fingerprint(files, blob.policies)
+        )
 
 
 def _stamp(path: str) -> Stamp | None:

@@ -7,7 +7,7 @@ import importlib.util
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 
-from appliance.config import cross_filters, scanner_entry, values
+from appliance.config import cross_filters, recipients_entry, scanner_entry, values
 from appliance.config.mistakes import did_you_mean
 from appliance.config.model import Wiring
 from appliance.config.odd import Odd, same
@@ -53,6 +53,7 @@ def complaints(wiring: Wiring) -> list[Odd]:
         _texts,
         _metrics,
         _scanners,
+        _recipients,
     )
     return [odd for check in checks for odd in check(wiring)]
 
@@ -220,4 +221,9 @@ def _metrics(wiring: Wiring) -> Iterator[Odd]:
 
 def _scanners(wiring: Wiring) -> Iterator[Odd]:
     for path, text in scanner_entry.complaints(wiring.scanners):
+        yield Odd(path, text)
+
+
+def _recipients(wiring: Wiring) -> Iterator[Odd]:
+    for path, text in recipients_entry.complaints(wiring.recipients, wiring.relay.domains):
         yield Odd(path, text)

@@ -46,6 +46,8 @@ def table_spec(text: str) -> str:
     """`type:name`, the type known. Raises ValueError."""
     if problem := tables.complaint(text):
         raise ValueError(problem)
+    if any(map(tables.synced_name, tables.leaves(text))):
+        raise ValueError(f'"{text}": lists of recipients are for policies/recipient.toml')
     return text
 
 

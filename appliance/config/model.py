@@ -35,6 +35,7 @@ from appliance.config.fields import (
     optional_name,
 )
 from appliance.config.filter_entry import FilterEntry as FilterEntry
+from appliance.config.recipients_entry import RecipientsEntry as RecipientsEntry
 from appliance.config.scanner_entry import ScannerEntry as ScannerEntry
 
 
@@ -224,6 +225,7 @@ class Wiring(Section):
     store: Store = Store()
     scanners: dict[Name, ScannerEntry] = Field(default_factory=dict)
     filters: dict[Name, FilterEntry] = Field(default_factory=dict)
+    recipients: dict[Name, RecipientsEntry] = Field(default_factory=dict)
     queue: Queue = Queue()
     logging: Logging = Logging()
     limits: Limits = Limits()

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from appliance import tables
-from appliance.config import positions
+from appliance.config import positions, where
 from appliance.config.syntax import Parsed, parse
 from appliance.engine.policy import compile_policies
 
 _FOLDER = re.compile(rb"""^[ \t]*policies[ \t]*=[ \t]*["']([^"'\r\n]+)["']""", re.MULTILINE)
+#: The folder below the state folder in which lists of recipients are kept that are fetched.
+LISTS = "recipients"
 #: Parts of a policy file that hold prose, where "regexp: ..." is no table.
 _PROSE = frozenset({"reply", "reason", "owner", "comment"})
 
@@ -85,17 +87,17 @@ class Layout:
             *texts(relay.get("routes"), ("relay", "routes")),
         ]:
             for leaf in tables.leaves(text):
-                yield from _table(leaf, (self.folder,), "", path)
+                yield from self._table(leaf, (self.folder,), "", path)
         for section, key in (("dns", "zone"), ("relay", "tls_ca")):
             file = self.section(section).get(key)
             if isinstance(file, str) and file:
                 yield Reference(file, (absolute(file, self.folder),), "", (section, key))
         yield from self._certificates()
-        for name, entry in self.section("scanners").items():
-            file = entry.get("password_file") if isinstance(entry, dict) else None
-            if isinstance(file, str) and file:
-                path = ("scanners", name, "password_file")
-                yield Reference(file, (absolute(file, self.folder),), "", path, True)
+        for section, key in (("scanners", "password_file"), ("recipients", "password_file"), ("recipients", "tls_ca")):
+            for name, entry in self.section(section).items():
+                file = entry.get(key) if isinstance(entry, dict) else None
+                if isinstance(file, str) and file:
+                    yield Reference(file, (absolute(file, self.folder),), "", (section, name, key), True)
 
     def _certificates(self) -> Iterator[Reference]:
         listeners = self.values.get("listen")
@@ -105,6 +107,21 @@ class Layout:
                 name = files.get(key) if isinstance(files, dict) else None
                 if isinstance(name, str) and name:
                     yield Reference(name, (absolute(name, self.folder),), "", ("listen", index, "tls", key), True)
+
+    def synced_list(self, name: str) -> str:
+        """Where the list of [recipients.`name`] is kept."""
+        found = self.section("gateway").get("state_dir")
+        state = found if isinstance(found, str) and found else where.DEFAULT
+        return absolute(f"{state}/{LISTS}/{name}", self.folder)
+
+    def _table(self, leaf: str, homes: tuple[str, ...], policy: str, path: positions.Path) -> Iterator[Reference]:
+        """The file of a table that has one, as seen from the folders in which its path may begin."""
+        kept, opened = tables.path_of(leaf), tables.proxied_path(leaf)
+        if name := tables.synced_name(leaf):
+            yield Reference(leaf, (self.synced_list(name),), policy, path)
+        elif name := kept or (opened and opened + tables.suffix_of(leaf)):
+            candidates = tuple(dict.fromkeys(absolute(name, home) for home in homes))
+            yield Reference(leaf, candidates, policy, path, secret=not kept)
 
     def of_policies(self, parsed: Mapping[str, dict[str, Any]]) -> Iterator[Reference]:
         """Tables that policies name, also by a default that no file states."""
@@ -118,7 +135,7 @@ class Layout:
         for spec in sorted({*named, *compile_policies(parsed)[0].tables}):
             file, path = written.get(spec, ("", ()))
             for leaf in tables.leaves(spec):
-                yield from _table(leaf, homes, file or self._owner(spec, parsed), path)
+                yield from self._table(leaf, homes, file or self._owner(spec, parsed), path)
 
     def _owner(self, spec: str, parsed: Mapping[str, dict[str, Any]]) -> str:
         """The policy file whose built-in value names `spec`."""
@@ -126,14 +143,6 @@ class Layout:
             if spec in (text for _, text in texts(check.knobs.model_dump(), ())):
                 return f"{name}.toml"
         return "stages.toml"
-
-
-def _table(leaf: str, homes: tuple[str, ...], policy: str, path: positions.Path) -> Iterator[Reference]:
-    """The file of a table that has one, as seen from the folders in which its path may begin."""
-    kept, opened = tables.path_of(leaf), tables.proxied_path(leaf)
-    if name := kept or (opened and opened + tables.suffix_of(leaf)):
-        candidates = tuple(dict.fromkeys(absolute(name, home) for home in homes))
-        yield Reference(leaf, candidates, policy, path, secret=not kept)
 
 
 def texts(value: Any, path: positions.Path) -> Iterator[tuple[positions.Path, str]]:

@@ -151,12 +151,24 @@ class _Build:
         for reference in [*self.layout.wiring(), *self.layout.of_policies(parsed)]:
             path = reference.found(self.blob.files, self.blob.missing)
             why = self.blob.missing.get(path)
-            if why is not None:
+            if name := tables.synced_name(reference.spec):
+                self._synced(reference, name, absent=why is not None)
+            elif why is not None:
                 # what only a built-in value names may be absent: it is an empty list then
                 shipped = bool(reference.policy) and not reference.path
                 self._at(reference.policy, reference.path, f"{path} cannot be read: {why}", fatal=not shipped)
             if reference.is_table:
                 self._open(reference, path)
+
+    def _synced(self, reference: Reference, name: str, absent: bool) -> None:
+        """A list that is yet to be fetched is no mistake; one that nobody fetches is."""
+        known = self.layout.section("recipients")
+        if name not in known:
+            text = f'"{reference.spec}": there is no [recipients.{name}]{did_you_mean(name, known)}'
+            self._at(reference.policy, reference.path, text)
+        elif absent:
+            text = f"the list {name} is not there yet: whom nothing else knows is put off (postgate recipients sync)"
+            self._at(reference.policy, reference.path, text, fatal=False)
 
     def _open(self, reference: Reference, path: str) -> None:
         data = self.blob.files.get(path, b"")

@@ -76,6 +76,13 @@ def anchored(wiring: Wiring, folder: str) -> Wiring:
                 name: entry.model_copy(update={"next_hop": at.sockets(entry.next_hop)})
                 for name, entry in wiring.filters.items()
             },
+            "recipients": {
+                name: entry.model_copy(
+                    update={key: at.path(getattr(entry, key)) for key in ("password_file", "tls_ca")}
+                    | {"source": tuple(at.source(entry.kind, text) for text in entry.source)}
+                )
+                for name, entry in wiring.recipients.items()
+            },
             "logging": logging.model_copy(update={"target": target, "metrics": at.socket(logging.metrics)}),
         }
     )
@@ -101,6 +108,13 @@ class _Anchor:
     def table(self, text: str) -> str:
         """A table specification whose file is absolute; a domain stays."""
         return tables.with_paths(text, self.path)
+
+    def source(self, kind: str, text: str) -> str:
+        """Where a list of recipients comes from: a file, type:file, or a URL that stays."""
+        if kind == "csv":
+            return self.path(text)
+        head, colon, name = text.partition(":")
+        return f"{head}{colon}{self.path(name)}" if kind == "map" else text
 
     def listener(self, listener: Any) -> Any:
         tls = listener.tls.model_copy(

@@ -1,6 +1,6 @@
 """Lookup tables by the names and rules of Postfix: `type:name` in, (value, "file:line") out.
 
-`open_table(spec, read)`: texthash, inline, static (fixed strings: full and partial keys), cidr, regexp, pcre
+`open_table(spec, read)`: texthash, synced, inline, static (fixed strings: full and partial keys), cidr, regexp, pcre
 (patterns: full keys only), postgrey_clients, postgrey_recipients (white lists, full keys only) are in memory; cidr,
 regexp and pcre also take their rules inline: `pcre:{ {/re/ result}, {/re/ result} }`. hash, btree, lmdb, cdb, sqlite,
 pgsql, mysql, ldap, redis, socketmap and tcp are asked by proxymap (tables/remote.py, tables/proxied/). pipemap and
@@ -22,6 +22,7 @@ from appliance.tables.kinds import (
     path_of,
     proxied_path,
     suffix_of,
+    synced_name,
     takes_apart,
     with_paths,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "proxied_path",
     "remotes",
     "suffix_of",
+    "synced_name",
     "takes_apart",
     "with_paths",
 ]
@@ -91,6 +93,8 @@ def open_table(
         return _in_place(kind, name, source)
     if kind in kinds.SENDMAIL:
         return sendmail.READERS[kind](read(path), source)
+    if kind == kinds.SYNCED:
+        return fixed.synced(read(path), source)
     if kind == "texthash":
         return fixed.texthash(read(path), source)
     return (postgrey.clients if kind == "postgrey_clients" else postgrey.recipients)(read(path), source)

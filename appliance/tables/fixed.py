@@ -1,12 +1,15 @@
-"""Fixed-string tables: texthash, inline, static. Keys are folded to lower case when read and when looked up.
+"""Fixed-string tables: texthash, synced, inline, static. Keys are folded to lower case when read and when looked up.
 
 Contract: the first entry of a key stays, later ones are warnings. A look-up is one dictionary access (well below 1 µs).
-What failure means for the mail: a look-up cannot fail; a flawed file never gets into force.
+What failure means for the mail: a look-up cannot fail (but in a synced list that was never fetched); a flawed file never
+gets into force.
 """
 
 import re
 from collections.abc import Iterator
+from typing import TypeVar
 
+from appliance.mail.ports import Unavailable
 from appliance.tables.text import BLANKS, Source, TableError, braced, items
 
 #: A key ends at the first blank outside "..."; a backslash protects what follows; both stay part of the key.
@@ -47,6 +50,22 @@ class Fixed:
         self._same.clear()
 
 
+_Fixed = TypeVar("_Fixed", bound=Fixed)
+
+
+class Synced(Fixed):
+    """A list of recipients that is fetched (tables/known). `absent`: why it is not there yet, "" once it is: then nobody
+    can say who is not in it."""
+
+    absent = ""
+
+    def get(self, key: str) -> tuple[str, str] | None:
+        """Raises Unavailable while there is no list."""
+        if self.absent:
+            raise Unavailable(self.absent)
+        return super().get(key)
+
+
 class Static:
     """`static:text`: every key has this value."""
 
@@ -64,9 +83,20 @@ class Static:
         return iter([("*", self._found[0], 1)])
 
 
+def synced(data: bytes, source: Source) -> Synced:
+    """What `postgate recipients sync` wrote; nothing at all (it always writes a head) if it never did."""
+    table = Synced(source)
+    if not data:
+        table.absent = f"{source.path} was never fetched (postgate recipients sync)"
+    return _filled(table, data, source)
+
+
 def texthash(data: bytes, source: Source) -> Fixed:
     """A file of `key blanks value` lines, as postmap(1) reads it."""
-    table = Fixed(source)
+    return _filled(Fixed(source), data, source)
+
+
+def _filled(table: _Fixed, data: bytes, source: Source) -> _Fixed:
     for number, line in source.lines(data):
         if line.isascii() and '"' not in line and "\\" not in line:
             parts = line.split(None, 1)

@@ -24,6 +24,7 @@ SENDMAIL = (
 #: In memory, from a file (or, for RULES, an inline list in braces).
 FILES = (
     "texthash",
+    "synced",
     "cidr",
     "regexp",
     "pcre",
@@ -32,6 +33,8 @@ FILES = (
     *SENDMAIL,
 )
 RULES = ("cidr", "regexp", "pcre")
+#: In memory, from a list that this gateway fetches: `synced:NAME` of [recipients.NAME].
+SYNCED = "synced"
 #: In memory, from their name.
 IN_PLACE = ("inline", "static", "randmap", "fail")
 #: Compiled files that proxymap opens, with what Postfix appends to their name.
@@ -75,6 +78,12 @@ def path_of(spec: str) -> str:
     """The file whose content is the table, kept with the configuration; "" if it names none."""
     kind, name = split(spec)
     return name if kind in FILES and not name.startswith("{") else ""
+
+
+def synced_name(spec: str) -> str:
+    """The NAME of `synced:NAME`, "" for any other table."""
+    kind, name = split(spec)
+    return name if kind == SYNCED else ""
 
 
 def proxied_path(spec: str) -> str:

@@ -41,12 +41,12 @@ class Spawner:
         self._rendezvous, self._close = dict(rendezvous), close_in_child
         self.snapshot: Snapshot | None = None
         self.certificates: dict[str, tuple[bytes, bytes]] = {}
-        self.secrets: dict[str, tuple[bytes, bytes]] = {}
+        self.secrets: dict[str, dict[str, tuple[bytes, bytes]]] = {}
         self.log_fd = 2
 
     def given(self, spec: Spec) -> dict[str, tuple[bytes, bytes]]:
-        """What processes of this service get: certificates of listeners, passwords of scanners."""
-        return {**(self.certificates if spec.public else {}), **(self.secrets if spec.scans else {})}
+        """What processes of this service get: certificates of listeners, passwords of whom they speak to."""
+        return {**(self.certificates if spec.public else {}), **self.secrets.get(spec.secrets, {})}
 
     def spawn(self, child: Child, end: Channel) -> int:
         assert self.snapshot is not None

@@ -76,7 +76,7 @@ class Gateway:
         self.children = Children(self._loop, self._spawner, self._heard, self._changed, self.registry)
         self._rounds = Rounds(self._loop, self.children, self._adopt, snapshot, self.registry)
         self._certificates = Certificates(snapshot.wiring.listen, self._certificates_changed, self.registry)
-        self._secrets = Secrets(snapshot.wiring.scanners, self._certificates_changed)
+        self._secrets = Secrets(snapshot.wiring, self._certificates_changed)
         self._alarms = Alarms(self.registry)
         self.children.on_pulse = self._pulse
         self._ending = Ending(self._loop, self.children, self._sockets)
@@ -216,7 +216,7 @@ class Gateway:
         self.children.adapt((spec, spec.wanted(snapshot)) for spec in self._specs)
         oplog.configure(snapshot.wiring.logging.level)
         self._certificates.replace(snapshot.wiring.listen)
-        self._secrets.replace(snapshot.wiring.scanners)
+        self._secrets.replace(snapshot.wiring)
         self._certificates.look()
         self._secrets.look()
         self._keep_last_good(snapshot)

@@ -1,47 +1,53 @@
-"""Passwords of scanners: read by the master (who may be root), given as octets to the workers that ask scanners, read
-again when their files change.
+"""Passwords of scanners and of sources of recipients: read by the master (who may be root), given as octets to the
+processes that speak to these, and to no other; read again when their files change.
 
 Contract: they are in no value that every process gets, in no last good configuration, and in no text. A file that
 cannot be read leaves the old password in force. What failure means for the mail: a scanner without its password
-refuses; its mail is "not scanned".
+refuses; its mail is "not scanned". A list of recipients grows old.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from appliance.config.model import ScannerEntry
+from appliance.config.model import Wiring
 from appliance.observe import oplog
 
 log = oplog.get("master")
-#: What they are called among the certificates of a worker.
-PREFIX = "secret:"
+#: Whose they are: what the words of a process's certificates begin with.
+PREFIXES = {"scanner": "secret:", "recipients": "recipients:"}
+Whose = tuple[str, str]
 Stamp = tuple[int, int, int]
 
 
 class Secrets:
-    """All by the name of the scanner. `on_change()` when what is in force changed."""
+    """All by whose they are: ("scanner", its name). `on_change()` when what is in force changed."""
 
-    def __init__(self, scanners: Mapping[str, ScannerEntry], on_change: Callable[[], None]) -> None:
+    def __init__(self, wiring: Wiring, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
-        self._files: dict[str, str] = {}
-        self._stamps: dict[str, Stamp | None] = {}
-        self._held: dict[str, bytes] = {}
-        self.problems: dict[str, str] = {}
-        self.replace(scanners)
+        self._files: dict[Whose, str] = {}
+        self._stamps: dict[Whose, Stamp | None] = {}
+        self._held: dict[Whose, bytes] = {}
+        self.problems: dict[Whose, str] = {}
+        self.replace(wiring)
 
-    def replace(self, scanners: Mapping[str, ScannerEntry]) -> None:
+    def replace(self, wiring: Wiring) -> None:
         """Other files may be named now; the next look reads them."""
-        named = {name: entry.password_file for name, entry in scanners.items() if entry.password_file}
+        named = {("scanner", name): entry.password_file for name, entry in wiring.scanners.items()}
+        named |= {("recipients", name): entry.password_file for name, entry in wiring.recipients.items()}
+        named = {whose: path for whose, path in named.items() if path}
         for name in self._files.keys() - named.keys():
             self._held.pop(name, None)
             self.problems.pop(name, None)
         self._stamps = {name: self._stamps.get(name) for name in named if self._files.get(name) == named[name]}
         self._files = named
 
-    def pairs(self) -> dict[str, tuple[bytes, bytes]]:
-        """What is in force, in the shape of certificates."""
-        return {f"{PREFIX}{name}": (octets, b"") for name, octets in self._held.items()}
+    def pairs(self) -> dict[str, dict[str, tuple[bytes, bytes]]]:
+        """What is in force, by kind, in the shape of certificates."""
+        found: dict[str, dict[str, tuple[bytes, bytes]]] = {kind: {} for kind in PREFIXES}
+        for (kind, name), octets in self._held.items():
+            found[kind][f"{PREFIXES[kind]}{name}"] = octets, b""
+        return found
 
     def look(self) -> None:
         """Read what changed since the last look; each second."""
@@ -54,17 +60,18 @@ class Secrets:
         if self._held != before:
             self._on_change()
 
-    def _read(self, name: str, path: str) -> None:
+    def _read(self, name: Whose, path: str) -> None:
+        words = " ".join(name)
         try:
             octets = Path(path).read_bytes()
         except OSError as error:
-            self.problems[name] = f"scanner {name}: the password in {path} cannot be read: {error.strerror}"
-            log.error("a password cannot be read", scanner=name, file=path, why=error.strerror)
+            self.problems[name] = f"{words}: the password in {path} cannot be read: {error.strerror}"
+            log.error("a password cannot be read", of=words, file=path, why=error.strerror)
             return
         self.problems.pop(name, None)
         self._held[name] = octets.split(b"\n", 1)[0].rstrip(b"\r")
         if Path(path).stat().st_mode & 0o007:
-            log.warning("password file is open to every user of this machine", scanner=name, file=path)
+            log.warning("password file is open to every user of this machine", of=words, file=path)
 
     def degraded(self) -> list[str]:
         """What an operator should know now."""

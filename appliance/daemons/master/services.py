@@ -14,15 +14,16 @@ GROUP = "postgate"
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """One service. `phase`: the lower ends first (who takes mail before who keeps it, the journal last). `public`:
-    gets the [[listen]] sockets and the certificates. `scans`: asks scanners, so gets their passwords. `execed`: starts
-    from a fresh image instead of the master's. `wanted`: what runs only while the policies and the wiring need it."""
+    gets the [[listen]] sockets and the certificates. `secrets`: whose passwords it gets ("scanner", "recipients").
+    `execed`: starts from a fresh image instead of the master's. `wanted`: what runs only while the policies and the
+    wiring need it."""
 
     name: str
     module: str
     user: str
     count: Callable[[Wiring], int] = lambda _wiring: 1
     public: bool = False
-    scans: bool = False
+    secrets: str = ""
     metrics: bool = False
     execed: bool = False
     rendezvous: bool = True
@@ -83,6 +84,16 @@ SHIPPED = (
         wanted=lambda snapshot: snapshot.wiring.runs_programs,
         phase=3,
     ),
+    Spec(
+        name="syncd",
+        module="appliance.daemons.syncd",
+        user="postgate-sync",
+        wanted=lambda snapshot: bool(snapshot.wiring.recipients),
+        secrets="recipients",
+        rendezvous=False,
+        operators=("recipients",),
+        phase=3,
+    ),
     Spec(name="scand", module="appliance.daemons.scand", user="postgate-scan", execed=True, phase=2),
     Spec(name="inbox", module="appliance.daemons.inbox", user="postgate-inbox", count=inbox_count, phase=3),
     Spec(
@@ -91,7 +102,7 @@ SHIPPED = (
         user="postgate-smtpd",
         count=smtpd_count,
         public=True,
-        scans=True,
+        secrets="scanner",
         rendezvous=False,
         phase=1,
     ),
@@ -108,6 +119,6 @@ SHIPPED = (
         user="postgate-milter",
         count=front_count("milterd"),
         rendezvous=False,
-        scans=True,
+        secrets="scanner",
     ),
 )

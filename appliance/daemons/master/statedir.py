@@ -19,6 +19,7 @@ FOLDERS = {
     "inbox": "inbox",
     "milter": "milterd",
     "scans": "runner",
+    "recipients": "syncd",
 }
 
 

@@ -26,6 +26,7 @@ DEPENDENCIES = (
     "milters",
     "destinations",
     "next hops",
+    "recipients",
 )
 
 

@@ -10,6 +10,7 @@ mail: put off.
 
 import os
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 HASH, BTREE = 0x061561, 0x053162
@@ -60,6 +61,22 @@ class Berkeley:
     def get(self, key: bytes) -> bytes | None:
         """The first value of `key`."""
         return self._in_hash(key) if self._magic == HASH else self._in_btree(key)
+
+    def keys(self) -> Iterator[bytes]:
+        """All, in the order of the pages; pages that were given back are of no type."""
+        hashed, leaves = self._magic == HASH, (_BTREE_LEAF,)
+        for number in range(1, os.fstat(self._fd).st_size // self._size):
+            page = self._page(number)
+            if page.kind not in (_HASH_PAGES if hashed else leaves):
+                continue
+            for index in range(0, len(page.offsets) - 1, 2):
+                if hashed:
+                    key = self._hash_item(page, index)
+                else:
+                    key, deleted = self._leaf_item(page, index)
+                    key = None if deleted or self._leaf_item(page, index + 1)[1] else key
+                if key is not None:
+                    yield key
 
     def close(self) -> None:
         """Nothing of its own is open."""

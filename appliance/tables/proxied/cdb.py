@@ -6,6 +6,7 @@ checked against the file. Raises ValueError for a damaged file. What failure mea
 
 import os
 import struct
+from collections.abc import Iterator
 
 _PAIR = struct.Struct("<II")
 _HEADER = 2048
@@ -34,6 +35,17 @@ class Cdb:
             if found == number and (value := self._record(position, key)) is not None:
                 return value
         return None
+
+    def keys(self) -> Iterator[bytes]:
+        """All, in the order of the file: the records end where the first table begins."""
+        end = min(start for start, _ in _PAIR.iter_unpack(self._header))
+        position = _HEADER
+        while position < end:
+            key_length, value_length = _PAIR.unpack(self._read(position, 8))
+            if position + 8 + key_length + value_length > end:
+                raise ValueError(f"a record at {position} is longer than the records: damaged")
+            yield self._read(position + 8, key_length)
+            position += 8 + key_length + value_length
 
     def _record(self, position: int, key: bytes) -> bytes | None:
         key_length, value_length = _PAIR.unpack(self._read(position, 8))

@@ -10,7 +10,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +29,8 @@ class Reader(Protocol):
     """An open file. Raises ValueError for damage, OSError."""
 
     def get(self, key: bytes) -> bytes | None: ...
+
+    def keys(self) -> Iterator[bytes]: ...
 
     def close(self) -> None: ...
 
@@ -129,3 +131,19 @@ def _lock(fd: int) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+def every_key(kind: str, path: str) -> list[str]:
+    """All keys of a file that nobody writes meanwhile. Raises OSError, ValueError."""
+    opener, locked = _READERS[kind]
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if locked:
+            _lock(fd)
+        reader = opener(fd, path)
+        try:
+            return [key.removesuffix(b"\0").decode("utf-8", "surrogateescape") for key in reader.keys()]  # noqa: SIM118
+        finally:
+            reader.close()
+    finally:
+        os.close(fd)

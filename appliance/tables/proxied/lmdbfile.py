@@ -8,6 +8,7 @@ and offset is checked. Raises ValueError for a damaged file. What failure means 
 
 import os
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 MAGIC = 0xBEEFC0DE
@@ -69,6 +70,21 @@ class Lmdb:
             below = self._node(data, offsets[self._last(data, offsets, key)])
             number = below.low | below.high << 16 | below.flags << 32
         raise ValueError("a tree without end: damaged")
+
+    def keys(self) -> Iterator[bytes]:
+        """All, in order. No page is visited twice: a damaged tree ends."""
+        work, seen = ([] if self._root == _EMPTY else [self._root]), set[int]()
+        while work:
+            number = work.pop()
+            if number in seen:
+                raise ValueError(f"page {number} stands in the tree twice: damaged")
+            seen.add(number)
+            data, offsets = self._page(number)
+            nodes = [self._node(data, offset) for offset in offsets]
+            if int.from_bytes(data[10:12], "little") & _LEAF:
+                yield from (node.key for node in nodes)
+            else:
+                work += [node.low | node.high << 16 | node.flags << 32 for node in reversed(nodes)]
 
     def close(self) -> None:
         """Nothing of its own is open."""

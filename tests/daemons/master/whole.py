@@ -19,6 +19,7 @@ USERS = {
     "proxymap": "uucp",
     "policyd": "lp",
     "runner": "proxy",
+    "syncd": "backup",
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,265 @@
+"""The kept list: a table that is replaced whole or not at all, and beside it a short account of how it was made.
+
+`sync(order)` fetches, judges, keeps. Contract: a reader sees the old table or the new one, on disk before it counts. A
+list that is empty, or that lost more than is allowed, is refused and the old one stays. One sync at a time in a folder.
+What failure means for the mail: recipients are those of the last good list.
+"""
+
+import contextlib
+import csv
+import fcntl
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from appliance.tables.known import MOST, Failed, Origin, fetch
+from appliance.tables.known.texts import Keys
+
+#: A list may always lose this many addresses as long as half of it stays: one person of a small company has several.
+SMALL = 10
+#: Addresses that an outcome names; seconds that a sync waits for another one.
+NAMED, PATIENCE = 200, 30.0
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """One sync of the list `name` in `folder`. `domains`: for whom the source speaks. `most_shrink`: percent. `timeout`:
+    seconds for the source. `force`: however much it lost. `empty`: even if nothing is left. `dry_run`: only say."""
+
+    name: str
+    folder: str
+    origin: Origin
+    secret: str = ""
+    domains: tuple[str, ...] = ()
+    most_shrink: float = 10.0
+    timeout: float = 600.0
+    force: bool = False
+    empty: bool = False
+    dry_run: bool = False
+
+
+class Account(msgspec.Struct, frozen=True):
+    """`at`: when the list was last found good; `tried`: the last try; `problem`: why that failed, "" if it did not."""
+
+    at: float = 0.0
+    tried: float = 0.0
+    count: int = 0
+    wrong: int = 0
+    foreign: int = 0
+    problem: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a sync went. `count`: what is in force now (dry run: what would be). `soon`: whether trying again soon may
+    help, else an operator must look. `more`, `fewer`: the first of what was added and removed."""
+
+    name: str
+    at: float = 0.0
+    count: int = 0
+    added: int = 0
+    removed: int = 0
+    wrong: int = 0
+    foreign: int = 0
+    problem: str = ""
+    soon: bool = True
+    more: tuple[str, ...] = ()
+    fewer: tuple[str, ...] = ()
+
+
+class Refused(Failed):
+    """The list was fetched, and may not replace the one in force."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, soon=False)
+
+
+def sync(order: Order) -> Outcome:
+    """Never raises for what the source does, or the disk; the outcome says how it went."""
+    folder = Path(order.folder)
+    before, now, old, outcome = account(folder, order.name), time.time(), set[str](), Outcome(name=order.name)
+    try:
+        with _alone(folder):
+            old = known(folder / order.name)
+            keys = _fetched(order)
+            outcome = _compared(order.name, old, keys, now)
+            _judge(order, old, outcome, len(keys.found))
+            if not order.dry_run:
+                _keep(folder, order, old, keys, outcome)
+            return outcome
+    except Failed as error:
+        problem, soon = str(error), error.soon
+    except OSError as error:
+        problem, soon = f"{error.filename or folder}: {error.strerror or error}", True
+    failed = msgspec.structs.replace(before, tried=now, problem=problem)
+    if not order.dry_run:
+        with contextlib.suppress(OSError):  # where the disk is full, what is told must do
+            replaced(account_path(folder, order.name), msgspec.json.encode(failed))
+    return msgspec.structs.replace(outcome, at=before.at, count=len(old), problem=problem, soon=soon)
+
+
+def _fetched(order: Order) -> Keys:
+    # A file of this machine may say that a domain is taken whole; a directory has mailboxes.
+    keys = Keys(domains=order.domains, whole=order.origin.kind in ("csv", "map"))
+    try:
+        with _bounded(order.timeout):
+            _gather(order, keys)
+    except csv.Error as error:
+        raise Failed(str(error)) from None
+    return keys
+
+
+def _gather(order: Order, keys: Keys) -> None:
+    for entry in fetch(order.origin, order.secret):
+        keys.add(entry)
+        if len(keys.found) > MOST or keys.wrong + keys.foreign > 10 * MOST:
+            raise Failed(f"no end after {len(keys.found)} recipients and {keys.wrong + keys.foreign} others")
+
+
+class _Late(BaseException):
+    """No library that stands between takes it for an error of its own."""
+
+
+@contextlib.contextmanager
+def _bounded(seconds: float) -> Iterator[None]:
+    """Raises Failed when they are over, whatever waits then. Of the main thread (that of a job) only."""
+
+    def late(_number: int, _frame: FrameType | None) -> None:
+        raise _Late
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except _Late:
+        raise Failed(f"the source has not ended within {seconds:g} s") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _compared(name: str, old: set[str], keys: Keys, now: float) -> Outcome:
+    more, fewer = keys.found - old, old - keys.found
+    return Outcome(
+        name=name,
+        at=now,
+        count=len(keys.found),
+        added=len(more),
+        removed=len(fewer),
+        wrong=keys.wrong,
+        foreign=keys.foreign,
+        more=tuple(sorted(more)[:NAMED]),
+        fewer=tuple(sorted(fewer)[:NAMED]),
+    )
+
+
+def _judge(order: Order, old: set[str], found: Outcome, count: int) -> None:
+    """Raises Refused for a list that may not replace `old`."""
+    if not count and not order.empty:
+        others = f"{found.foreign} are of other domains, {found.wrong} no address"
+        raise Refused(f"the source has no recipient of ours ({others}); if that is so: --empty")
+    few = found.removed <= SMALL and count * 2 >= len(old)
+    if (
+        not few
+        and found.removed > len(old) * order.most_shrink / 100
+        and not (order.force or (order.empty and not count))
+    ):
+        raise Refused(
+            f"{found.removed} of {len(old)} recipients would go, over {order.most_shrink:g} %; if that is so: --force"
+        )
+
+
+def _keep(folder: Path, order: Order, old: set[str], keys: Keys, found: Outcome) -> None:
+    """The table only where it changed: each new one is read by every process."""
+    path = folder / order.name
+    for left in folder.glob(f".{order.name}.*.new"):
+        left.unlink()
+    if keys.found != old or not path.exists():
+        written(path, sorted(keys.found), f"from {order.origin.kind} {', '.join(order.origin.source)}", "sync")
+    said = Account(found.at, found.at, found.count, found.wrong, found.foreign)
+    replaced(account_path(folder, order.name), msgspec.json.encode(said))
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else syncs into this folder meanwhile. Raises Failed, OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise Failed(f"{folder}: another sync is under way") from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(fd)
+
+
+def account_path(folder: Path, name: str) -> Path:
+    """Beside the table; no list can be called so."""
+    return folder / f".{name}.json"
+
+
+def account(folder: Path, name: str) -> Account:
+    """How the list is. Nothing known: the empty account."""
+    try:
+        return msgspec.json.decode(account_path(folder, name).read_bytes(), type=Account)
+    except (OSError, msgspec.MsgspecError):
+        return Account()
+
+
+def known(path: Path) -> set[str]:
+    """The keys of the table that is there, as written() has written them."""
+    try:
+        with path.open("rb") as file:
+            lines = file.read().decode("utf-8", "replace").split("\n")
+    except FileNotFoundError:
+        return set()
+    return {line.partition(" ")[0] for line in lines if line and not line.startswith("#")}
+
+
+def count(path: Path) -> int:
+    """Entries of the table that is there."""
+    try:
+        return sum(1 for line in path.read_text("utf-8").splitlines() if line and not line.startswith("#"))
+    except (OSError, ValueError):
+        return 0
+
+
+def written(path: Path, keys: list[str], source: str, command: str) -> None:
+    """Replace the table at once. Raises OSError."""
+    head = f"# Known recipients, {len(keys)} of them, {time.strftime('%Y-%m-%d %H:%M')}, {source}.\n"
+    head += f"# Written by `postgate recipients {command}`: changes made here are lost with the next one.\n"
+    replaced(path, (head + "".join(f"{key} ok\n" for key in keys)).encode())
+
+
+def replaced(path: Path, data: bytes) -> None:
+    """By a file of a name of its own: two that write at once do not meet. On disk before it counts. Raises OSError."""
+    handle, fresh = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        Path(fresh).replace(path)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise
+    _durable(path.parent)
+
+
+def _durable(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
