@@ -20,6 +20,7 @@ LAW: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"spf", "dkim", "authres", "greenlet", "cryptography", "publicsuffixlist", "msgspec", "nacl"},
         STDLIB - IO,
     ),
+    "addresses": ({"mail", "protocol", "addresses"}, {"msgspec"}, STDLIB - IO),
     "checks": ({"mail", "mailauth", "protocol", "checks"}, {"pydantic", "msgspec", "regex"}, STDLIB - IO),
     "engine": (
         {"mail", "checks", "observe", "protocol", "engine"},
@@ -34,7 +35,11 @@ LAW: dict[str, tuple[set[str], set[str], set[str]]] = {
     "stores": ({"mail", "protocol", "net", "observe", "stores"}, {"apsw", "redis", "msgspec"}, STDLIB),
     "queue": ({"mail", "protocol", "observe", "queue"}, {"msgspec"}, STDLIB),
     "net": ({"protocol", "observe", "net"}, {"dns", "idna", "msgspec", "uvloop", "cryptography"}, STDLIB),
-    "config": ({"checks", "engine", "tables", "mail", "protocol", "config"}, {"pydantic", "msgspec", "yara_x"}, STDLIB),
+    "config": (
+        {"addresses", "checks", "engine", "tables", "mail", "protocol", "config"},
+        {"pydantic", "msgspec", "yara_x"},
+        STDLIB,
+    ),
     "observe": ({"observe"}, {"structlog", "msgspec", "prometheus_client"}, STDLIB),
     "connectors": ({"protocol", "mail", "net", "observe", "connectors"}, {"msgspec"}, STDLIB),
     "daemons": (
@@ -51,7 +56,7 @@ LAW: dict[str, tuple[set[str], set[str], set[str]]] = {
             "config",
             "observe",
         }
-        | {"connectors"},
+        | {"addresses", "connectors"},
         {"msgspec", "uvloop", "setproctitle", "aiosmtpd", "apsw", "prometheus_client", "pydantic"}
         | {"magic", "libarchive", "olefile", "oletools", "yara_x"},
         STDLIB,
@@ -70,7 +75,7 @@ LAW: dict[str, tuple[set[str], set[str], set[str]]] = {
             "config",
             "observe",
         }
-        | {"connectors", "daemons", "cli"},
+        | {"addresses", "connectors", "daemons", "cli"},
         {"click", "rich", "msgspec", "apsw", "prometheus_client"},
         STDLIB,
     ),

@@ -1,9 +1,10 @@
 """Is there such a mailbox? Asked before greylist: an unknown address gets its 550 at once, and nothing is accepted that
 the inside would refuse.
 
-Three sources in order: the lists of `tables` (`postgate recipients import FILE` writes one, `synced:NAME` is fetched),
-then call-ahead to the next hop with its cache, then the policy for what could not be verified. With `callahead = false`
-the lists are complete: who is not in them is unknown, once each has been fetched. Always known (RFC 5321 4.5.1):
+Who has an entry in a map that rewrites recipients (docs/addresses.md) is known; in a domain of aliases all others are
+unknown. Then three sources in order: the lists of `tables` (`postgate recipients import FILE` writes one, `synced:NAME`
+is fetched), call-ahead to the next hop with its cache, the policy for what could not be verified. With `callahead =
+false` the lists are complete: who is not in them is unknown, once each has been fetched. Always known (RFC 5321 4.5.1):
 postmaster at our domains, bare postmaster.
 Outcomes: known, unknown, unverifiable (the inside is away, or a list is yet to be fetched, and nobody knows the
 address), blind (the next hop accepts every address: taken, and said in status), unchecked (no list, and call-ahead is
@@ -17,7 +18,7 @@ from functools import partial
 from appliance.checks import knobs
 from appliance.checks.knobs import Tables
 from appliance.mail.context import Context, Stage
-from appliance.mail.later import later
+from appliance.mail.later import later, then
 from appliance.mail.lookup import Found, Searched, address_map_keys, search
 from appliance.mail.ports import Ports, Probe, Recipients, Table
 from appliance.mail.verdict import Action, Verdict
@@ -75,7 +76,7 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     if ctx.recipient is None:
         return Verdict(check=NAME, outcome="not_ours", reason="no recipient")
     address = ctx.recipient.address
-    if not address.domain and address.local.lower() == "postmaster":
+    if ports.site.is_postmaster(address):
         return _verdict(address, "known", "required by RFC 5321")
     ours = ports.site.is_ours(address.domain)
     if isinstance(ours, bool):
@@ -89,6 +90,26 @@ def _judge(address: Address, policy: Policy, ports: Ports, ours: bool) -> Verdic
         return _verdict(address, "not_ours", "not one of our domains")
     if address.local.lower() == "postmaster":
         return _verdict(address, "known", "required by RFC 5321")
+    if ports.aliases is not None:
+        return then(ports.aliases.covers(address), partial(_uncovered, address, policy, ports))
+    return _listed(address, policy, ports)
+
+
+def _uncovered(address: Address, policy: Policy, ports: Ports, found: Found | None) -> Verdict | Awaitable[Verdict]:
+    """Who has an entry in a map that rewrites is known (as in Postfix); where only aliases are, all others are not."""
+    if found is not None:
+        return _verdict(address, "known", f"{found.key} is rewritten", key=found.key, place=found.place)
+    assert ports.aliases is not None
+    return then(ports.aliases.only_aliases(address.domain), partial(_unaliased, address, policy, ports))
+
+
+def _unaliased(address: Address, policy: Policy, ports: Ports, only: bool) -> Verdict | Awaitable[Verdict]:
+    if only:
+        return _verdict(address, "unknown", f"{address.domain} has aliases only, and none of this name")
+    return _listed(address, policy, ports)
+
+
+def _listed(address: Address, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
     tables = [ports.tables[spec] for spec in policy.tables]
     absent = ""
     for table in tables:

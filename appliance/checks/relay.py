@@ -54,7 +54,7 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     if ctx.recipient is None:
         return Verdict(check=NAME, outcome="temperror", reason="no recipient")
     address = ctx.recipient.address
-    ours = ports.site.is_ours(address.domain)
+    ours = ports.site.is_postmaster(address) or ports.site.is_ours(address.domain)
     return _verdict(address, ours) if isinstance(ours, bool) else later(ours, partial(_verdict, address))
 
 

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("appliance.cli.status:command", "Show workers, configuration, dependencies, queue."),
     "stop": ("appliance.cli.stop:command", "End the running gateway in good order."),
     "table": ("appliance.cli.table:command", "Look keys up in a lookup table."),
+    "address": ("appliance.cli.address:command", "Show what becomes of an address before the queue."),
     "queue": ("appliance.cli.queue:command", "Show and manage queued messages."),
     "quarantine": ("appliance.cli.quarantine:command", "Show and manage quarantined messages."),
     "greylist": ("appliance.cli.greylist:command", "Show and manage the greylist."),

@@ -7,7 +7,7 @@ import importlib.util
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 
-from appliance.config import cross_filters, recipients_entry, scanner_entry, values
+from appliance.config import addresses, cross_filters, recipients_entry, scanner_entry, values
 from appliance.config.mistakes import did_you_mean
 from appliance.config.model import Wiring
 from appliance.config.odd import Odd, same
@@ -54,6 +54,7 @@ def complaints(wiring: Wiring) -> list[Odd]:
         _metrics,
         _scanners,
         _recipients,
+        _addresses,
     )
     return [odd for check in checks for odd in check(wiring)]
 
@@ -227,3 +228,10 @@ def _scanners(wiring: Wiring) -> Iterator[Odd]:
 def _recipients(wiring: Wiring) -> Iterator[Odd]:
     for path, text in recipients_entry.complaints(wiring.recipients, wiring.relay.domains):
         yield Odd(path, text)
+
+
+def _addresses(wiring: Wiring) -> Iterator[Odd]:
+    for path, text in addresses.complaints(wiring.addresses):
+        yield Odd(path, text)
+    if wiring.addresses.active and not wiring.listen:
+        yield Odd(("addresses",), "[addresses] is for mail that this gateway keeps, and no [[listen]] takes any", False)

@@ -19,6 +19,7 @@ from pydantic import (
 
 from appliance.checks.knobs import Duration
 from appliance.config import values
+from appliance.config.addresses import Addresses as Addresses
 from appliance.config.fields import (
     Domains,
     Flag,
@@ -220,6 +221,7 @@ class Wiring(Section):
     milterd: tuple[Milterd, ...] = ()
     policyd: tuple[Policyd, ...] = ()
     relay: Relay = Relay()
+    addresses: Addresses = Addresses()
     smtp: Smtp = Smtp()
     dns: Dns = Dns()
     store: Store = Store()

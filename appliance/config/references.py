@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from appliance import tables
-from appliance.config import positions, where
+from appliance.config import addresses, positions, where
 from appliance.config.syntax import Parsed, parse
 from appliance.engine.policy import compile_policies
 
@@ -85,6 +85,7 @@ class Layout:
         for path, text in [
             *texts(relay.get("domains"), ("relay", "domains")),
             *texts(relay.get("routes"), ("relay", "routes")),
+            *((("addresses", *at), text) for at, text in addresses.specs(self.section("addresses"))),
         ]:
             for leaf in tables.leaves(text):
                 yield from self._table(leaf, (self.folder,), "", path)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from appliance import tables
-from appliance.config import actions, yara
+from appliance.config import actions, addresses, yara
 from appliance.config import wiring as wirings
 from appliance.config.blob import Blob
 from appliance.config.mistakes import ConfigError, Mistake, did_you_mean
@@ -197,8 +197,8 @@ class _Build:
                 self.mistakes.append(Mistake(flaw.path, flaw.line, flaw.column, flaw.text, flaw.fatal))
             else:
                 self._at(policy, path, f"item {flaw.line}: {flaw.text}", fatal=flaw.fatal)
-        for _, value, line in table.entries() if routes else ():
-            if problem := transport_problem(value):
+        for key, value, line in table.entries() if routes or addresses.is_map(path) else ():
+            if problem := transport_problem(value) if routes else addresses.entry_problem(path, key, value):
                 if table.source.path:
                     self.mistakes.append(Mistake(table.source.path, line, 1, problem))
                 else:
@@ -212,6 +212,9 @@ class _Build:
         ]:
             if ":" in spec and spec not in self.tables and (path[1] == "domains" or isinstance(wiring.relay.routes, str)):
                 self._in_place(spec, "", path)
+        for at, spec in addresses.specs(wiring.addresses):
+            if spec not in self.tables:
+                self._in_place(spec, "", ("addresses", *at))
         for spec in sorted(policies.tables - self.tables.keys()):
             file, path = next(self._written(spec), ("stages.toml", ()))
             self._in_place(spec, file, path)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from appliance import tables
-from appliance.config import cross
+from appliance.config import addresses, cross
 from appliance.config.mistakes import Mistake, flatten
 from appliance.config.model import Wiring
 from appliance.config.references import absolute
@@ -65,6 +65,7 @@ def anchored(wiring: Wiring, folder: str) -> Wiring:
             "milterd": tuple(at.front(front, gateway.state_dir) for front in wiring.milterd),
             "policyd": tuple(at.front(front, gateway.state_dir) for front in wiring.policyd),
             "relay": relay.model_copy(update=at.relay(relay, at.path(gateway.state_dir))),
+            "addresses": addresses.anchored(wiring.addresses, at.table),
             "dns": dns.model_copy(update={"zone": at.path(dns.zone)}),
             "scanners": {
                 name: entry.model_copy(

@@ -46,7 +46,7 @@ def reach(start: bytes) -> int:
 
 def field(edit: Edit) -> bytes:
     """The header field that `edit` writes, CRLF at its end."""
-    return _octets(f"{edit.name}: {folded(edit.value)}\r\n", edit.encoding)
+    return octets(f"{edit.name}: {folded(edit.value)}\r\n", edit.encoding)
 
 
 def folded(text: str) -> str:
@@ -57,28 +57,35 @@ def folded(text: str) -> str:
 
 def header(block: bytes, edits: Sequence[Edit]) -> bytes:
     """The header fields `block` (no empty line at its end) with `edits` in force."""
-    raw: list[bytes] = _FIELD.findall(block)
-    fields = list(zip(raw, accumulate(map(len, raw), initial=0), strict=False))
-    if raw and not raw[-1].endswith(b"\n"):
-        fields[-1] = raw[-1] + b"\r\n", fields[-1][1]
-    for edit in edits:
-        _edit(fields, edit)
     placed: dict[int, list[Edit]] = {}
     for edit in edits:
         if edit.op == "splice":
             placed.setdefault(edit.index, []).append(edit)
-    return b"".join(_spliced(octets, placed.pop(start, ())) if placed else octets for octets, start in fields)
+    found = fields(block, edits)
+    return b"".join(_spliced(octets, placed.pop(start, ())) if placed else octets for octets, start in found)
+
+
+def fields(block: bytes, edits: Sequence[Edit]) -> list[tuple[bytes, int]]:
+    """The fields of a header `block` with all edits but splices in force; each with where it stood in the content as
+    received, -1 for those that edits wrote."""
+    raw: list[bytes] = _FIELD.findall(block)
+    found = list(zip(raw, accumulate(map(len, raw), initial=0), strict=False))
+    if raw and not raw[-1].endswith(b"\n"):
+        found[-1] = raw[-1] + b"\r\n", found[-1][1]
+    for edit in edits:
+        _edit(found, edit)
+    return found
 
 
 def _spliced(field: bytes, edits: Sequence[Edit]) -> bytes:
     """One field as received, with what is put before it or in its place."""
-    before = b"".join(_octets(edit.value, edit.encoding) for edit in edits if not edit.length)
-    kept = next((_octets(edit.value, edit.encoding) for edit in edits if edit.length), field)
+    before = b"".join(octets(edit.value, edit.encoding) for edit in edits if not edit.length)
+    kept = next((octets(edit.value, edit.encoding) for edit in edits if edit.length), field)
     return before + kept
 
 
-def _octets(text: str, encoding: str = "utf-8") -> bytes:
-    """Text of an edit as octets."""
+def octets(text: str, encoding: str = "utf-8") -> bytes:
+    """Text of an edit as it is sent."""
     return text.encode(encoding, "surrogateescape")
 
 
@@ -91,7 +98,7 @@ def _edit(fields: list[tuple[bytes, int]], edit: Edit) -> None:
     elif edit.op == "insert":
         fields.insert(edit.index, (field(edit), -1))
     elif edit.op in ("change", "delete"):
-        places = _places(fields, _octets(edit.name.lower()))
+        places = _places(fields, octets(edit.name.lower()))
         if edit.op == "delete":
             for number in reversed(places if edit.index == 0 else places[edit.index - 1 : edit.index]):
                 del fields[number]
@@ -103,11 +110,12 @@ def _edit(fields: list[tuple[bytes, int]], edit: Edit) -> None:
 
 def _places(fields: Sequence[tuple[bytes, int]], name: bytes) -> list[int]:
     if name.endswith(b"*"):
-        return [number for number, (raw, _) in enumerate(fields) if _named(raw).startswith(name[:-1])]
-    return [number for number, (raw, _) in enumerate(fields) if _named(raw) == name]
+        return [number for number, (raw, _) in enumerate(fields) if named(raw).startswith(name[:-1])]
+    return [number for number, (raw, _) in enumerate(fields) if named(raw) == name]
 
 
-def _named(raw: bytes) -> bytes:
+def named(raw: bytes) -> bytes:
+    """The name of a field in lower case, b"" for what is none."""
     found = _FIELD_NAME.match(raw)
     return found[0].lower() if found else b""
 
@@ -118,7 +126,7 @@ def _body(edits: Sequence[Edit]) -> bytes | None:
     if not bodies:
         return None
     text = bodies[-1].value.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n")
-    return _octets(text, bodies[-1].encoding)
+    return octets(text, bodies[-1].encoding)
 
 
 def on_top(edits: Sequence[Edit]) -> bytes | None:
@@ -178,8 +186,8 @@ def _splice(chunks: Iterable[bytes], edits: Sequence[Edit], start: int) -> Itera
             edit = waiting.popleft()
             if edit.index < free:
                 continue
-            pieces += [chunk[max(done, free) - at : edit.index - at], _octets(edit.value, edit.encoding)]
+            pieces += [chunk[max(done, free) - at : edit.index - at], octets(edit.value, edit.encoding)]
             done, free = edit.index, edit.index + edit.length
         yield b"".join((*pieces, chunk[max(done, free) - at :])) if pieces or free > at else chunk
         at = end
-    yield from (_octets(edit.value, edit.encoding) for edit in waiting)
+    yield from (octets(edit.value, edit.encoding) for edit in waiting)

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from appliance.mail.ports import Hit, Table, Unavailable
-from appliance.protocol.smtp.address import Address
+from appliance.protocol.smtp.address import Address, quoted
 
 #: The key of the null sender (Postfix smtpd_null_access_lookup_key).
 NULL_SENDER = "<>"
@@ -127,13 +127,15 @@ def address_map_keys(address: Address, delimiter: str = "+") -> list[Key]:
 
 def rewrite_keys(address: Address, delimiter: str = "+", *, local: bool = False) -> list[Key]:
     """Maps that rewrite (Postfix virtual(5), canonical(5), generic(5)): user+ext@dom; user@dom; where the domain is the
-    `local` one also user+ext, user; @dom."""
+    `local` one also user+ext, user; @dom. A local part that needs quotes is looked up with them, then without."""
     bare = split_extension(address.local, delimiter)[0]
     locals_ = [address.local] if bare == address.local else [address.local, bare]
+    written = [(form, name == address.local) for name in locals_ for form in dict.fromkeys((quoted(name), name))]
+    domain = address.domain
     return [
-        *_mailboxes(locals_, address.domain),
-        *(Key(name) for name in locals_ if local and address.domain),
-        Key(f"@{address.domain}"),
+        *(Key(f"{form}@{domain}" if domain else form, full) for form, full in written),
+        *(Key(form) for form, _ in written if local and domain),
+        Key(f"@{domain}"),
     ]
 
 

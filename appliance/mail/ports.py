@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from appliance.mail.edits import Edit
     from appliance.mail.identity import Identity
     from appliance.mail.inspection import Inspection
+    from appliance.mail.lookup import Found as Known
     from appliance.mail.milter import Milters
     from appliance.mail.policy_service import PolicyServices
     from appliance.mail.verdict import Verdict
@@ -88,6 +89,16 @@ class Table(Protocol):
     def get(self, key: str) -> Hit | Awaitable[Hit | None] | None:
         """The answer, at once where it is at hand (tables in memory), else something to await. Raises Unavailable, now
         or then, if the table cannot answer."""
+
+
+class Aliases(Protocol):
+    """Maps that rewrite recipients ([addresses]). Raises Unavailable, now or then."""
+
+    def covers(self, address: Address) -> Known | Awaitable[Known | None] | None:
+        """The entry that makes an address a known recipient, whatever it leads to."""
+
+    def only_aliases(self, domain: str) -> bool | Awaitable[bool]:
+        """Whether a domain of ours consists of aliases: who has no entry is unknown there."""
 
 
 class LineRules(Protocol):
@@ -248,6 +259,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     is_relay: Callable[[str], bool] = lambda address: False
     strip_fields: tuple[str, ...] = ()
 
+    def is_postmaster(self, address: Address) -> bool:
+        """Ours, without a domain or at the name of this host: it takes mail everywhere (RFC 5321 4.5.1)."""
+        return address.local.lower() == "postmaster" and address.domain in ("", self.hostname.lower())
+
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a check can reach. `tables` maps the spec an operator wrote ("texthash:access/client") to its table.
@@ -268,6 +283,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     dns_lists: DnsLists | None = None
     policy_services: PolicyServices | None = None
     milters: Milters | None = None
+    aliases: Aliases | None = None
 
 
 #: What a check returns: at once where no IO is needed, else something to await.

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from appliance.addresses import Rewriter
 from appliance.config import model
 from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
@@ -31,6 +32,7 @@ from appliance.daemons.compose.doors import Doors
 from appliance.daemons.compose.lists import wanted_lists, wanted_milters, wanted_services
 from appliance.daemons.compose.lookups import Lookups
 from appliance.daemons.compose.proxies import proxy_settings, wanted_proxies
+from appliance.daemons.compose.rewriting import build_rewriter
 from appliance.daemons.compose.scanning import scanner_settings
 from appliance.daemons.compose.smtputf8 import Utf8
 from appliance.daemons.skeleton import Birth
@@ -144,9 +146,15 @@ class Composition:
         self._next = wanted, build_resolver(snapshot)
         return self._next[1]
 
+    def rewriter(self, snapshot: Snapshot) -> Rewriter | None:
+        """What rewrites addresses by this snapshot; None: nothing does."""
+        return build_rewriter(snapshot)
+
     def _ports(self, snapshot: Snapshot) -> Ports:
+        rewriter = build_rewriter(snapshot)
         return Ports(
-            site=build_site(snapshot),
+            site=build_site(snapshot, rewriter),
+            aliases=rewriter,
             tables=snapshot.tables,
             resolver=self._resolver(snapshot),
             greylist=self.known,
@@ -224,13 +232,13 @@ def build_resolver(snapshot: Snapshot) -> Resolver:
     return Resolver(dns.nameservers, zone_of(snapshot), dns.timeout, dns.ttl_floor)
 
 
-def build_site(snapshot: Snapshot) -> Site:
+def build_site(snapshot: Snapshot, rewriter: Rewriter | None = None) -> Site:
     """What checks may know of this installation."""
     wiring = snapshot.wiring
     routes = Routes(wiring, snapshot.tables)
     return Site(
         hostname=wiring.gateway.hostname,
-        is_ours=routes.is_ours,
+        is_ours=routes.is_ours if rewriter is None else rewriter.is_ours,
         our_domains=routes.domains,
         size_limit=wiring.smtp.size_limit,
         recipient_delimiter=wiring.gateway.recipient_delimiter,

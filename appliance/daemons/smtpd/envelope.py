@@ -7,7 +7,7 @@ the mail: a refused MAIL leaves no transaction, a refused RCPT leaves that recip
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from appliance.daemons.smtpd import record
+from appliance.daemons.smtpd import addresses, record
 from appliance.daemons.smtpd.limits import hit
 from appliance.daemons.smtpd.questions import ask, refused
 from appliance.daemons.smtpd.transaction import Transaction
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Counted = Callable[[str, int, float], Awaitable[int]]
 
 _SENDER_OK = b"250 2.1.0 Ok\r\n"
-_RECIPIENT_OK = b"250 2.1.5 Ok\r\n"
+_RECIPIENT_OK = addresses.OK
 _FULL = "452 4.3.1 Insufficient system storage"
 _TOO_BIG = "552 5.3.4 Message size exceeds fixed limit"
 _NO_MAIL_PARAMETERS, _NO_RCPT_PARAMETERS = MailParameters(), RcptParameters()
@@ -124,7 +124,7 @@ def rcpt(session: "Session", command: Command) -> Step:
         _too_many(session, transaction)
         return None
     assert command.address is not None
-    notify = parameters.notify if session.door.role != "inbound" else without_success(parameters.notify)
+    notify = parameters.notify if session.door.role != "inbound" else addresses.without_success(parameters.notify)
     recipient = Recipient(address=command.address, notify=notify, orcpt=parameters.orcpt)
     if session.rules.limits.recipient_rate:
         return _rated_rcpt(session, transaction, recipient)
@@ -140,13 +140,6 @@ def _ask_rcpt(session: "Session", transaction: Transaction, recipient: Recipient
     )
 
 
-def without_success(notify: str) -> str:
-    """Strangers get no report that their mail arrived: SUCCESS is taken out, alone it means that none is wanted."""
-    if "SUCCESS" not in notify:
-        return notify
-    return ",".join(word for word in notify.split(",") if word != "SUCCESS") or "NEVER"
-
-
 def _too_many(session: "Session", transaction: Transaction) -> None:
     if not transaction.overshoot:
         hit("recipients", f"message {transaction.id} of {session.who}")
@@ -155,16 +148,20 @@ def _too_many(session: "Session", transaction: Transaction) -> None:
     session.reject("452 4.5.3 Error: too many recipients")
 
 
-def _rcpt_decided(session: "Session", transaction: Transaction, recipient: Recipient, decision: Decision) -> None:
+def _rcpt_decided(session: "Session", transaction: Transaction, recipient: Recipient, decision: Decision) -> Step:
     if refused(session, decision, "RCPT", recipient.address.text):
         transaction.refused += 1
-        return
+        return None
     if decision.verb == "discard" or transaction.discard:
         transaction.discarded.append(recipient)
         record.discarded(session, "RCPT", recipient.address.text)
-    else:
-        transaction.recipients.append(recipient)
+        session.ok(_RECIPIENT_OK)
+        return None
+    if transaction.rules.rewriter is not None and session.door.role != "reinject":
+        return addresses.expand(session, transaction, recipient)
+    transaction.recipients.append(recipient)
     session.ok(_RECIPIENT_OK)
+    return None
 
 
 # ---------------------------------------------------------------------- rates (Postfix's anvil limits)

@@ -13,7 +13,7 @@ import msgspec
 
 from appliance.daemons.fronts import events as message_events
 from appliance.daemons.fronts.content import RamContent
-from appliance.daemons.smtpd import proxied, record, trailer
+from appliance.daemons.smtpd import addresses, proxied, record, trailer
 from appliance.daemons.smtpd.body import BdatReceiver, DataReceiver, FileContent
 from appliance.daemons.smtpd.content import BARE, trouble
 from appliance.daemons.smtpd.limits import hit
@@ -21,6 +21,7 @@ from appliance.daemons.smtpd.transaction import Transaction
 from appliance.daemons.smtpd.wire import Step
 from appliance.engine.pipeline import Combined, combine
 from appliance.mail.context import Context
+from appliance.mail.ports import Unavailable
 from appliance.queue.envelope import Trailer
 from appliance.queue.errors import SpoolError, SpoolFull
 from appliance.queue.large import LargeFile
@@ -80,7 +81,7 @@ async def _judge(session: "Session", transaction: Transaction, receiver: DataRec
     reply, verdicts = combined.reply, b""
     if combined.verb in ("accept", "discard"):
         try:
-            if (to_proxy := proxied.chosen(session, transaction, content, combined, message_id)) is not None:
+            if (to_proxy := await _for_proxy(session, transaction, content, combined, message_id)) is not None:
                 made, verdicts = to_proxy
                 reply = await proxied.hand_over(session, transaction, content, made)
                 combined = _refused(combined, reply)
@@ -89,6 +90,9 @@ async def _judge(session: "Session", transaction: Transaction, receiver: DataRec
         except SpoolError as error:
             reply = trouble(error)
             record.unkept(session, transaction, error)
+        except Unavailable as why:
+            reply = addresses.NOT_REWRITTEN
+            record.not_rewritten(session, transaction, why)
         except proxied.ClientGone:
             record.abandoned(session, transaction)
             session.reset()
@@ -96,6 +100,21 @@ async def _judge(session: "Session", transaction: Transaction, receiver: DataRec
     _answer(session, transaction, receiver, combined, reply)
     _tell(session, ctx, combined, message_id, reply or "250 2.0.0 Ok", content.size, verdicts)
     session.reset()
+
+
+async def _for_proxy(
+    session: "Session", transaction: Transaction, content: RamContent | FileContent, combined: Combined, message_id: str
+) -> tuple[Trailer, bytes] | None:
+    """What a filter before the queue is to have, with its addresses rewritten. Raises Unavailable."""
+    chosen = proxied.chosen(session, transaction, content, combined, message_id)
+    if chosen is None or transaction.rules.rewriter is None:
+        return chosen
+    [group] = combined.store
+    made, steps = await addresses.apply_to(session, transaction, group, chosen[0], content, last=True)
+    if len(made.recipients) > proxied.MOST:
+        return None
+    record.rewritten(transaction, made.queue_id, steps)
+    return made, chosen[1]
 
 
 def _refused(combined: Combined, reply: str) -> Combined:
@@ -194,6 +213,12 @@ async def _keep(
         trailer.build(session, transaction, group, those, queue_id, content, message_id, found)
         for group, those, queue_id, found in zip(reversed(groups), reversed(whom), ids, reversed(verdicts), strict=True)
     ][::-1]
+    if transaction.rules.rewriter is not None:
+        for index, group in enumerate(groups):
+            trailers[index], steps = await addresses.apply_to(
+                session, transaction, group, trailers[index], content, last=group is groups[-1]
+            )
+            record.rewritten(transaction, trailers[index].queue_id, steps)
     for one in trailers:
         record.received(session, transaction, one)
     if isinstance(content, RamContent):

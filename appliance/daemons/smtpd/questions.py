@@ -31,7 +31,7 @@ class Plug(Protocol):
 
 
 Make = Callable[[Stage], Context]
-Then = Callable[[Decision], None]
+Then = Callable[[Decision], Step]
 
 
 def ask(session: "Session", stages: Sequence[Stage], make: Make, then: Then) -> Step:
@@ -50,8 +50,7 @@ def ask(session: "Session", stages: Sequence[Stage], make: Make, then: Then) -> 
         decision = answered(session, stage, answer)
         if decision.verb != "accept":
             break
-    then(decision)
-    return None
+    return then(decision)
 
 
 async def _ask_all(
@@ -68,8 +67,8 @@ async def _ask_all(
             decision = await session.plugged.ask(make(stage)) or decision
         if decision.verb != "accept":
             break
-    if not session.lost:
-        then(decision)
+    if not session.lost and (step := then(decision)) is not None:
+        await step
 
 
 async def named(session: "Session") -> None:

@@ -4,8 +4,11 @@ Contract: nothing here raises or waits. Texts that a stranger chose are escaped 
 written but Message-ID. What failure means for the mail: none; log and journal may lose, mail does not.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from appliance.addresses import Refused, Step
+from appliance.addresses.expansion import SHOWN as LISTED
 from appliance.daemons.fronts import events as message_events
 from appliance.mail.context import Context
 from appliance.mail.verdict import Decision
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from appliance.engine.pipeline import Combined
 
 log = oplog.get("smtpd")
+#: Changes of addresses that are told for one message.
+SHOWN = 100
 _connections = metrics.tally("postgate_smtpd_connections_total", "SMTP connections.").counts
 _messages = metrics.tally("postgate_smtpd_messages_total", "Messages behind the end of data.", ["result"]).counts
 _messages |= {(verb,): 0 for verb in ("accept", "defer", "reject", "discard", "disconnect")}
@@ -159,6 +164,23 @@ def proxied(session: "Session", trailer: Trailer, reply: str, text: str) -> None
         maillog.log(f"{trailer.queue_id}: the client is gone before the answer: it may send the message again")
 
 
+def rewritten(transaction: "Transaction", queue_id: str, steps: Sequence[Step]) -> None:
+    """What became of which address, and why: a line each, the first SHOWN of very many."""
+    transaction.rewritten += steps
+    for step in steps[:SHOWN]:
+        maillog.log(f"{queue_id}: rewritten: {step}", "cleanup")
+    if len(steps) > SHOWN:
+        maillog.log(f"{queue_id}: rewritten: and {len(steps) - SHOWN} more", "cleanup")
+
+
+def not_rewritten(session: "Session", transaction: "Transaction", why: Exception) -> None:
+    """A map could not be asked, or cannot be meant so; or it refuses."""
+    told = str(why) or "the tables took too long"
+    refused = isinstance(why, Refused)
+    text = f"{why.place} refuses: {told}" if isinstance(why, Refused) else f"{told} -- not accepted, try again later"
+    maillog.log(f"{'' if refused else 'warning: '}{transaction.id}: addresses: {text}; from=<{transaction.sender.text}>")
+
+
 def abandoned(session: "Session", transaction: "Transaction") -> None:
     """The client went away before its message was kept."""
     maillog.log(f"{transaction.id}: not kept: the client is gone before the answer; from=<{transaction.sender.text}>")
@@ -190,4 +212,17 @@ def message(
     _messages[result,] += 1
     if combined.deciding is not None:
         maillog.log(f"{ctx.transaction}: {combined.done} by {message_events.why(combined.deciding)}")
-    message_events.emit(ctx, combined, message_id, reply, size, result, verdicts)
+    steps = session.transaction.rewritten if session.transaction is not None else []
+    more = {"rewritten": [_step(step) for step in steps[:SHOWN]]} if steps else {}
+    message_events.emit(ctx, combined, message_id, reply, size, result, verdicts, **more)
+
+
+def _step(step: Step) -> dict[str, object]:
+    """A change of an address as the event has it; of a long list the first few."""
+    return {
+        "by": step.setting,
+        "place": step.place,
+        "from": step.before,
+        "to": step.after[:LISTED],
+        "count": len(step.after),
+    }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from appliance.addresses import Rewriter
 from appliance.config.fields import Network
 from appliance.config.model import Limits, Listen
 from appliance.config.snapshot import Snapshot
@@ -57,6 +58,9 @@ class Asked(Protocol):
 
     def proxy(self, snapshot: Snapshot, place: str) -> "Proxy":
         """The filter before the queue that `place` names. Raises ValueError."""
+
+    def rewriter(self, snapshot: Snapshot) -> Rewriter | None:
+        """What rewrites addresses; None: nothing does."""
 
     def takes_utf8(self, snapshot: Snapshot) -> bool:
         """Is every next hop known, now, to take SMTPUTF8?"""
@@ -129,6 +133,13 @@ class Rules:
         self.limits: Limits = wiring.limits
         #: Where mail for a bare `postmaster` goes: our first domain that stands in the wiring itself.
         self.home = next((name for name in wiring.relay.domains if ":" not in name), self.hostname)
+        #: The host's own name, unless mail for it is relayed like that of any domain.
+        self.unrelayed = "" if self.hostname in wiring.relay.domains else self.hostname
+        #: What rewrites addresses (None: nothing does), and for whose mail header fields, too.
+        self.rewriter = asked.rewriter(snapshot)
+        clients = wiring.addresses.local_header_rewrite_clients
+        self._of_role = "outbound" in clients
+        self._of_networks = tuple(network for network in clients if network != "outbound")
         self.banner = f"220 {self.hostname} {wiring.smtp.banner}\r\n".encode("ascii", "replace")
         #: The first line of a greeting whose last one comes later.
         self.teaser = b"220-" + self.banner[4:]
@@ -141,6 +152,10 @@ class Rules:
     def proxy(self, place: str) -> Proxy:
         """The filter before the queue that `place` names. Raises ValueError."""
         return self._asked.proxy(self.snapshot, place)
+
+    def rewrites_header(self, role: str, address: str) -> bool:
+        """Is a client's mail our own, so that its header fields may change (local_header_rewrite_clients)?"""
+        return (self._of_role and role == "outbound") or listed(address, self._of_networks)
 
     @property
     def utf8(self) -> bool:

@@ -150,9 +150,9 @@ def _queued_all(session: "Session", group: Group, named: Sequence[Recipient]) ->
 def _queued(session: "Session", recipient: Recipient) -> QueuedRecipient:
     address = recipient.address
     text, domain = address.text, address.domain
-    if not domain:  # a bare postmaster (RFC 5321 4.5.1) is that of our first domain
-        domain = session.rules.home
-        text = f"{text}@{domain}"
+    if not domain or (domain == session.rules.unrelayed and address.local.lower() == "postmaster"):
+        domain = session.rules.home  # ours (RFC 5321 4.5.1) is that of our first domain
+        text = f"{address.local}@{domain}"
     return QueuedRecipient(text, domain, recipient.notify, recipient.orcpt, address.text if text != address.text else "")
 
 

@@ -7,6 +7,7 @@ answered with 250.
 
 from typing import TYPE_CHECKING, Any
 
+from appliance.addresses import Expansion, Step
 from appliance.daemons.fronts import trace
 from appliance.daemons.smtpd.body import Body
 from appliance.mail.context import Context, Recipient, Stage
@@ -36,6 +37,10 @@ class Transaction:
         self.discarded: list[Recipient] = []
         self.discard = False
         self.refused = self.overshoot = 0
+        #: What becomes of recipients (by the address that was named), and what was rewritten in all.
+        self.expansions: dict[str, Expansion] = {}
+        self.expanded = 0
+        self.rewritten: list[Step] = []
         #: What was found in this transaction; it stands behind what the session found.
         self.trail: tuple[Verdict, ...] = ()
         #: Who sends, once a check has found out.

@@ -172,12 +172,17 @@ class Stage:
         #: stated's memory of senders (greeting.Senders), if there is one.
         self.senders: Any = None
         self.utf8 = False
+        #: What rewrites addresses (addresses.Rewriter), if anything does.
+        self.rewriter_: Any = None
         self.name = ClientName("unknown", "unknown", "none")
         self.naming: Callable[[str], Awaitable[ClientName]] | None = None
         self._clients: list[Client] = []
 
     def engine(self, snapshot: Any) -> Any:
         return self.engine_
+
+    def rewriter(self, snapshot: Any) -> Any:
+        return self.rewriter_
 
     def takes_utf8(self, snapshot: Any) -> bool:
         return self.utf8

@@ -1,0 +1,108 @@
+"""Virtual aliases and aliases: one recipient becomes several, again and again (Postfix cleanup_map1n).
+
+Contract: the list of recipients is rewritten in place; what an entry gives besides the first goes to its end and is
+looked up in its turn. An address that an entry expands into itself is final. Beyond a limit (results, changes of one
+address, length of an address, look-ups) nothing of it is used: Unreasonable. Results that say the same are one.
+What failure means for the mail: put off, with the place of the last entry.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from appliance.addresses.expansion import Refused, Step, Unreasonable
+from appliance.addresses.maps import AddressMap, Answer
+from appliance.addresses.settings import Settings
+from appliance.addresses.values import address as mailbox
+from appliance.addresses.values import shown
+from appliance.mail.later import answered
+from appliance.mail.lookup import Found
+from appliance.protocol.smtp.address import Address
+
+BUILT_IN = "built in"
+#: Look-ups for one recipient, as a multiple of virtual_alias_expansion_limit.
+LOOKUPS = 10
+
+
+class Virtual:
+    """`virtual` maps first; `aliases` for local parts at our own names."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        virtual: AddressMap,
+        aliases: AddressMap,
+        only_aliases: Callable[[str], bool | Awaitable[bool]],
+    ) -> None:
+        self.virtual, self.aliases, self._only_aliases = virtual, aliases, only_aliases
+        self._settings = settings
+
+    async def expand(self, address: Address, steps: list[Step]) -> tuple[Address, ...]:
+        """The final recipients. Raises Unavailable, Refused (of an address that leads to nobody else)."""
+        settings, found = self._settings, [address]
+        itself: set[str] = set()
+        asked = at = 0
+        while at < len(found):
+            changes = 0
+            while (before := found[at].text.lower()) not in itself:
+                asked += 1
+                if changes >= settings.recursion_limit or asked > LOOKUPS * settings.expansion_limit:
+                    raise self._too_much(address, "aliases lead to aliases without end", steps)
+                answer = await self._look_up(found[at], alone=len(found) == 1)
+                if answer is None:
+                    break
+                changes += 1
+                texts = tuple(one.text for one in answer.addresses)
+                steps.append(Step(answer.setting, answer.found.place, found[at].text, texts))
+                found[at] = answer.addresses[0]
+                found += answer.addresses[1:]
+                if len(found) > settings.expansion_limit:
+                    raise self._too_much(address, f"more than {settings.expansion_limit} recipients", steps)
+                if any(text.lower() == before for text in texts):
+                    itself.add(before)
+            at += 1
+        finals: dict[str, Address] = {}
+        for one in found:
+            finals.setdefault(one.text.lower(), one)
+        return tuple(finals.values())
+
+    async def _look_up(self, address: Address, alone: bool) -> Answer | None:
+        try:
+            entry = await self.virtual.find(address, self._settings.is_own(address.domain))
+            if entry is not None:
+                return self._sound(self.virtual.read(address, entry))
+            entry = await self.alias(address)
+            if entry is None:
+                return None
+            if entry.place == BUILT_IN:
+                return Answer([mailbox(entry.value, self._settings.origin)], entry, self.aliases.name)
+            return self._sound(self.aliases.read(address, entry))
+        except Refused as why:
+            if alone:
+                raise
+            raise Unreasonable(f"{why.place}: <{shown(address.text)}>, to whom others lead, is refused") from None
+
+    async def alias(self, address: Address) -> Found | None:
+        """What becomes of a local part at one of our own names: the alias. Postmaster's without any, there and where only
+        aliases are, is that of our first domain (RFC 5321 4.5.1)."""
+        settings, own = self._settings, self._settings.is_own(address.domain)
+        if own and (found := await self.aliases.names(address)) is not None:
+            return found
+        home = settings.home
+        if not home or home == address.domain or address.local.lower() != "postmaster":
+            return None
+        if not own and not await answered(self._only_aliases(address.domain)):
+            return None
+        return Found(address.local, f"postmaster@{home}", BUILT_IN)
+
+    def _sound(self, answer: Answer) -> Answer:
+        """The answer, if each of its addresses can be a recipient."""
+        limit, where = self._settings.address_length_limit, f"{answer.setting} {answer.found.place}"
+        for one in answer.addresses:
+            if len(one.text) > limit:
+                raise Unreasonable(f"{where}: <{shown(one.text, 60)}> has more than {limit} letters")
+            if not one.local:
+                raise Unreasonable(f"{where}: a recipient cannot be null")
+        return answer
+
+    def _too_much(self, address: Address, what: str, steps: list[Step]) -> Unreasonable:
+        last = f", last by {steps[-1].setting} {steps[-1].place}" if steps else ""
+        return Unreasonable(f"<{shown(address.text)}>: {what}{last}")

@@ -1,0 +1,119 @@
+"""`postgate address rewrite sender|recipient ADDRESS`: what becomes of an address, step by step, with table and line.
+
+Tables behind proxymap are opened by this command itself, with its own rights. Nothing is changed or sent. Exit: 0 it is
+taken, 1 it is refused or unknown, 2 it is put off: a table cannot answer, or the maps lead nowhere.
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from appliance.addresses import Expansion, Refused, Rewriter, Step
+from appliance.addresses.values import address as mailbox
+from appliance.cli.common import config_option
+from appliance.config import blob as blobs
+from appliance.config.snapshot import ConfigError, Snapshot, build
+from appliance.daemons.compose.rewriting import build_rewriter
+from appliance.mail.later import answered
+from appliance.mail.ports import Unavailable
+from appliance.protocol.smtp.address import NULL_SENDER, Address
+from appliance.tables.proxied import open_proxied
+from appliance.tables.proxied.direct import Direct
+
+TAKEN, REFUSED, PUT_OFF = 0, 1, 2
+
+
+@click.group()
+def command() -> None:
+    """Show what becomes of addresses before the queue."""
+
+
+@command.command()
+@click.argument("what", type=click.Choice(["sender", "recipient"]))
+@click.argument("address")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+@config_option
+def rewrite(what: str, address: str, as_json: bool, config: str | None) -> None:
+    """Rewrite ADDRESS ("<>" for the null sender) as that of a sender or a recipient, and print each step."""
+    try:
+        snapshot = build(blobs.read(config))
+    except OSError as why:
+        click.echo(f"{config}: {why.strerror}", err=True)
+        sys.exit(PUT_OFF)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(PUT_OFF)
+    try:
+        parsed = NULL_SENDER if address in ("", "<>") else mailbox(address, snapshot.wiring.gateway.hostname)
+    except ValueError as why:
+        raise click.UsageError(str(why)) from None
+    told = asyncio.run(_told(snapshot, what, parsed))
+    if as_json:
+        click.echo(msgspec.json.encode(told))
+    else:
+        _show(told)
+    sys.exit({"taken": TAKEN, "put off": PUT_OFF}.get(told["result"], REFUSED))
+
+
+async def _told(snapshot: Snapshot, what: str, address: Address) -> dict[str, Any]:
+    rewriter = build_rewriter(snapshot)
+    told: dict[str, Any] = {"address": address.text, "what": what, "result": "taken", "steps": [], "to": [address.text]}
+    if rewriter is None:
+        return told | {"why": "[addresses] rewrites nothing"}
+    direct = Direct(open_proxied)
+    try:
+        for remote in snapshot.remotes:
+            remote.line = direct
+        return told | await (_sender if what == "sender" else _recipient)(rewriter, address)
+    except Refused as why:
+        return told | {"result": "refused", "why": f"{why.place}: {why.reply}", "to": []}
+    except Unavailable as why:
+        return told | {"result": "put off", "why": str(why), "to": []}
+    finally:
+        direct.close()
+
+
+async def _sender(rewriter: Rewriter, address: Address) -> dict[str, Any]:
+    sender, steps = await rewriter.sender(address)
+    copies = [*await rewriter.sender_bcc(sender), *await rewriter.always_bcc()]
+    return {"steps": _steps(steps), "to": [sender.text], "copies": _copies(copies)}
+
+
+async def _recipient(rewriter: Rewriter, address: Address) -> dict[str, Any]:
+    found = await rewriter.recipient(address)
+    if not found.steps and await answered(rewriter.only_aliases(address.domain)):
+        why = f"550 5.1.1: {address.domain} has aliases only, and none of this name"
+        return {"result": "unknown", "why": why, "to": []}
+    told: dict[str, Any] = {"steps": _steps(found.steps), "to": [one.text for one in found.finals]}
+    return told | {"copies": _copies(await rewriter.recipient_bcc(found.address))}
+
+
+def _steps(steps: tuple[Step, ...]) -> list[dict[str, Any]]:
+    return [{"by": step.setting, "place": step.place, "from": step.before, "to": list(step.after)} for step in steps]
+
+
+def _copies(copies: list[Expansion]) -> list[dict[str, Any]]:
+    return [{"steps": _steps(copy.steps), "to": [one.text for one in copy.finals]} for copy in copies]
+
+
+def _show(told: dict[str, Any]) -> None:
+    click.echo(f"{told['what']} <{told['address']}>")
+    for step in told["steps"]:
+        _show_step(step)
+    for one in told["to"]:
+        click.echo(f"= <{one}>")
+    for copy in told.get("copies", ()):
+        for step in copy["steps"]:
+            _show_step(step)
+        for one in copy["to"]:
+            click.echo(f"= copy <{one}>")
+    if told["result"] != "taken" or "why" in told:
+        click.echo(f"{told['result']}: {told['why']}" if told["result"] != "taken" else told["why"])
+
+
+def _show_step(step: dict[str, Any]) -> None:
+    click.echo(f"  {step['by']}  {step['place']}")
+    click.echo(f"    <{step['from']}> -> {', '.join(f'<{one}>' for one in step['to'])}")
