@@ -23,6 +23,8 @@ from appliance.protocol.errors import Unavailable
 from appliance.protocol.smtp.outgoing import Outgoing, Result, is_confused
 
 log = oplog.get("proxy_filter")
+#: Only this behind the content means that the message is taken (threats D2).
+CONSENT = 250
 METERS = Meters(
     metrics.counter(
         "postgate_proxy_filter_answers_total",
@@ -136,11 +138,18 @@ async def connected(settings: Settings) -> SmtpSession:
 
 
 def _troubles(results: tuple[Result, ...]) -> list[Result]:
-    """Those that are no answers to the message: no reply, a farewell, or a filter that lost the thread."""
-    troubles = [result for result in results if result.kind == "deferred" and result.code in (0, 421)]
+    """Those that are no answers to the message: no reply, a farewell, a reply that nothing here has, or a filter that
+    lost the thread."""
+    troubles = [result for result in results if _is_none(result)]
     if not troubles and not any(result.kind == "delivered" for result in results):
         troubles = [result for result in results if is_confused(result)]
     return troubles
+
+
+def _is_none(result: Result) -> bool:
+    if result.kind == "delivered":
+        return result.code != CONSENT
+    return result.kind == "deferred" and (result.code == 421 or result.code // 100 not in (4, 5))
 
 
 def _word(results: tuple[Result, ...]) -> str:

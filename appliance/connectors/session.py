@@ -184,6 +184,8 @@ class SmtpSession(asyncio.Protocol):
         while True:
             event = await self._next()
             if isinstance(event, Ready):
+                if self._early and isinstance(self._early[-1], Closed):  # what came with it ended the session
+                    continue
                 if self.machine.tls or level == "none" or context is None:
                     return
                 if "STARTTLS" in event.features:

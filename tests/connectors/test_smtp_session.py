@@ -310,3 +310,11 @@ async def test_an_idle_connection_that_the_server_closes_is_noticed():
             task.cancel()
         await asyncio.sleep(0.05)
         assert not smtp.alive
+
+
+async def test_what_comes_with_the_answer_to_ehlo_ends_the_session() -> None:
+    """Nothing may be sent then as if the session were well."""
+    peer = await Peer(ehlo=b"250 peer\r\n220 what else\r\n").start()
+    with pytest.raises(ConnectFailed, match="a reply that nobody asked for"):
+        await connect(Target(host="x", address="127.0.0.1", port=peer.port), "mx.example.com")
+    await peer.stop()
