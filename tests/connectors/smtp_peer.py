@@ -26,7 +26,9 @@ class Peer:
         self.sessions = 0
         self.open = 0
         self.most_open = 0
+        #: Until then nothing is said behind the content, or to DATA.
         self.hold: asyncio.Event | None = None
+        self.hold_data: asyncio.Event | None = None
         self.got_body = asyncio.Event()
         self.log: list[tuple[int, str]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,6 +101,8 @@ class Peer:
             elif verb == "RCPT":
                 accepted += (await self._say(writer, "RCPT", OK)).startswith(b"2")
             elif verb == "DATA":
+                if self.hold_data is not None:
+                    await self.hold_data.wait()
                 said = await self._say(writer, "DATA", b"354 go\r\n" if accepted else b"503 no\r\n")
                 if said.startswith(b"354"):
                     await self._body(reader, writer, accepted if self.lmtp else 1)

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from appliance.config.model import Wiring
+from appliance.connectors.proxy_filter import ProxyFilter, ProxyFilters
+from appliance.daemons.compose.proxies import proxy_settings
 from appliance.daemons.smtpd import limits
 from appliance.daemons.smtpd.front import Front
 from appliance.daemons.smtpd.rules import Rules
@@ -171,6 +173,7 @@ class Stage:
         self.engine_ = Engine()
         #: stated's memory of senders (greeting.Senders), if there is one.
         self.senders: Any = None
+        self.proxies = ProxyFilters(1)
         self.utf8 = False
         #: What rewrites addresses (addresses.Rewriter), if anything does.
         self.rewriter_: Any = None
@@ -186,6 +189,9 @@ class Stage:
 
     def takes_utf8(self, snapshot: Any) -> bool:
         return self.utf8
+
+    def proxy(self, snapshot: Any, place: str) -> ProxyFilter:
+        return self.proxies.of(proxy_settings(snapshot, place))
 
     async def client_name(self, address: str) -> ClientName:
         return await self.naming(address) if self.naming else self.name
@@ -206,6 +212,7 @@ class Stage:
         for client in self._clients:
             await client.close()
         await self.front.drain(0.0, 1.0)
+        self.proxies.close()
         self.sock.close()
 
     async def connect(self, banner: bool = True) -> "Client":
