@@ -59,8 +59,6 @@ class PipeSession:
         self.content_error: Exception | None = None
         #: The message that the command made of it, line ends as it wrote them.
         self.made: bytes | None = None
-        #: Did the command say what the result is, with a meaning?
-        self.answered = False
 
     async def send(self, message: Outgoing, content: bytes | Iterator[bytes]) -> Finished:
         """Run the command. Raises ConnectFailed."""
@@ -109,12 +107,12 @@ class PipeSession:
             why = f'Command time limit exceeded: "{settings.program}" was killed after {ended.why}'
             return _all(message, "deferred", "4.3.0", why, unknown=True)
         ending = judge(ended.code, ended.output, settings.program)
-        self.answered = ending.known
         if ending.kind == "delivered" and settings.edits:
-            self.made = await asyncio.to_thread(_whole, fd)
-            if not self.made.strip():
-                self.answered, why = False, f'Command ended well and gave no message: "{settings.program}"'
+            made = await asyncio.to_thread(_whole, fd)
+            if not made.strip():
+                why = f'Command ended well and gave no message: "{settings.program}"'
                 return _all(message, "deferred", "4.3.0", why)
+            self.made = made
         text = ending.text
         if ending.kind == "delivered":
             text = f"delivered via {settings.name} service" + (f" ({text})" if text else "")

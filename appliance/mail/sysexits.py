@@ -33,12 +33,11 @@ _STATUS = re.compile(r"([45]\.\d{1,3}\.\d{1,3})(?:[ \t]+(.*)|\Z)")
 
 
 class Ending(NamedTuple):
-    """`status`: an enhanced code; `known`: the command itself said so, in a way that has a meaning."""
+    """`status`: an enhanced code."""
 
     kind: Literal["delivered", "deferred", "failed"]
     status: str
     text: str
-    known: bool = True
 
 
 def judge(code: int, output: bytes, program: str) -> Ending:
@@ -49,14 +48,14 @@ def judge(code: int, output: bytes, program: str) -> Ending:
         return Ending("delivered", "2.0.0", line)
     if code < 0:
         name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
-        return Ending("deferred", "4.3.0", f'Command died with signal {name}: "{program}"{tail}', known=False)
+        return Ending("deferred", "4.3.0", f'Command died with signal {name}: "{program}"{tail}')
     if found := _STATUS.match(line):
         kind: Literal["deferred", "failed"] = "deferred" if found[1][0] == "4" else "failed"
         return Ending(kind, found[1], found[2] or "the command said no more")
     if code in _EXITS:
         status, text = _EXITS[code]
         return Ending("deferred" if status[0] == "4" else "failed", status, f"{text}{tail}")
-    return Ending("deferred", "4.3.0", f'Command died with status {code}: "{program}"{tail}', known=False)
+    return Ending("deferred", "4.3.0", f'Command died with status {code}: "{program}"{tail}')
 
 
 def first_line(output: bytes) -> str:

@@ -19,7 +19,7 @@ import msgspec
 
 from appliance.config.model import ScannerEntry
 from appliance.config.snapshot import Snapshot
-from appliance.daemons.runner import command, jobs, verdict
+from appliance.daemons.runner import command, jobs, strays, verdict
 from appliance.daemons.runner.piping import Pipes
 from appliance.daemons.skeleton import Birth
 from appliance.mail.running import Answer, Ask, Done, Ended, Outcome, Pipe, decode_order
@@ -66,6 +66,8 @@ class Runner:
         """Clean up behind an earlier life, then serve."""
         self._loop = asyncio.get_running_loop()
         self._scans.mkdir(mode=0o700, exist_ok=True)
+        if count := await asyncio.to_thread(strays.end_leftovers, self._scans):
+            log.warning("programs of an earlier life are ended", count=count)
         for root in {self._scans, *(Path(entry.folder) for entry in self._entries.values() if entry.folder)}:
             if left := await asyncio.to_thread(jobs.sweep, root):
                 log.warning("files of an earlier life are removed", folder=str(root), count=left)
