@@ -14,7 +14,7 @@ from appliance.addresses.maps import AddressMap
 from appliance.addresses.masquerade import Masquerade
 from appliance.addresses.settings import Settings
 from appliance.addresses.virtual import Virtual
-from appliance.mail.later import any_of, then
+from appliance.mail.later import answered, any_of, then
 from appliance.mail.lookup import Found
 from appliance.mail.ports import Hit, Table
 from appliance.protocol.smtp.address import Address
@@ -77,6 +77,14 @@ class Rewriter:
             raise Unreasonable(f"{steps[-1].setting} {steps[-1].place}: a recipient cannot be null" if steps else "null")
         finals = await self._virtual.expand(rewritten, steps)
         return Expansion(rewritten, finals, tuple(steps))
+
+    async def reached(self, address: Address) -> Expansion | None:
+        """The same; None where nobody is reached: it leads to names alone that do not exist where only aliases are."""
+        found = await self.recipient(address)
+        for final in found.finals:
+            if not await answered(self.only_aliases(final.domain)):
+                return found
+        return None
 
     async def one(self, address: Address, place: str, steps: list[Step]) -> Address:
         """An address in one of PLACES behind canonical maps and masquerading; the null one stays as it is."""

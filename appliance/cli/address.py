@@ -17,7 +17,6 @@ from appliance.cli.common import config_option
 from appliance.config import blob as blobs
 from appliance.config.snapshot import ConfigError, Snapshot, build
 from appliance.daemons.compose.rewriting import build_rewriter
-from appliance.mail.later import answered
 from appliance.mail.ports import Unavailable
 from appliance.protocol.smtp.address import NULL_SENDER, Address
 from appliance.tables.proxied import open_proxied
@@ -83,10 +82,12 @@ async def _sender(rewriter: Rewriter, address: Address) -> dict[str, Any]:
 
 
 async def _recipient(rewriter: Rewriter, address: Address) -> dict[str, Any]:
-    found = await rewriter.recipient(address)
-    if not found.steps and await answered(rewriter.only_aliases(address.domain)):
-        why = f"550 5.1.1: {address.domain} has aliases only, and none of this name"
-        return {"result": "unknown", "why": why, "to": []}
+    found = await rewriter.reached(address)
+    if found is None:
+        steps = (await rewriter.recipient(address)).steps
+        last = steps[-1].after[0].rpartition("@")[2] if steps else address.domain
+        why = f"550 5.1.1: {last} has aliases only, and none of this name"
+        return {"result": "unknown", "why": why, "to": [], "steps": _steps(steps)}
     told: dict[str, Any] = {"steps": _steps(found.steps), "to": [one.text for one in found.finals]}
     return told | {"copies": _copies(await rewriter.recipient_bcc(found.address))}
 

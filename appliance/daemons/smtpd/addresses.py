@@ -23,7 +23,6 @@ from appliance.daemons.smtpd.wire import Step as Wait
 from appliance.engine.pipeline import Group
 from appliance.mail import apply
 from appliance.mail.context import Recipient
-from appliance.mail.later import answered
 from appliance.mail.ports import Unavailable
 from appliance.protocol.smtp import xtext
 from appliance.protocol.smtp.address import NULL_SENDER, Address, parse_address
@@ -58,10 +57,10 @@ async def _expand(session: "Session", transaction: Transaction, recipient: Recip
     address = complete(recipient.address, session.rules.hostname)
     try:
         if rewriter.at_once:
-            found = await _found(rewriter, address)
+            found = await rewriter.reached(address)
         else:
             async with asyncio.timeout(DEADLINE):
-                found = await _found(rewriter, address)
+                found = await rewriter.reached(address)
     except Refused as why:
         record.not_rewritten(session, transaction, why)
         reply = why.reply
@@ -82,14 +81,6 @@ async def _expand(session: "Session", transaction: Transaction, recipient: Recip
     transaction.expanded += len(found.finals)
     transaction.recipients.append(recipient)
     session.ok(OK)
-
-
-async def _found(rewriter: Rewriter, address: Address) -> Expansion | None:
-    """None: there is no such alias where only aliases are."""
-    found = await rewriter.recipient(address)
-    if not found.steps and await answered(rewriter.only_aliases(address.domain)):
-        return None
-    return found
 
 
 def _too_many(session: "Session", transaction: Transaction, found: Expansion) -> str:

@@ -25,6 +25,8 @@ loop@alias.example      loop@alias.example, loop2@alias.example
 round@alias.example     trip@alias.example
 trip@alias.example      round@alias.example
 gone@alias.example      error:5.1.6 it has moved
+nowhere@alias.example   nobody@alias.example, noone@alias.example
+half@alias.example      nobody@alias.example, a@example.com
 """
 
 
@@ -136,7 +138,9 @@ async def test_nobody_of_this_name_where_only_aliases_are() -> None:
     async with staged(virtual_alias_maps=VIRTUAL) as stage:
         assert (await send(stage, "nobody@alias.example")).startswith("550 5.1.1")
         assert (await send(stage, "gone@alias.example")).startswith("550 5.1.6 it has moved")
+        assert (await send(stage, "nowhere@alias.example")).startswith("550 5.1.1")
         assert not stage.intake.kept
+        assert (await send(stage, "half@alias.example")).startswith("250")
 
 
 async def test_one_bad_recipient_costs_no_other() -> None:
