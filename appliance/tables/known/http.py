@@ -139,7 +139,7 @@ class _Web:
             raise Failed(why, soon=answer.status not in _REFUSED)
         try:
             return msgspec.json.decode(answer.body)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise Failed(f"{url}: the answer is no JSON: {error}") from None
 
     def _ask(self, url: str, told: Mapping[str, str], body: bytes | None) -> Answer:
@@ -173,8 +173,8 @@ class _Web:
             size += len(part)
             if size > most:
                 raise Failed(f"{url}: no end after {size} octets")
-        length = answer.getheader("Content-Length", "")
-        if length.isdecimal() and size != int(length):
+        length = "" if answer.chunked else answer.getheader("Content-Length", "")
+        if length and str(size) != length:
             raise Failed(f"{url}: ends after {size} of {length} octets")
         self._left -= size
         return Answer(answer.status, answer.reason, b"".join(parts), answer.getheader("Retry-After", "") or "")
@@ -184,7 +184,7 @@ def _said(body: bytes) -> str:
     """What an error's body says, as far as it is one of the usual forms."""
     try:
         found = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return ""
     error = found.get("error") if isinstance(found, dict) else None
     words = [error.get("code"), error.get("message")] if isinstance(error, dict) else [error]

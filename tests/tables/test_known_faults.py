@@ -1,0 +1,233 @@
+"""Sources of recipients that break their protocol in every way: the old list stays, in bounded time, and says why."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.tables.known import Origin, keep, launch
+from appliance.tables.known.keep import Order, known
+from tests.peers.hostile import FAULTS, Good, Hostile, trickles, two_answers
+
+OLD = {f"old{number}@example.com" for number in range(20)}
+BODY = b'["old1@example.com", "new@example.com"]'
+HTTP = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+#: An LDAP bind that succeeds (message 1).
+BOUND = bytes.fromhex("300c02010161070a010004000400")
+
+
+async def http_question(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+
+
+async def ldap_question(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    head = await reader.readexactly(2)
+    await reader.readexactly(head[1])
+
+
+KINDS: dict[str, tuple[Good, dict[str, Any]]] = {
+    "http": (Good(http_question, HTTP), {"addresses": ("[]",)}),
+    # nothing answers the search behind the bind: whatever a server does there is a fault
+    "ldap": (Good(ldap_question, BOUND), {"base": ("dc=x",), "bind_dn": "cn=reader"}),
+}
+
+
+class Asking:
+    """An old list, and a source on a port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "recipients"
+        self.folder.mkdir()
+        keep.written(self.folder / "x", sorted(OLD), "from a test", "sync")
+        self.before = (self.folder / "x").read_bytes()
+
+    def order(self, origin: Origin, timeout: float = 1.0, force: bool = True) -> Order:
+        return Order(
+            name="x", folder=str(self.folder), origin=origin, secret="pass", domains=("example.com",), timeout=timeout,
+            force=force,
+        )  # fmt: skip
+
+    def unchanged(self) -> bool:
+        names = {path.name for path in self.folder.iterdir()}
+        return (self.folder / "x").read_bytes() == self.before and names <= {"x", ".x.json"}
+
+
+@pytest.fixture
+async def asking(tmp_path: Path) -> AsyncIterator[Asking]:
+    yield Asking(tmp_path)
+
+
+def origin(kind: str, port: int) -> Origin:
+    return Origin(kind=kind, source=(f"{kind}://127.0.0.1:{port}/",), **KINDS[kind][1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_source_that_breaks_its_protocol(asking: Asking, kind: str, fault: str) -> None:
+    async with Hostile(KINDS[kind][0], FAULTS[fault]) as peer:
+        outcome = await asyncio.wait_for(launch.run(asking.order(origin(kind, peer.port))), 20)
+    if kind == "http" and FAULTS[fault] is two_answers:
+        assert outcome.problem == "", "what follows a whole answer is nobody's question"
+        return
+    assert outcome.problem and outcome.count == len(OLD) and asking.unchanged()
+    assert keep.account(asking.folder, "x").problem == outcome.problem
+
+
+async def test_one_octet_at_a_time_is_an_answer(asking: Asking) -> None:
+    async with Hostile(KINDS["http"][0], trickles) as peer:
+        outcome = await launch.run(asking.order(origin("http", peer.port), timeout=20))
+    assert (outcome.problem, outcome.count) == ("", 2)
+
+
+async def test_an_answer_without_end(asking: Asking) -> None:
+    async def endless(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await good.read(reader, writer)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n[")
+        while True:
+            writer.write(b'"someone@example.com",' * 4096)
+            await writer.drain()
+
+    async with Hostile(KINDS["http"][0], endless) as peer:
+        outcome = await asyncio.wait_for(launch.run(asking.order(origin("http", peer.port), timeout=60)), 60)
+    assert "no end after" in outcome.problem and asking.unchanged()
+
+
+def test_more_addresses_than_a_list_may_have(asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "export.csv"
+    path.write_text("".join(f"u{number}@example.com\n" for number in range(2000)))
+    monkeypatch.setattr(keep, "MOST", 1000)
+    outcome = keep.sync(asking.order(Origin(kind="csv", source=(str(path),)), timeout=60))
+    assert "no end after 1001 recipients" in outcome.problem and asking.unchanged()
+
+
+def test_ten_million_lines(asking: Asking, tmp_path: Path) -> None:
+    path = tmp_path / "export.csv"
+    path.write_bytes(b"x@y.z\n" * 10_000_000)
+    outcome = launch.run_here(asking.order(Origin(kind="csv", source=(str(path),)), timeout=2))
+    assert outcome.problem == "the source has not ended within 2 s" and asking.unchanged()
+    os.truncate(path, 200_000_000)
+    outcome = launch.run_here(asking.order(Origin(kind="csv", source=(str(path),)), timeout=60))
+    assert "more than 134217728 octets" in outcome.problem and asking.unchanged()
+
+
+def test_a_file_that_is_being_written(asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "export.csv"
+    path.write_text("new@example.com\n")
+    real = os.fstat
+    sizes = iter((4, 16))
+
+    def growing(fd: int) -> Any:
+        seen = real(fd)
+        if not os.readlink(f"/proc/self/fd/{fd}").endswith("export.csv"):
+            return seen
+        return os.stat_result((*seen[:6], next(sizes), *seen[7:]))
+
+    monkeypatch.setattr("appliance.tables.known.files.os.fstat", growing)
+    outcome = keep.sync(asking.order(Origin(kind="csv", source=(str(path),))))
+    assert "is being written" in outcome.problem and asking.unchanged()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\xff\xfe\x00", "is neither UTF-8 nor UTF-16"),
+        (b"mail\nJos\xe9@example.com\n", "octet 8 is neither UTF-8 nor UTF-16: export it as UTF-8"),
+        (b'mail;x\n"' + b"a" * 200_000, "field larger than field limit"),
+        (b"\x00\x01\x02", "no recipient of ours"),
+        (b"<html><body>please log in</body></html>", "no recipient of ours"),
+        (b"", "no recipient of ours"),
+    ],
+)
+def test_a_file_that_is_no_list(asking: Asking, tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "export.csv").write_bytes(data)
+    outcome = keep.sync(asking.order(Origin(kind="csv", source=(str(tmp_path / "export.csv"),))))
+    assert said in outcome.problem and asking.unchanged()
+
+
+def test_what_is_no_file(asking: Asking, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none", Path("/dev/zero")):
+        outcome = keep.sync(asking.order(Origin(kind="csv", source=(str(path),)), timeout=10))
+        assert str(path) in outcome.problem and asking.unchanged()
+
+
+@pytest.mark.fault
+def test_killed_while_it_writes(asking: Asking, tmp_path: Path) -> None:
+    """Killed at each step of the writing: the old list is whole, or the new one is."""
+    path = tmp_path / "export.csv"
+    new = OLD | {"new@example.com"}
+    path.write_text("".join(f"{address}\n" for address in sorted(new)))
+    order = asking.order(Origin(kind="csv", source=(str(path),)))
+    for step in ("os.fdopen", "os.fsync", "os.fchmod", "Path.replace", "_durable", "account_path"):
+        pid = os.fork()
+        if pid == 0:
+            _die_at(step)
+            keep.sync(order)
+            os._exit(7)
+        status = os.waitpid(pid, 0)[1]
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, step
+        assert known(asking.folder / "x") == (new if step in ("_durable", "account_path") else OLD), step
+    assert keep.sync(order).problem == ""
+    assert {path.name for path in asking.folder.iterdir()} == {"x", ".x.json"}, "nothing is left behind"
+
+
+def _die_at(step: str) -> None:
+    def die(*_about: object, **_more: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    place: Any = keep
+    *way, name = step.split(".")
+    for part in way:
+        place = getattr(place, part)
+    setattr(place, name, die)
+
+
+@pytest.mark.fault
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root to mount a small disk")
+def test_a_full_disk(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        asking = Asking(small)
+        path = tmp_path / "export.csv"
+        path.write_text("".join(f"u{number}@example.com\n" for number in range(20_000)))
+        outcome = launch.run_here(asking.order(Origin(kind="csv", source=(str(path),))))
+        assert "No space left on device" in outcome.problem and outcome.count == len(OLD) and asking.unchanged()
+        (small / "fill").write_bytes(b"x" * 20_000)
+        path.write_text("".join(f"{address}\n" for address in sorted(OLD)[1:]))
+        outcome = launch.run_here(asking.order(Origin(kind="csv", source=(str(path),))))
+        assert (outcome.problem, outcome.count) == ("", 19), "it goes on when there is room"
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_two_syncs_at_once_take_turns(asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "export.csv"
+    path.write_text("new@example.com\n")
+    monkeypatch.setattr(keep, "PATIENCE", 0.3)
+    with keep._alone(asking.folder):
+        outcome = keep.sync(asking.order(Origin(kind="csv", source=(str(path),))))
+    assert "another sync is under way" in outcome.problem and asking.unchanged()
+    assert keep.sync(asking.order(Origin(kind="csv", source=(str(path),)))).problem == ""
+
+
+async def test_given_up_the_process_ends(asking: Asking) -> None:
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = children.read_text()
+    async with Hostile(KINDS["http"][0], FAULTS["hangs_at_once"]) as peer:
+        task = asyncio.get_running_loop().create_task(launch.run(asking.order(origin("http", peer.port), timeout=600)))
+        while not peer.open:
+            await asyncio.sleep(0.01)
+        assert children.read_text() != before
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert children.read_text() == before
+    assert asking.unchanged()
