@@ -128,21 +128,21 @@ def _url(text: str, schemes: tuple[str, ...], secret: bool, starttls: bool = Fal
 
 def _together(entry: RecipientsEntry) -> Iterator[tuple[str, str]]:
     if entry.kind == "ldap" and not entry.base:
-        yield "kind", 'needs "base", for example "dc=example,dc=com"'
+        yield "kind", 'a list of kind ldap needs "base", for example "dc=example,dc=com"'
     if entry.starttls and any(not source.startswith("ldap://") for source in entry.source):
-        yield "starttls", "is for ldap:// only"
+        yield "starttls", "starttls is for ldap:// only"
     if entry.bind_dn and not entry.password_file:
-        yield "bind_dn", 'needs "password_file": without a password a directory takes it for nobody'
+        yield "bind_dn", 'bind_dn needs "password_file": without a password a directory takes it for nobody'
     if entry.token_url:
         yield from (("token_url", text) for text in _url(entry.token_url, ("https", "http"), True))
         if not entry.client_id or not entry.password_file:
-            yield "token_url", 'needs "client_id" and "password_file" (the client\'s secret)'
+            yield "token_url", 'token_url needs "client_id" and "password_file" (the client\'s secret)'
         if entry.user:
             yield "user", "token_url says already how to log in"
     elif entry.client_id or entry.scope:
         yield "client_id" if entry.client_id else "scope", 'means nothing without "token_url"'
     if entry.user and not entry.password_file:
-        yield "user", 'needs "password_file"'
+        yield "user", 'user needs "password_file"'
     if len({urlsplit(source).netloc for source in entry.source}) > 1 and entry.kind == "http":
         yield "source", "addresses of one host stand here: what is secret is for that host (make a second list)"
 

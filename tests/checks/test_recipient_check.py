@@ -119,3 +119,36 @@ def test_replies_hide_the_inside() -> None:
     verdict = recipient.decide(address("x@example.com"), Probe("unknown", "550 5.1.1 exch01.corp.local says no"))
     assert verdict.reply == ""
     assert "corp" not in " ".join(recipient.REPLIES.values())
+
+
+class Unfetched(Table):
+    absent = "x was never fetched"
+
+    def get(self, key: str) -> tuple[str, str] | None:
+        raise Unavailable(self.absent)
+
+
+async def test_while_a_fetched_list_is_not_there_nobody_is_unknown() -> None:
+    verdict = await judge("bob@example.com", table=Unfetched(), callahead=False)
+    assert (verdict.outcome, verdict.reason) == ("unverifiable", "x was never fetched")
+
+
+async def test_while_a_fetched_list_is_not_there_the_next_hop_is_asked() -> None:
+    inside = Inside(bob=Probe("known", "250 ok"), eve=Probe("unknown", "550 no"))
+    assert (await judge("bob@example.com", table=Unfetched(), inside=inside)).outcome == "known"
+    assert (await judge("eve@example.com", table=Unfetched(), inside=inside)).outcome == "unknown"
+
+
+async def test_another_list_knows_whom_one_that_is_not_there_may_lack() -> None:
+    lists = {"synced:a": Unfetched(), "synced:b": Table("bob@example.com")}
+    site = Site(hostname="mx.example.com", is_ours=lambda domain: domain == "example.com")
+    policy = recipient.Policy(tables=list(lists), callahead=False)
+
+    def outcome(to: str) -> str:
+        ctx = Context(stage="rcpt", client=Client(address="192.0.2.1"), recipient=Recipient(address=address(to)))
+        found = recipient.check(ctx, policy, Ports(site=site, tables=lists))
+        assert isinstance(found, Verdict)
+        return found.outcome
+
+    assert outcome("bob@example.com") == "known"
+    assert outcome("eve@example.com") == "unverifiable"

@@ -18,23 +18,59 @@ from tests.peers.hostile import FAULTS, Good, Hostile, trickles, two_answers
 OLD = {f"old{number}@example.com" for number in range(20)}
 BODY = b'["old1@example.com", "new@example.com"]'
 HTTP = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
-#: An LDAP bind that succeeds (message 1).
-BOUND = bytes.fromhex("300c02010161070a010004000400")
+
+
+def ber(tag: int, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    assert len(body) < 128
+    return bytes((tag, len(body))) + body
+
+
+def text(value: str) -> bytes:
+    return ber(4, value.encode())
+
+
+def found(address: str) -> bytes:
+    """A search result entry (RFC 4511) that answers message 2."""
+    attributes = ber(0x30, ber(0x30, text("mail"), ber(0x31, text(address))))
+    return ber(0x30, ber(2, b"\2"), ber(0x64, text("cn=x"), attributes))
+
+
+BOUND = ber(0x30, ber(2, b"\1"), ber(0x61, ber(10, b"\0"), text(""), text("")))
+DONE = ber(0x30, ber(2, b"\2"), ber(0x65, ber(10, b"\0"), text(""), text("")))
+LDAP = found("old1@example.com") + found("new@example.com") + DONE
 
 
 async def http_question(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
     await reader.readuntil(b"\r\n\r\n")
 
 
-async def ldap_question(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+async def ldap_message(reader: asyncio.StreamReader) -> None:
     head = await reader.readexactly(2)
-    await reader.readexactly(head[1])
+    length = head[1]
+    if length & 0x80:
+        length = int.from_bytes(await reader.readexactly(length & 0x7F), "big")
+    await reader.readexactly(length)
+
+
+async def ldap_question(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The bind, answered; the search."""
+    await ldap_message(reader)
+    writer.write(BOUND)
+    await ldap_message(reader)
 
 
 KINDS: dict[str, tuple[Good, dict[str, Any]]] = {
     "http": (Good(http_question, HTTP), {"addresses": ("[]",)}),
-    # nothing answers the search behind the bind: whatever a server does there is a fault
-    "ldap": (Good(ldap_question, BOUND), {"base": ("dc=x",), "bind_dn": "cn=reader"}),
+    "ldap": (Good(ldap_question, LDAP), {"base": ("dc=x",), "bind_dn": "cn=reader"}),
+}
+#: Part of what is said, where it is not only that there was no end in time.
+SAID = {
+    ("http", "absent"): "refused",
+    ("ldap", "absent"): "refused",
+    ("http", "garbage"): "127.0.0.1",
+    ("http", "half_an_answer"): "no JSON",
+    ("http", "another_protocol"): "220 mx.example.com ESMTP",
 }
 
 
@@ -72,16 +108,19 @@ def origin(kind: str, port: int) -> Origin:
 async def test_a_source_that_breaks_its_protocol(asking: Asking, kind: str, fault: str) -> None:
     async with Hostile(KINDS[kind][0], FAULTS[fault]) as peer:
         outcome = await asyncio.wait_for(launch.run(asking.order(origin(kind, peer.port))), 20)
-    if kind == "http" and FAULTS[fault] is two_answers:
+        assert peer.connections or fault == "absent"
+    if FAULTS[fault] is two_answers:
         assert outcome.problem == "", "what follows a whole answer is nobody's question"
         return
+    assert SAID.get((kind, fault), "") in outcome.problem and outcome.problem.isprintable()
     assert outcome.problem and outcome.count == len(OLD) and asking.unchanged()
     assert keep.account(asking.folder, "x").problem == outcome.problem
 
 
-async def test_one_octet_at_a_time_is_an_answer(asking: Asking) -> None:
-    async with Hostile(KINDS["http"][0], trickles) as peer:
-        outcome = await launch.run(asking.order(origin("http", peer.port), timeout=20))
+@pytest.mark.parametrize("kind", KINDS)
+async def test_one_octet_at_a_time_is_an_answer(asking: Asking, kind: str) -> None:
+    async with Hostile(KINDS[kind][0], trickles) as peer:
+        outcome = await launch.run(asking.order(origin(kind, peer.port), timeout=20))
     assert (outcome.problem, outcome.count) == ("", 2)
 
 

@@ -18,6 +18,7 @@ from types import FrameType
 
 import msgspec
 
+from appliance.observe.text import clean
 from appliance.tables.known import MOST, Failed, Origin, fetch
 from appliance.tables.known.texts import Keys
 
@@ -25,6 +26,8 @@ from appliance.tables.known.texts import Keys
 SMALL = 10
 #: Addresses that an outcome names; seconds that a sync waits for another one.
 NAMED, PATIENCE = 200, 30.0
+#: Letters of a problem: a part of it may be what a stranger said.
+LONGEST = 500
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +98,7 @@ def sync(order: Order) -> Outcome:
         problem, soon = str(error), error.soon
     except OSError as error:
         problem, soon = f"{error.filename or folder}: {error.strerror or error}", True
+    problem = clean(" ".join(problem.split()))[:LONGEST]
     failed = msgspec.structs.replace(before, tried=now, problem=problem)
     if not order.dry_run:
         with contextlib.suppress(OSError):  # where the disk is full, what is told must do

@@ -25,6 +25,10 @@ _WITHOUT_LOGIN = frozenset({"2", "4", "16", "32", "8589934592", "17179869184", "
 _ACCOUNT, _TYPE = "userAccountControl", "msExchRecipientTypeDetails"
 
 
+class _Trouble(Exception):
+    """What a server said, in words."""
+
+
 def fetch(origin: Origin, secret: str) -> list[Entry]:
     """Every address. Raises Failed."""
     try:
@@ -37,9 +41,11 @@ def fetch(origin: Origin, secret: str) -> list[Entry]:
             return _one(ldap3, server, origin, secret)
         except ldap3.core.exceptions.LDAPException as error:
             troubles.append(f"{server}: {_words(error)}")
-        except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        except (OSError, _Trouble) as error:
+            troubles.append(f"{server}: {getattr(error, 'strerror', None) or error}")
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             # a library that is given garbage raises whatever it stumbles over
-            troubles.append(f"{server}: {getattr(error, 'strerror', None) or error or type(error).__name__}")
+            troubles.append(f"{server}: what it says is no LDAP: {error or type(error).__name__}")
     raise Failed("; ".join(troubles))
 
 
@@ -54,7 +60,7 @@ def _one(ldap3: Any, server: str, origin: Origin, secret: str) -> list[Entry]:
         validate=ssl.CERT_REQUIRED, ca_certs_file=origin.tls_ca or None, sni=urlsplit(server).hostname or None
     )
     connection = ldap3.Connection(
-        ldap3.Server(server, get_info=ldap3.NONE, tls=tls, connect_timeout=10),
+        ldap3.Server(server.rstrip("/"), get_info=ldap3.NONE, tls=tls, connect_timeout=10),
         user=origin.bind_dn or None,
         password=secret or None,
         read_only=True,
@@ -65,14 +71,14 @@ def _one(ldap3: Any, server: str, origin: Origin, secret: str) -> list[Entry]:
     try:
         connection.open()
         if origin.starttls and not connection.start_tls():
-            raise ValueError(f"STARTTLS: {connection.last_error}")
+            raise _Trouble(f"STARTTLS: {connection.last_error}")
         if not connection.bind():
             said = connection.result or {}
             refused = said.get("result") == _INVALID_CREDENTIALS
             text = f"the bind is refused: {said.get('description')} {said.get('message')}".rstrip()
             if refused:
                 raise Failed(f"{server}: {text}", soon=False)
-            raise ValueError(text)
+            raise _Trouble(text)
         return [entry for base in origin.base for entry in _pages(connection, base, origin)]
     finally:
         connection.strategy.close()
@@ -94,7 +100,7 @@ def _pages(connection: Any, base: str, origin: Origin) -> Iterator[Entry]:
         )
         said = connection.result
         if said["result"] != 0:
-            raise ValueError(f"the search in {base} fails: {said['description']} {said['message']}".rstrip())
+            raise _Trouble(f"the search in {base} fails: {said['description']} {said['message']}".rstrip())
         for answer in connection.response or ():
             seen += 1
             yield from _of(answer, wanted, seen)
@@ -102,14 +108,14 @@ def _pages(connection: Any, base: str, origin: Origin) -> Iterator[Entry]:
         if not cookie:
             return
         if seen > ENTRIES:
-            raise ValueError(f"no end after {seen} entries")
+            raise _Trouble(f"no end after {seen} entries")
 
 
 def _of(answer: dict[str, Any], wanted: tuple[str, ...], number: int) -> Iterator[Entry]:
     """The addresses of one entry. A reference to another server has none."""
     held = {name.lower(): values for name, values in answer.get("raw_attributes", {}).items()}
     if cut := next((name for name in held if ";range=" in name), ""):
-        raise ValueError(f"{answer.get('dn')} has more values than the server gives at once ({cut})")
+        raise _Trouble(f"{answer.get('dn')} has more values than the server gives at once ({cut})")
     if _is_disabled(held):
         return
     for name in wanted:

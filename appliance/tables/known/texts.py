@@ -90,9 +90,12 @@ def entries(text: str) -> Iterator[Entry]:
     found = _words_first(text)
     head = list(itertools.islice(found, 2))
     # One column with a heading: the heading is no address, what follows is.
-    headed = len(head) > 1 and _heading([head[0].text]) and "@" in head[1].text
-    yield from head[1:] if headed else head
-    yield from found
+    headed = len(head) > 1 and bool(_heading([head[0].text])) and "@" in head[1].text
+    if not headed:
+        yield from itertools.chain(head, found)
+        return
+    for entry in itertools.chain(head[1:], found):
+        yield from (Entry(address, entry.line) for address in addresses(entry.text.strip('"')))
 
 
 def _lines(text: str) -> Iterator[str]:

@@ -57,6 +57,7 @@ class Berkeley:
         self._max_bucket, self._high, self._low = self._unpack("III", head, 72)
         self._spares = self._unpack("32I", head, 96)
         self._root = self._unpack("I", head, 88)[0]
+        self._last = self._unpack("I", head, 32)[0]
 
     def get(self, key: bytes) -> bytes | None:
         """The first value of `key`."""
@@ -64,10 +65,15 @@ class Berkeley:
 
     def keys(self) -> Iterator[bytes]:
         """All, in the order of the pages; pages that were given back are of no type."""
-        hashed, leaves = self._magic == HASH, (_BTREE_LEAF,)
-        for number in range(1, os.fstat(self._fd).st_size // self._size):
+        hashed = self._magic == HASH
+        holding = _HASH_PAGES if hashed else (_BTREE_LEAF,)
+        if os.fstat(self._fd).st_size < (self._last + 1) * self._size:
+            raise ValueError(f"ends before its last page {self._last}: damaged")
+        for number in range(1, self._last + 1):
             page = self._page(number)
-            if page.kind not in (_HASH_PAGES if hashed else leaves):
+            if page.kind not in holding:
+                if page.kind not in (_UNUSED, _OVERFLOW, *(() if hashed else (_BTREE_INTERNAL,))):
+                    raise ValueError(f"page {number} is of type {page.kind}: damaged")
                 continue
             for index in range(0, len(page.offsets) - 1, 2):
                 if hashed:

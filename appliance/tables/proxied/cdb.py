@@ -38,7 +38,10 @@ class Cdb:
 
     def keys(self) -> Iterator[bytes]:
         """All, in the order of the file: the records end where the first table begins."""
-        end = min(start for start, _ in _PAIR.iter_unpack(self._header))
+        tables = list(_PAIR.iter_unpack(self._header))
+        end = min(start for start, _ in tables)
+        if end < _HEADER or os.fstat(self._fd).st_size < max(start + slots * 8 for start, slots in tables):
+            raise ValueError("tables stand outside of the file: damaged")
         position = _HEADER
         while position < end:
             key_length, value_length = _PAIR.unpack(self._read(position, 8))
