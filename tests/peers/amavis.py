@@ -1,4 +1,4 @@
-"""A real amavisd: AM.PDP on a port, clamd as its virus scanner, banned names; no spam checks, no network."""
+"""A real amavisd: AM.PDP or SMTP on a port, clamd as its virus scanner, banned names; no spam checks, no network."""
 
 import os
 import shutil
@@ -31,9 +31,7 @@ $inet_socket_bind = '127.0.0.1';
 $inet_socket_port = {port};
 $unix_socketname = undef;
 @inet_acl = qw(127.0.0.1);
-$interface_policy{{'{port}'}} = 'AM.PDP';
-$policy_bank{{'AM.PDP'}} = {{ protocol => 'AM.PDP' }};
-$enable_dkim_verification = 0;
+{role}$enable_dkim_verification = 0;
 $enable_dkim_signing = 0;
 @bypass_spam_checks_maps = (1);
 @local_domains_maps = (['.example.com']);
@@ -51,7 +49,15 @@ $banned_admin = undef;
 1;
 """
 
-
+AM_PDP = """\
+$interface_policy{{'{port}'}} = 'AM.PDP';
+$policy_bank{{'AM.PDP'}} = {{ protocol => 'AM.PDP' }};
+"""
+#: Mail comes by SMTP and goes back by SMTP.
+SMTP = """\
+$forward_method = 'smtp:[127.0.0.1]:{back}';
+$notify_method = $forward_method;
+"""
 #: The package's user.
 USER = "amavis"
 
@@ -62,9 +68,9 @@ def available() -> bool:
 
 
 class Amavis:
-    """`folder`: where the messages are lent; `port`: AM.PDP."""
+    """`folder`: where the messages are lent; `port`: AM.PDP, or SMTP with the lines of `smtp` in its configuration."""
 
-    def __init__(self, root: Path, clamd: Clamd) -> None:
+    def __init__(self, root: Path, clamd: Clamd, smtp: str = "") -> None:
         home = root / "home"
         self.folder = home / "lent"
         self.folder.mkdir(parents=True)
@@ -75,7 +81,14 @@ class Amavis:
         self.folder.chmod(0o2770)
         config = root / "amavisd.conf"  # in a folder that amavisd cannot write: else it refuses to start
         config.write_text(
-            CONFIG.format(root=home, port=self.port, clamd=f"127.0.0.1:{clamd.port}", user=USER, group=USER)
+            CONFIG.format(
+                root=home,
+                port=self.port,
+                clamd=f"127.0.0.1:{clamd.port}",
+                user=USER,
+                group=USER,
+                role=smtp or AM_PDP.format(port=self.port),
+            )
         )
         argv = ["amavisd", "-c", str(config), "foreground"]
         self.process = Process(argv, root / "out")
