@@ -23,6 +23,7 @@ DEPENDENCIES = (
     "callahead",
     "inspector",
     "policy services",
+    "proxy filters",
     "milters",
     "destinations",
     "next hops",
