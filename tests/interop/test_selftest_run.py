@@ -114,7 +114,7 @@ def test_policies_in_force_are_what_is_expected(tmp_path: Path) -> None:
 
 
 def test_what_stands_in_the_files_and_is_not_here_costs_no_scenario(tmp_path: Path) -> None:
-    """DNS lists, limits of clients, a filter behind the queue, a password in a file beside: none of it is ours."""
+    """DNS lists, limits of clients, filters, a password in a file beside: none of it is ours."""
     policies = tmp_path / "policies"
     policies.mkdir()
     lists = 'client = ["zen.example.net=127.0.0.[2..11]*3"]\nsender = ["dbl.example.net"]\nthreshold = 3\n'
@@ -125,7 +125,7 @@ def test_what_stands_in_the_files_and_is_not_here_costs_no_scenario(tmp_path: Pa
     more += '[scanners.r]\nkind = "rspamd"\naddress = "127.0.0.1:1"\npassword_file = "pw"\n'
     more += '[filters.amavis]\nnext_hop = "smtp:[127.0.0.1]:10024"\n'
     config = wiring(tmp_path, more)
-    text = Path(config).read_text().replace("[relay]", 'content_filter = "amavis:"\n[relay]', 1)
+    text = Path(config).read_text().replace("[relay]", 'content_filter = "amavis:"\nproxy_filter = "amavis"\n[relay]', 1)
     back = '[[listen]]\nname = "back"\nrole = "reinject"\naddress = "127.0.0.1:3"\n'
     Path(config).write_text(text.replace("[relay]", back + "[relay]", 1))
     for only in ("clean mail", "SPF fail", "kill -9"):
