@@ -15,7 +15,7 @@ from appliance.mail.actions import read_entry
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later
 from appliance.mail.lookup import Found, Key, address_keys, client_keys, domain_keys, search
-from appliance.mail.ports import Ports, Table, Unavailable
+from appliance.mail.ports import Ports, Table, TableUnavailable
 from appliance.mail.replies import Subject
 from appliance.mail.verdict import Action, Verdict
 
@@ -92,5 +92,5 @@ def _table(ports: Ports, spec: str) -> Table:
     """An open table; one that is empty is false, and need not be searched."""
     table = ports.tables.get(spec)
     if table is None:
-        raise Unavailable(f"{spec} is not open")
+        raise TableUnavailable(spec, f"{spec} is not open")
     return table

@@ -14,7 +14,7 @@ from appliance.config.model import Wiring
 from appliance.config.values import Kind, NextHop, parse_next_hop, tls_names
 from appliance.mail.later import any_of, then
 from appliance.mail.lookup import Found, search, transport_keys
-from appliance.mail.ports import Hit, Table, Unavailable
+from appliance.mail.ports import Hit, Table, TableUnavailable
 from appliance.protocol.smtp.address import Address
 
 __all__ = ["Level", "NextHop", "Routes", "parse_transport", "transport_problem"]
@@ -74,7 +74,7 @@ class Routes:
         try:
             return parse_transport(found.value, domain) or self._default
         except ValueError as why:
-            raise Unavailable(f"{found.place}: {why}") from None
+            raise TableUnavailable(found.place, f"{found.place}: {why}") from None
 
     def all_hops(self) -> Iterator[NextHop]:
         """Every next hop that the wiring itself names."""

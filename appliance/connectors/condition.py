@@ -4,7 +4,7 @@ import time
 from collections import deque
 from typing import Any
 
-from appliance.observe import metrics, oplog
+from appliance.observe import metrics, oplog, trouble
 
 log = oplog.get("scanner")
 _degraded = metrics.gauge("postgate_scanner_degraded", "1 while something is wrong with a scanner.", ["scanner"])
@@ -54,6 +54,11 @@ class Condition:
         """It did not."""
         self.last_trouble = why
         self.says("answers", f"scanner {self.name} fails: {why}")
+
+    def degraded(self) -> list[trouble.Said]:
+        """What is wrong; of answers that do not come, with the messages that were not scanned."""
+        fails = trouble.said(f"scanner {self.name} fails", self.last_trouble, self.touched, self.last_touched)
+        return [fails if topic == "answers" else text for topic, text in self.wrong.items()]
 
     def count(self, kind: str, seconds: float, transaction: str) -> None:
         """A message got this result; what was not scanned counts as touched."""

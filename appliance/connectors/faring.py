@@ -11,6 +11,7 @@ from collections import deque
 from typing import Any, NamedTuple, Protocol
 
 from appliance.connectors.breaker import FIRST, LONGEST, Breaker
+from appliance.observe import trouble
 from appliance.observe.contact import Contact
 from appliance.observe.metrics import Counter, Gauge, Histogram
 
@@ -120,12 +121,11 @@ class Fares:
         return found
 
     @property
-    def degraded(self) -> str:
-        """What is wrong, in words; "" if nothing is."""
+    def degraded(self) -> trouble.Said:
+        """What is wrong; "" if nothing is."""
         if not self.contact.trouble:
             return ""
-        last = f"; transactions: {self.failures}, last {', '.join(list(self.touched)[-5:])}"
-        return f"{self.kind} {self.name} fails: {self.contact.trouble}{last}"
+        return trouble.said(f"{self.kind} {self.name} fails", self.contact.trouble, self.failures, self.touched)
 
     def close(self) -> None:
         self.breaker.close()

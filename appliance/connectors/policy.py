@@ -16,7 +16,7 @@ from typing import Any
 from appliance.connectors.breaker import Breaker
 from appliance.mail.policy_service import Place, Service
 from appliance.mail.ports import Unavailable
-from appliance.observe import maillog, metrics
+from appliance.observe import maillog, metrics, trouble
 from appliance.observe.contact import Contact
 from appliance.protocol.policy import Answer, AnswerReader, PolicyError, encode_request
 
@@ -278,9 +278,9 @@ class PolicyClients:
             self._peer(service)
 
     def health(self) -> dict[str, Any]:
-        """For status; `degraded` in words."""
+        """For status."""
         degraded = [
-            f"policy service {peer.service.name}: {peer.contact.trouble}"
+            trouble.said(f"policy service {peer.service.name}", peer.contact.trouble, peer.defaulted, peer.touched)
             for peer in self._peers.values()
             if peer.contact.trouble
         ]

@@ -14,6 +14,7 @@ from appliance.connectors.checkup import Checkup
 from appliance.connectors.dialects import Inside
 from appliance.connectors.embedded import Embedded
 from appliance.connectors.scanner import NOBODY, Scanner, Settings
+from appliance.observe import trouble
 
 
 class Scanners:
@@ -88,9 +89,9 @@ class Scanners:
         }
 
     @property
-    def degraded(self) -> list[str]:
-        """What is wrong, in words."""
-        return [text for checkup in self._checkups.values() for text in checkup.scanner.condition.wrong.values()]
+    def degraded(self) -> list[trouble.Said]:
+        """What is wrong."""
+        return [one for checkup in self._checkups.values() for one in checkup.scanner.condition.degraded()]
 
     def close(self) -> None:
         if self._task is not None:

@@ -18,7 +18,7 @@ from appliance.engine.rules import CheckPolicy
 from appliance.mail.context import Context
 from appliance.mail.ports import Ports, Unavailable
 from appliance.mail.verdict import Verdict
-from appliance.observe import metrics, oplog
+from appliance.observe import metrics, oplog, trouble
 
 _log = oplog.get("engine")
 _outcomes = metrics.tally("postgate_check_outcomes_total", "Verdicts by check and outcome.", ("check", "outcome")).counts
@@ -50,6 +50,8 @@ def call(slot: Slot, ctx: Context, told: CheckPolicy, ports: Ports) -> Asked:
 def failed(name: str, ctx: Context, error: Exception) -> Verdict:
     """The verdict of a check that gave none."""
     if isinstance(error, Unavailable):
+        if error.table:
+            trouble.tables.note(f"table {error.table}", str(error), ctx.transaction)
         return Verdict(check=name, outcome="temperror", reason=str(error) or "not available")
     if isinstance(error, TimeoutError):
         return Verdict(check=name, outcome="temperror", reason=str(error) or "timed out")

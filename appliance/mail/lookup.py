@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from appliance.mail.ports import Hit, Table, Unavailable
+from appliance.mail.ports import Hit, Table, TableUnavailable
 from appliance.protocol.smtp.address import Address, quoted
 
 #: The key of the null sender (Postfix smtpd_null_access_lookup_key).
@@ -69,7 +69,7 @@ async def _search_on(key: Key, asked: Awaitable[Hit | None], further: Iterable[t
 
 def _found(key: Key, hit: Hit) -> Found:
     if not hit[0]:
-        raise Unavailable(f"{hit[1]}: empty result for {key.text}")
+        raise TableUnavailable(hit[1], f"{hit[1]}: empty result for {key.text}")
     return Found(key.text, *hit)
 
 

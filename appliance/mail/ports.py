@@ -14,6 +14,7 @@ import msgspec
 
 from appliance.mail.lines import Ask, Found
 from appliance.mail.scan import ScanResult
+from appliance.protocol.errors import TableUnavailable as TableUnavailable
 from appliance.protocol.errors import Unavailable as Unavailable  # the port's error; net may not import mail
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Iterator, Sequence
 from typing import Protocol
 
 from appliance.mail.later import answered, waits
-from appliance.mail.ports import Hit, Unavailable
+from appliance.mail.ports import Hit, TableUnavailable
 from appliance.tables.text import Source, TableError, braced, items
 
 
@@ -102,7 +102,7 @@ class Fail:
         self.source, self._text = source, text
 
     def get(self, key: str) -> Hit | None:
-        raise Unavailable(f"fail:{self._text}")
+        raise TableUnavailable("fail:", f"fail:{self._text}")
 
     def entries(self) -> Iterator[tuple[str, str, int]]:
         return iter(())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import regex
 
-from appliance.mail.ports import Unavailable
+from appliance.mail.ports import TableUnavailable
 from appliance.tables.dialect import Dialect, rewrite
 from appliance.tables.literal import prefix
 from appliance.tables.rules import Builder, Line, Rule, first
@@ -87,8 +87,9 @@ class Patterns:
         try:
             return first(self.rules, search.matches)
         except TimeoutError:
-            where = f"{self.source.path or 'inline'}:{search.line(self.rules)}"
-            raise Unavailable(f"{where}: the pattern took over {TIMEOUT * 1000:.0f} ms for this key") from None
+            place = self.source.path or "inline"
+            why = f"{place}:{search.line(self.rules)}: the pattern took over {TIMEOUT * 1000:.0f} ms for this key"
+            raise TableUnavailable(place, why) from None
 
     def entries(self) -> Iterator[tuple[str, str, int]]:
         return (("", rule.result, rule.line) for rule in self.rules if not rule.jump)

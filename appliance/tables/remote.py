@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from appliance.mail.ports import Hit, Unavailable
+from appliance.mail.ports import Hit, TableUnavailable
 from appliance.net.channel import Channel, connect
+from appliance.observe import trouble
 from appliance.observe.contact import Contact
 from appliance.tables import wire
 from appliance.tables.text import Source
@@ -55,7 +56,7 @@ class Remote:
         if recent is not None and recent[0] > time.monotonic():
             return recent[1]
         if self.line is None:
-            raise Unavailable(f"{self.spec}: this process does not ask proxymap")
+            raise TableUnavailable(self.spec, f"{self.spec}: this process does not ask proxymap")
         if len(key) > wire.LONGEST_KEY or "\0" in key:
             return None
         return self.line.ask(self, key)
@@ -123,7 +124,7 @@ class Line:
         """The answer to come. Raises Unavailable at once while proxymap is away."""
         if not self._ready:
             self.failures += 1
-            raise Unavailable(f"{table.spec}: proxymap: {self.why}")
+            raise TableUnavailable(table.spec, f"{table.spec}: proxymap: {self.why}")
         if not self._batch:
             self._loop.call_soon(self._flush)
         self._number += 1
@@ -167,15 +168,15 @@ class Line:
         self.contact.failed(why)
         waiting, self._waiting, self._batch = self._waiting, {}, []
         for _, table, _, future in waiting.values():
-            self._fail(future, f"{table.spec}: proxymap: {why}")
+            self._fail(table, future, f"{table.spec}: proxymap: {why}")
         if channel is not None:
             channel.close()
         self._dial_later()
 
-    def _fail(self, future: asyncio.Future[Hit | None], why: str) -> None:
+    def _fail(self, table: Remote, future: asyncio.Future[Hit | None], why: str) -> None:
         self.failures += 1
         if not future.done():
-            future.set_exception(Unavailable(why))
+            future.set_exception(TableUnavailable(table.spec, why))
             future.exception()  # who asked may have been cancelled meanwhile: nobody need hear of it
 
     def _on_frame(self, payload: bytes, fds: list[int]) -> None:
@@ -193,10 +194,11 @@ class Line:
 
     def _answered(self, answer: wire.Answer, table: Remote, key: str, future: asyncio.Future[Hit | None]) -> None:
         if answer.state == wire.FAILED:
-            self._fail(future, answer.text)
+            self._fail(table, future, answer.text)
             return
         hit = (answer.text, answer.place) if answer.state == wire.FOUND else None
         table.remember(key, hit)
+        trouble.tables.well(f"table {table.spec}")
         if not future.done():
             future.set_result(hit)
 

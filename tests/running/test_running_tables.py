@@ -1,6 +1,7 @@
 """Tables that are not in memory, over a running gateway: every key that takes a table, through proxymap."""
 
 import os
+import re
 import shutil
 import signal
 import socketserver
@@ -115,11 +116,11 @@ def test_a_table_that_is_not_there_keeps_the_old_files_in_force(gateway: Callabl
 
 
 class Map:
-    """A socketmap server; in `trouble` it says so of every key."""
+    """A socketmap server; of the maps in `trouble` it says so, whatever the key."""
 
     def __init__(self, port: int, answers: dict[str, str]) -> None:
         made = self
-        self.answers, self.trouble = answers, False
+        self.answers, self.trouble = answers, set[str]()
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
@@ -127,9 +128,9 @@ class Map:
                 while octet := self.rfile.read(1):
                     reader.feed(octet)
                     if reader.complete:
-                        key = socketmap.read_question(reader.end())[1]
+                        name, key = socketmap.read_question(reader.end())
                         text = made.answers.get(key)
-                        state = "TEMP" if made.trouble else "NOTFOUND" if text is None else "OK"
+                        state = "TEMP" if name in made.trouble else "NOTFOUND" if text is None else "OK"
                         self.wfile.write(socketmap.answer(state, text or ""))
                         reader = socketmap.NetstringReader()
 
@@ -185,3 +186,36 @@ def test_rules_over_content_may_ask_a_table_that_is_not_in_memory(
     made = gateway(policies=plain(message=stages, content=rule), workers=1)
     assert sent(made.port, "joe@example.com").startswith("550 5.7.1 no test please")
     assert sent(made.port, "joe@example.com", body=b"Subject: hello\r\n\r\nx\r\n").startswith("250 ")
+
+
+def test_status_names_the_messages_that_a_table_put_off(gateway: Callable[..., Gateway], inner: Inner) -> None:
+    """Over all workers and delivery: one line for the table, with counts and the queue ids; also where it is over."""
+    port = free_port()
+    known, routes = (f"socketmap:inet:127.0.0.1:{port}:{name}" for name in ("known", "routes"))
+    files = plain() | {"recipient.toml": f'tables = ["{known}"]\ncallahead = false\n'}
+    made = gateway(policies=files, workers=2)
+    made.config.write_text(
+        made.config.read_text().replace('domains = ["example.com"]', f'domains = ["example.com"]\nroutes = "{routes}"')
+    )
+    made.cli("reload")
+    replies = [asked(made.port, f"u{number}@example.com") for number in range(6)]
+    ids = {re.search(r"\[(\w+)\]", reply)[1] for reply in replies}  # type: ignore[index]
+    assert len(ids) == 6 and all(reply.startswith("451 4.3.0") for reply in replies)
+    status = made.status()
+    touched = status["touched"][f"table {known}"]
+    assert touched["touched"] == 6 and set(touched["last"]) == ids
+    (line,) = [line for line in status["degraded"] if known in line]
+    assert "look-ups failed since the start); messages touched: 6, last: " in line
+    page = made.cli("status", check=False).stdout
+    assert all(one in line and one in page for one in ids)
+    served = Map(port, {"late@example.com": f"smtp:[127.0.0.1]:{inner.port}"})
+    served.trouble.add("routes")
+    try:
+        wait_for(lambda: asked(made.port, "late@example.com") == "250 2.1.5 Ok", 20, "the list to answer")
+        accepted = queue_id(sent(made.port, "late@example.com"))
+        waiting = f"table {routes}"
+        wait_for(lambda: accepted in made.status()["touched"].get(waiting, {}).get("last", ()), 15, "the delivery")
+        served.trouble.clear()
+        inner.wait(1, 30)
+    finally:
+        served.stop()

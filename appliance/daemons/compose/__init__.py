@@ -184,7 +184,7 @@ class Composition:
         return await self.resolver.client_name(address)
 
     def health(self) -> dict[str, Any]:
-        """Facts for `postgate status`; `degraded` in words."""
+        """Facts for `postgate status`."""
         parts: dict[str, dict[str, Any]] = {
             "stated": {
                 **self.state.contact.facts(),

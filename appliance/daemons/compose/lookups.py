@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from appliance.config.snapshot import Snapshot
+from appliance.observe import trouble
 from appliance.tables.remote import Line
 
 #: Seconds that a start waits for proxymap.
@@ -34,8 +35,11 @@ class Lookups:
             await self._line.wait_ready(PATIENCE)
 
     def health(self) -> dict[str, Any]:
-        """Facts for `postgate status`, {} where no table needs it."""
-        return self._line.health() if self._line.wanted else {}
+        """Facts for `postgate status`: the line, where a table needs it, and the messages that tables put off."""
+        line = self._line.health() if self._line.wanted else {}
+        touched = trouble.tables.facts()
+        more = {"put off by": touched} if touched else {}
+        return {**line, **more, "degraded": [*line.get("degraded", []), *trouble.tables.degraded()]}
 
     def close(self) -> None:
         self._line.close()

@@ -34,7 +34,7 @@ from appliance.daemons.skeleton import Birth
 from appliance.net import hosts, tls
 from appliance.net.mx import MailHosts
 from appliance.net.resolver import Resolver
-from appliance.observe import oplog
+from appliance.observe import oplog, trouble
 from appliance.queue.errors import SpoolError
 from appliance.queue.ids import QueueIds
 from appliance.queue.schedule import Limits
@@ -215,7 +215,7 @@ class Delivery:
         degraded = list(workers.pop("degraded"))  # type: ignore[call-overload]
         dns = self.dispatch.ways.resolver_health()
         degraded += dns.pop("degraded", [])
-        degraded += self.dispatch.filtering.degraded()
+        degraded += [*self.dispatch.filtering.degraded(), *trouble.tables.degraded()]
         dead = sorted(site.name for site in schedule.sites.values() if site.dead)
         degraded += [f"next hop {name} is not reached" for name in dead[:20]]
         if alarms := self.settlement.alarms:

@@ -17,7 +17,7 @@ from appliance.daemons.delivery.routing import Destination, Routing
 from appliance.daemons.delivery.runner import Runner
 from appliance.daemons.delivery.settle import Settlement
 from appliance.daemons.delivery.way import Ways
-from appliance.observe import lines, maillog, oplog
+from appliance.observe import lines, maillog, oplog, trouble
 from appliance.observe.contact import Contacts
 from appliance.protocol.errors import Unavailable
 from appliance.queue.item import Item, Note
@@ -113,12 +113,12 @@ class Dispatch:
     def _ways_of(self, item: Item) -> dict[str, list[int]]:
         """Destination names to the recipients (by index) that go there."""
         ways: dict[str, list[int]] = {}
-        recipients = item.trailer.recipients
         for index in item.todo:
             try:
-                destination = self.routing.destination(recipients[index], item.trailer.filter)
+                destination = self.routing.destination(item.trailer.recipients[index], item.trailer.filter)
             except Unavailable as error:
-                log.warning("a table of routes cannot answer", why=str(error))
+                log.warning("a table of routes cannot answer", queue_id=item.queue_id, why=str(error))
+                trouble.tables.note(f"table {error.table or 'of routes'}", str(error), item.queue_id)
                 destination = LOST
             self._destinations[destination.name] = destination
             ways.setdefault(destination.name, []).append(index)

@@ -14,6 +14,7 @@ import msgspec
 
 from appliance.daemons.delivery.routing import Destination
 from appliance.observe import metrics, oplog
+from appliance.observe.trouble import Said, said
 from appliance.protocol.smtp.outgoing import Result
 from appliance.queue.errors import SpoolError
 from appliance.queue.item import Item
@@ -95,10 +96,10 @@ class Filtering:
         if queue_id not in trouble.last:
             trouble.last.append(queue_id)
 
-    def degraded(self) -> list[str]:
+    def degraded(self) -> list[Said]:
         """For status."""
         return [
-            f"{name} puts mail off, {trouble.tries} tries: {trouble.why} (messages: {', '.join(trouble.last)})"
+            said(f"{name} puts mail off", f"{trouble.why} ({trouble.tries} tries)", len(trouble.last), trouble.last)
             for name, trouble in self._troubles.items()
         ]
 

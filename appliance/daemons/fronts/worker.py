@@ -6,13 +6,13 @@ takes its default); a snapshot that does not fit leaves the old one in force.
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.compose import Composition
 from appliance.daemons.skeleton import Birth
-from appliance.observe import maillog
+from appliance.observe import maillog, trouble
 
 
 class Rules(Protocol):
@@ -42,7 +42,7 @@ class Front(Protocol[R]):
     def facts(self) -> dict[str, Any]:
         """For status, beside what every worker tells."""
 
-    def degraded(self) -> list[str]: ...
+    def degraded(self) -> Sequence[trouble.Said]: ...
 
 
 class Worker(Generic[R]):

@@ -1,11 +1,13 @@
 """What is degraded, as it begins and ends: a log line and a number for Prometheus.
 
-Contract: each text is logged once when it comes and once when it goes; what the daemons say is asked with every pulse.
+Contract: each thing is logged once when it comes and once when it goes, however its counts change meanwhile; what the
+daemons say is asked with every pulse.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
-from appliance.observe import metrics, oplog
+from appliance.observe import metrics, oplog, trouble
 
 log = oplog.get("master")
 
@@ -17,11 +19,11 @@ class Alarms:
         self._known: frozenset[str] = frozenset()
         self._count = registry.gauge("postgate_degraded", "How many things are degraded; `postgate status` names them.")
 
-    def update(self, texts: Iterable[str]) -> None:
-        """All that is degraded now."""
-        now = frozenset(texts)
-        for text in sorted(now - self._known):
-            log.warning("degraded", what=text)
+    def update(self, said: Mapping[str, Mapping[str, Any]]) -> None:
+        """All that is degraded now, as observe.trouble.merged has it."""
+        now = frozenset(said)
+        for what in sorted(now - self._known):
+            log.warning("degraded", what=trouble.words(said[what]))
         for text in sorted(self._known - now):
             log.info("no longer degraded", what=text)
         self._known = now

@@ -13,6 +13,7 @@ from appliance.config import blob as blobs
 from appliance.config.snapshot import Snapshot
 from appliance.daemons import control
 from appliance.daemons.master.children import Child
+from appliance.observe import trouble
 
 #: Keys of a daemon's health that tell of others.
 DEPENDENCIES = (
@@ -54,18 +55,19 @@ def on_disk(main: str, running: Snapshot) -> dict[str, Any]:
     return {"hash": found.hash, "same": found.hash == running.hash, "problem": ""}
 
 
-def degraded(children: Iterable[Child], answers: Mapping[str, control.Answer], own: Iterable[str]) -> list[str]:
-    """All that is impaired, in words, each named once."""
-    said = dict.fromkeys(own)
+def degraded(
+    children: Iterable[Child], answers: Mapping[str, control.Answer], own: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """All that is impaired, each named once, whoever says it (observe/trouble.py)."""
+    said: list[trouble.Said] = list(own)
     for child in children:
         if child.state == "down":
-            said[f"{child.worker} is down (last end: {child.last_end or 'never started'})"] = None
+            said.append(f"{child.worker} is down (last end: {child.last_end or 'never started'})")
         elif child.state == "up" and child.worker not in answers:
-            said[f"{child.worker} does not answer"] = None
+            said.append(f"{child.worker} does not answer")
         answer = answers.get(child.worker)
-        for words in answer.health.get("degraded", ()) if answer else ():
-            said[str(words)] = None
-    return list(said)
+        said += answer.health.get("degraded", ()) if answer else ()
+    return trouble.merged(said)
 
 
 def collect(children: list[Child], answers: Mapping[str, control.Answer], key: str) -> Any:
@@ -104,6 +106,7 @@ def build(
     known = list(impaired)
     if disk["problem"]:
         known.append(f"configuration on disk cannot be read: {disk['problem']}")
+    impairments = degraded(children, answers, known)
     return {
         "version": appliance.__version__,
         "state": state,
@@ -120,5 +123,6 @@ def build(
         "queue": collect(children, answers, "queue"),
         "oldest": collect(children, answers, "oldest"),
         "dependencies": dependencies(children, answers),
-        "degraded": degraded(children, answers, known),
+        "degraded": [trouble.words(one) for one in impairments.values()],
+        "touched": {what: one for what, one in impairments.items() if one["touched"]},
     }

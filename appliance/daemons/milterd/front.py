@@ -22,7 +22,7 @@ from appliance.daemons.milterd.rules import Rules
 from appliance.daemons.milterd.session import Session
 from appliance.engine.pipeline import Combined
 from appliance.net.client_name import ClientName
-from appliance.observe import oplog
+from appliance.observe import oplog, trouble
 from appliance.protocol.milter.words import Actions
 from appliance.queue.ids import QueueIds
 
@@ -173,12 +173,13 @@ class Front:
         """For status."""
         return {"connections": len(self.connections), "body_memory": self.memory.used}
 
-    def degraded(self) -> list[str]:
-        """In words."""
+    def degraded(self) -> list[trouble.Said]:
+        """What is impaired."""
         now = self.loop.time()
         self._met = {what: at for what, at in self._met.items() if now - at < SAID}
-        found = list(self._met)
+        found: list[trouble.Said] = list(self._met)
         if now - self._late_at < SAID:
-            last = ", ".join(self._late)
-            found.append(f"decisions that came too late: {self._late_count}, the default was answered; last: {last}")
+            found.append(
+                trouble.said("milterd decided too late", "the default was answered", self._late_count, self._late)
+            )
         return found

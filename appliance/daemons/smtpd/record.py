@@ -12,7 +12,7 @@ from appliance.addresses.expansion import SHOWN as LISTED
 from appliance.daemons.fronts import events as message_events
 from appliance.mail.context import Context
 from appliance.mail.verdict import Decision
-from appliance.observe import lines, maillog, metrics, oplog
+from appliance.observe import lines, maillog, metrics, oplog, trouble
 from appliance.queue.envelope import PROVEN, Trailer
 from appliance.queue.errors import SpoolError
 
@@ -176,6 +176,8 @@ def rewritten(transaction: "Transaction", queue_id: str, steps: Sequence[Step]) 
 def not_rewritten(session: "Session", transaction: "Transaction", why: Exception) -> None:
     """A map could not be asked, or cannot be meant so; or it refuses."""
     told = str(why) or "the tables took too long"
+    if table := getattr(why, "table", ""):
+        trouble.tables.note(f"table {table}", told, transaction.id)
     refused = isinstance(why, Refused)
     text = f"{why.place} refuses: {told}" if isinstance(why, Refused) else f"{told} -- not accepted, try again later"
     maillog.log(f"{'' if refused else 'warning: '}{transaction.id}: addresses: {text}; from=<{transaction.sender.text}>")

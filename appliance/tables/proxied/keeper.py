@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from appliance.mail.ports import Unavailable
-from appliance.observe import metrics, oplog
+from appliance.observe import metrics, oplog, trouble
 from appliance.observe.contact import Contact
 from appliance.tables import wire
 from appliance.tables.proxied.base import Asked, Bad, Step
@@ -129,11 +129,12 @@ class Kept:
     def facts(self) -> dict[str, Any]:
         return {**self.contact.facts(), "failures": self.failures}
 
-    def degraded(self) -> str:
-        """In words, "" if all is well."""
+    def degraded(self) -> trouble.Said:
+        """What is wrong, "" if all is well. Whose look-ups they were, those know who asked."""
         if not self.contact.trouble or time.monotonic() - self._failed > RECENT:
             return ""
-        return f"table {self.spec}: {self.contact.trouble} ({self.failures} look-ups failed since the start)"
+        why = f"{self.contact.trouble} ({self.failures} look-ups failed since the start)"
+        return trouble.said(f"table {self.spec}", why)
 
     def close(self) -> None:
         """Give back what it holds; it is opened again when it is asked."""
@@ -175,7 +176,7 @@ class Keeper:
     def facts(self) -> dict[str, Any]:
         return {spec: kept.facts() for spec, kept in self._tables.items()}
 
-    def degraded(self) -> list[str]:
+    def degraded(self) -> list[trouble.Said]:
         return [text for kept in self._tables.values() if (text := kept.degraded())]
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from appliance.daemons.runner.daemon import Runner
 from appliance.daemons.skeleton import Birth
+from appliance.observe import trouble
 from appliance.queue.envelope import QueuedRecipient
 from tests.daemons.delivery.harness import Running, delivery, settings, snapshot
 
@@ -117,7 +118,8 @@ class Both:
 
     @property
     def degraded(self) -> list[str]:
-        return [one for one in self.running.delivery.health()["degraded"] if "puts mail off" in one]
+        found = trouble.merged(self.running.delivery.health()["degraded"]).values()
+        return [trouble.words(one) for one in found if "puts mail off" in one["what"]]
 
 
 @contextlib.asynccontextmanager

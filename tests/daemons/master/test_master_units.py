@@ -24,7 +24,7 @@ from appliance.daemons.master.loop import Loop
 from appliance.daemons.master.rounds import Outcome, Rounds
 from appliance.daemons.master.services import Spec
 from appliance.net.channel import Channel
-from appliance.observe import metrics
+from appliance.observe import metrics, trouble
 
 
 class Puppets:
@@ -314,10 +314,11 @@ def test_what_is_degraded_is_logged_when_it_comes_and_when_it_goes(monkeypatch: 
     monkeypatch.setattr(alarms, "log", SimpleNamespace(**heard))
     registry = metrics.Registry()
     made = alarms.Alarms(registry)
-    for now in (["clamd is away"], ["clamd is away"], ["clamd is away", "disk full"], []):
-        made.update(now)
+    clamd = [trouble.said("clamd is away", "no answer", number, [f"A{number}"]) for number in (1, 2)]
+    for now in (clamd[:1], clamd[1:], [clamd[1], "disk full"], []):
+        made.update(trouble.merged(now))
     assert said == [
-        ("warning", "degraded: clamd is away"),
+        ("warning", "degraded: clamd is away: no answer; messages touched: 1, last: A1"),
         ("warning", "degraded: disk full"),
         ("info", "no longer degraded: clamd is away"),
         ("info", "no longer degraded: disk full"),
