@@ -11,7 +11,8 @@ What failure means for the mail: without the store the outcome is temperror (shi
 """
 
 import re
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import lru_cache
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field
@@ -87,6 +88,7 @@ class Policy(knobs.Policy):
     exempt_recipients: Tables = ("postgrey_recipients:exempt/recipients",)
 
 
+@lru_cache(maxsize=8192)
 def sender_key(sender: Address) -> str:
     """The sender as it is remembered: what changes from attempt to attempt is taken out (case, +ext, BATV, SRS hashes,
     runs of digits and long hexadecimal tokens of VERP)."""
@@ -103,6 +105,7 @@ def sender_key(sender: Address) -> str:
     return f"{local}@{sender.domain}"
 
 
+@lru_cache(maxsize=8192)
 def recipient_key(recipient: Address, delimiter: str) -> str:
     """The recipient as it is remembered: lower case, without extension."""
     return f"{split_extension(recipient.local.lower(), delimiter)[0]}@{recipient.domain}"
@@ -118,7 +121,7 @@ def suspicion(ctx: Context, counts: Collection[str] = REASONS) -> tuple[str, ...
     found += [FINDINGS[it] for verdict in ctx.trail if (it := (verdict.check, verdict.outcome)) in FINDINGS]
     if _is_new(ctx):
         found.append(("new_identity", "new_identity"))
-    return tuple(sorted({name for kind, name in found if kind in counts}))
+    return tuple(sorted({name for kind, name in found if kind in counts})) if found else ()
 
 
 def _is_new(ctx: Context) -> bool:
@@ -149,8 +152,9 @@ def exemption(ctx: Context, recipient: Address, policy: Policy, ports: Ports) ->
         return "null sender"
     if recipient.local.lower() in REQUIRED:
         return f"recipient {recipient.local.lower()}"
-    if any(verdict.check == "dnsbl" and verdict.outcome == "allowed" for verdict in ctx.trail):
-        return "on a DNS allow list"
+    for verdict in ctx.trail:
+        if verdict.check == "dnsbl" and verdict.outcome == "allowed":
+            return "on a DNS allow list"
     found = _listed(policy.exempt_clients, client_names(ctx), ports)
     if waits(found):
         return then(found, lambda why: why or _listed(policy.exempt_recipients, [recipient.text], ports))
@@ -164,6 +168,8 @@ def client_names(ctx: Context) -> list[str]:
 
 
 def _listed(specs: Sequence[str], keys: Sequence[str], ports: Ports) -> str | Awaitable[str]:
+    if not specs:
+        return ""
     found = search([ports.tables[spec] for spec in specs], [Key(key, True) for key in keys])
     return _matches(found) if found is None or isinstance(found, Found) else later(found, _matches)
 
@@ -192,13 +198,14 @@ def question(ctx: Context, sender: Address, recipient: Address, policy: Policy, 
 
 
 _OUTCOME_OF = {"new": "early", "early": "early", "passed": "pass", "known": "known", "auto": "auto", "loop": "loop"}
-_REASON_OF = {
-    "new": "first attempt, {wait:.0f} s to wait",
-    "early": "attempt {attempts}, {wait:.0f} s too early",
-    "passed": "came back after {waited:.0f} s, attempt {attempts}",
-    "known": "known by {key}",
-    "auto": "{key} passed {passes} times",
-    "loop": "retries kept coming from other addresses for {waited:.0f} s: let in",
+#: In words, of the answer and the seconds since the first attempt.
+_REASON_OF: dict[str, Callable[[GreylistAnswer, float], str]] = {
+    "new": lambda answer, _: f"first attempt, {max(0.0, answer.wait):.0f} s to wait",
+    "early": lambda answer, _: f"attempt {answer.attempts}, {max(0.0, answer.wait):.0f} s too early",
+    "passed": lambda answer, waited: f"came back after {waited:.0f} s, attempt {answer.attempts}",
+    "known": lambda answer, _: f"known by {answer.key}",
+    "auto": lambda answer, _: f"{answer.key} passed {answer.passes} times",
+    "loop": lambda _, waited: f"retries kept coming from other addresses for {waited:.0f} s: let in",
 }
 
 
@@ -220,13 +227,7 @@ def decide(
         "suspicion": list(reasons),
         "not_exempt": list(tried),
     }
-    reason = _REASON_OF[answer.state].format(
-        wait=max(0.0, answer.wait),
-        waited=max(0.0, ask.now - answer.first),
-        attempts=answer.attempts,
-        passes=answer.passes,
-        key=answer.key,
-    )
+    reason = _REASON_OF[answer.state](answer, max(0.0, ask.now - answer.first))
     return Verdict(
         check=NAME,
         outcome=_OUTCOME_OF[answer.state],

@@ -85,14 +85,21 @@ class Hearing:
 
     def _ask_one(self, slot: Slot) -> list[Asking]:
         """The usual step: one check, the same for everybody."""
-        told = self._told(slot)
-        if told is None:
+        policy, ctx = slot.policy, self.ctx
+        if policy.mode == "off" or not (self.delayed or self._wanted(policy.name)):
             return []
-        answer = call(slot, self.ctx, told, self.ports)
+        answer = call(slot, ctx, policy, self.ports)
         if type(answer) is not Verdict:
             return [(slot, answer)]
-        self._hear(slot, stamp(slot, self.ctx, answer))
+        self._hear(slot, stamp(slot, ctx, answer))
         return []
+
+    def _wanted(self, name: str) -> bool:
+        """Whether the verdict of this check can still matter to anybody."""
+        for party in self.parties:  # noqa: SIM110 - as above
+            if party.judgement.wants(name, self.ctx.stage):
+                return True
+        return False
 
     def within(self, asked: Sequence[Asking]) -> float:
         """Seconds that this step may take."""

@@ -24,7 +24,7 @@ ROLES: tuple[Role, ...] = ("inbound", "outbound", "reinject")
 NameProof = Literal["pass", "fail", "none", "temperror", "unknown"]
 
 
-class Tls(msgspec.Struct, frozen=True):
+class Tls(msgspec.Struct, frozen=True, gc=False):
     """Facts of a TLS session: protocol ("TLSv1.3"), cipher name, key bits, and the peer's certificate subject if any."""
 
     version: str
@@ -33,7 +33,7 @@ class Tls(msgspec.Struct, frozen=True):
     subject: str = ""
 
 
-class Client(msgspec.Struct, frozen=True, kw_only=True):
+class Client(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who is connected. `address` is textual and compressed ("192.0.2.1", "2001:db8::1", or "local" for a unix socket).
 
     `name` is the forward-confirmed name or "unknown"; `reverse_name` is what PTR claims or "unknown".
@@ -48,7 +48,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     trusted_relay: bool = False
 
 
-class Recipient(msgspec.Struct, frozen=True, kw_only=True):
+class Recipient(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One accepted (or asked) recipient with its DSN parameters (RFC 3461), values as received, xtext not decoded."""
 
     address: Address

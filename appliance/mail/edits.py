@@ -18,7 +18,7 @@ EditOp = Literal[
 ]
 
 
-class Edit(msgspec.Struct, frozen=True):
+class Edit(msgspec.Struct, frozen=True, gc=False):
     """One change. `name` is a field name, `value` its raw value (without the leading blank and the final CRLF).
     `encoding`: how `value` becomes octets; "latin-1" (a character an octet) is for what is not UTF-8 (see `text`)."""
 

@@ -12,7 +12,7 @@ import msgspec
 Proof = Literal["spf", "name", "dkim", "network"]
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
+class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`name` is the organisation's domain ("example.com"), or the network ("192.0.2.0/24"). `shared`: a provider whose
     customers are strangers to each other: never limited or trusted as one. `first` is when its mail was first accepted
     (wall clock, 0 = never), `last` the last time, `days` on how many different days, `messages` how many.

@@ -120,9 +120,12 @@ def address_keys(address: Address, delimiter: str = "+", dotted: bool = False) -
 
 def address_map_keys(address: Address, delimiter: str = "+") -> list[Key]:
     """Lists of recipients (Postfix relay_recipient_maps): user+ext@dom; user@dom; @dom."""
-    bare = split_extension(address.local, delimiter)[0]
-    locals_ = [address.local] if bare == address.local else [address.local, bare]
-    return [*_mailboxes(locals_, address.domain), Key(f"@{address.domain}")]
+    local, domain = address.local, address.domain
+    bare = split_extension(local, delimiter)[0]
+    if bare == local and domain:  # the usual case
+        return [Key(f"{local}@{domain}", True), Key(f"@{domain}")]
+    locals_ = [local] if bare == local else [local, bare]
+    return [*_mailboxes(locals_, domain), Key(f"@{domain}")]
 
 
 def rewrite_keys(address: Address, delimiter: str = "+", *, local: bool = False) -> list[Key]:
@@ -160,10 +163,11 @@ def _mailboxes(locals_: list[str], domain: str) -> Iterator[Key]:
 def split_extension(local: str, delimiter: str) -> tuple[str, str]:
     """(user, extension): cut at the first character of the set `delimiter`, unless it stands first. Names that the mail
     system itself uses stay whole (Postfix recipient_delimiter, owner_request_special)."""
-    if not delimiter or local.lower() in _WHOLE:
-        return local, ""
-    at = next((index for index, letter in enumerate(local) if letter in delimiter), 0)
-    if at == 0 or (local[at] == "-" and _is_list_address(local.lower())):
+    at = end = len(local)
+    for letter in delimiter:
+        if (found := local.find(letter, 0, at)) >= 0:
+            at = found
+    if at in (0, end) or (folded := local.lower()) in _WHOLE or (local[at] == "-" and _is_list_address(folded)):
         return local, ""
     return local[:at], local[at + 1 :]
 

@@ -109,7 +109,7 @@ class LineRules(Protocol):
         """At once where little is to be done. Raises Unavailable if a table or the content cannot be read."""
 
 
-class GreylistAsk(msgspec.Struct, frozen=True, kw_only=True):
+class GreylistAsk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One atomic greylist step. `keys`: origin keys, strongest first (identity, then network); all are read, all are
     written; only the strongest may be accepted automatically, and not if it is `shared` by strangers. Times in seconds;
     `now` is wall time."""
@@ -126,7 +126,7 @@ class GreylistAsk(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
 
 
-class GreylistAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class GreylistAnswer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`state`: new, early (came back too soon), passed (first time after the delay), known, auto (origin accepted
     automatically), loop (kept coming at or after the delay from other addresses). `first` is when it was first seen."""
 

@@ -35,7 +35,7 @@ class Action(StrEnum):
     DISCONNECT = "disconnect"
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One check's finding.
 
     `outcome` is a word that the check declares (`temperror` always exists: what could not be checked is neither
@@ -70,7 +70,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 Verb = Literal["accept", "defer", "reject", "discard", "disconnect"]
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The judged outcome for one recipient (stages before message) or one recipient group (stage message).
 
     `reply` is the full SMTP reply without CRLF ("550 5.1.1 ... [id]"), "" where the daemon's own words do.
