@@ -13,7 +13,7 @@ from appliance.addresses.expansion import Expansion, Refused, Step, Unreasonable
 from appliance.addresses.maps import AddressMap
 from appliance.addresses.masquerade import Masquerade
 from appliance.addresses.settings import Settings
-from appliance.addresses.virtual import Virtual
+from appliance.addresses.virtual import BUILT_IN, Virtual
 from appliance.mail.later import answered, any_of, then
 from appliance.mail.lookup import Found
 from appliance.mail.ports import Hit, Table
@@ -79,12 +79,19 @@ class Rewriter:
         return Expansion(rewritten, finals, tuple(steps))
 
     async def reached(self, address: Address) -> Expansion | None:
-        """The same; None where nobody is reached: it leads to names alone that do not exist where only aliases are."""
+        """The same; None where nobody is reached: it leads to names alone that do not exist where only aliases are.
+        Postmaster is reached always (RFC 5321 4.5.1)."""
         found = await self.recipient(address)
         for final in found.finals:
             if not await answered(self.only_aliases(final.domain)):
                 return found
-        return None
+        home = self.settings.home
+        if not home or address.local.lower() != "postmaster" or not await answered(self.only_aliases(address.domain)):
+            return None
+        final = address._replace(domain=home, text=f"{address.local}@{home}")
+        return found._replace(
+            finals=(final,), steps=(*found.steps, Step("alias_maps", BUILT_IN, address.text, (final.text,)))
+        )
 
     async def one(self, address: Address, place: str, steps: list[Step]) -> Address:
         """An address in one of PLACES behind canonical maps and masquerading; the null one stays as it is."""

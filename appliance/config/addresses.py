@@ -108,7 +108,8 @@ class Addresses(BaseModel):
     @property
     def active(self) -> bool:
         """Whether anything here changes an address, or makes one known."""
-        return self != Addresses(local_header_rewrite_clients=self.local_header_rewrite_clients)
+        key = "local_header_rewrite_clients"
+        return self != Addresses().model_copy(update={key: self.local_header_rewrite_clients})
 
 
 #: Keys whose tables give addresses, and those whose tables are lists.

@@ -1,7 +1,7 @@
 """Lookup tables by the names and rules of Postfix: `type:name` in, (value, "file:line") out.
 
-`open_table(spec, read)`: texthash, synced, inline, static (fixed strings: full and partial keys), cidr, regexp, pcre
-(patterns: full keys only), postgrey_clients, postgrey_recipients (white lists, full keys only) are in memory; cidr,
+`open_table(spec, read)`: texthash, aliases, synced, inline, static (fixed strings: full and partial keys), cidr, regexp,
+pcre (patterns: full keys only), postgrey_clients, postgrey_recipients (white lists, full keys only) are in memory; cidr,
 regexp and pcre also take their rules inline: `pcre:{ {/re/ result}, {/re/ result} }`. hash, btree, lmdb, cdb, sqlite,
 pgsql, mysql, ldap, redis, socketmap and tcp are asked by proxymap (tables/remote.py, tables/proxied/). pipemap and
 unionmap are made of others. docs/tables.md.
@@ -95,6 +95,8 @@ def open_table(
         return sendmail.READERS[kind](read(path), source)
     if kind == kinds.SYNCED:
         return fixed.synced(read(path), source)
+    if kind == "aliases":
+        return fixed.aliases(read(path), source)
     if kind == "texthash":
         return fixed.texthash(read(path), source)
     return (postgrey.clients if kind == "postgrey_clients" else postgrey.recipients)(read(path), source)

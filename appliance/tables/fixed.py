@@ -1,4 +1,4 @@
-"""Fixed-string tables: texthash, synced, inline, static. Keys are folded to lower case when read and when looked up.
+"""Fixed-string tables: texthash, aliases, synced, inline, static. Keys are folded when read and when looked up.
 
 Contract: the first entry of a key stays, later ones are warnings. A look-up is one dictionary access (well below 1 µs).
 What failure means for the mail: a look-up cannot fail (but in a synced list that was never fetched); a flawed file never
@@ -14,6 +14,9 @@ from appliance.tables.text import BLANKS, Source, TableError, braced, items
 
 #: A key ends at the first blank outside "..."; a backslash protects what follows; both stay part of the key.
 _KEY = re.compile(r'(?:[^" \t\r\v\f\\]|\\.|\\\Z|"(?:[^"\\]|\\.)*(?:"|\Z))+')
+#: The name of an alias, in quotes or not, and its colon.
+_ALIAS = re.compile(r'(?:"((?:[^"\\]|\\.)+)"|([^ \t\r\v\f:"]+))[ \t]*:')
+_PAIR = re.compile(r"\\(.)")
 
 
 class Fixed:
@@ -109,6 +112,22 @@ def _filled(table: _Fixed, data: bytes, source: Source) -> _Fixed:
         if key[-1] == ":":
             source.flaw(number, len(key), f'the key "{key}" ends in a colon: is this an aliases file?', fatal=False)
         table.add(number, key, value)
+    table.seal()
+    return table
+
+
+def aliases(data: bytes, source: Source) -> Fixed:
+    """A text of aliases(5): `name: address, address`."""
+    table = Fixed(source)
+    for number, line in source.lines(data):
+        found = _ALIAS.match(line)
+        if not found:
+            source.flaw(number, 1, "is no alias: write name: address, address")
+        elif not (value := line[found.end() :].strip(BLANKS)):
+            source.flaw(number, 1, f'"{found[0]}" leads to nobody')
+        else:
+            name = found[2] if found[1] is None else _PAIR.sub(r"\1", found[1])
+            table.add(number, name, value)
     table.seal()
     return table
 

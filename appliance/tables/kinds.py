@@ -28,6 +28,7 @@ FILES = (
     "cidr",
     "regexp",
     "pcre",
+    "aliases",
     "postgrey_clients",
     "postgrey_recipients",
     *SENDMAIL,

@@ -28,6 +28,10 @@ PORTS = Ports(site=SITE)
         (b"u+ext@example.com", "ours"),
         (b"postmaster", "ours"),
         (b"Postmaster", "ours"),
+        (b"postmaster@mx.example.com", "ours"),
+        (b"PostMaster@MX.Example.com", "ours"),
+        (b"postmaster@example.net", "not_ours"),
+        (b"root@mx.example.com", "not_ours"),
         (b"u@example.net", "not_ours"),
         (b"u@sub.example.com", "not_ours"),
         (b"u@com", "not_ours"),
@@ -48,7 +52,11 @@ def test_relay(text: bytes, outcome: str) -> None:
     address = parse_address(text)[0]
     verdict = relay.check(context(recipient=Recipient(address=address)), relay.Policy(), PORTS)
     assert verdict.outcome == outcome
-    assert outcome != "ours" or address.domain in {"", "example.com"}  # what is judged is what is relayed to
+    assert outcome != "ours" or address.domain in {
+        "",
+        "example.com",
+        "mx.example.com",
+    }  # what is judged is what is relayed to
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from appliance.checks import recipient
 from appliance.mail.context import Client, Context, Recipient
+from appliance.mail.lookup import Found
 from appliance.mail.ports import Ports, Probe, Site, Unavailable
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import Address
@@ -152,3 +153,64 @@ async def test_another_list_knows_whom_one_that_is_not_there_may_lack() -> None:
 
     assert outcome("bob@example.com") == "known"
     assert outcome("eve@example.com") == "unverifiable"
+
+
+# ---------------------------------------------------------------------- maps that rewrite recipients
+
+
+class Aliases:
+    """Maps, played: known ones, a domain of aliases; `late`: the answers are to be awaited."""
+
+    def __init__(self, late: bool) -> None:
+        self._late = late
+
+    def covers(self, address: Address) -> Any:
+        known = address.local in ("alias", "both")
+        return self._given(Found(f"{address.local}@", "x@example.com", "virtual:3") if known else None)
+
+    def only_aliases(self, domain: str) -> Any:
+        return self._given(domain == "alias.example")
+
+    def _given(self, value: Any) -> Any:
+        async def later() -> Any:
+            return value
+
+        return later() if self._late else value
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("to", "outcome", "asked"),
+    [
+        ("alias@example.com", "known", 0),
+        ("alias@alias.example", "known", 0),
+        ("nobody@alias.example", "unknown", 0),
+        ("bob@example.com", "known", 0),
+        ("x@example.com", "unknown", 1),
+        ("postmaster@alias.example", "known", 0),
+        ("postmaster@mx.example.com", "known", 0),
+        ("alias@other.example", "not_ours", 0),
+    ],
+)
+async def test_who_has_an_entry_in_a_map_is_known(to: str, outcome: str, asked: int, late: bool) -> None:
+    inside = Inside(x=Probe("unknown", "550 5.1.1 no"))
+    site = Site(hostname="mx.example.com", is_ours=lambda domain: domain in ("example.com", "alias.example"))
+    ports = Ports(site=site, tables={LIST: Table("bob@example.com")}, recipients=inside, aliases=Aliases(late))
+    ctx = Context(stage="rcpt", client=Client(address="192.0.2.1"), recipient=Recipient(address=address(to)))
+    found = recipient.check(ctx, recipient.Policy(tables=[LIST]), ports)
+    verdict = await found if inspect.isawaitable(found) else found
+    assert (verdict.outcome, inside.asked) == (outcome, asked)
+    if to.startswith("alias@") and outcome == "known":
+        assert verdict.evidence["place"] == "virtual:3"
+
+
+async def test_a_map_that_cannot_answer_is_no_verdict() -> None:
+    class Away(Aliases):
+        def covers(self, address: Address) -> Any:
+            raise Unavailable("virtual is away")
+
+    site = Site(hostname="mx.example.com", is_ours=lambda domain: True)
+    ports = Ports(site=site, aliases=Away(False))
+    ctx = Context(stage="rcpt", client=Client(address="192.0.2.1"), recipient=Recipient(address=address("a@example.com")))
+    with pytest.raises(Unavailable):  # the engine makes it `temperror`
+        recipient.check(ctx, recipient.Policy(), ports)

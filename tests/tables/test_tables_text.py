@@ -131,3 +131,22 @@ def test_static_matches_everything(text: str) -> None:
 def test_a_specification_that_is_none_says_how_it_is_written(spec: str, hint: str) -> None:
     with pytest.raises(TableError, match=hint.replace("{", r"\{")):
         open_table(spec, lambda _: b"")
+
+
+def test_aliases_as_sendmail_and_postfix_write_them() -> None:
+    text = (
+        b"# basic\npostmaster: root\nROOT:  admin@example.com,\n\tsecond@example.com\n"
+        b'"odd one" : x@example.com\nprog: "|/bin/cat"\n'
+    )
+    table = open_table("aliases:t", lambda path: {"t": text}[path])
+    assert table.get("Postmaster") == ("root", "t:2")
+    assert table.get("root") == ("admin@example.com,\tsecond@example.com", "t:3")
+    assert table.get("odd one") == ("x@example.com", "t:5")
+    assert table.get("prog") == ('"|/bin/cat"', "t:6")
+    assert flaws(table) == []
+
+
+def test_what_is_no_alias_is_told() -> None:
+    table = open_table("aliases:t", lambda _: b"root admin@example.com\nempty:\nok: a\nok: b\n")
+    assert flaws(table) == [(1, True), (2, True), (4, False)]
+    assert table.get("ok") == ("a", "t:3")
