@@ -161,7 +161,8 @@ class Inspector:
         """Facts for `postgate status`."""
         degraded = [f"messages are not inspected: {self._trouble}"] if self._trouble else []
         degraded += [f"attachments are not looked into: {name} is not installed" for name in self._missing]
-        counts = {"jobs": self.jobs, "failures": self.failures, "waiting": len(self._waiting)}
+        connected = self._channel is not None and not self._channel.closed
+        counts = {"jobs": self.jobs, "failures": self.failures, "waiting": len(self._waiting), "connected": connected}
         return {**self._contact.facts(), **counts, "degraded": degraded}
 
     def close(self) -> None:

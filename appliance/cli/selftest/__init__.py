@@ -20,10 +20,12 @@ INTERRUPTED = 130
 @click.option(
     "--recipient", metavar="ADDRESS", help="With --live: a mailbox that exists [default: postmaster@ our first domain]."
 )
-@click.option("--only", metavar="TEXT", help="Only scenarios with this text in their name.")
+@click.option("--only", metavar="TEXT", multiple=True, help="Only scenarios with this text in their name; several: any.")
 @click.option("--keep", is_flag=True, help="Leave the temporary folder (configuration, log, spool) behind.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a scenario.")
-def command(config: str | None, live: bool, recipient: str | None, only: str | None, keep: bool, as_json: bool) -> None:
+def command(
+    config: str | None, live: bool, recipient: str | None, only: tuple[str, ...], keep: bool, as_json: bool
+) -> None:
     """Play a stranger against a temporary gateway made from the configuration, and compare with what its policies say."""
     from appliance.cli.selftest import live as running
     from appliance.cli.selftest import stage, table

@@ -12,16 +12,17 @@ Kind = Literal["deliver", "refuse", "defer", "keep", "drop", "skip"]
 
 
 class Expected(NamedTuple):
-    """`mark` ("check=outcome") stands in the delivered mail. `words` is for the table."""
+    """`mark` ("check=outcome") stands in the delivered mail. `words` is for the table. `found`: what checks must find."""
 
     kind: Kind
     words: str
     code: int = 0
     mark: str = ""
+    found: tuple[tuple[str, str], ...] = ()
 
 
 DELIVER = Expected("deliver", "delivered")
-_KEPT = {Action.HOLD: "hold", Action.QUARANTINE: "quarantine"}
+KEPT = {Action.HOLD: "hold", Action.QUARANTINE: "quarantine"}
 _REFUSING = {Action.REJECT: 550, Action.DISCONNECT: 421}
 _DEFERRING = {Action.DEFER: 450, Action.DEFER_IF_PERMIT: 450, Action.DEFER_IF_REJECT: 450}
 
@@ -46,10 +47,10 @@ def expect(policies: PolicySet, *found: tuple[str, str]) -> Expected:
         if not absent:
             one = _one(policies, check, outcome)
             if one.kind in ("refuse", "defer", "drop"):
-                return one
+                return one._replace(found=found)
             if result.kind == "deliver" and (one.kind == "keep" or not result.mark):
                 result = one
-    return result
+    return result._replace(found=found)
 
 
 def _one(policies: PolicySet, check: str, outcome: str) -> Expected:
@@ -61,8 +62,8 @@ def _one(policies: PolicySet, check: str, outcome: str) -> Expected:
     if action in _DEFERRING:
         code = code or _DEFERRING[action]
         return Expected("defer", f"{code} put off", code)
-    if action in _KEPT:
-        return Expected("keep", f"kept in {_KEPT[action]}")
+    if action in KEPT:
+        return Expected("keep", f"kept in {KEPT[action]}")
     if action is Action.DISCARD:
         return Expected("drop", "taken and dropped")
     if action is Action.MARK:

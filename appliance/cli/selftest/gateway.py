@@ -4,7 +4,9 @@ Contract: it ends with the command, whatever happens to that, kill -9 too. What 
 """
 
 import asyncio
+import json
 import os
+import re
 import signal
 import sys
 from functools import partial
@@ -14,10 +16,15 @@ from typing import Any
 import click
 
 from appliance.cli import common, queue_socket
+from appliance.cli.selftest.earlier import Decided
+from appliance.cli.selftest.stranger import Reply
 from appliance.daemons import process
 
 #: Seconds for a start, and for an end.
 START, END = 30.0, 15.0
+#: Seconds that a line of the log may take to be written, behind a reply.
+LOGGED = 1.0
+_ID = re.compile(r"\[([0-9A-Za-z]{8,})\]$|queued as ([0-9A-Za-z]{8,})")
 
 
 class Trouble(Exception):
@@ -73,6 +80,39 @@ class Gateway:
                 found.setdefault(worker["service"], []).append(worker["pid"])
         return found
 
+    async def reload(self) -> None:
+        """Put the files as they are now in force. Raises Trouble."""
+        outcome = await asyncio.to_thread(common.ask, str(self.config), {"op": "reload"}, 60.0)
+        if not outcome["good"]:
+            raise Trouble(f"the temporary gateway does not take its files: {outcome['text']}")
+
+    async def decided(self, reply: Reply) -> Decided | None:
+        """What stopped the mail that got this reply, by the log; None if nothing did, or nothing tells."""
+        found = _ID.search(reply.text)
+        if found is None:
+            return None
+        name = re.escape(found[1] or found[2])
+        line = await self._logged(re.compile(rf"\]: {name}: [a-z ]+ by (\w+):(\w+)(?: (.*))?$", re.MULTILINE))
+        return Decided(line[1], line[2], line[3] or "") if line else None
+
+    async def verdicts(self, token: str) -> dict[str, dict[str, Any]]:
+        """What each check said about a mail at its end, by the event of it; nothing if it did not come so far."""
+        line = await self._logged(re.compile(rf'\{{"event":"message".*"sender":"{re.escape(token)}@.*$', re.MULTILINE))
+        try:
+            event = json.loads(line[0]) if line else {}
+        except ValueError:
+            return {}
+        return {verdict["check"]: verdict for verdict in event.get("verdicts", ())}
+
+    async def _logged(self, wanted: re.Pattern[str]) -> re.Match[str] | None:
+        """The last line of the mail log that fits, once it is there."""
+        until = asyncio.get_running_loop().time() + LOGGED
+        while True:
+            found = list(wanted.finditer((self.config.parent / "mail.log").read_text(errors="replace")))
+            if found or asyncio.get_running_loop().time() > until:
+                return found[-1] if found else None
+            await asyncio.sleep(0.03)
+
     async def kept(self, token: str) -> str:
         """Where a message with this sender waits: "quarantine", "hold", "queue" or ""."""
 
@@ -84,6 +124,11 @@ class Gateway:
             return ""
 
         return await asyncio.to_thread(look)
+
+    async def inspectors(self) -> list[dict[str, Any]]:
+        """How each worker stands with scand: jobs that wait, whether it is connected."""
+        told = (await self.status())["dependencies"].values()
+        return [one["inspector"] for one in told if "inspector" in one]
 
     async def kill(self) -> None:
         """kill -9 the master; its children die with it."""

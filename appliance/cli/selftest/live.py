@@ -105,7 +105,7 @@ class Live:
         ]
 
 
-async def play(config: str | None, recipient: str | None, only: str | None, shown: Shown) -> int:
+async def play(config: str | None, recipient: str | None, only: tuple[str, ...], shown: Shown) -> int:
     """How many scenarios missed. Raises ClickException if there is nothing to talk to."""
     try:
         snapshot = build(files.read(config))
@@ -125,7 +125,7 @@ async def play(config: str | None, recipient: str | None, only: str | None, show
         (f"{name}, {live.listen.name}", run) for live in lives for name, run in live.scenarios()
     ]
     for number, (name, run) in enumerate(scenarios, 1):
-        if only and only.lower() not in name.lower():
+        if only and not any(text.lower() in name.lower() for text in only):
             continue
         shown.doing(name, number, len(scenarios))
         began = time.monotonic()

@@ -19,7 +19,8 @@ def attached(play: Play, octets: bytes, name: str, kind: str = "application/octe
         f'--{_BOUNDARY}\r\nContent-Type: {kind}; name="{name}"\r\nContent-Transfer-Encoding: base64\r\n'
         f'Content-Disposition: attachment; filename="{name}"\r\n\r\n{encoded}\r\n--{_BOUNDARY}--\r\n'
     )
-    return play.mail(body, kind=f'multipart/mixed; boundary="{_BOUNDARY}"')
+    mail = play.mail(body, kind=f'multipart/mixed; boundary="{_BOUNDARY}"')
+    return mail._replace(facts=(("attachments", "forbidden"),))  # if names like this one are forbidden
 
 
 def nested(play: Play) -> Mail:
@@ -72,7 +73,10 @@ async def real_spam(play: Play) -> Result:
 
 async def _real(play: Play, kinds: frozenset[str], mail: Mail, check: str, outcome: str) -> Result:
     """The configured scanners alone must find it: the scripted one says clean."""
-    theirs = [name for name, entry in play.scene.theirs.wiring.scanners.items() if entry.kind in kinds]
+    configured = [name for name, entry in play.scene.theirs.wiring.scanners.items() if entry.kind in kinds]
+    theirs = [name for name in configured if name not in play.dead]
+    if configured and not theirs:
+        return Result("skipped", "-", "-", "; ".join(play.dead[name] for name in configured))
     if not theirs:
         return Result("skipped", "-", "-", f"no [scanners.NAME] of kind {', '.join(sorted(kinds))} is configured")
     if why := off(play.policies, check):
@@ -98,6 +102,7 @@ async def forged(play: Play) -> Result:
     reply = await play.send(mail)
     arrived = await play.inner.has(mail.token.encode(), 15.0) if reply.code == 250 else None
     if arrived is None:
-        return Result("miss", "delivered without them", reply.short)
+        missed = Result("miss", "delivered without them", reply.short)
+        return await play.stopped(mail, reply) or missed
     left = [line for line in (b"forged.example", b"forged=yes", b"forged\r\n") if line in arrived]
     return unlike([f"{line!r} went inside" for line in left], "delivered without them", "as expected", "A7")

@@ -5,25 +5,24 @@ import contextlib
 import os
 import signal
 
-from appliance.cli.selftest.expect import DELIVER, expect
+from appliance.cli.selftest.expect import expect
 from appliance.cli.selftest.gateway import Trouble
 from appliance.cli.selftest.play import Play, Result, Scenarios, unlike
 from appliance.cli.selftest.plays_content import attached
+from appliance.cli.selftest.scanners import RECOVERY, recovered
 from appliance.cli.selftest.scripted import Scanner
 
-TROUBLE = Scenarios()
-#: Seconds within which things are well again.
-RECOVERY = 30.0
+AWAY, TROUBLE = Scenarios(), Scenarios()
 #: Not ours to kill one by one: they stand for what is outside.
 OUTSIDE = frozenset({"master", "inbox"})
 
 
-@TROUBLE("virus scanner away")
+@AWAY("virus scanner away")
 async def no_clamd(play: Play) -> Result:
     return await _scanner_away(play, play.clamd, "antivirus")
 
 
-@TROUBLE("spam scanner away")
+@AWAY("spam scanner away")
 async def no_spamd(play: Play) -> Result:
     return await _scanner_away(play, play.spamd, "antispam")
 
@@ -35,23 +34,7 @@ async def _scanner_away(play: Play, scanner: Scanner, check: str) -> Result:
         result = await play.judge(play.mail(), expected, "what could not be scanned is not clean")
     finally:
         await scanner.up()
-    if result.state == "ok" and not await _well(play, check):
-        return result._replace(state="miss", got=f"{result.got}; not used again within {RECOVERY:.0f} s")
-    return result
-
-
-async def _well(play: Play, check: str) -> bool:
-    """Whether clean mail passes again without a mark of the check."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(RECOVERY):
-            while True:
-                mail = play.mail()
-                result = await play.judge(mail, DELIVER)
-                play.refused.discard(mail.token)
-                if result.state == "ok" and f"{check}=" not in result.got:
-                    return True
-                await asyncio.sleep(0.5)
-    return False
+    return await recovered(play, result, [check])
 
 
 @TROUBLE("DNS away")
@@ -68,7 +51,8 @@ async def no_inner(play: Play) -> Result:
     early = await play.inner.has(mail.token.encode(), 1.5)
     await play.inner.up()
     if reply.code != 250 or early is not None:
-        return Result("miss", "taken, then delivered", reply.short)
+        missed = Result("miss", "taken, then delivered", reply.short)
+        return (await play.stopped(mail, reply) if reply.code != 250 else None) or missed
     arrived = await play.inner.has(mail.token.encode(), RECOVERY)
     got = "taken, then delivered" if arrived is not None else f"not delivered within {RECOVERY:.0f} s"
     return Result("ok" if arrived is not None else "miss", "taken, then delivered", got, "it waited in the queue")
@@ -107,6 +91,8 @@ async def _counted(play: Play, accepted: set[str], unsure: set[str], problems: l
         problems.append(f"{lost} of {len(accepted)} accepted mails are lost")
     if not accepted:
         problems.append("no mail was accepted meanwhile")
+        if play.turned_away and (first := await play.stopped(*play.turned_away)):
+            return first
     play.refused -= accepted | unsure
     got = f"{len(accepted)} accepted, none lost"
     return unlike(problems, "what got 250 is delivered", got, f"{', '.join(services)}, master")
@@ -142,7 +128,9 @@ async def _flow(play: Play, accepted: set[str], unsure: set[str], plain: bool) -
             continue
         if reply.code == 250:
             accepted.add(mail.token)
-        await asyncio.sleep(0.01)
+        else:
+            play.turned_away = mail, reply
+        await asyncio.sleep(0.05)
 
 
 @TROUBLE("nothing refused was delivered")

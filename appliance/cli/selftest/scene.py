@@ -7,9 +7,11 @@ network that is neither greylisted nor limited. Nothing outside the folder is wr
 none.
 """
 
+import ipaddress
 import shutil
 import socket
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,13 @@ HONEST_NETWORK = "192.0.2.0/24"
 #: What greylisting makes a stranger wait here (seconds).
 DELAY = 3
 CLAMD, SPAMD = "selftest_clamd", "selftest_spamd"
+_SCRIPTED = {"antivirus": CLAMD, "antispam": SPAMD}
 #: Sections of the wiring that a temporary gateway takes as they are.
 _KEPT = ("gateway", "smtp", "limits")
 #: Limits that count clients: all strangers here come from a few addresses, and much faster than in life.
 _UNLIMITED = {"connections_per_client": 0, "connection_rate": 0, "message_rate": 0, "recipient_rate": 0}
+#: Seconds that a scanner of theirs may take for a small mail: strangers wait for twenty.
+_PATIENCE = 10.0
 #: Keys of a scanner that name files; the configuration knows where they are.
 _PATHS = ("password_file", "folder")
 
@@ -55,7 +60,54 @@ class Scene:
         self.shipped = blob.shipped
         self.port = free_port()
         self.config = folder / "postgate.toml"
-        self.scanners = list(self.theirs.wiring.scanners)
+        self._policies_of = [self.theirs.wiring.gateway.policies, self.shipped]
+        self._wiring: dict[str, Any] = {}
+
+    @property
+    def policy_folders(self) -> list[str]:
+        """Where the operator's policies are; what is not in the first has its shipped content."""
+        return [folder for folder in self._policies_of if folder]
+
+    def theirs_named(self, text: str) -> str:
+        """Files of ours in a text as the operator knows them."""
+        return text.replace(str(self.folder / "policies"), self._policies_of[0] or "policies")
+
+    def without(self, names: Iterable[str]) -> Snapshot:
+        """As if these scanners were not configured."""
+        left = set(names)
+        self._wiring["scanners"] = {k: v for k, v in self._wiring["scanners"].items() if k not in left}
+        for check, scripted in _SCRIPTED.items():
+            values = self._read(self.folder / "policies", check)
+            for told in [values, *(item.get("set", {}) for item in values.get("exception", ()))]:
+                if "scanners" in told:
+                    named = [told["scanners"]] if isinstance(told["scanners"], str) else told["scanners"]
+                    told["scanners"] = [name for name in named if name not in left] or [scripted]
+            self._change(self.folder / "policies", check, values)
+        return self._save()
+
+    def switch_off(self, check: str) -> Snapshot:
+        """As if a check were off."""
+        self._change(self.folder / "policies", check, {"mode": "off"})
+        return self._save()
+
+    def away(self, name: str) -> None:
+        """A scanner of theirs: nobody at its address, no such program."""
+        entry = dict(self._wiring["scanners"][name])
+        if "command" in entry:
+            program, *words = [entry["command"]] if isinstance(entry["command"], str) else entry["command"]
+            entry["command"] = [str(self.folder / "away" / Path(program).name), *words]
+        else:
+            entry["address"] = f"127.0.0.1:{free_port()}"
+        self._save(self._wiring["scanners"] | {name: entry})
+
+    def back(self) -> None:
+        """All scanners where they are."""
+        self._save()
+
+    def _save(self, scanners: dict[str, Any] | None = None) -> Snapshot:
+        wiring = self._wiring if scanners is None else self._wiring | {"scanners": scanners}
+        self.config.write_text(toml.dump(wiring), encoding="utf-8")
+        return build(files.read(str(self.config)))
 
     def write(self, *, inner: int, clamd: int, spamd: int, dns: int, tls: tuple[str, str]) -> Snapshot:
         """Write everything for peers on these ports; `tls`: certificate and key files for a listener without its own."""
@@ -65,6 +117,7 @@ class Scene:
         wiring: dict[str, Any] = {key: dict(self.raw[key]) for key in _KEPT if key in self.raw}
         wiring["limits"] = wiring.get("limits", {}) | _UNLIMITED
         gateway = wiring.setdefault("gateway", {})
+        gateway["trusted_relays"] = self._relays()
         gateway |= {"state_dir": "state", "policies": "policies", "drop": "off", "soft_bounce": False}
         wiring["listen"] = [self._listener(tls)]
         domains = [DOMAIN, *(name for name in self.theirs.wiring.relay.domains if name != DOMAIN)]
@@ -73,8 +126,8 @@ class Scene:
         wiring["scanners"] = self._scanners(clamd, spamd)
         wiring["queue"] = {"retry_min": "1s", "dead_probe": "1s"}
         wiring["logging"] = {"target": "mail.log", "level": "info"}
-        self.config.write_text(toml.dump(wiring), encoding="utf-8")
-        return build(files.read(str(self.config)))
+        self._wiring = wiring
+        return self._save()
 
     def _lists(self) -> str:
         """The DNS lists that the policies name: well, and nobody of ours is on them."""
@@ -86,6 +139,16 @@ class Scene:
             test = "2.0.0.127" if wanted.kind == "address" else "test"
             lines.append(f"{test}.{zone}. 60 IN A 127.0.0.2")
         return "\n".join(dict.fromkeys(lines)) + "\n"
+
+    def _relays(self) -> list[str]:
+        """Their relays, without networks of our strangers: these are to be judged."""
+        ours = [ipaddress.IPv4Network(f"{address}/24", strict=False) for address in (HONEST, NAMELESS, OTHER)]
+        relays = [ipaddress.ip_network(net) for net in self.theirs.wiring.gateway.trusted_relays]
+        return [
+            str(net)
+            for net in relays
+            if not (isinstance(net, ipaddress.IPv4Network) and any(net.subnet_of(our) for our in ours))
+        ]
 
     def _listener(self, tls: tuple[str, str]) -> dict[str, Any]:
         """The operator's first inbound listener, on a port of ours, for strangers with addresses of our choice."""
@@ -106,6 +169,7 @@ class Scene:
             own = dict(self.raw["scanners"][name])
             if entry.address:
                 own["address"] = list(entry.address)
+            own["timeout"] = f"{min(entry.timeout, _PATIENCE):g}s"
             own |= {key: getattr(entry, key) for key in _PATHS if key in own}
             found[name] = own
         found[CLAMD] = {"kind": "clamd", "address": f"127.0.0.1:{clamd}", "timeout": "5s"}
@@ -127,7 +191,7 @@ class Scene:
         tables = recipient.get("tables", [])
         listed = [tables] if isinstance(tables, str) else list(tables)
         self._change(folder, "recipient", {"tables": [*listed, f"inline:{{{MAILBOX}=ok}}"]})
-        for check, scanner in (("antivirus", CLAMD), ("antispam", SPAMD)):
+        for check, scanner in _SCRIPTED.items():
             if named := self._read(folder, check).get("scanners"):
                 self._change(folder, check, {"scanners": [*([named] if isinstance(named, str) else named), scanner]})
 

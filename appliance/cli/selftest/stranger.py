@@ -33,6 +33,11 @@ class Stranger:
         self._place, self._address, self.helo = (host, port), address, helo
         self.greeting = Reply(0, "not connected")
         self.features: dict[str, str] = {}
+        self.tls = False
+
+    @property
+    def address(self) -> str:
+        return self._address
 
     async def __aenter__(self) -> Self:
         try:
@@ -98,6 +103,7 @@ class Stranger:
             try:
                 async with asyncio.timeout(PATIENCE):
                     await self._writer.start_tls(context)
+                    self.tls = True
             except (OSError, TimeoutError) as error:
                 return Reply(0, f"TLS: {error}")
         return answer

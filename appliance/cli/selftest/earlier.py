@@ -1,0 +1,122 @@
+"""A stranger who is stopped before that which a scenario is about: by what, and whether the configuration wants it so.
+
+Contract: pure. Only what is true of a stranger by our own making (facts), and what the policies in force make of it, is a
+reason. Whatever else stops a stranger is a miss of the scenario.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from appliance.checks import tls
+from appliance.cli.selftest.scene import DOMAIN, NAMELESS, OTHER
+from appliance.engine.rules import CheckPolicy, PolicySet
+from appliance.mail.verdict import Action
+
+Finding = tuple[str, str]
+#: What the zone file, and our mails, make true of a sender's domain.
+_OF_DOMAINS: dict[str, tuple[Finding, ...]] = {
+    "plain.example": (("spf", "none"), ("dmarc", "none"), ("identity", "unproven")),
+    "pool.example": (("dmarc", "none"),),
+    "spffail.example": (("spf", "fail"), ("dmarc", "none"), ("identity", "unproven")),
+    DOMAIN: (("own_domain", "spoofed"), ("spf", "fail"), ("dmarc", "none"), ("identity", "unproven")),
+}
+#: Its name servers do not answer.
+UNREACHABLE = "unreachable.test"
+_STOPPING = {
+    Action.REJECT,
+    Action.DISCONNECT,
+    Action.DEFER,
+    Action.DEFER_IF_PERMIT,
+    Action.DEFER_IF_REJECT,
+    Action.HOLD,
+    Action.QUARANTINE,
+    Action.DISCARD,
+}
+_PART = re.compile(r"\b([a-z_]+):(\w+) \+")
+_CLIENT = re.compile(r"^(?P<place>.*?): client (?P<key>\S+): ")
+
+
+class Decided(NamedTuple):
+    """What stopped a mail, as the mail log names it."""
+
+    check: str
+    outcome: str
+    reason: str
+
+
+class Who(NamedTuple):
+    """A stranger with a mail. `more`: what is true of this mail alone."""
+
+    address: str
+    domain: str
+    tls: bool = False
+    signed: bool = False
+    more: tuple[Finding, ...] = ()
+
+    def facts(self) -> set[Finding]:
+        """What checks must find about it."""
+        found = {*_OF_DOMAINS.get(self.domain, ()), *self.more}
+        if self.address in (NAMELESS, OTHER):
+            found.add(("rdns", "none"))
+        if not self.tls:
+            found.add(("tls", "missing"))
+        if not self.signed:
+            found |= {("dkim", "none"), ("arc", "none")}
+        return found
+
+
+def why(policies: PolicySet, folders: Iterable[str], who: Who, decided: Decided) -> str:
+    """Why this configuration stops `who` there, with the file; "" if it does not say so. `folders`: where policies are,
+    the operator's first."""
+    policy = policies.checks.get(decided.check)
+    if policy is None or not _is_true(policy, who, decided):
+        return ""
+    wanted = _wanted(policy, decided.outcome)
+    if not wanted:
+        return ""
+    paths = [Path(folder) / f"{decided.check}.toml" for folder in folders if folder]
+    file = next((path for path in paths if path.exists()), Path(f"{decided.check}.toml"))
+    reason = f" ({decided.reason})" if decided.reason else ""
+    return f"{decided.check} stops this stranger first: {decided.outcome}{reason}; {wanted} in {file}"
+
+
+def _is_true(policy: CheckPolicy, who: Who, decided: Decided) -> bool:
+    check, outcome = decided.check, decided.outcome
+    if check == "access":
+        return is_listed(who.address, decided.reason)
+    if check == "suspicion":
+        parts = _PART.findall(decided.reason)
+        return bool(parts) and set(parts) <= who.facts()
+    if check == "tls" and isinstance(policy.knobs, tls.Policy) and not (policy.knobs.senders or policy.knobs.clients):
+        return False
+    if who.domain == UNREACHABLE and outcome == "temperror":
+        return check in ("spf", "dmarc", "identity", "dnsbl", "own_domain")
+    return (check, outcome) in who.facts()
+
+
+def is_listed(address: str, reason: str) -> bool:
+    """Whether a table of clients has this address: what `access` gives as its reason must name a network around it."""
+    found = _CLIENT.match(reason)
+    if found is None:
+        return False
+    key = found["key"]
+    if address == key or address.startswith(f"{key.rstrip('.')}."):
+        return True
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(key, strict=False)
+    except ValueError:
+        return False
+
+
+def _wanted(policy: CheckPolicy, outcome: str) -> str:
+    """What the policy says of an outcome, if that stops mail."""
+    if policy.mode == "enforce" and (ruling := policy.rulings.get(outcome)) and ruling.action in _STOPPING:
+        return f'[on] {outcome} = "{ruling.action.value}"'
+    for item in policy.exceptions:
+        under = policy.derive((item,)) if policy.derive else policy
+        if under.mode == "enforce" and under.rulings[outcome].action in _STOPPING:
+            return f"an [[exception]] ({item.reason or ', '.join(sorted(item.facts))})"
+    return ""
