@@ -9,6 +9,7 @@ import smtplib
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ def test_an_interrupted_one_leaves_no_process_and_no_folder() -> None:
     with contextlib.ExitStack() as stack:  # all at the same time
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
         folders = [Path(stack.enter_context(tempfile.TemporaryDirectory())) for _ in numbers]  # short: sockets are in it
-        for number, folder, playing in [*zip(numbers, folders, map(_begun, folders), strict=True)]:
-            _interrupted(number, folder, playing)
+        with ThreadPoolExecutor(len(numbers)) as crowd:
+            list(crowd.map(_interrupted, numbers, folders))
 
 
 def _heeds_interrupts() -> None:
@@ -136,8 +137,9 @@ def _begun(folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _interrupted(number: signal.Signals, folder: Path, playing: subprocess.Popen[bytes]) -> None:
+def _interrupted(number: signal.Signals, folder: Path) -> None:
     """At work, then ended by a signal."""
+    playing = _begun(folder)
     logs = "postgate-selftest-*/mail.log"
     wait_for(lambda: any("451" in log.read_text() for log in folder.glob(logs)), 60, "a stranger who was put off")
     assert len(of_session(playing.pid)) > 5
