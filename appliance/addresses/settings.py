@@ -5,14 +5,11 @@ What failure means for the mail: none here.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Literal
 
 import msgspec
 
 from appliance.mail.ports import Table
 
-Class = Literal["envelope_sender", "envelope_recipient", "header_sender", "header_recipient"]
-Propagating = Literal["canonical", "virtual", "alias", "generic", "forward", "include"]
 ALL: frozenset[str] = frozenset({"envelope_sender", "envelope_recipient", "header_sender", "header_recipient"})
 SENDERS: frozenset[str] = frozenset({"envelope_sender", "header_sender"})
 RECIPIENTS: frozenset[str] = frozenset({"envelope_recipient", "header_recipient"})

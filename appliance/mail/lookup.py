@@ -130,10 +130,12 @@ def address_map_keys(address: Address, delimiter: str = "+") -> list[Key]:
 
 def rewrite_keys(address: Address, delimiter: str = "+", *, local: bool = False) -> list[Key]:
     """Maps that rewrite (Postfix virtual(5), canonical(5), generic(5)): user+ext@dom; user@dom; where the domain is the
-    `local` one also user+ext, user; @dom. A local part that needs quotes is looked up with them, then without."""
+    `local` one also user+ext, user; @dom. A local part that needs quotes is looked up with them, then without, but not in
+    tables of patterns: what `$1` finds could be read as several addresses."""
     bare = split_extension(address.local, delimiter)[0]
     locals_ = [address.local] if bare == address.local else [address.local, bare]
-    written = [(form, name == address.local) for name in locals_ for form in dict.fromkeys((quoted(name), name))]
+    first = quoted(address.local)
+    written = [(form, form == first) for name in locals_ for form in dict.fromkeys((quoted(name), name))]
     domain = address.domain
     return [
         *(Key(f"{form}@{domain}" if domain else form, full) for form, full in written),

@@ -503,3 +503,15 @@ def test_odd_local_parts_stay_one_address(made: Callable[..., Rewriter], local: 
     before = parse_address(f"{local}@x.example".encode())[0]
     (after,) = recipient(rewriter, f"{local}@x.example").finals
     assert (after.local, after.domain) == (before.local, "example.com")
+
+
+def test_what_a_pattern_finds_in_quotes_makes_no_further_recipients() -> None:
+    """`$1` of the bare form of "a,b@evil.example,c" would be three addresses: patterns see the quoted form only."""
+    greedy = open_table(
+        'pcre:{ {/^([^"]+)@x\\.example$/ $1@example.com}, {/^(.*)@y\\.example$/ $1@example.com} }', lambda _: b""
+    )
+    rewriter = Rewriter(Settings(origin="mx.example.com", virtual_alias_maps=(greedy,)))
+    assert to(rewriter, "plain@x.example") == ["plain@example.com"]
+    assert to(rewriter, '"a,b@evil.example,c"@x.example') == ['"a,b@evil.example,c"@x.example']
+    assert to(rewriter, '"a,b@evil.example,c"@y.example') == ['"a,b@evil.example,c"@example.com']
+    assert to(rewriter, '"a\\",b@evil.example,\\"c"@y.example') == ['"a\\",b@evil.example,\\"c"@example.com']

@@ -239,7 +239,7 @@ def build_site(snapshot: Snapshot, rewriter: Rewriter | None = None) -> Site:
     return Site(
         hostname=wiring.gateway.hostname,
         is_ours=routes.is_ours if rewriter is None else rewriter.is_ours,
-        our_domains=routes.domains,
+        our_domains=routes.domains if rewriter is None else (*routes.domains, *sorted(rewriter.settings.alias_domains)),
         size_limit=wiring.smtp.size_limit,
         recipient_delimiter=wiring.gateway.recipient_delimiter,
         our_addresses=our_addresses(snapshot),

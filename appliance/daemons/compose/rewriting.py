@@ -36,7 +36,9 @@ def build_rewriter(snapshot: Snapshot) -> Rewriter | None:
             masquerade_domains=told.masquerade_domains,
             masquerade_exceptions=frozenset(text for text in told.masquerade_exceptions if ":" not in text),
             masquerade_exception_tables=opened(told.masquerade_exceptions),
-            alias_domains=frozenset(text for text in told.virtual_alias_domains if ":" not in text),
+            alias_domains=frozenset(
+                text for text in told.virtual_alias_domains if ":" not in text and text != addresses.OF_MAPS
+            ),
             alias_domain_tables=opened(told.virtual_alias_domains),
             map_domains=addresses.OF_MAPS in told.virtual_alias_domains,
             recursion_limit=told.virtual_alias_recursion_limit,

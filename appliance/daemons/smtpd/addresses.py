@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from appliance.addresses import Expansion, Refused, Rewriter, Step, header
+from appliance.addresses import Expansion, Refused, Rewriter, Step, Unreasonable, header
 from appliance.daemons.fronts.content import RamContent
 from appliance.daemons.smtpd import record
 from appliance.daemons.smtpd.body import FileContent
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 OK = b"250 2.1.5 Ok\r\n"
 #: Recipients of one message behind all aliases: above this the client must send the rest in another transaction.
 MOST = 10_000
+#: Answers of 452 for that which are no errors yet.
+OVERSHOOT = 100
 #: Seconds for all the look-ups of one recipient, or of one message behind its end.
 DEADLINE = 60.0
 LATE = "451 4.3.0 Recipient address rejected: its aliases cannot be looked up just now, please try again later"
@@ -54,7 +56,10 @@ def expand(session: "Session", transaction: Transaction, recipient: Recipient) -
 
 
 async def _expand(session: "Session", transaction: Transaction, recipient: Recipient, rewriter: Rewriter) -> None:
-    address = complete(recipient.address, session.rules.hostname)
+    address = complete(recipient.address, transaction.rules.hostname)
+    if transaction.expanded >= MOST:
+        _refuse(session, transaction, recipient, _too_many(session, transaction))
+        return
     try:
         if rewriter.at_once:
             found = await rewriter.reached(address)
@@ -67,14 +72,14 @@ async def _expand(session: "Session", transaction: Transaction, recipient: Recip
     except (Unavailable, TimeoutError) as why:
         record.not_rewritten(session, transaction, why)
         reply = LATE
+        session.errors += isinstance(why, Unreasonable)  # each costs us as much as a map can
     else:
-        reply = _too_many(session, transaction, found) if found else UNKNOWN
+        fits = found is None or not transaction.recipients or transaction.expanded + len(found.finals) <= MOST
+        reply = ("" if fits else _too_many(session, transaction)) if found else UNKNOWN
     if session.lost:
         return
     if reply:
-        record.rejected(session, "RCPT", reply, recipient.address.text)
-        transaction.refused += 1
-        session.refuse(reply)
+        _refuse(session, transaction, recipient, reply)
         return
     assert found is not None
     transaction.expansions[recipient.address.text] = found
@@ -83,12 +88,19 @@ async def _expand(session: "Session", transaction: Transaction, recipient: Recip
     session.ok(OK)
 
 
-def _too_many(session: "Session", transaction: Transaction, found: Expansion) -> str:
-    """The reply if this recipient must come with another copy of the message, or ""."""
-    if not transaction.recipients or transaction.expanded + len(found.finals) <= MOST:
-        return ""
-    hit("recipients", f"message {transaction.id} of {session.who}: {transaction.expanded} behind aliases")
+def _too_many(session: "Session", transaction: Transaction) -> str:
+    """The reply to a recipient that must come with another copy of the message."""
+    if not transaction.overshoot:
+        hit("recipients", f"message {transaction.id} of {session.who}: {transaction.expanded} behind aliases")
+    transaction.overshoot += 1
+    session.errors += transaction.overshoot > OVERSHOOT
     return "452 4.5.3 Error: too many recipients"
+
+
+def _refuse(session: "Session", transaction: Transaction, recipient: Recipient, reply: str) -> None:
+    record.rejected(session, "RCPT", reply, recipient.address.text)
+    transaction.refused += 1
+    session.refuse(reply)
 
 
 def complete(address: Address, hostname: str) -> Address:
@@ -120,7 +132,7 @@ async def apply_to(
             await work.recipients()
             if last:
                 await work.copies()
-            if rewriter.of_headers and session.rules.rewrites_header(session.door.role, session.client.address):
+            if rewriter.of_headers and transaction.rules.rewrites_header(session.door.role, session.client.address):
                 await work.header(content)
     except TimeoutError:
         raise Unavailable(f"look-ups took more than {DEADLINE:g} s") from None

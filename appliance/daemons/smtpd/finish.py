@@ -195,7 +195,8 @@ def _senders(transaction: Transaction, combined: Combined) -> tuple[str, ...]:
 async def _keep(
     session: "Session", transaction: Transaction, content: RamContent | FileContent, combined: Combined, message_id: str
 ) -> bytes:
-    """Commit every group's entry; all verdicts as they were written, if there is one group. Raises SpoolError."""
+    """Commit every group's entry; all verdicts as they were written, if there is one group. Raises SpoolError,
+    Unavailable (addresses), ClientGone."""
     if not combined.store:
         record.discarded(session, END, "")
         return b""
@@ -219,6 +220,8 @@ async def _keep(
                 session, transaction, group, trailers[index], content, last=group is groups[-1]
             )
             record.rewritten(transaction, trailers[index].queue_id, steps)
+        if session.lost:
+            raise proxied.ClientGone
     for one in trailers:
         record.received(session, transaction, one)
     if isinstance(content, RamContent):

@@ -227,6 +227,63 @@ async def test_many_behind_aliases_are_for_the_next_transaction(monkeypatch: pyt
         assert answers[4].startswith("452 4.5.3")
 
 
+async def test_who_asks_for_what_cannot_be_meant_again_and_again_is_shown_out() -> None:
+    stage = staged(virtual_alias_maps=VIRTUAL, recursion_limit=20)
+    stage.wiring = stage.wiring.model_copy(
+        update={"limits": stage.wiring.limits.model_copy(update={"errors_soft": 50, "errors_hard": 5})}
+    )
+    async with stage:
+        client = await stage.hello()
+        await client.say("MAIL FROM:<x@example.com>")
+        answers = [await client.say(f"RCPT TO:<round+{n}@alias.example>") for n in range(7)]
+        assert [answer[:3] for answer in answers] == ["451"] * 6 + ["421"]
+
+
+async def test_above_the_most_nothing_is_looked_up_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "MOST", 2)
+    monkeypatch.setattr(addresses, "OVERSHOOT", 3)
+    asked: list[str] = []
+
+    class Counted:
+        pattern, at_once = False, True
+
+        def get(self, key: str) -> Hit | None:
+            asked.append(key)
+            return ("a@example.com, b@example.com", "t:1") if key == "info@alias.example" else None
+
+    async with staged(virtual_alias_maps=Counted()) as stage:
+        client = await stage.hello()
+        await client.say("MAIL FROM:<x@example.com>")
+        assert (await client.say("RCPT TO:<info@alias.example>")).startswith("250")
+        before = len(asked)
+        for number in range(4):
+            assert (await client.say(f"RCPT TO:<u{number}@example.com>")).startswith("452 4.5.3")
+        assert len(asked) == before
+        assert stage.session().errors == 1
+
+
+async def test_a_client_that_is_gone_before_the_tables_have_answered_gets_nothing_kept(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    maps = Moody("nobody@example.com x@example.com", at_once=False)
+    async with staged(sender_bcc_maps=maps) as stage:
+        client = await stage.content("x@example.com", "a@example.com")
+        maps.gate = asyncio.Event()
+        session = stage.session()
+        client.send(MESSAGE + b".\r\n")
+        while not session.transaction.decoder.done:
+            await asyncio.sleep(0.01)
+        client.reset()
+        while not session.lost:
+            await asyncio.sleep(0.01)
+        maps.gate.set()
+        while stage.front.transactions:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the line of the log is written with a later turn
+        assert not stage.intake.kept
+    assert "not kept: the client is gone before the answer" in capfd.readouterr().err
+
+
 # ---------------------------------------------------------------------- sender, copies, header
 
 
