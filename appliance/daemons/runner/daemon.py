@@ -42,6 +42,11 @@ class Peer:
         self.channel = channel
         self.tasks: dict[int, asyncio.Task[None]] = {}
 
+    def drop(self, number: int) -> None:
+        """End it, once: a second time would break off the cleaning up behind it."""
+        if task := self.tasks.pop(number, None):
+            task.cancel()
+
     def tell(self, answer: Answer, fds: tuple[int, ...] = ()) -> None:
         with contextlib.suppress(ConnectionError):
             self.channel.send(answer, fds)
@@ -101,8 +106,7 @@ class Runner:
                 os.close(fd)
             peer.channel.close()
         elif isinstance(order, Done):
-            if task := peer.tasks.get(order.id):
-                task.cancel()
+            peer.drop(order.id)
         else:
             self._begin(peer, order, fds[0])
 
@@ -178,8 +182,8 @@ class Runner:
         return found
 
     def _gone(self, peer: Peer) -> None:
-        for task in tuple(peer.tasks.values()):
-            task.cancel()
+        for number in tuple(peer.tasks):
+            peer.drop(number)
         self._peers.discard(peer)
 
     def prepare(self, snapshot: Snapshot) -> None:
