@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from appliance.checks import catalogue
+from appliance.cli.handlers import handlers
 from appliance.config import blob as files
 from appliance.config.mistakes import ConfigError, Mistake
 from appliance.config.references import Layout
@@ -37,7 +38,12 @@ def command(path: str | None, as_json: bool) -> None:
     except ConfigError as error:
         report(None, error.mistakes, blob.label, as_json)
         sys.exit(MISTAKES)
-    if useless := [*zones.complaints(snapshot), *certificates(blob, snapshot), *tables(blob, snapshot)]:
+    if useless := [
+        *zones.complaints(snapshot),
+        *certificates(blob, snapshot),
+        *tables(blob, snapshot),
+        *handlers(blob, snapshot),
+    ]:
         report(None, sorted([*useless, *snapshot.warnings]), blob.label, as_json)
         sys.exit(MISTAKES)
     report(snapshot, sorted([*snapshot.warnings, *resolvers(blob, snapshot)]), blob.label, as_json)

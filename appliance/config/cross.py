@@ -128,9 +128,12 @@ def _ehlo_keywords(wiring: Wiring) -> Iterator[Odd]:
 
 
 def _handlers(wiring: Wiring) -> Iterator[Odd]:
-    """Whether the package is there; what is in it shows when a worker loads it."""
+    """Whether the package is there; what is in it shows when `postgate check` or a worker loads it."""
     for index, listener in enumerate(wiring.listen):
-        package = listener.handler.partition(":")[0].partition(".")[0]
+        if listener.handler_args and not listener.handler:
+            yield Odd(("listen", index, "handler_args"), "handler_args without a handler", at_key=True)
+        module, colon, _ = listener.handler.partition(":")
+        package = module.partition(".")[0] if colon else ""
         if package and importlib.util.find_spec(package) is None:
             yield Odd(("listen", index, "handler"), f'no package "{package}" is on the Python path')
 

@@ -87,7 +87,9 @@ class Listen(Section):
     ehlo_off: tuple[EhloOff, ...] = ()
     content_filter: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]{1,40}:\S{0,300})?$")] = ""
     proxy_filter: Annotated[str, Field(pattern=r"^\S{0,300}$")] = ""
-    handler: Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*)?$")] = ""
+    handler: Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|[A-Za-z0-9_.-]{1,60})?$")] = ""
+    handler_args: tuple[Annotated[str, Strict()] | Annotated[int, Strict()], ...] = ()
+    handler_timeout: Span = 60.0
 
 
 class Front(Section):

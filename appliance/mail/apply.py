@@ -57,12 +57,9 @@ def folded(text: str) -> str:
 
 def header(block: bytes, edits: Sequence[Edit]) -> bytes:
     """The header fields `block` (no empty line at its end) with `edits` in force."""
-    placed: dict[int, list[Edit]] = {}
-    for edit in edits:
-        if edit.op == "splice":
-            placed.setdefault(edit.index, []).append(edit)
+    spliced = [edit for edit in edits if edit.op == "splice" and edit.index <= len(block)]
     found = fields(block, edits)
-    return b"".join(_spliced(octets, placed.pop(start, ())) if placed else octets for octets, start in found)
+    return b"".join(_spliced(found, spliced) if spliced else (octets for octets, _ in found))
 
 
 def fields(block: bytes, edits: Sequence[Edit]) -> list[tuple[bytes, int]]:
@@ -77,11 +74,18 @@ def fields(block: bytes, edits: Sequence[Edit]) -> list[tuple[bytes, int]]:
     return found
 
 
-def _spliced(field: bytes, edits: Sequence[Edit]) -> bytes:
-    """One field as received, with what is put before it or in its place."""
-    before = b"".join(octets(edit.value, edit.encoding) for edit in edits if not edit.length)
-    kept = next((octets(edit.value, edit.encoding) for edit in edits if edit.length), field)
-    return before + kept
+def _spliced(fields: Sequence[tuple[bytes, int]], edits: Sequence[Edit]) -> Iterator[bytes]:
+    """The fields, those as received with what is put before them or in their place. What was to stand before one that an
+    edit took out stands before the next one that is left, or at the end."""
+    waiting = deque(sorted((edit for edit in edits if not edit.length), key=lambda edit: edit.index))
+    replaced = {edit.index: edit for edit in reversed(edits) if edit.length}
+    for raw, start in fields:
+        while start >= 0 and waiting and waiting[0].index <= start:
+            put_in = waiting.popleft()
+            yield octets(put_in.value, put_in.encoding)
+        edit = replaced.get(start)
+        yield raw if edit is None else octets(edit.value, edit.encoding)
+    yield from (octets(edit.value, edit.encoding) for edit in waiting)
 
 
 def octets(text: str, encoding: str = "utf-8") -> bytes:
@@ -177,7 +181,9 @@ def _edited(start: bytes, rest: Iterable[bytes], edits: Sequence[Edit]) -> Itera
 
 def _splice(chunks: Iterable[bytes], edits: Sequence[Edit], start: int) -> Iterator[bytes]:
     """`chunks`, which begin at `start` of the content as received, with the splices from there on in force."""
-    waiting = deque(sorted((e for e in edits if e.op == "splice" and e.index >= start), key=lambda e: e.index))
+    # What is put in right behind the last field stands there already.
+    behind = (e for e in edits if e.op == "splice" and (e.index > start or (e.index == start and e.length)))
+    waiting = deque(sorted(behind, key=lambda e: e.index))
     at = free = start  # what stands before `free` is cut out
     for chunk in chunks:
         done, end = at, at + len(chunk)

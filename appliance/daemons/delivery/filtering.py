@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from appliance.daemons.delivery.routing import Destination
+from appliance.mail.differing import crlf
 from appliance.observe import metrics, oplog
 from appliance.observe.trouble import Said, said
 from appliance.protocol.smtp.outgoing import Result
@@ -54,7 +55,7 @@ class Filtering:
         return [answer._replace(text=f"filtered by {name}: queued as {queue_id}") for answer in answers]
 
     async def _replaced(self, item: Item, indexes: Sequence[int], made: bytes) -> str:
-        octets = await asyncio.to_thread(_crlf, made)
+        octets = await asyncio.to_thread(crlf, made)
         trailer = msgspec.structs.replace(
             item.trailer,
             queue_id=next(self._ids),
@@ -102,9 +103,3 @@ class Filtering:
             said(f"{name} puts mail off", f"{trouble.why} ({trouble.tries} tries)", len(trouble.last), trouble.last)
             for name, trouble in self._troubles.items()
         ]
-
-
-def _crlf(octets: bytes) -> bytes:
-    """With CRLF at the end of each line, the last one too."""
-    octets = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-    return octets if octets.endswith(b"\r\n") else octets + b"\r\n"

@@ -21,6 +21,7 @@ from appliance.daemons.smtpd.transaction import Transaction
 from appliance.daemons.smtpd.wire import Step
 from appliance.engine.pipeline import Combined, combine
 from appliance.mail.context import Context
+from appliance.mail.edits import Edit
 from appliance.mail.ports import Unavailable
 from appliance.queue.envelope import Trailer
 from appliance.queue.errors import SpoolError, SpoolFull
@@ -150,10 +151,17 @@ async def _combined(session: "Session", transaction: Transaction, ctx: Context) 
             record.notes(session, END, group.decision)
     combined = combine(groups)
     if session.plugged is not None and combined.verb == "accept":
-        refusal = await session.plugged.ask(ctx)
-        if refusal is not None:
-            return Combined(refusal.verb, refusal.reply)
+        said = await session.plugged.ask(ctx)
+        if said is not None:
+            return _edited(combined, said.edits) if said.verb == "accept" else Combined(said.verb, said.reply)
     return combined
+
+
+def _edited(combined: Combined, edits: tuple[Edit, ...]) -> Combined:
+    """The same with further edits of every message that is stored."""
+    replace = msgspec.structs.replace
+    store = [replace(one, decision=replace(one.decision, edits=(*one.decision.edits, *edits))) for one in combined.store]
+    return replace(combined, store=tuple(store))
 
 
 def _answer(

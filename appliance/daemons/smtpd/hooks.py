@@ -2,65 +2,95 @@
 handle_MAIL, handle_RCPT, handle_DATA, handle_QUIT, handle_exception).
 
 Contract: hooks get aiosmtpd's own Session and Envelope; they are asked about what our engine has accepted, and may
-refuse it; what they change in content is theirs alone. Unlike aiosmtpd: the null sender is "", parameters keep their
-case, the Session and its PROXY facts survive STARTTLS, no timer runs meanwhile, a client that goes away cancels nothing,
-and the texts of exceptions stay in our log. handle_DATA needs the whole message in RAM, by that contract.
-What failure means for the mail: a hook that raises is 451, unless its handle_exception says otherwise.
+refuse it. What handle_DATA leaves in envelope.content, mail_from and rcpt_tos is what goes on (edits; the content as
+received stays on disk). They run in threads of their own (hook_room), plain functions too, each call within a time.
+Unlike aiosmtpd: the null sender is "", parameters keep their case, the Session and its PROXY facts survive STARTTLS, no
+timer runs meanwhile, a client that goes away cancels nothing, and the texts of exceptions stay in our log. handle_DATA
+needs the whole message in RAM, by that contract.
+What failure means for the mail: a hook that raises, hangs, or returns or leaves what makes no sense is 451, unless its
+handle_exception says otherwise.
 """
 
 import asyncio
-import importlib
+import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from aiosmtpd.smtp import Envelope
 from aiosmtpd.smtp import Session as HookSession
 
-from appliance.daemons.smtpd import commands, record
+from appliance.daemons.smtpd import commands, hook_loading, record
+from appliance.daemons.smtpd.hook_room import Late, Rooms
 from appliance.mail.context import Context
+from appliance.mail.differing import changes, crlf
+from appliance.mail.edits import Edit
 from appliance.mail.ports import Content
 from appliance.mail.replies import MAX_REPLY
 from appliance.mail.verdict import Decision, Verb
+from appliance.observe import metrics
+from appliance.protocol.smtp.address import AddressError, parse_address
 from appliance.protocol.smtp.reply import Reply, from_text
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
 
-#: Octets of content that are put together on the event loop; more goes to a thread.
+#: Octets of content that are put together, and compared, on the event loop; more goes to a thread.
 _AT_ONCE = 262144
+#: Seconds that a hook may take where nothing else is said.
+SECONDS = 60.0
+_took = metrics.histogram("postgate_handler_seconds", "Time of a handler's hook, waiting included.", ["handler", "hook"])
+_failed = metrics.counter("postgate_handler_failures_total", "Hooks that raised, hung, or said nonsense.", ["handler"])
 
 
-def plug(handler: object) -> "Callable[[Session], Plug]":
+class Hooked:
+    """A handler, and where it runs."""
+
+    def __init__(self, handler: object, name: str, seconds: float) -> None:
+        self.handler, self.name, self.seconds = handler, name, seconds
+        self.rooms = Rooms(name)
+
+    async def call(self, name: str, *arguments: object) -> Any:
+        """Its hook handle_`name`. Raises what that raises, and Late."""
+        begun = time.monotonic()
+        try:
+            return await self.rooms.call(getattr(self.handler, f"handle_{name}"), arguments, self.seconds)
+        except BaseException:
+            _failed.labels(self.name).inc()
+            raise
+        finally:
+            _took.labels(self.name, name).observe(time.monotonic() - begun)
+
+
+def plug(handler: object, name: str = "", seconds: float = SECONDS) -> "Callable[[Session], Plug]":
     """What Front.plug wants: a conversation with `handler` for each session."""
-    return lambda session: Plug(handler, session)
+    return partial(Plug, Hooked(handler, name or type(handler).__name__, seconds))
 
 
 @cache
-def load(spec: str) -> "Callable[[Session], Plug]":
-    """The same for "module:Class", one object a worker. Raises ValueError with what is wrong."""
-    module, _, name = spec.partition(":")
-    try:
-        handler = getattr(importlib.import_module(module), name)()
-    except Exception as error:
-        raise ValueError(f"handler {spec}: {type(error).__name__}: {error}") from error
-    return plug(handler)
+def load(spec: str, arguments: tuple[str | int, ...] = (), seconds: float = SECONDS) -> "Callable[[Session], Plug]":
+    """The same for "module:Class" or an entry point, one object a worker. Raises ValueError with what is wrong."""
+    return plug(hook_loading.make(spec, arguments), spec, seconds)
 
 
 class Plug:
     """One session's conversation with a handler (questions.Plug)."""
 
-    def __init__(self, handler: object, session: "Session") -> None:
-        self._handler, self._session = handler, session
+    def __init__(self, hooked: Hooked, session: "Session") -> None:
+        self._hooked, self._handler, self._session = hooked, hooked.handler, session
         self._facts = HookSession(session.loop)
         self._envelope = Envelope()
         self._server = SimpleNamespace(
-            hostname=session.rules.hostname, loop=session.loop, event_handler=handler, session=self._facts, envelope=None
+            hostname=session.rules.hostname,
+            loop=session.loop,
+            event_handler=hooked.handler,
+            session=self._facts,
+            envelope=None,
         )
 
     async def ask(self, ctx: Context) -> Decision | None:
-        """Its objection to what the engine has accepted, or None."""
+        """Its objection to what the engine has accepted, or what it changed (it accepts then), or None."""
         match ctx.stage:
             case "mail":
                 return await self._mail(ctx)
@@ -79,10 +109,9 @@ class Plug:
         if hook is None:
             commands.greet(session)
             return
-        if verb == "EHLO" and hook.__code__.co_argcount > 5:
+        if verb == "EHLO" and hook_loading.takes(hook, 5):
             offered = commands.offer(session).decode("ascii").splitlines()
-            lines = await self._call(verb, session.helo, offered)
-            session.ok("".join(f"{line}\r\n" for line in lines).encode("ascii", "replace"))
+            session.ok(_lines(await self._call(verb, session.helo, offered)))
             return
         objection = self._decision(await self._call(verb, session.helo))
         if objection is None:
@@ -121,34 +150,44 @@ class Plug:
         address = recipient.address.text
         options = [f"NOTIFY={recipient.notify}"] if recipient.notify else []
         options += [f"ORCPT={recipient.orcpt}"] if recipient.orcpt else []
+        before = list(self._envelope.rcpt_tos)
         objection = await self._hook("RCPT", address, options)
-        if objection is None and address not in self._envelope.rcpt_tos:
+        if objection is None and self._envelope.rcpt_tos == before and address not in before:
             self._envelope.rcpt_tos.append(address)
             self._envelope.rcpt_options.extend(options)
         return objection
 
     async def _data(self, ctx: Context) -> Decision | None:
-        if ctx.content is None or not hasattr(self._handler, "handle_DATA"):
+        if ctx.content is None:
             return None
-        self._envelope.content = self._envelope.original_content = await _whole(ctx.content)
-        objection = await self._hook("DATA")
-        self._envelope = Envelope()
-        return objection
+        envelope, self._envelope = self._envelope, Envelope()
+        edits: tuple[Edit, ...] = ()
+        if hasattr(self._handler, "handle_DATA"):
+            whole = envelope.content = envelope.original_content = await _whole(ctx.content)
+            objection = await self._hook("DATA", envelope=envelope)
+            if objection is not None:
+                return objection
+            edits = await _of_content(whole, envelope.content)
+        edits = (*_of_envelope(ctx, envelope), *edits)
+        return Decision(verb="accept", edits=edits) if edits else None
 
-    async def _hook(self, name: str, *arguments: object) -> Decision | None:
+    async def _hook(self, name: str, *arguments: object, envelope: Envelope | None = None) -> Decision | None:
         if not hasattr(self._handler, f"handle_{name}"):
             return None
-        return self._decision(await self._call(name, *arguments))
+        return self._decision(await self._call(name, *arguments, envelope=envelope))
 
-    async def _call(self, name: str, *arguments: object) -> Any:
+    async def _call(self, name: str, *arguments: object, envelope: Envelope | None = None) -> Any:
         """Call handle_`name`; what it raises goes to its handle_exception, else up."""
+        given = (self._server, self._facts, envelope or self._envelope)
         try:
-            return await getattr(self._handler, f"handle_{name}")(self._server, self._facts, self._envelope, *arguments)
+            return await self._hooked.call(name, *given, *arguments)
         except Exception as error:
+            if isinstance(error, Late):
+                raise RuntimeError(f"handler {self._hooked.name}: handle_{name}: {error}") from error
             if not hasattr(self._handler, "handle_exception"):
                 raise
             record.internal(self._session, error)
-            status = await self._handler.handle_exception(error)
+            status = await self._hooked.call("exception", error)
             if not str(status).startswith(("4", "5")):
                 raise
             return status
@@ -171,3 +210,55 @@ async def _whole(content: Content) -> bytes:
     if content.size <= _AT_ONCE:
         return b"".join(content.chunks())
     return await asyncio.to_thread(lambda: b"".join(content.chunks()))
+
+
+def _of_envelope(ctx: Context, envelope: Envelope) -> list[Edit]:
+    """What was changed in it (but for the case of letters). Raises ValueError for what is no address."""
+    sender = ctx.sender.text if ctx.sender else ""
+    left = _address(envelope.mail_from, null=True)
+    edits = [Edit("sender", value=left)] if left != sender else []
+    before = {recipient.address.text.lower(): recipient.address.text for recipient in ctx.recipients}
+    after = {one.lower(): one for one in map(_address, envelope.rcpt_tos)}
+    edits += [Edit("delete_recipient", value=one) for key, one in before.items() if key not in after]
+    return edits + [Edit("add_recipient", value=one) for key, one in after.items() if key not in before]
+
+
+def _address(given: object, null: bool = False) -> str:
+    if null and given in ("", "<>", None):
+        return ""
+    try:
+        return parse_address(str(given).encode(), utf8=True)[0].text
+    except (AddressError, ValueError, IndexError) as error:
+        raise ValueError(f"the handler left {given!r} in the envelope, which is no address") from error
+
+
+async def _of_content(before: bytes, after: object) -> tuple[Edit, ...]:
+    """Raises ValueError for what is no message."""
+    if after is before:
+        return ()
+    if isinstance(after, str):
+        after = after.encode("utf-8", "surrogateescape")
+    if not isinstance(after, bytes | bytearray):
+        raise ValueError(f"the handler left {type(after).__name__} in envelope.content, which is no message")
+    octets = bytes(after)
+    if max(len(before), len(octets)) <= _AT_ONCE:
+        return _differing(before, octets)
+    return await asyncio.to_thread(_differing, before, octets)
+
+
+def _differing(before: bytes, after: bytes) -> tuple[Edit, ...]:
+    try:
+        return changes(before, crlf(after) if after.strip() else b"")
+    except ValueError as error:
+        raise ValueError(f"the handler left no message in envelope.content: {error}") from error
+
+
+def _lines(answer: object) -> bytes:
+    """An answer to EHLO. Raises ValueError for what is none."""
+    lines = answer if isinstance(answer, list | tuple) else [answer]
+    last = len(lines) - 1
+    for number, line in enumerate(lines):
+        start = "250 " if number == last else "250-"
+        if not isinstance(line, str) or not (line.startswith(start) and line.isascii() and line.isprintable()):
+            raise ValueError(f"handle_EHLO returned {line!r}, which is no line of an answer to EHLO")
+    return "".join(f"{line}\r\n" for line in lines).encode("ascii")

@@ -21,7 +21,7 @@ class Plug(Protocol):
     """A conversation with a content filter that follows the session's commands (hooks.Plug)."""
 
     async def ask(self, ctx: Context) -> Decision | None:
-        """Its objection to what the engine has accepted, or None."""
+        """Its objection to what the engine has accepted, or what it changed in a message, or None."""
 
     async def hello(self, session: "Session") -> None:
         """Answer EHLO or HELO."""

@@ -66,11 +66,11 @@ class Asked(Protocol):
         """Is every next hop known, now, to take SMTPUTF8?"""
 
 
-def _plug(handler: str) -> "Callable[[Session], Plug]":
-    """Raises ValueError where it cannot be loaded."""
+def _plug(listen: Listen) -> "Callable[[Session], Plug]":
+    """Raises ValueError where its handler cannot be loaded."""
     from appliance.daemons.smtpd import hooks  # it imports the commands, and they this module
 
-    return hooks.load(handler)
+    return hooks.load(listen.handler, listen.handler_args, listen.handler_timeout)
 
 
 class Door:
@@ -89,7 +89,7 @@ class Door:
         #: Stages at which any check is asked: the others need no question.
         self.standing = frozenset(stage for stage in STAGES if engine.stands(self.role, stage))
         #: Begins a session's conversation with the operator's handler, if the listener has one.
-        self.plug = _plug(listen.handler) if listen.handler else None
+        self.plug = _plug(listen) if listen.handler else None
         #: The policy about clients that do not wait for the greeting, where one is asked about them.
         self.manners = engine.standing("early_talker", self.role) if self.role == "inbound" else None
         self._trusted, self._hostname, self._size_limit = trusted, hostname, size_limit

@@ -1,0 +1,147 @@
+"""An operator's handler class by its name: "module:Class", or an entry point of the group postgate.filters.
+
+Contract: `find` imports and gives the class, `problem` says in words what would not work; neither makes an object.
+Importing runs code of the operator's: `postgate check` does it in a process of its own (`python -m` this module). What
+failure means for the mail: a reload that names such a handler is refused, and a start fails.
+"""
+
+import importlib
+import importlib.metadata
+import inspect
+import json
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+GROUP = "postgate.filters"
+#: Hooks that are called, with what they get beside server, session and envelope (aiosmtpd: the least and the most).
+HOOKS = {
+    "handle_HELO": (1, 1),
+    "handle_EHLO": (1, 2),
+    "handle_MAIL": (2, 2),
+    "handle_RCPT": (2, 2),
+    "handle_DATA": (0, 0),
+    "handle_QUIT": (0, 0),
+}
+_OTHERS: tuple[str, ...] = (
+    "handle_exception",
+    "handle_message",
+    "handle_STARTTLS",
+    "handle_AUTH",
+    "handle_PROXY",
+    "handle_NOOP",
+)
+_OTHERS += ("handle_RSET", "handle_VRFY")
+
+
+def find(spec: str) -> Any:
+    """The class, or whatever makes an object when it is called. Raises ValueError."""
+    try:
+        if ":" not in spec:
+            return _entry_point(spec).load()
+        module, _, name = spec.partition(":")
+        return getattr(importlib.import_module(module), name)
+    except ValueError:
+        raise
+    except BaseException as error:  # it may do anything, SystemExit too
+        raise ValueError(f"handler {spec}: {type(error).__name__}: {error}") from error
+
+
+def make(spec: str, arguments: Sequence[str | int]) -> Any:
+    """An object. Raises ValueError."""
+    cls = find(spec)
+    try:
+        return _factory(cls)(*arguments)
+    except BaseException as error:
+        raise ValueError(f"handler {spec}: {type(error).__name__}: {error}") from error
+
+
+def problem(spec: str, arguments: Sequence[str | int]) -> str:
+    """What would not work, "" if nothing is known to."""
+    try:
+        cls = find(spec)
+    except ValueError as error:
+        return str(error)
+    if not callable(cls):
+        return f"handler {spec}: it is no class"
+    if why := _unfit_arguments(cls, arguments):
+        return f"handler {spec}: {why}"
+    if inspect.isabstract(cls):
+        return f"handler {spec}: it is abstract, a class of yours must be made of it"
+    names = [name for name in dir(cls) if name.startswith("handle_")]
+    if not set(names) & set(HOOKS) and not hasattr(cls, "from_cli"):  # aiosmtpd's Sink
+        return f"handler {spec}: it has none of {', '.join(HOOKS)}"
+    for name in names:
+        if why := _unfit_hook(cls, name):
+            return f"handler {spec}: {why}"
+    return ""
+
+
+def _entry_point(name: str) -> importlib.metadata.EntryPoint:
+    there = importlib.metadata.entry_points(group=GROUP)
+    found = {point.value: point for point in there if point.name == name}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        raise ValueError(f"handler {name}: several packages have an entry point of this name: {', '.join(found)}")
+    known = ", ".join(sorted({point.name for point in there})) or "none"
+    raise ValueError(f'handler {name}: no installed package has an entry point "{name}" in {GROUP} (there are: {known})')
+
+
+def _factory(cls: Any) -> Any:
+    """aiosmtpd's own classes are made from words by from_cli(parser, *words)."""
+    from_cli = getattr(cls, "from_cli", None)
+    return (lambda *words: from_cli(_Parser(), *map(str, words))) if from_cli is not None else cls
+
+
+class _Parser:
+    """What from_cli tells of its mistakes."""
+
+    def error(self, message: str) -> None:
+        raise ValueError(message)
+
+
+def _unfit_arguments(cls: Any, arguments: Sequence[str | int]) -> str:
+    if getattr(cls, "from_cli", None) is not None:
+        return ""
+    try:
+        inspect.signature(cls).bind(*arguments)
+    except TypeError as error:
+        return f"handler_args do not fit: {error}"
+    except ValueError:  # it has no signature
+        return ""
+    return ""
+
+
+def _unfit_hook(cls: Any, name: str) -> str:
+    hook = getattr(cls, name)
+    if not callable(hook):
+        return f"{name} cannot be called"
+    if name not in HOOKS:
+        close = get_close_matches(name, HOOKS, 1, 0.8)
+        return f"there is no hook {name} (did you mean {close[0]}?)" if close and name not in _OTHERS else ""
+    own = 0 if isinstance(inspect.getattr_static(cls, name), staticmethod) or inspect.ismethod(hook) else 1
+    least, most = HOOKS[name]
+    if any(takes(hook, own + 3 + count) for count in range(least, most + 1)):
+        return ""
+    return f"{name} must take (self, server, session, envelope{', ...' if most else ''}), not {inspect.signature(hook)}"
+
+
+def takes(hook: Any, count: int) -> bool:
+    """Can it be called with so many arguments?"""
+    try:
+        inspect.signature(hook).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True
+
+
+if __name__ == "__main__":
+    told = problem(sys.argv[1], json.loads(sys.argv[2]))
+    sys.stdout.write(f"\n{json.dumps(told)}\n")  # behind what the import said
+    sys.stdout.flush()
+    os._exit(0)  # threads that the import began hold nothing up
