@@ -18,10 +18,12 @@ Odd = Callable[["Handler"], bool]
 
 
 class Graph:
-    """Use with `with`. `users` are the objects of /v1.0/users, `page` of them a time; `asked` the requests that came."""
+    """Use with `with`. `users` are the objects of /v1.0/users, `more` those of other paths, `page` of them a time;
+    `asked` the requests that came."""
 
     def __init__(self, authority: trustme.CA, host: str = "localhost") -> None:
         self.users: list[dict[str, Any]] = []
+        self.more: dict[str, list[dict[str, Any]]] = {}
         self.page = 2
         self.odd: Odd = lambda _handler: False
         self.asked: list[tuple[str, str, str]] = []
@@ -77,16 +79,17 @@ class Handler(BaseHTTPRequestHandler):
             self.say(401, {"error": {"code": "InvalidAuthenticationToken", "message": "Access token is empty."}})
             return
         place = urlsplit(self.path)
-        if place.path != "/v1.0/users":
+        objects = self.graph.users if place.path == "/v1.0/users" else self.graph.more.get(place.path)
+        if objects is None:
             self.say(404, {"error": {"code": "ResourceNotFound", "message": place.path}})
             return
         begin = int(parse_qs(place.query).get("$skiptoken", ["0"])[0])
         answer: dict[str, Any] = {
             "@odata.context": f"{self.graph.url}/v1.0/$metadata#users(mail,proxyAddresses)",
-            "value": self.graph.users[begin : begin + self.graph.page],
+            "value": objects[begin : begin + self.graph.page],
         }
-        if begin + self.graph.page < len(self.graph.users):
-            answer["@odata.nextLink"] = f"{self.graph.url}/v1.0/users?$skiptoken={begin + self.graph.page}"
+        if begin + self.graph.page < len(objects):
+            answer["@odata.nextLink"] = f"{self.graph.url}{place.path}?$skiptoken={begin + self.graph.page}"
         self.say(200, answer)
 
     def say(self, status: int, document: Any, **fields: str) -> None:
