@@ -97,6 +97,17 @@ def test_what_the_files_break_is_a_miss_and_names_who_did_it(played: Played) -> 
     assert "access stops this stranger first" in why and f"{played.folder}/policies/access/client.cidr" in why
 
 
+def test_lists_that_are_fetched_are_there_and_nobody_is_asked_for_them(tmp_path: Path) -> None:
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies/recipient.toml").write_text('tables = ["synced:directory"]\ncallahead = false\n')
+    more = '[recipients.directory]\nkind = "ldap"\nsource = "ldaps://127.0.0.1:9"\nbase = "dc=example"\n'
+    config = wiring(tmp_path, more)
+    for only in ("unknown recipient", "clean mail"):
+        status, rows, said = selftest(tmp_path, "--config", config, "--only", only)
+        assert status == 0 and {row["state"] for row in rows} == {"ok"}, (rows, said)
+    assert not (tmp_path / "never-touched").exists()
+
+
 def test_files_that_do_not_run_are_told_with_their_place(tmp_path: Path) -> None:
     config = wiring(tmp_path, "[smtp]\nsize = 3\n")
     played = selftest(tmp_path, "--config", config)

@@ -18,6 +18,7 @@ from typing import Any
 from appliance.cli.selftest import toml
 from appliance.config import blob as files
 from appliance.config import default
+from appliance.config.references import LISTS
 from appliance.config.snapshot import Snapshot, build
 from appliance.daemons.compose.lists import wanted_lists
 
@@ -124,6 +125,7 @@ class Scene:
         wiring["relay"] = {"domains": domains, "next_hop": f"smtp:[127.0.0.1]:{inner}"}
         wiring["dns"] = {"zone": "zone", "nameservers": [f"127.0.0.1:{dns}"], "timeout": "2s"}
         wiring["scanners"] = self._scanners(clamd, spamd)
+        wiring["recipients"] = self._recipients()
         wiring["queue"] = {"retry_min": "1s", "dead_probe": "1s"}
         wiring["logging"] = {"target": "mail.log", "level": "info"}
         self._wiring = wiring
@@ -175,6 +177,15 @@ class Scene:
         found[CLAMD] = {"kind": "clamd", "address": f"127.0.0.1:{clamd}", "timeout": "5s"}
         found[SPAMD] = {"kind": "spamd", "address": f"127.0.0.1:{spamd}", "timeout": "5s"}
         return found
+
+    def _recipients(self) -> dict[str, Any]:
+        """Lists that are fetched: each is there, and knows somebody else."""
+        kept, lists = self.folder / "state" / LISTS, list(self.theirs.wiring.recipients)
+        for name in lists:
+            kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path in (kept / name, self.folder / f"{name}.list"):
+                path.write_text(f"# Made by the self-test.\nsomebody.else@{DOMAIN} ok\n", encoding="utf-8")
+        return {name: {"kind": "csv", "source": f"{name}.list", "domains": [DOMAIN]} for name in lists}
 
     def _policies(self) -> None:
         """The operator's folder over the shipped one, with our few changes."""

@@ -3,6 +3,8 @@
 import json
 import os
 import pwd
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,45 @@ async def test_a_milter_as_a_user_of_its_own_takes_large_mail_and_looks_into_it(
         assert heard.reply.word == word, heard
     assert list((whole.state / "milter").iterdir()) == []
     mta.close()
+
+
+def test_lists_of_recipients_are_fetched_by_a_user_that_alone_gets_the_password(open_master: Master) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs root to change users")
+    master, python = open_master, open_python()
+    for path in (master.root / "policies").iterdir():
+        path.unlink()
+    (master.root / "policies" / "recipient.toml").write_text('tables = ["synced:staff"]\ncallahead = false\n')
+    secret = master.root / "token"
+    secret.write_text("s3cret-token\n")
+    secret.chmod(0o600)  # root's alone: the master reads it
+    logins = []
+
+    class Source(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            logins.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'["ann@example.com"]')
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Source) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = f'[recipients.staff]\nkind = "http"\nsource = "http://127.0.0.1:{server.server_port}/"\n'
+        text = CONFIG.format(port=master.port, zone=ZONE, root=master.root)
+        master.config.write_text(f'{text}{source}password_file = "{secret}"\n')
+        whole = master.start(python=python, module="tests.daemons.master.whole")
+        kept = whole.state / "recipients" / "staff"
+        until(lambda: [kept] if kept.exists() else [], "the list")
+        assert kept.read_text().endswith("\nann@example.com ok\n") and set(logins) == {"Bearer s3cret-token"}
+        owner, folder = pwd.getpwnam(USERS["syncd"]).pw_uid, kept.parent.stat()
+        assert (kept.stat().st_uid, folder.st_uid, folder.st_mode & 0o777) == (owner, owner, 0o700)
+        assert (whole.state / "run" / "recipients.sock").stat().st_mode & 0o777 == 0o600
+        assert whole.stop() == 0
+        kept.unlink()
+        done = CliRunner().invoke(main, ["recipients", "sync", "--config", str(master.config)])
+        assert done.exit_code == 0, done.output
+        assert kept.stat().st_uid == owner, "by hand it is the folder's owner who fetches it, not root"
+        server.shutdown()
