@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _TOKEN = re.compile(
-    r'(?P<blank>[ \t\r\n]++)|(?P<quoted>"(?:[^"\\]|\\.)*+(?:"|\Z))|(?P<literal>\[(?:[^\]\\]|\\.)*+(?:\]|\Z))'
-    r'|(?P<open>\()|(?P<sign>[<>,;:@.])|(?P<atom>(?:[^ \t\r\n"\[(<>,;:@.\\]|\\.|\\\Z)++)',
+    r'(?P<blank>[ \t\r\n]++)|(?P<quoted>"(?>(?:[^"\\]|\\.)*)(?:"|\Z))|(?P<literal>\[(?>(?:[^\]\\]|\\.)*)(?:\]|\Z))'
+    r'|(?P<open>\()|(?P<sign>[<>,;:@.])|(?P<atom>(?>(?:[^ \t\r\n"\[(<>,;:@.\\]|\\.|\\\Z)+))',
     re.DOTALL,
 )
 _IN_COMMENT = re.compile(r"[()]|\\.|[^()\\]++|\\\Z", re.DOTALL)

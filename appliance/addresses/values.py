@@ -11,8 +11,8 @@ from appliance.addresses.mailboxes import spans
 from appliance.protocol.smtp.address import NULL_SENDER, Address, AddressError, parse_address
 
 #: Between commas outside quotes: what no mailbox begins with.
-_ITEM = re.compile(r'(?:[^,"\\]|\\.|"(?:[^"\\]|\\.)*+(?:"|\Z)|\\\Z)++', re.DOTALL)
-_DOING = re.compile(r'\s*+(?!"(?:[^"\\]|\\.)*+"[ \t]*@|/[^\s"]*@)(?:"?(?:(\|)|(:include:)|(/))|(\\))', re.IGNORECASE)
+_ITEM = re.compile(r'(?>(?:[^,"\\]|\\.|"(?>(?:[^"\\]|\\.)*)(?:"|\Z)|\\\Z)+)', re.DOTALL)
+_DOING = re.compile(r'\s*+(?!"(?>(?:[^"\\]|\\.)*)"[ \t]*@|/[^\s"]*@)(?:"?(?:(\|)|(:include:)|(/))|(\\))', re.IGNORECASE)
 _WHAT = (
     "a program is not run here",
     "a list in a file is not read here",

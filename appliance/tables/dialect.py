@@ -1,7 +1,8 @@
 """Operators' regular expressions (POSIX extended and basic, PCRE) rewritten for the `regex` library.
 
 Contract: rewrite() gives a pattern of the same meaning, for regex.VERSION1 (where inline flags are scoped as in PCRE);
-what it does not know passes unchanged, so that the compiler complains about it. Raises ValueError for a broken bracket.
+what it does not know passes unchanged, so that the compiler complains about it, and Rewritten knows about which place of
+the original. Raises Misplaced for a broken bracket.
 """
 
 import re
@@ -30,6 +31,25 @@ _PCRE = {"\\Z": r"(?=\n?\Z)", "\\z": r"\Z", "\\e": r"\x1b"}
 _POSIX = {"\\<": r"\m", "\\>": r"\M", "\\`": r"\A", "\\'": r"\Z"}
 
 
+class Misplaced(ValueError):
+    """A mistake in a text, at an index of it."""
+
+    def __init__(self, text: str, at: int) -> None:
+        super().__init__(text)
+        self.at = at
+
+
+class Rewritten(NamedTuple):
+    """`pieces`: where each begins in `text` and in the original."""
+
+    text: str
+    pieces: tuple[tuple[int, int], ...]
+
+    def origin(self, position: int) -> int:
+        """The index in the original of what stands at `position`."""
+        return max((piece for piece in self.pieces if piece[0] <= position), default=(0, 0))[1]
+
+
 class _Reader:
     """Walks one pattern; `groups` counts capturing groups so far (relative back references need it)."""
 
@@ -39,8 +59,10 @@ class _Reader:
         self.at = 0
         self.groups = 0
         self.out: list[str] = []
+        self.pieces: list[tuple[int, int]] = []
+        self.length = 0
 
-    def run(self) -> str:
+    def run(self) -> Rewritten:
         while self.at < len(self.text):
             letter = self.text[self.at]
             if letter == "\\":
@@ -51,7 +73,7 @@ class _Reader:
                 continue
             else:
                 self.plain(letter)
-        return "".join(self.out)
+        return Rewritten("".join(self.out), (*self.pieces, (self.length, len(self.text))))
 
     def plain(self, letter: str) -> None:
         dialect = self.dialect
@@ -71,7 +93,9 @@ class _Reader:
             self.put(letter, 1)
 
     def put(self, text: str, consumed: int) -> None:
+        self.pieces.append((self.length, self.at))
         self.out.append(text)
+        self.length += len(text)
         self.at += consumed
 
     def escape(self) -> None:
@@ -123,7 +147,7 @@ class _Reader:
             self.put("\\]", 1)
         while not self.text.startswith("]", self.at):
             if self.at >= len(self.text):
-                raise ValueError(f"the bracket opened at position {start + 1} of the pattern is not closed")
+                raise Misplaced("this bracket is not closed", start)
             self.member()
         self.put("]", 1)
 
@@ -147,4 +171,9 @@ class _Reader:
 
 def rewrite(pattern: str, dialect: Dialect) -> str:
     """`pattern` in the words of `regex` (VERSION1)."""
+    return rewritten(pattern, dialect).text
+
+
+def rewritten(pattern: str, dialect: Dialect) -> Rewritten:
+    """The same, with the places."""
     return _Reader(pattern, dialect).run()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import regex
 
 from appliance.mail.ports import TableUnavailable
-from appliance.tables.dialect import Dialect, rewrite
+from appliance.tables.dialect import Dialect, Misplaced, Rewritten, rewritten
 from appliance.tables.literal import prefix
 from appliance.tables.rules import Builder, Line, Rule, first
 from appliance.tables.text import BLANKS, Source
@@ -144,58 +144,74 @@ class _Parser:
     def __call__(self, line: Line) -> tuple[Pattern, str] | None:
         try:
             return self._parse(line)
-        except (ValueError, regex.error) as why:
-            # the position that `regex` gives belongs to the rewritten pattern: it would mislead
-            text = f"the pattern cannot be read: {why.msg}" if isinstance(why, regex.error) else str(why)
-            self.source.flaw(line.number, line.column, text)
+        except ValueError as why:
+            at = why.at if isinstance(why, Misplaced) else 0
+            self.source.flaw(*self.source.place(line.number, line.column + at), str(why))
             return None
 
     def _parse(self, line: Line) -> tuple[Pattern, str]:
         pattern, letters, result = cut(line.text)
-        on = self._toggle(letters)
+        on = self._toggle(letters, len(pattern) + 2)
         posix = self._flags is _REGEXP_FLAGS
         again = partial(compiled, pattern, on, posix=posix, octets=True)
         basic, verbose = posix and not on["x"], not posix and on["x"]
         start = prefix(pattern, multiline=on["m"], verbose=verbose, basic=basic)
-        test = Pattern(compiled(pattern, on, posix=posix), on.get("A", False), octets=again, prefix=start)
+        test = Pattern(self._compiled(pattern, on, posix), on.get("A", False), octets=again, prefix=start)
         if line.word:
             if result:
                 self.source.flaw(line.number, line.column, "text after `if /pattern/` is ignored", fatal=False)
             return test, ""
         if not result:
             raise ValueError(f"/{pattern}/ has no result")
-        return test._replace(pieces=self._pieces(result, line, test.compiled.groups)), result
+        pieces = self._pieces(result, line, test.compiled.groups, line.text.rindex(result))
+        return test._replace(pieces=pieces), result
 
-    def _toggle(self, letters: str) -> dict[str, bool]:
+    @staticmethod
+    def _compiled(pattern: str, on: dict[str, bool], posix: bool) -> Any:
+        """Raises Misplaced, by the place in the line."""
+        try:
+            found = translated(pattern, on, posix=posix)
+        except Misplaced as why:
+            raise Misplaced(str(why), why.at + 1) from None
+        try:
+            return _compile(found.text, on, posix)
+        except regex.error as why:
+            at = 0 if why.pos is None else 1 + found.origin(why.pos)
+            raise Misplaced(f"the pattern cannot be read: {why.msg}", at) from None
+
+    def _toggle(self, letters: str, start: int) -> dict[str, bool]:
         on = dict(self._flags)
-        for letter in letters:
+        for at, letter in enumerate(letters, start):
             if letter not in on:
-                raise ValueError(f'"{letter}" is no flag here (flags: {", ".join(on)})')
+                raise Misplaced(f'"{letter}" is no flag here (flags: {", ".join(on)})', at)
             on[letter] = not on[letter]
         return on
 
-    def _pieces(self, result: str, line: Line, groups: int) -> tuple[str | int, ...]:
+    def _pieces(self, result: str, line: Line, groups: int, start: int) -> tuple[str | int, ...]:
         pieces: list[str | int] = []
         at = 0
         for found in _DOLLAR.finditer(result):
             number = found[2] or found[3] or found[4]
             if number is None and found[1] is None:
-                raise ValueError("a `$` in the result is written `$$`; `$1` is the first group")
+                raise Misplaced("a `$` in the result is written `$$`; `$1` is the first group", start + found.start())
             pieces.append(result[at : found.start()] + ("$" if found[1] else ""))
             at = found.end()
             if number is not None:
-                self._reference(int(number), line, groups)
+                if why := self._no_reference(int(number), line, groups):
+                    raise Misplaced(why, start + found.start())
                 pieces.append(int(number))
         pieces.append(result[at:])
         return _joined(pieces)
 
-    def _reference(self, number: int, line: Line, groups: int) -> None:
+    def _no_reference(self, number: int, line: Line, groups: int) -> str:
+        """Why `$number` may not stand here, or ""."""
         if not self._substitution:
-            raise ValueError(f"`${number}` is not allowed here: a stranger's text would choose the destination")
+            return f"`${number}` is not allowed here: a stranger's text would choose the destination"
         if line.negate:
-            raise ValueError(f"`${number}` has no meaning in a rule with `!`")
+            return f"`${number}` has no meaning in a rule with `!`"
         if not 1 <= number <= groups:
-            raise ValueError(f"`${number}` names a group that the pattern does not have (it has {groups})")
+            return f"`${number}` names a group that the pattern does not have (it has {groups})"
+        return ""
 
 
 def _joined(pieces: list[str | int]) -> tuple[str | int, ...]:
@@ -233,18 +249,24 @@ def expression(text: str) -> Any:
 
 def compiled(pattern: str, on: dict[str, bool], *, posix: bool, octets: bool = False) -> Any:
     """The pattern for the `regex` library, for texts or for `octets`. Raises regex.error, ValueError."""
-    multiline = on["m"]
+    text = translated(pattern, on, posix=posix).text
+    return _compile(_WIDE.sub(_octet, text).encode("utf-8", "surrogateescape") if octets else text, on, posix)
+
+
+def translated(pattern: str, on: dict[str, bool], *, posix: bool) -> Rewritten:
+    """The pattern in the words of the `regex` library. Raises Misplaced."""
     if posix:
-        dialect = Dialect(posix=True, basic=not on["x"], strict_end=not multiline)
-        flags = regex.POSIX | (regex.MULTILINE if multiline else regex.DOTALL)
+        return rewritten(pattern, Dialect(posix=True, basic=not on["x"], strict_end=not on["m"]))
+    return rewritten(pattern, Dialect(strict_end=on["E"] and not on["m"], ungreedy=on["U"], verbose=on["x"]))
+
+
+def _compile(text: str | bytes, on: dict[str, bool], posix: bool) -> Any:
+    multiline = regex.MULTILINE if on["m"] else 0
+    if posix:
+        flags = regex.POSIX | (multiline or regex.DOTALL)
     else:
-        dialect = Dialect(strict_end=on["E"] and not multiline, ungreedy=on["U"], verbose=on["x"])
-        flags = (
-            (regex.MULTILINE if multiline else 0) | (regex.DOTALL if on["s"] else 0) | (regex.VERBOSE if on["x"] else 0)
-        )
-    text = rewrite(pattern, dialect)
-    written = _WIDE.sub(_octet, text).encode("utf-8", "surrogateescape") if octets else text
-    return regex.compile(written, flags | regex.VERSION1 | (regex.IGNORECASE if on["i"] else 0))
+        flags = multiline | (regex.DOTALL if on["s"] else 0) | (regex.VERBOSE if on["x"] else 0)
+    return regex.compile(text, flags | regex.VERSION1 | (regex.IGNORECASE if on["i"] else 0))
 
 
 def _octet(found: "re.Match[str]") -> str:

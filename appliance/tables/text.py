@@ -34,12 +34,21 @@ class Source:
         self.path = path
         self._flaws: list[Flaw] = []
         self._more = 0
+        #: Of lines that go on: how long they are up to each further physical line, and which that is.
+        self._folds: dict[int, list[tuple[int, int]]] = {}
 
     def flaw(self, line: int, column: int, text: str, *, fatal: bool = True) -> None:
         if len(self._flaws) < MOST_FLAWS or (fatal and not any(flaw.fatal for flaw in self._flaws)):
             self._flaws.append(Flaw(self.path, line, column, text, fatal))
         else:
             self._more += 1
+
+    def place(self, line: int, column: int) -> tuple[int, int]:
+        """The physical line and column of a column in the logical line that begins in `line`."""
+        for length, number in reversed(self._folds.get(line, ())):
+            if column > length:
+                return number, column - length
+        return line, column
 
     @property
     def flaws(self) -> tuple[Flaw, ...]:
@@ -63,6 +72,7 @@ class Source:
                     yield first, whole
                 first, whole = number, line
             elif whole:
+                self._folds.setdefault(first, []).append((len(whole), number))
                 whole += line
             else:
                 self.flaw(number, 1, "begins with white space, but there is no line before it to continue")

@@ -85,6 +85,33 @@ def test_unpaired_if_is_a_flaw() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rule", "place", "word"),
+    [
+        ("/foo(bar/ X", "(bar/", "missing )"),
+        ("if !/x$(/\nendif", "/", "missing )"),  # `$` is longer in the rewritten pattern
+        ("/$$$a**/ X", "*/", "multiple repeat"),
+        ("/ab[[:foo:]]/ X", "]/", "unknown property"),
+        ("/a[b/ X", "[b", "not closed"),
+        ("/a/qi X", "qi", '"q" is no flag'),
+        ("/a/  b $1", "$1", "names a group"),
+        ("/(a)/ $1 $x", "$x", "written `$$`"),
+        ("/a/i  b\n   c ($2)", "$2", "names a group"),
+        ("/(a)/ b\n# note\n  /c\n  $2", "$2", "names a group"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["pcre", "regexp"])
+def test_a_mistake_is_told_at_its_place(kind: str, rule: str, place: str, word: str) -> None:
+    """`place`: what stands there, for what is not closed the end of the pattern or the place behind it."""
+    (flaw,) = table(kind, "/ok/ OK\n" + rule + "\n").source.flaws
+    line = ("/ok/ OK\n" + rule).split("\n")[flaw.line - 1]
+    assert word in flaw.text, flaw
+    if word == "missing )":
+        assert line[flaw.column - 1] == "/", (flaw, line)
+    else:
+        assert line[flaw.column - 1 :].startswith(place), (flaw, line)
+
+
+@pytest.mark.parametrize(
     ("rule", "key", "expected"),
     [
         ("/^a.c$/ hit", "ABC", "hit"),  # caseless by default
