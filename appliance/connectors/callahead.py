@@ -186,7 +186,8 @@ class Callahead:
         return Found(_unverifiable(why))
 
     async def _transact(self, destination: Destination, door: Door, address: Address, with_random: bool) -> Found:
-        """One transaction. An old session that proves dead is replaced by a new one."""
+        """One transaction. An old session that proves dead is replaced by a new one. One question at a time: an answer
+        too many is noticed before it is taken for the next question's."""
         asked = [address.text]
         if with_random:
             asked.insert(0, f"postgate-probe-{random.getrandbits(64):016x}@{address.domain}")
@@ -195,7 +196,9 @@ class Callahead:
             results = await self._once(session, asked, destination)
             if session.alive or results[-1].code:
                 return self._found(destination, results)
-        session = await smtp.connect(door.target, self.hostname, door.level, door.context, chunking=False)
+        session = await smtp.connect(
+            door.target, self.hostname, door.level, door.context, chunking=False, pipelining=False
+        )
         results = await self._once(session, asked, destination)
         if not session.alive and not results[-1].code:
             raise ConnectFailed(f"{door.name}: {results[-1].text}")

@@ -35,9 +35,11 @@ _PUMP = 1024 * 1024
 class SmtpSession(asyncio.Protocol):
     """A connection. `uses` counts the messages; `alive` is False when it can take no more; `idle_since` is loop time."""
 
-    def __init__(self, target: Target, hostname: str, timeouts: Timeouts, *, chunking: bool = True) -> None:
+    def __init__(
+        self, target: Target, hostname: str, timeouts: Timeouts, *, chunking: bool = True, pipelining: bool = True
+    ) -> None:
         self.target, self.timeouts = target, timeouts
-        self.machine = ClientMachine(hostname, lmtp=target.lmtp, chunking=chunking)
+        self.machine = ClientMachine(hostname, lmtp=target.lmtp, chunking=chunking, pipelining=pipelining)
         self.uses = 0
         self.idle_since = 0.0
         self.alive = True

@@ -23,15 +23,16 @@ async def connect(
     timeouts: Timeouts = _TIMEOUTS,
     *,
     chunking: bool = True,
+    pipelining: bool = True,
 ) -> SmtpSession:
     """A session that is ready for `send`. Raises ConnectFailed. With `level` "may" TLS that fails is given up for the
     clear, on a new connection; nothing of a message was sent then."""
     try:
-        return await _open(target, hostname, level, context, timeouts, chunking)
+        return await _open(target, hostname, level, context, timeouts, chunking, pipelining)
     except ConnectFailed as error:
         if level != "may" or not error.tls:
             raise
-    return await _open(target, hostname, "none", None, timeouts, chunking)
+    return await _open(target, hostname, "none", None, timeouts, chunking, pipelining)
 
 
 async def _open(
@@ -41,9 +42,10 @@ async def _open(
     context: ssl.SSLContext | None,
     timeouts: Timeouts,
     chunking: bool,
+    pipelining: bool,
 ) -> SmtpSession:
     loop = asyncio.get_running_loop()
-    session = SmtpSession(target, hostname, timeouts, chunking=chunking)
+    session = SmtpSession(target, hostname, timeouts, chunking=chunking, pipelining=pipelining)
     try:
         async with asyncio.timeout(timeouts.connect):
             if target.path:

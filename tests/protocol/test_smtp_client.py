@@ -93,7 +93,8 @@ def test_refused_at_hello(lmtp: bool, reply: bytes) -> None:
 
 def test_helo_refused_too() -> None:
     machine = ClientMachine("mx.example.com")
-    machine.receive(b"220 x\r\n500 x\r\n")
+    machine.receive(b"220 x\r\n")
+    machine.receive(b"500 x\r\n")
     assert isinstance(machine.receive(b"550 x\r\n")[0], Closed)
 
 
@@ -470,7 +471,8 @@ def test_lmtp_has_a_reply_for_each_recipient_taken() -> None:
 def test_lmtp_lost_among_the_replies() -> None:
     machine = connected(*PIPELINING, lmtp=True)
     machine.begin(message("a@b.c", "d@e.f"), b"x\r\n")
-    machine.receive(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n250 2.0.0 a\r\n")
+    machine.receive(b"250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n")
+    machine.receive(b"250 2.0.0 a\r\n")
     results = finished(machine.eof()).results
     assert [(r.kind, r.unknown) for r in results] == [("delivered", False), ("deferred", True)]
 
@@ -561,6 +563,34 @@ def test_one_reply_too_many_ends_the_session() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "wire"),
+    [
+        ((), b"250 ok\r\n250 ok\r\n"),  # to MAIL, and to RCPT, which was not sent yet
+        ((b"250 ok\r\n",), b"250 ok\r\n354 go\r\n"),
+        ((b"250 ok\r\n",), b"250 ok\r\n35"),
+        ((b"250 ok\r\n", b"250 ok\r\n"), b"354 go\r\n250 kept\r\n"),
+    ],
+)
+def test_d3_an_answer_that_came_before_its_command_is_none(before: tuple[bytes, ...], wire: bytes) -> None:
+    """A message that nobody has read yet is never delivered."""
+    machine = connected()
+    machine.begin(message("a@b.c"), b"x\r\n")
+    for reply in before:
+        machine.receive(reply)
+    events = machine.receive(wire)
+    assert kinds(events) == ["deferred"] and isinstance(events[-1], Closed)
+    assert "a reply that nobody asked for" in events[-1].text
+    assert not [event for event in events if isinstance(event, Write)]
+
+
+def test_a_farewell_behind_an_answer_is_a_farewell() -> None:
+    machine = connected()
+    machine.begin(message("a@b.c"), b"x\r\n")
+    events = machine.receive(b"250 ok\r\n421 4.3.2 going down\r\n")
+    assert isinstance(events[-1], Closed) and events[-1].text == "421 4.3.2 going down"
+
+
+@pytest.mark.parametrize(
     ("wire", "phase", "command", "unknown"),
     [
         (b"", "sending MAIL FROM", "MAIL FROM", False),
@@ -634,13 +664,13 @@ def conversation(chunks: list[bytes]) -> list[Event]:
 
 
 def test_replies_at_every_split() -> None:
-    """Any split of what the server says gives the same events (the handshake is over before the message begins)."""
-    border = CONVERSATION.index(b"DSN\r\n") + 5
-    whole = conversation([CONVERSATION[:border], CONVERSATION[border:]])
+    """Any split of what the server says gives the same events; it answers nothing before it was asked."""
+    borders = {CONVERSATION.index(word) + len(word) for word in (b"220 inner\r\n", b"DSN\r\n", b"354 go\r\n")}
+    edges = [0, *sorted(borders), len(CONVERSATION)]
+    whole = conversation([CONVERSATION[a:b] for a, b in itertools.pairwise(edges)])
     assert kinds(whole) == ["delivered", "failed"]
     for cut in range(1, len(CONVERSATION)):
-        places = sorted({cut, border})
-        edges = [0, *places, len(CONVERSATION)]
+        edges = [0, *sorted({cut, *borders}), len(CONVERSATION)]
         assert conversation([CONVERSATION[a:b] for a, b in itertools.pairwise(edges)]) == whole
     assert conversation([CONVERSATION[i : i + 1] for i in range(len(CONVERSATION))]) == whole
 

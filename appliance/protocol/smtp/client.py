@@ -141,10 +141,21 @@ class ClientMachine:
         self._reader.push(data)
         try:
             while self.state not in ("tls", "closed") and (reply := self._reader.next()) is not None:
-                events += self._on_reply(reply)
+                made = self._on_reply(reply)
+                if self._reader.pending and any(type(event) is Write for event in made):
+                    made = self._surplus()
+                events += made
         except ProtocolError as error:
             events += self._close(str(error), str(error))
         return events
+
+    def _surplus(self) -> list[Event]:
+        """What came before the next command was even sent is no answer to it (threats D3): nothing is sent any more."""
+        reply = self._reader.next()
+        if reply is not None and reply.code == 421:
+            return self._on_reply(reply)
+        text = "a reply that nobody asked for" + (f": {reply.text}" if reply is not None else "")
+        return self._close(text, text)
 
     def _on_reply(self, reply: Reply) -> list[Event]:
         if reply.code == 421:

@@ -134,7 +134,8 @@ async def test_a_filter_that_is_away_puts_off_and_is_named(log: list[str]) -> No
         ours = got.rpartition("[")[2].rstrip("]")
         assert got == f"451 4.3.0 Error: queue file write error [{ours}]"
         [why] = stage.proxies.health()["degraded"]
-        assert why.startswith("proxy filter scan fails: connect to 127.0.0.1") and ours in why
+        assert why["what"] == "proxy filter scan fails" and why["last"] == [ours]
+        assert why["why"].startswith("connect to 127.0.0.1")
         await peer.start(port=peer.port)
         assert (await sent(client)).startswith("250") and not stage.proxies.health()["degraded"]
 
