@@ -23,12 +23,12 @@ class Refused(Exception):
     """A map says that there is no such address ("error:5.1.1 text")."""
 
     def __init__(self, status: str, text: str, place: str) -> None:
-        super().__init__(text)
-        self.status, self.text, self.place = status, text, place
+        self.status, self.text, self.place = status, shown(text, 200).encode("ascii", "replace").decode("ascii"), place
+        super().__init__(self.text)
 
     @property
     def reply(self) -> str:
-        return f"{'450' if self.status.startswith('4') else '550'} {self.status} {shown(self.text, 200)}"
+        return f"{'450' if self.status.startswith('4') else '550'} {self.status} {self.text}"
 
 
 class Step(NamedTuple):
