@@ -2,10 +2,11 @@
 the inside would refuse.
 
 Who has an entry in a map that rewrites recipients (docs/addresses.md) is known; in a domain of aliases all others are
-unknown. Then three sources in order: the lists of `tables` (`postgate recipients import FILE` writes one, `synced:NAME`
-is fetched), call-ahead to the next hop with its cache, the policy for what could not be verified. With `callahead =
-false` the lists are complete: who is not in them is unknown, once each has been fetched. Always known (RFC 5321 4.5.1):
-postmaster at our domains, bare postmaster.
+unknown; so is an address for which the transport table says `error:`, with the table's text. Then three sources in
+order: the lists of `tables` (`postgate recipients import FILE` writes one, `synced:NAME` is fetched), call-ahead to the
+next hop with its cache, the policy for what could not be verified. With `callahead = false` the lists are complete: who
+is not in them is unknown, once each has been fetched. Always known (RFC 5321 4.5.1): postmaster at our domains, bare
+postmaster.
 Outcomes: known, unknown, unverifiable (the inside is away, or a list is yet to be fetched, and nobody knows the
 address), blind (the next hop accepts every address: taken, and said in status), unchecked (no list, and call-ahead is
 off or not there), not_ours.
@@ -15,12 +16,14 @@ What failure means for the mail: an unreadable list or a crash is temperror (shi
 from collections.abc import Awaitable, Sequence
 from functools import partial
 
+import msgspec
+
 from appliance.checks import knobs
 from appliance.checks.knobs import Tables
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later, then
 from appliance.mail.lookup import Found, Searched, address_map_keys, search
-from appliance.mail.ports import Ports, Probe, Recipients, Table
+from appliance.mail.ports import Ports, Probe, Recipients, Table, Undeliverable
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.smtp.address import Address
 
@@ -87,12 +90,32 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
 def _judge(address: Address, policy: Policy, ports: Ports, ours: bool) -> Verdict | Awaitable[Verdict]:
     """An address, once it is known whether its domain is ours."""
     if not ours:
-        return _verdict(address, "not_ours", "not one of our domains")
+        return then(ports.site.undeliverable(address), partial(_not_ours, address))
     if address.local.lower() == "postmaster":
         return _verdict(address, "known", "required by RFC 5321")
     if ports.aliases is not None:
         return then(ports.aliases.covers(address), partial(_uncovered, address, policy, ports))
-    return _listed(address, policy, ports)
+    return _covered_by_nothing(address, policy, ports)
+
+
+def _not_ours(address: Address, refusal: Undeliverable | None) -> Verdict:
+    return _refused(address, refusal) if refusal else _verdict(address, "not_ours", "not one of our domains")
+
+
+def _refused(address: Address, refusal: Undeliverable) -> Verdict:
+    """What the transport table has only a refusal for is not taken first and returned then (as in Postfix)."""
+    reason = "the transport table refuses this address"
+    return msgspec.structs.replace(_verdict(address, "unknown", reason, place=refusal.place), reply=refusal.reply)
+
+
+def _covered_by_nothing(address: Address, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
+    return then(ports.site.undeliverable(address), partial(_routed, address, policy, ports))
+
+
+def _routed(
+    address: Address, policy: Policy, ports: Ports, refusal: Undeliverable | None
+) -> Verdict | Awaitable[Verdict]:
+    return _refused(address, refusal) if refusal else _listed(address, policy, ports)
 
 
 def _uncovered(address: Address, policy: Policy, ports: Ports, found: Found | None) -> Verdict | Awaitable[Verdict]:
@@ -106,7 +129,7 @@ def _uncovered(address: Address, policy: Policy, ports: Ports, found: Found | No
 def _unaliased(address: Address, policy: Policy, ports: Ports, only: bool) -> Verdict | Awaitable[Verdict]:
     if only:
         return _verdict(address, "unknown", f"{address.domain} has aliases only, and none of this name")
-    return _listed(address, policy, ports)
+    return _covered_by_nothing(address, policy, ports)
 
 
 def _listed(address: Address, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:

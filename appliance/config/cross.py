@@ -193,7 +193,7 @@ def _unrouted(wiring: Wiring, routes: Mapping[str, object]) -> Iterator[Odd]:
 
 
 def _tls_levels(wiring: Wiring) -> Iterator[Odd]:
-    if isinstance(wiring.relay.routes, str):
+    if wiring.relay.route_tables:
         return  # the next hops stand in a table that changes by itself
     known = {name for _, hop in _hops(wiring) for name in values.tls_names(hop)} | {"*"}
     for key in wiring.relay.tls:

@@ -82,7 +82,9 @@ Domains = Annotated[tuple[Annotated[str, AfterValidator(our_domain)], ...], Befo
 Hops = Annotated[tuple[Annotated[str, checked(values.parse_next_hop)], ...], BeforeValidator(lone)]
 Peers = Annotated[tuple[Annotated[str, checked(values.parse_peer)], ...], BeforeValidator(lone)]
 RouteMap = dict[Annotated[str, AfterValidator(route_key)], Hops]
+Table = Annotated[str, AfterValidator(table_spec)]
+Tables = Annotated[tuple[Table, ...], BeforeValidator(lone)]
 Routing = Annotated[
-    Annotated[RouteMap, Tag("domains")] | Annotated[str, AfterValidator(table_spec), Tag("table")],
-    Discriminator(lambda value: "table" if isinstance(value, str) else "domains"),
+    Annotated[RouteMap, Tag("domains")] | Annotated[Table, Tag("table")] | Annotated[tuple[Table, ...], Tag("tables")],
+    Discriminator(lambda value: {str: "table", list: "tables", tuple: "tables"}.get(type(value), "domains")),
 ]

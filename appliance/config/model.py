@@ -29,6 +29,7 @@ from appliance.config.fields import (
     Networks,
     Routing,
     Span,
+    Tables,
     Whole,
     checked,
     lone,
@@ -127,12 +128,32 @@ class Policyd(Front):
     messages: Annotated[int, Strict(), Field(ge=1)] = 10000
 
 
+#: Tables of [relay] whose key is the sender.
+BY_SENDER = ("sender_dependent_relayhost_maps", "sender_dependent_default_transport_maps")
+
+
 class Relay(Section):
     domains: Domains = ()
     next_hop: Hops = ()
     routes: Routing = Field(default_factory=dict)
+    sender_dependent_relayhost_maps: Tables = ()
+    sender_dependent_default_transport_maps: Tables = ()
     tls: dict[str, Annotated[Level, BeforeValidator(lone_level)]] = Field(default_factory=dict)
     tls_ca: str = ""
+
+    @property
+    def route_tables(self) -> tuple[str, ...]:
+        """The transport tables that `routes` names."""
+        if isinstance(self.routes, str):
+            return (self.routes,)
+        return self.routes if isinstance(self.routes, tuple) else ()
+
+    def tables(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """(path in the wiring, table) of every table of this section."""
+        for key in ("domains", "route_tables", *BY_SENDER):
+            for index, text in enumerate(getattr(self, key)):
+                if ":" in text:
+                    yield ("relay", "routes" if key == "route_tables" else key, index), text
 
 
 class Smtp(Section):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from appliance import tables
 from appliance.config import addresses, positions, where
+from appliance.config.model import BY_SENDER
 from appliance.config.syntax import Parsed, parse
 from appliance.engine.policy import compile_policies
 
@@ -84,7 +85,7 @@ class Layout:
         relay = self.section("relay")
         for path, text in [
             *texts(relay.get("domains"), ("relay", "domains")),
-            *texts(relay.get("routes"), ("relay", "routes")),
+            *(found for key in ("routes", *BY_SENDER) for found in texts(relay.get(key), ("relay", key))),
             *((("addresses", *at), text) for at, text in addresses.specs(self.section("addresses"))),
         ]:
             for leaf in tables.leaves(text):

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from appliance import tables
-from appliance.config import actions, addresses, yara
+from appliance.config import actions, addresses, entries, yara
 from appliance.config import wiring as wirings
 from appliance.config.blob import Blob
 from appliance.config.mistakes import ConfigError, Mistake, did_you_mean
 from appliance.config.model import Wiring
 from appliance.config.positions import Path
 from appliance.config.references import Layout, Reference, texts
-from appliance.config.routes import transport_problem
 from appliance.config.syntax import Parsed, parse
 from appliance.engine.policy import PolicySet, compile_policies
 from appliance.tables import Remote
@@ -172,16 +171,16 @@ class _Build:
 
     def _open(self, reference: Reference, path: str) -> None:
         data = self.blob.files.get(path, b"")
-        routes = reference.path == ("relay", "routes")
+        fixed = not reference.policy and entries.names_transports(reference.path)
         spec = tables.with_paths(reference.spec, lambda _: path.removesuffix(tables.suffix_of(reference.spec)))
         key = reference.spec if reference.policy else spec
-        table = self._unchanged(key, path) or tables.open_table(spec, lambda _: data, substitution=not routes)
+        table = self._unchanged(key, path) or tables.open_table(spec, lambda _: data, substitution=not fixed)
         if isinstance(table, Remote) and path in self.blob.apart:
             table.pattern = True
         self.tables[key] = table
         if not reference.secret:
             self.table_files.add(path)
-        self._flaws(table, reference.policy, reference.path, routes)
+        self._flaws(table, reference.policy, reference.path)
 
     def _unchanged(self, key: str, path: str) -> tables.Opened | None:
         """The table as it was opened for the previous Snapshot, if it is the same file with the same octets."""
@@ -191,14 +190,15 @@ class _Build:
             return None
         return table if before.blob.files.get(path) == self.blob.files.get(path) else None
 
-    def _flaws(self, table: tables.Opened, policy: str, path: Path, routes: bool) -> None:
+    def _flaws(self, table: tables.Opened, policy: str, path: Path) -> None:
         for flaw in table.source.flaws:
             if flaw.path:
                 self.mistakes.append(Mistake(flaw.path, flaw.line, flaw.column, flaw.text, flaw.fatal))
             else:
                 self._at(policy, path, f"item {flaw.line}: {flaw.text}", fatal=flaw.fatal)
-        for key, value, line in table.entries() if routes or addresses.is_map(path) else ():
-            if problem := transport_problem(value) if routes else addresses.entry_problem(path, key, value):
+        judge = None if policy else entries.judge(path)
+        for key, value, line in table.entries() if judge else ():
+            if judge and (problem := judge(key, value)):
                 if table.source.path:
                     self.mistakes.append(Mistake(table.source.path, line, 1, problem))
                 else:
@@ -206,11 +206,8 @@ class _Build:
 
     def _specs(self, wiring: Wiring, policies: PolicySet) -> None:
         """Tables that stand in their specification (inline, static), and specifications that are none."""
-        for path, spec in [
-            *texts(wiring.relay.domains, ("relay", "domains")),
-            *texts(wiring.relay.routes, ("relay", "routes")),
-        ]:
-            if ":" in spec and spec not in self.tables and (path[1] == "domains" or isinstance(wiring.relay.routes, str)):
+        for path, spec in wiring.relay.tables():
+            if spec not in self.tables:
                 self._in_place(spec, "", path)
         for at, spec in addresses.specs(wiring.addresses):
             if spec not in self.tables:
@@ -221,12 +218,13 @@ class _Build:
 
     def _in_place(self, spec: str, policy: str, path: Path) -> None:
         try:
-            table = tables.open_table(spec, lambda _: b"", opened=self.tables)
+            fixed = not policy and entries.names_transports(path)
+            table = tables.open_table(spec, lambda _: b"", opened=self.tables, substitution=not fixed)
         except tables.TableError as why:
             self._at(policy, path, str(why))
             return
         self.tables[spec] = table
-        self._flaws(table, policy, path, path == ("relay", "routes"))
+        self._flaws(table, policy, path)
 
     def _actions(self, policies: PolicySet) -> None:
         """Values of access tables. Those that were in force already, unchanged, have been looked through."""

@@ -20,12 +20,15 @@ _NAME_PORT = re.compile(r"([^\s:\[\]]+)(?::(\d+))?\Z")
 _DEFAULT_PORT = {"smtp": 25, "lmtp": 24}
 
 
-Kind = Literal["smtp", "lmtp", "pipe"]
+Kind = Literal["smtp", "lmtp", "pipe", "error", "retry", "discard"]
+#: Kinds that somebody can be connected to.
+SERVERS: frozenset[Kind] = frozenset({"smtp", "lmtp"})
 
 
 class NextHop(NamedTuple):
     """Where mail goes. `mx`: `host` is a domain whose MX records name the servers. `path`: a unix socket (host is "").
-    Of kind "pipe", which nobody writes as a next hop: `host` names a filter with a command, `path` is its nexthop."""
+    Kinds that nobody writes as a next hop: "pipe": `host` names a filter with a command, `path` is its nexthop; "error",
+    "retry", "discard" (of transport tables): `host` is an enhanced status, `path` a text."""
 
     kind: Kind
     host: str = ""
@@ -35,6 +38,8 @@ class NextHop(NamedTuple):
 
     def __str__(self) -> str:
         """The canonical form: the name of this destination in logs, queue and status."""
+        if self.kind in ("error", "retry", "discard"):
+            return f"{self.kind}:{self.host} {self.path}"
         if self.kind == "pipe":
             return f"pipe:{self.host}:{self.path}" if self.path else f"pipe:{self.host}"
         if self.path:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from appliance import tables
 from appliance.config import addresses, cross
 from appliance.config.mistakes import Mistake, flatten
-from appliance.config.model import Wiring
+from appliance.config.model import BY_SENDER, Wiring
 from appliance.config.references import absolute
 from appliance.config.syntax import Parsed
 
@@ -146,9 +146,10 @@ class _Anchor:
         return {
             "domains": tuple(self.table(text) for text in relay.domains),
             "next_hop": self.sockets(relay.next_hop) or inbox,
-            "routes": self.table(routes)
-            if isinstance(routes, str)
-            else {key: self.sockets(hops) for key, hops in routes.items()},
+            "routes": {key: self.sockets(hops) for key, hops in routes.items()}
+            if isinstance(routes, dict)
+            else tuple(self.table(text) for text in relay.route_tables),
+            **{key: tuple(self.table(text) for text in getattr(relay, key)) for key in BY_SENDER},
             "tls": {self.socket(key): level for key, level in relay.tls.items()},
             "tls_ca": self.path(relay.tls_ca),
         }

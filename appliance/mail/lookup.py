@@ -153,8 +153,14 @@ def transport_keys(address: Address, delimiter: str = "+") -> list[Key]:
         *_mailboxes(locals_ if address.local else [], address.domain),
         *(Key(name, not address.local) for name in names[:1]),
         *(Key(f".{name}") for name in names[1:]),
-        Key("*"),
+        Key("*", True),
     ]
+
+
+def sender_keys(address: Address, delimiter: str = "+") -> list[Key]:
+    """Next hops by their sender (Postfix sender_dependent_relayhost_maps): user+ext@dom; user@dom; @dom. For the null
+    sender "<>" alone."""
+    return address_map_keys(address, delimiter) if address.local or address.domain else [Key(NULL_SENDER, True)]
 
 
 def _mailboxes(locals_: list[str], domain: str) -> Iterator[Key]:
@@ -169,7 +175,7 @@ def split_extension(local: str, delimiter: str) -> tuple[str, str]:
     for letter in delimiter:
         if (found := local.find(letter, 0, at)) >= 0:
             at = found
-    if at in (0, end) or (folded := local.lower()) in _WHOLE or (local[at] == "-" and _is_list_address(folded)):
+    if at in (0, end) or (folded := local.lower()) in _WHOLE or ("-" in delimiter and _is_list_address(folded)):
         return local, ""
     return local[:at], local[at + 1 :]
 

@@ -244,11 +244,19 @@ class Clock(Protocol):
     def monotonic(self) -> float: ...
 
 
+class Undeliverable(msgspec.Struct, frozen=True):
+    """An entry "error:" of a transport table: the reply ("550 5.1.1 text"), and "file:line"."""
+
+    reply: str
+    place: str
+
+
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """Facts of this installation that checks need. `is_ours(domain)` is exact (lower case A-labels); it is something to
     await where only a table that is not in memory knows.
     `authserv_id` is our name in Authentication-Results ("": the host name). `is_relay(address)`: a trusted relay of
-    ours. `strip_fields`: header fields that only our own side may write ("X-Spam-*")."""
+    ours. `strip_fields`: header fields that only our own side may write ("X-Spam-*"). `undeliverable(address)`: the
+    refusal that the transport table has for it ("error:"), None if it has none. Raises Unavailable."""
 
     hostname: str
     is_ours: Callable[[str], bool | Awaitable[bool]]
@@ -259,6 +267,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     authserv_id: str = ""
     is_relay: Callable[[str], bool] = lambda address: False
     strip_fields: tuple[str, ...] = ()
+    undeliverable: Callable[[Address], Undeliverable | Awaitable[Undeliverable | None] | None] = lambda address: None
 
     def is_postmaster(self, address: Address) -> bool:
         """Ours, without a domain or at the name of this host: it takes mail everywhere (RFC 5321 4.5.1)."""

@@ -14,9 +14,20 @@ from appliance.mail.lookup import is_address, network_keys
 from appliance.tables.text import BLANKS, Source
 
 _TAG = re.compile(r"([A-Za-z_]+):(?=.)")
-_ERROR = re.compile(r"error:(?:([245]\.\d{1,3}\.\d{1,3}):|(nouser|nohost|unavailable)[ \t]+)?(.*)\Z", re.IGNORECASE)
+_ERROR = re.compile(
+    r"error:(?:([245]\.\d{1,3}\.\d{1,3}):|(nouser|nohost|unavailable|tempfail|config|protocol)(?:[ \t]+|:))?(.*)\Z",
+    re.IGNORECASE,
+)
 _CODE = re.compile(r"([45]\d\d)(?:[ \t-]+([245]\.\d{1,3}\.\d{1,3}))?[ \t]*(.*)\Z")
-_NAMED = {"nouser": "5.1.1", "nohost": "5.1.2", "unavailable": "5.7.0"}
+#: What Sendmail's error mailer makes of its words.
+_NAMED = {
+    "nouser": "5.1.1",
+    "nohost": "5.1.2",
+    "unavailable": "5.7.0",
+    "tempfail": "4.3.0",
+    "config": "5.3.5",
+    "protocol": "5.5.0",
+}
 #: Tags of the access table that are read by one of our types; all others are told.
 TAGS = {"connect": "sendmail_connect", "from": "sendmail_from", "to": "sendmail_to"}
 _MAILERS = ("smtp", "esmtp", "smtp8", "dsmtp", "relay")
@@ -159,7 +170,10 @@ def read_mailer(value: str) -> str:
     """`mailer:host` as transport(5) has it: [host] = no MX, hosts with colons between them are tried in their order."""
     mailer, _, rest = value.strip().partition(":")
     if mailer.lower() == "error":
-        return read_refusal(value)
+        refusal = read_refusal(value)
+        return f"retry:{refusal[6:]}" if refusal.startswith("error:4.") else refusal
+    if mailer.lower() == "discard":
+        return f"discard:{rest}"
     if mailer.lower() not in _MAILERS:
         return value.strip()
     hosts = [host for host in re.split(r":(?![^\[]*\])", rest) if host]

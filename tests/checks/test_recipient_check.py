@@ -3,12 +3,13 @@
 import inspect
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.checks import recipient
 from appliance.mail.context import Client, Context, Recipient
 from appliance.mail.lookup import Found
-from appliance.mail.ports import Ports, Probe, Site, Unavailable
+from appliance.mail.ports import Ports, Probe, Site, Unavailable, Undeliverable
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import Address
 
@@ -53,9 +54,10 @@ def address(text: str) -> Address:
     return Address(local, domain, text) if domain and local else Address(text, "", text)
 
 
-async def judge(to: str, *, table: Any = None, inside: Any = None, **knobs: Any) -> Verdict:
+async def judge(to: str, *, table: Any = None, inside: Any = None, refused: Any = None, **knobs: Any) -> Verdict:
     policy = recipient.Policy(tables=[LIST] if table else [], **knobs)
     site = Site(hostname="mx.example.com", is_ours=lambda domain: domain == "example.com")
+    site = msgspec.structs.replace(site, undeliverable=refused) if refused else site
     ports = Ports(site=site, tables={LIST: table} if table else {}, recipients=inside)
     ctx = Context(stage="rcpt", client=Client(address="192.0.2.1"), recipient=Recipient(address=address(to)))
     found = recipient.check(ctx, policy, ports)
@@ -214,3 +216,18 @@ async def test_a_map_that_cannot_answer_is_no_verdict() -> None:
     ctx = Context(stage="rcpt", client=Client(address="192.0.2.1"), recipient=Recipient(address=address("a@example.com")))
     with pytest.raises(Unavailable):  # the engine makes it `temperror`
         recipient.check(ctx, recipient.Policy(), ports)
+
+
+GONE = Undeliverable("550 5.1.6 moved", "transport:3")
+
+
+@pytest.mark.parametrize(("to", "outcome"), [("gone@example.com", "unknown"), ("gone@far.example", "unknown")])
+async def test_who_is_refused_by_the_transport_table_is_unknown_with_its_text(to: str, outcome: str) -> None:
+    async def later(address: Address) -> Undeliverable | None:
+        return GONE
+
+    for refused in (lambda address: GONE, later):
+        found = await judge(to, table=Table("gone@example.com"), refused=refused)
+        assert (found.outcome, found.reply, found.evidence["place"]) == (outcome, "550 5.1.6 moved", "transport:3")
+    kept = await judge("postmaster@example.com", refused=lambda address: GONE)
+    assert kept.outcome == "known"

@@ -3,22 +3,35 @@
 import pytest
 
 from appliance.config.model import Wiring
-from appliance.config.routes import Routes, parse_transport
+from appliance.config.routes import Route, Routes
+from appliance.config.transports import parse_transport
 from appliance.config.values import NextHop
-from appliance.mail.ports import Unavailable
+from appliance.mail.ports import Unavailable, Undeliverable
 from appliance.protocol.smtp.address import Address
 from appliance.tables import open_table
 
+OURS = ["example.com", "example.org", "same.example", "next.example", "other.example", "sub.example"]
+
 
 def routes(relay: dict[str, object], **files: str) -> Routes:
-    wiring = Wiring.model_validate({"relay": relay})
-    specs = [spec for spec in (*wiring.relay.domains, wiring.relay.routes) if isinstance(spec, str) and ":" in spec]
+    wiring = Wiring.model_validate({"relay": {"domains": OURS, **relay}})
+    specs = [spec for _, spec in wiring.relay.tables()]
     return Routes(wiring, {spec: open_table(spec, lambda path: files[path].encode()) for spec in specs})
 
 
-def hops(found: Routes, address: str) -> list[str]:
-    local, _, domain = address.rpartition("@")
-    return [str(hop) for hop in found.next_hops(Address(local, domain, address))]
+def address(text: str) -> Address:
+    local, _, domain = text.rpartition("@")
+    return Address(local, domain, text)
+
+
+def route(found: Routes, to: str, sender: str = "") -> Route:
+    answer = found.route(address(to), address(sender))
+    assert isinstance(answer, Route)
+    return answer
+
+
+def hops(found: Routes, to: str) -> list[str]:
+    return [str(hop) for hop in route(found, to).hops]
 
 
 def test_ours_is_exact() -> None:
@@ -96,15 +109,130 @@ def test_a_pattern_table_of_transports_sees_the_full_address_only() -> None:
 
 
 def test_a_value_that_is_no_way_puts_the_mail_off() -> None:
-    found = routes({"next_hop": "smtp:[10.0.0.1]", "routes": "texthash:t"}, t="example.com error:no\n")
+    found = routes({"next_hop": "smtp:[10.0.0.1]", "routes": "texthash:t"}, t="example.com local:no\n")
     with pytest.raises(Unavailable, match="t:1"):
         hops(found, "a@example.com")
 
 
-@pytest.mark.parametrize("value", ["error:5.1.1 no", "discard:", "retry:x", "uucp:host", "smtp:10.0.0.1", "nonsense"])
-def test_what_is_no_transport(value: str) -> None:
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ("local:", "there are none here"),
+        ("virtual:", "there are none here"),
+        ("uucp:host", "there are none here"),
+        ("slow:host", "no transport is called"),
+        ("SMTP:host", "no transport is called"),
+        ("nonsense", "is no transport"),
+        ("example.com", "is no transport"),
+        ("smtp:10.0.0.1", "stands in brackets"),
+        ("smtp:unix:/run/x", "only LMTP"),
+        ("lmtp:unix:private/x", "begins with /"),
+        ("smtp:[10.0.0.1]:70000", "is no port"),
+        ("smtp:host:gopher", "port as a number"),
+        ("smtp:a b@c", "is no domain name"),
+        ("smtp:[10.0.0.1]\r\nRCPT TO:<x>", "control character"),
+        ("error:5.1.1 no\nX-New: field", "control character"),
+        ("smtp:" + "a" * 5000, "letters"),
+        ("smtp:" + ",".join(["a.example"] * 40), "next hops"),
+    ],
+)
+def test_what_is_no_transport(value: str, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
         parse_transport(value, "example.com")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("smtp", ["smtp:example.com"]),
+        ("smtp:", ["smtp:example.com"]),
+        ("relay:", ["smtp:example.com"]),
+        ("lmtp:", ["lmtp:[example.com]:24"]),
+        ("smtp:mx.example:submission", ["smtp:mx.example:587"]),
+        ("smtp:[mx.example]:smtp", ["smtp:[mx.example]:25"]),
+        ("smtp:[IPv6:2001:db8::1]", ["smtp:[2001:db8::1]:25"]),
+        ("smtp:[2001:db8::1]:26, b.example", ["smtp:[2001:db8::1]:26", "smtp:b.example"]),
+        ("smtp:a.example b.example,c.example", ["smtp:a.example", "smtp:b.example", "smtp:c.example"]),
+        ("lmtp:unix:/run/dovecot/lmtp", ["lmtp:unix:/run/dovecot/lmtp"]),
+        ("lmtp:inet:[10.0.0.1]:2424", ["lmtp:[10.0.0.1]:2424"]),
+        (":", []),
+        ("error:", ["error:5.0.0 Address is undeliverable"]),
+        ("error:mail for it is not deliverable", ["error:5.0.0 mail for it is not deliverable"]),
+        ("error:5.1.2 no: such, host", ["error:5.1.2 no: such, host"]),
+        ("error:4.1.2 later", ["error:5.0.0 later"]),
+        ("error:5.7.1", ["error:5.7.1 Address is undeliverable"]),
+        ("retry:4.4.1 moving house", ["retry:4.4.1 moving house"]),
+        ("retry:5.4.1 moving", ["retry:4.0.0 moving"]),
+        ("discard:", ["discard:2.0.0 example.com"]),
+        ("discard:nobody reads it", ["discard:2.0.0 nobody reads it"]),
+    ],
+)
+def test_what_a_transport_says(value: str, expected: list[str]) -> None:
+    assert [str(hop) for hop in parse_transport(value, "example.com").hops] == expected
+
+
+def test_a_transport_without_a_nexthop_for_an_address_literal_is_that_host() -> None:
+    assert [str(hop) for hop in parse_transport("smtp:", "[192.0.2.1]").hops] == ["smtp:[192.0.2.1]:25"]
+    assert [str(hop) for hop in parse_transport("smtp:", "[IPv6:2001:db8::1]").hops] == ["smtp:[2001:db8::1]:25"]
+
+
+def test_a_nexthop_without_a_transport_keeps_that_of_the_default_for_our_domains_alone() -> None:
+    found = routes(
+        {"next_hop": "lmtp:[10.0.0.1]", "routes": "inline:{ example.com=:[10.0.0.9] ann@else.example=:x.example }"}
+    )
+    assert hops(found, "a@example.com") == ["lmtp:[10.0.0.9]:24"]
+    assert hops(found, "ann@else.example") == ["smtp:x.example"]
+
+
+def test_without_an_entry_our_mail_goes_by_default_and_strangers_by_their_domain() -> None:
+    found = routes({"next_hop": "smtp:[10.0.0.1]", "routes": "texthash:t"}, t="x.example :\nw.example smtp:\n")
+    assert route(found, "a@example.com").by == "[relay] next_hop"
+    for to in ("a@x.example", "a@y.example", "a@w.example"):
+        assert route(found, to).hops == (NextHop("smtp", to[2:], 25, True),)
+        assert route(found, to).outward
+    assert not route(routes({}), "a@example.com").hops
+
+
+def test_several_tables_one_key_after_the_other() -> None:
+    found = routes(
+        {"routes": ["texthash:one", "texthash:two"]},
+        one="example.com smtp:a.example\n",
+        two="u@example.com smtp:b.example\n",
+    )
+    assert hops(found, "u+x@example.com") == ["smtp:b.example"]
+    assert route(found, "v@example.com").found == ("example.com", "smtp:a.example", "one:1")
+
+
+def test_the_star_is_a_key_of_pattern_tables_too() -> None:
+    assert hops(routes({"routes": "pcre:t"}, t="/^\\*$/ smtp:star.example\n"), "a@b.example") == ["smtp:star.example"]
+
+
+def test_who_is_refused_before_the_queue() -> None:
+    found = routes({"routes": "inline:{ {a@example.com = error:5.1.6 moved: away}, b@example.com=retry:4.0.0 }"})
+    assert found.undeliverable(address("a+x@example.com")) == Undeliverable("550 5.1.6 moved: away", "inline:1")
+    assert found.undeliverable(address("b@example.com")) is None and found.undeliverable(address("c@d.example")) is None
+
+
+BY_SENDER = {
+    "next_hop": "smtp:[10.0.0.1]",
+    "sender_dependent_default_transport_maps": "inline:{ boss@example.com=smtp:[10.0.0.7] d@example.com=DUNNO }",
+    "sender_dependent_relayhost_maps": "inline:{ @example.com=[10.0.0.8]:26 <>=bounces.example }",
+}
+
+
+@pytest.mark.parametrize(
+    ("sender", "to", "expected"),
+    [
+        ("boss+x@example.com", "x@far.example", "smtp:[10.0.0.7]:25"),
+        ("d@example.com", "x@far.example", "smtp:[10.0.0.8]:26"),
+        ("e@example.com", "x@far.example", "smtp:[10.0.0.8]:26"),
+        ("", "x@far.example", "smtp:bounces.example"),
+        ("s@else.example", "x@far.example", "smtp:far.example"),
+        ("boss@example.com", "x@example.org", "smtp:[10.0.0.1]:25"),
+    ],
+)
+def test_next_hops_by_the_sender_are_for_strangers_domains(sender: str, to: str, expected: str) -> None:
+    assert [str(hop) for hop in route(routes(BY_SENDER), to, sender).hops] == [expected]
 
 
 def test_tls_levels_by_the_most_exact_name() -> None:

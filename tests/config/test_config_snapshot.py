@@ -235,7 +235,7 @@ def test_the_operators_file_wins_over_the_shipped_one(folder: Folder) -> None:
 
 def test_a_transport_table_is_checked_value_by_value(folder: Folder) -> None:
     folder.write(
-        "transport", "example.com smtp:[10.0.0.1]\nb.example error:5.1.1 no\nc.example uucp:x\nd.example smtp:10.0.0.1\n"
+        "transport", "example.com smtp:[10.0.0.1]\nb.example local:\nc.example uucp:x\nd.example smtp:10.0.0.1\n"
     )
     folder.wiring(WIRING.replace("next_hop", 'routes = "texthash:transport"\nnext_hop'))
     assert [line.split(": ")[0] for line in told(folder)] == ["transport:2:1", "transport:3:1", "transport:4:1"]

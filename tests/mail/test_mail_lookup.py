@@ -137,6 +137,9 @@ def test_transports() -> None:
         ("list-request", "-", ("list-request", "")),
         ("owner+x", "+", ("owner", "x")),
         ("owner-a+b", "+", ("owner-a", "b")),
+        ("owner-a+b", "+-", ("owner-a+b", "")),
+        ("a+b-request", "+-", ("a+b-request", "")),
+        ("a-b+c", "+-", ("a", "b+c")),
         ("user", "", ("user", "")),
     ],
 )

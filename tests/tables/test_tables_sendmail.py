@@ -3,7 +3,7 @@
 import pytest
 
 from appliance.checks.access import read_entry
-from appliance.config.routes import parse_transport
+from appliance.config.transports import parse_transport
 from appliance.tables import open_table
 from appliance.tables.sendmail import READERS, read_action
 
@@ -95,17 +95,26 @@ def test_what_is_no_action(value: str) -> None:
 
 def test_mailertable() -> None:
     text = b"example.com esmtp:[10.0.0.1]\n.example.com\tsmtp:%1.inside.example:backup.example\n.\trelay:[fe80::1]\n"
-    text += b"gone.example error:5.1.2:550 no such host\n"
-    keys = ("joe@example.com", "a.b.example.com", "other.example", "gone.example")
+    text += b"gone.example error:5.1.2:550 no such host\nslow.example ERROR:4.2.0:450 slowly\n"
+    text += b"full.example error:tempfail 451 later\nnobody.example error:nouser No such user\nhole.example discard:\n"
+    text += b"old.example ESMTP:[10.0.0.2]:26\nown.example local:joe\n"
+    keys = ("joe@example.com", "a.b.example.com", "other.example", "gone.example", "slow.example", "full.example")
+    keys += ("nobody.example", "hole.example", "old.example", "own.example")
     found = values("sendmail_mailertable", text, *keys)
     assert found == [
         "smtp:[10.0.0.1]",
         "smtp:a.b.inside.example,backup.example",
         "smtp:[fe80::1]",
         "error:5.1.2 no such host",
+        "retry:4.2.0 slowly",
+        "retry:4.3.0 later",
+        "error:5.1.1 No such user",
+        "discard:",
+        "smtp:[10.0.0.2],26",
+        "local:joe",
     ]
-    hops = [parse_transport(str(value), "example.com") for value in found[:3]]
-    assert [str(hop) for hop in hops[1]] == ["smtp:a.b.inside.example", "smtp:backup.example"]
+    ways = [parse_transport(str(value), "example.com") for value in found[:8]]
+    assert [str(hop) for hop in ways[1].hops] == ["smtp:a.b.inside.example", "smtp:backup.example"]
 
 
 def test_virtusertable() -> None:

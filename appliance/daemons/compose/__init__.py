@@ -246,6 +246,7 @@ def build_site(snapshot: Snapshot, rewriter: Rewriter | None = None) -> Site:
         authserv_id=wiring.gateway.authserv_id,
         is_relay=partial(is_in, wiring.gateway.trusted_relays),
         strip_fields=wiring.gateway.strip_fields,
+        undeliverable=routes.undeliverable,
     )
 
 

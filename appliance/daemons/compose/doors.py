@@ -5,11 +5,11 @@ What failure means for the mail: an address that could not be verified, never an
 """
 
 import ssl
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 
 from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
-from appliance.config.values import NextHop
+from appliance.config.values import SERVERS, NextHop
 from appliance.connectors.probing import Door
 from appliance.connectors.target import Target
 from appliance.mail.later import answered, then
@@ -37,7 +37,7 @@ class Doors:
     def follow(self, snapshot: Snapshot, resolver: Resolver) -> None:
         """Raises as `way`."""
         self._way = self.way(snapshot)
-        self.in_table = isinstance(snapshot.wiring.relay.routes, str)
+        self.in_table = bool(snapshot.wiring.relay.route_tables)
         self._mail_hosts = MailHosts(resolver, self._hosts, snapshot.wiring.gateway.hostname)
 
     @property
@@ -49,7 +49,7 @@ class Doors:
         """The doors for one of our domains."""
         found: list[Door] = []
         missing: NoPlace | None = None
-        for hop in await answered(self.routes.next_hops(domain)):
+        for hop in _servers(await answered(self.routes.next_hops(domain))):
             try:
                 found += await self.of_hop(hop)
             except NoPlace as error:
@@ -60,7 +60,7 @@ class Doors:
 
     def names(self, domain: str) -> list[str] | Awaitable[list[str]]:
         """The next hops of a domain, as `Door.name` has them. Raises Unavailable."""
-        return then(self.routes.next_hops(domain), lambda hops: [str(hop) for hop in hops])
+        return then(self.routes.next_hops(domain), lambda hops: [str(hop) for hop in _servers(hops)])
 
     async def of_hop(self, hop: NextHop) -> list[Door]:
         """The doors of one next hop."""
@@ -77,6 +77,11 @@ class Doors:
     def all_hops(self) -> Iterator[NextHop]:
         """Every next hop that the wiring itself names."""
         return self.routes.all_hops()
+
+
+def _servers(hops: Iterable[NextHop]) -> list[NextHop]:
+    """Without what a transport table answers instead of a way."""
+    return [hop for hop in hops if hop.kind in SERVERS]
 
 
 class Way:

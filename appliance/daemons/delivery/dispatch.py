@@ -115,11 +115,11 @@ class Dispatch:
         ways: dict[str, list[int]] = {}
         for index in item.todo:
             try:
-                destination = self.routing.destination(item.trailer.recipients[index], item.trailer.filter)
+                destination = self.routing.destination(item.trailer.recipients[index], item.trailer)
             except Unavailable as error:
                 log.warning("a table of routes cannot answer", queue_id=item.queue_id, why=str(error))
                 trouble.tables.note(f"table {error.table or 'of routes'}", str(error), item.queue_id)
-                destination = LOST
+                destination = LOST._replace(lacks=str(error))
             self._destinations[destination.name] = destination
             ways.setdefault(destination.name, []).append(index)
         return ways

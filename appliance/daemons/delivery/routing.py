@@ -5,18 +5,18 @@ cannot answer raises Unavailable: the mail waits. What failure means for the mai
 "bounced": it is a gap in the configuration, and an operator can close it.
 """
 
+import re
 from collections.abc import Awaitable
-from functools import partial
 from typing import NamedTuple
 
 from appliance.config.filters import Filters
-from appliance.config.routes import Routes
-from appliance.config.values import NextHop
+from appliance.config.routes import Route, Routes
+from appliance.config.values import SERVERS, NextHop
 from appliance.mail.later import then, waits
 from appliance.net.tls import Level
 from appliance.protocol.errors import Unavailable
 from appliance.protocol.smtp.address import Address
-from appliance.queue.envelope import QueuedRecipient
+from appliance.queue.envelope import QueuedRecipient, Trailer
 from appliance.queue.item import Item
 
 
@@ -38,6 +38,7 @@ class Destination(NamedTuple):
 
 
 NOWHERE = Destination("nowhere", ())
+_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
 
 class Routing:
@@ -46,14 +47,15 @@ class Routing:
     def __init__(self, routes: Routes, filters: Filters) -> None:
         self._routes, self._filters = routes, filters
         self._built: dict[tuple[NextHop, ...], Destination] = {}
-        self._heard: dict[str, Destination | Unavailable] = {}
+        self._heard: dict[tuple[str, str], Destination | Unavailable] = {}
 
-    def destination(self, recipient: QueuedRecipient, content_filter: str = "") -> Destination:
-        """The way to `recipient`: at once in memory, or as `hear` heard of it; all mail of a content filter goes to
-        that. Raises Unavailable."""
-        if content_filter:
-            return self._filtered(content_filter, recipient.domain)
-        found = self._heard.pop(recipient.address, None) or self._way(recipient)
+    def destination(self, recipient: QueuedRecipient, trailer: Trailer) -> Destination:
+        """The way to `recipient` of that message: at once in memory, or as `hear` heard of it; all mail of a content
+        filter goes to that. Raises Unavailable."""
+        if trailer.filter:
+            return self._filtered(trailer.filter, recipient.domain)
+        sender = trailer.sender
+        found = self._heard.pop((sender, recipient.address), None) or self._way(recipient, sender)
         if isinstance(found, Destination):
             return found
         raise found if isinstance(found, Unavailable) else Unavailable("the table of routes was not asked yet")
@@ -82,55 +84,52 @@ class Routing:
         """Something to await where tables that are not in memory must be asked first; None: `destination` knows."""
         if self._routes.at_once or item.trailer.filter:
             return None
-        waiting: dict[str, Awaitable[Destination]] = {}
+        waiting: dict[tuple[str, str], Awaitable[Destination]] = {}
+        sender = item.trailer.sender
         for recipient in (item.trailer.recipients[index] for index in item.todo):
             try:
-                way = self._way(recipient)
+                way = self._way(recipient, sender)
             except Unavailable as error:
-                self._heard[recipient.address] = error
+                self._heard[sender, recipient.address] = error
                 continue
             if waits(way):
-                waiting[recipient.address] = way
+                waiting[sender, recipient.address] = way
         return self._hear(waiting) if waiting else None
 
-    async def _hear(self, waiting: dict[str, Awaitable[Destination]]) -> None:
-        for address, way in waiting.items():
+    async def _hear(self, waiting: dict[tuple[str, str], Awaitable[Destination]]) -> None:
+        for key, way in waiting.items():
             try:
-                self._heard[address] = await way
+                self._heard[key] = await way
             except Unavailable as error:
-                self._heard[address] = error
+                self._heard[key] = error
 
-    def _way(self, recipient: QueuedRecipient) -> Destination | Awaitable[Destination]:
-        local, _, _ = recipient.address.rpartition("@")
-        hops = self._routes.next_hops(Address(local, recipient.domain, recipient.address))
-        return then(hops, partial(self._by_hops, recipient.domain))
+    def _way(self, recipient: QueuedRecipient, sender: str) -> Destination | Awaitable[Destination]:
+        return then(self._routes.route(_address(recipient.address, recipient.domain), _address(sender)), self._by_route)
 
-    def _by_hops(self, domain: str, hops: tuple[NextHop, ...]) -> Destination | Awaitable[Destination]:
-        # The default next hop is for our domains; handing it a stranger's mail would make it a relay.
-        if domain and hops is self._routes.default:
-            return then(self._routes.is_ours(domain), partial(self._by_default, domain))
-        return self._destination(hops) if hops else NOWHERE
-
-    def _by_default(self, domain: str, ours: bool) -> Destination:
-        if not ours:
-            return self._outward(domain)
-        return self._destination(self._routes.default) if self._routes.default else NOWHERE
+    def _by_route(self, route: Route) -> Destination:
+        if route.outward:
+            (hop,) = route.hops
+            return Destination(str(hop), ((hop, self._routes.tls_level(hop)),), outward=True)
+        return self._destination(route.hops) if route.hops else NOWHERE
 
     def renewed(self, old: Destination) -> Destination:
         """The same next hops with the TLS levels that are in force now."""
         return old._replace(hops=tuple((hop, self._level(hop)) for hop, _ in old.hops))
 
     def _level(self, hop: NextHop) -> Level:
-        return "none" if hop.kind == "pipe" else self._routes.tls_level(hop)
+        return self._routes.tls_level(hop) if hop.kind in SERVERS else "none"
 
     def _destination(self, hops: tuple[NextHop, ...]) -> Destination:
         built = self._built.get(hops)
         if built is None:
-            pairs = tuple((hop, self._routes.tls_level(hop)) for hop in hops)
+            pairs = tuple((hop, self._level(hop)) for hop in hops)
             built = self._built[hops] = Destination(", ".join(map(str, hops)), pairs)
         return built
 
-    def _outward(self, domain: str) -> Destination:
-        literal = domain.startswith("[")
-        hop = NextHop("smtp", domain.strip("[]").removeprefix("IPv6:"), 25, not literal)
-        return Destination(str(hop), ((hop, self._routes.tls_level(hop)),), outward=True)
+
+def _address(text: str, judged: str = "") -> Address:
+    """An address of a trailer. `judged`: its domain as that was judged."""
+    local, _, domain = text.rpartition("@")
+    if local.startswith('"') and local.endswith('"') and len(local) > 1:
+        local = _PAIR.sub(r"\1", local[1:-1])
+    return Address(local, judged or domain.lower(), text)

@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from appliance.connectors.fixed import FixedSession
 from appliance.connectors.pipe import PipeSession
 from appliance.connectors.session import SmtpSession
 from appliance.connectors.target import ConnectFailed
 from appliance.daemons.delivery.results import Trip
 from appliance.daemons.delivery.routing import Destination
-from appliance.daemons.delivery.way import NoWay
+from appliance.daemons.delivery.way import NoWay, Session
 from appliance.mail import apply
 from appliance.observe import oplog
 from appliance.protocol.smtp.outgoing import Result, is_confused
@@ -48,7 +49,7 @@ class Runner:
 
     def __init__(self, dispatch: "Dispatch", destination: Destination) -> None:
         self._dispatch, self.destination = dispatch, destination
-        self._session: SmtpSession | PipeSession | None = None
+        self._session: Session | None = None
         self._job: Job | None = None
         self._wake: asyncio.Future[None] | None = None
         self._connecting = 0.0
@@ -171,9 +172,7 @@ class Runner:
             return await self._elsewhere(session, item, indexes, answers)
         return again
 
-    async def _elsewhere(
-        self, session: SmtpSession | PipeSession, item: Item, indexes: list[int], answers: list[Result]
-    ) -> bool:
+    async def _elsewhere(self, session: Session, item: Item, indexes: list[int], answers: list[Result]) -> bool:
         """The recipients that were put off, once more at the next place; an unknown outcome is not doubled at once."""
         rest = [i for i, answer in zip(indexes, answers, strict=True) if answer.kind == "deferred" and not answer.unknown]
         tried = frozenset({str(session.target)})
@@ -190,7 +189,7 @@ class Runner:
         self._drop_session()  # the next message begins with the first place again
         return any(index in item.todo for index in indexes)
 
-    async def _ready_session(self) -> SmtpSession | PipeSession:
+    async def _ready_session(self) -> Session:
         session = self._session
         if session is not None and session.alive and session.uses < MOST_USES:
             return session
@@ -204,7 +203,7 @@ class Runner:
             self._session = None
 
     async def _transact(
-        self, session: SmtpSession | PipeSession, item: Item, indexes: list[int], begun: float
+        self, session: Session, item: Item, indexes: list[int], begun: float
     ) -> tuple[list[Result], Trip]:
         connected = time.monotonic()
         trailer = item.trailer
@@ -231,7 +230,8 @@ class Runner:
             answers = [answer._replace(kind="deferred") if is_confused(answer) else answer for answer in answers]
         elif isinstance(session, PipeSession) and session.made is not None:
             answers = await self._dispatch.filtering.goes_on(self.destination, item, indexes, session.made, answers)
-        self._tell(item, answers)
+        if not isinstance(session, FixedSession):
+            self._tell(item, answers)
         trip = Trip(
             (*self._dispatch.waited(item, begun), connected - begun, now - connected),
             str(session.target),
@@ -239,7 +239,7 @@ class Runner:
             session.uses,
             session.target.lmtp,
             session.dsn,
-            "pipe" if isinstance(session, PipeSession) else "",
+            _service(session),
         )
         return answers, trip
 
@@ -257,6 +257,11 @@ def _octets(content: Content, trailer: Trailer) -> bytes | Iterator[bytes]:
     if content.length <= WHOLE:
         return apply.whole(content.whole(), trailer.edits)
     return apply.streamed(content.chunks(PIECE), trailer.edits)
+
+
+def _service(session: Session) -> str:
+    """Who logs what it answered, if neither smtp nor lmtp."""
+    return session.service if isinstance(session, FixedSession) else "pipe" if isinstance(session, PipeSession) else ""
 
 
 def _stale(answers: list[Result]) -> bool:

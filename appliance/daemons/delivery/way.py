@@ -9,8 +9,9 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from appliance.config.values import NextHop
+from appliance.config.values import SERVERS, NextHop
 from appliance.connectors import smtp
+from appliance.connectors.fixed import FixedSession
 from appliance.connectors.pipe import PipeSession
 from appliance.connectors.session import SmtpSession
 from appliance.connectors.target import ConnectFailed, Target, Timeouts
@@ -22,6 +23,10 @@ from appliance.protocol.errors import Unavailable
 
 #: Places tried for one message (Postfix: smtp_mx_address_limit).
 MAX_TRIES = 5
+
+
+#: Who takes a message.
+Session = SmtpSession | PipeSession | FixedSession
 
 
 class NoWay(Exception):
@@ -50,10 +55,11 @@ class Ways:
         """Facts of the resolver, for status."""
         return self._hosts.health()
 
-    async def open(self, destination: Destination, skip: frozenset[str] = frozenset()) -> SmtpSession | PipeSession:
+    async def open(self, destination: Destination, skip: frozenset[str] = frozenset()) -> Session:
         """The first place of `destination`, not in `skip`, that gives a session. Raises NoWay."""
-        if destination.hops and destination.hops[0][0].kind == "pipe":
-            return self._piped(destination.hops[0][0])
+        first = destination.hops[0][0] if destination.hops else None
+        if first is not None and first.kind not in SERVERS:
+            return self._piped(first) if first.kind == "pipe" else FixedSession(first.kind, first.host, first.path)
         last: NoWay | None = None
         tries = 0
         timeouts = Timeouts.each(destination.timeout) if destination.timeout else self.timeouts

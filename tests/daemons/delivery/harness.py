@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from appliance.config import addresses
 from appliance.config import snapshot as config
 from appliance.config import wiring as wirings
 from appliance.config.blob import Blob
@@ -51,7 +52,9 @@ def snapshot(folder: Path, text: str, **files: bytes) -> config.Snapshot:
     octets = {main: data, **{str(folder / name): octets for name, octets in files.items()}}
     blob = Blob(main, octets, str(hash(data)))
     tables = {"texthash:routes": open_table("texthash:routes", lambda _: files["routes"])} if "routes" in files else {}
-    if tables:
+    named = [*wiring.relay.tables(), *addresses.specs(wiring.addresses)]
+    tables |= {spec: open_table(spec, lambda path: files[Path(path).name]) for _, spec in named}
+    if "routes" in files:
         wiring = wiring.model_copy(update={"relay": wiring.relay.model_copy(update={"routes": "texthash:routes"})})
     return config.Snapshot(blob=blob, wiring=wiring, policies=compile_policies({})[0], tables=tables)
 

@@ -1,0 +1,122 @@
+"""What an entry of a transport table means (Postfix transport(5)).
+
+Contract: pure. A value is `transport:nexthop`; a transport without a nexthop means the mail's own domain, a nexthop
+without a transport leaves the transport as it is, ":" leaves both. `smtp` and `relay` are one; several next hops stand
+with commas or blanks between them and are tried in order. `error:`, `retry:` and `discard:` are answers instead of ways.
+What failure means for the mail: a value that is no way here (`local:`, a transport that nobody knows, a control
+character) raises ValueError: the mail waits, `postgate check` names the line.
+"""
+
+import re
+from typing import NamedTuple
+
+from appliance.config.values import Kind, NextHop, parse_next_hop
+
+#: Transports by their names, as Postfix's master.cf and Sendmail's mailertables have them.
+RELAYING: dict[str, Kind] = {"smtp": "smtp", "relay": "smtp", "esmtp": "smtp", "lmtp": "lmtp"}
+ANSWERING: dict[str, Kind] = {"error": "error", "retry": "retry", "discard": "discard"}
+#: What error(8) says where the entry says nothing, and the codes that it gives.
+UNDELIVERABLE = "Address is undeliverable"
+CODES = {"error": "5.0.0", "retry": "4.0.0", "discard": "2.0.0"}
+#: Letters of a value, and next hops in it: more is no entry that somebody meant.
+LONGEST, MOST = 2048, 32
+_FINAL = frozenset({"local", "virtual", "maildrop", "procmail", "prog", "cyrus", "pipe", "uucp", "uucp-dom", "bsmtp"})
+_STATUS = re.compile(r"[ \t]*([245]\.\d{1,3}\.\d{1,3})(?:[ \t]+|\Z)")
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_SERVICE = re.compile(r"(.*):([A-Za-z][A-Za-z0-9-]*)\Z")
+_PORTS = {"smtp": "25", "lmtp": "24", "submission": "587"}
+
+
+class Way(NamedTuple):
+    """`hops` (): as without the entry. `own`: the nexthop is the mail's own domain, so that "no such domain" is final."""
+
+    hops: tuple[NextHop, ...]
+    own: bool = False
+
+
+def parse_transport(value: str, domain: str, unchanged: Kind = "smtp") -> Way:
+    """What `value` means for mail to `domain`. `unchanged`: the transport where it names none. Raises ValueError."""
+    if len(value) > LONGEST:
+        raise ValueError(f'"{value[:40]}..." has {len(value)} letters, a transport has {LONGEST} at most')
+    if _CONTROL.search(value):
+        raise ValueError(f'"{_CONTROL.sub("?", value)}" has a control character in it')
+    transport, colon, rest = value.strip().partition(":")
+    if not transport and not rest.strip():
+        return Way(())
+    if (answer := ANSWERING.get(transport)) is not None:
+        return Way((_answer(answer, rest.strip(), domain),))
+    kind = RELAYING.get(transport, unchanged if colon and not transport else None)
+    if kind is None:
+        raise ValueError(_unknown(transport, colon, value))
+    if not rest.strip():
+        return Way((own_hop(kind, domain),), own=kind == "smtp")
+    texts = rest.replace(",", " ").split()
+    if len(texts) > MOST:
+        raise ValueError(f'"{value[:40]}..." names {len(texts)} next hops, {MOST} are the most')
+    bare = (text.removeprefix(f"{transport}:") if transport else text for text in texts)
+    return Way(tuple(_hop(kind, text) for text in bare))
+
+
+def own_hop(kind: Kind, domain: str) -> NextHop:
+    """The mail's own domain as its next hop: by MX records in SMTP, an address literal is the host itself."""
+    host = domain.strip("[]").removeprefix("IPv6:")
+    if kind == "lmtp":
+        return NextHop("lmtp", host, 24)
+    return NextHop("smtp", host, 25, not domain.startswith("["))
+
+
+def _answer(kind: Kind, text: str, domain: str) -> NextHop:
+    """error(8), discard(8): a status in front of the text; one of the wrong class counts for nothing."""
+    if kind == "discard":
+        return NextHop(kind, CODES[kind], path=text or domain)
+    found = _STATUS.match(text)
+    status = found[1] if found and found[1][0] == CODES[kind][0] else CODES[kind]
+    return NextHop(kind, status, path=(text[found.end() :] if found else text) or UNDELIVERABLE)
+
+
+def _hop(kind: Kind, text: str) -> NextHop:
+    bare = text.removeprefix("inet:")
+    if bare.startswith("unix:") and not bare.startswith("unix:/"):
+        raise ValueError(f'"{text}": the path of a socket begins with / in a table')
+    if (found := _SERVICE.match(bare)) and not bare.startswith("unix:") and not bare.endswith("]"):
+        if (port := _PORTS.get(found[2].lower())) is None:
+            raise ValueError(f'"{text}": write the port as a number')
+        bare = f"{found[1]}:{port}"
+    return parse_next_hop(f"{kind}:{bare}")
+
+
+def _unknown(transport: str, colon: str, value: str) -> str:
+    if not colon:
+        return f'"{value}" is no transport: write smtp:[host]:port, smtp:domain or lmtp:unix:/path'
+    if transport.lower() in _FINAL:
+        return f'"{value}": {transport}: delivers to mailboxes, and there are none here: mail goes on to next hops only'
+    return f'"{value}": no transport is called "{transport}": smtp, relay, lmtp, error, retry and discard are'
+
+
+def transport_problem(value: str) -> str:
+    """Why a transport table may not have this value, "" if it may."""
+    try:
+        parse_transport(value, "example.com")
+    except ValueError as why:
+        return str(why)
+    return ""
+
+
+def parse_relayhost(value: str) -> tuple[NextHop, ...] | None:
+    """An entry of sender_dependent_relayhost_maps: a nexthop without a transport; DUNNO (None): as without. Raises
+    ValueError."""
+    if value.strip().upper() == "DUNNO":
+        return None
+    return parse_transport(f"smtp:{value.strip()}", "").hops
+
+
+def sender_problem(key: str, value: str) -> str:
+    """Why a table of sender_dependent_`key` may not have this value, "" if it may."""
+    try:
+        if key.endswith("relayhost_maps"):
+            parse_relayhost(value)
+        elif value.strip().upper() != "DUNNO":
+            parse_transport(value, "example.com")
+    except ValueError as why:
+        return str(why)
+    return ""
