@@ -6,6 +6,7 @@ It answers the end of data with what the listener behind it said, so that the ga
 import asyncio
 import smtplib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aiosmtpd.smtp import SMTP
@@ -30,6 +31,8 @@ class ContentFilter:
         self.back, self.port, self.answer, self.knows = back, port or free_port(), answer, knows
         self.told: dict[str, str] = {}
         self.seen: list[Any] = []
+        #: Messages that it had at once.
+        self.most = self._busy = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._ready = threading.Event()
@@ -42,6 +45,7 @@ class ContentFilter:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
+        self._loop.set_default_executor(ThreadPoolExecutor(50))
         made = self._loop.create_server(
             lambda: _Server(self, hostname="filter.example.net", loop=self._loop), "127.0.0.1", self.port
         )
@@ -55,7 +59,12 @@ class ContentFilter:
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
         self.seen.append(envelope)
-        return self.answer or await asyncio.to_thread(self._hand_back, envelope)
+        self._busy += 1
+        self.most = max(self.most, self._busy)
+        try:
+            return self.answer or await asyncio.to_thread(self._hand_back, envelope)
+        finally:
+            self._busy -= 1
 
     def _hand_back(self, envelope: Any) -> str:
         with smtplib.SMTP("127.0.0.1", self.back, local_hostname="filter.example.net", timeout=20) as smtp:

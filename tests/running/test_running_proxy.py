@@ -73,6 +73,30 @@ def test_the_filter_is_chosen_by_recipient_domain(gateway: Callable[..., Gateway
     scan.stop()
 
 
+def test_a_filter_that_hands_back_to_the_wrong_door_ends(gateway: Callable[..., Gateway], inner: Inner) -> None:
+    """Its mail goes round until the check of loops sees it, and the client hears of that."""
+    door = free_port()
+    scan = ContentFilter(door).start()
+    made = gateway(policies=plain(), more=proxied_door(door, f"127.0.0.1:{scan.port}"), workers=1)
+    assert sent(door, "a@example.com").startswith("554 5.4.6 Message refused [")
+    made.wait_log("Too many hops")
+    assert not inner.messages and 5 < len(scan.seen) < 15
+    scan.stop()
+
+
+def test_many_at_once_through_a_filter_that_takes_two(gateway: Callable[..., Gateway], inner: Inner) -> None:
+    back, door = free_port(), free_port()
+    scan = ContentFilter(back).start()
+    named = f'[filters.scan]\nnext_hop = "smtp:[127.0.0.1]:{scan.port}"\nconcurrency = 2\n'
+    gateway(policies=plain(), more=wiring(back, proxied_door(door, "scan")) + named, workers=2)
+    senders = [Sending(door, b"Subject: %d\r\n\r\n" % number) for number in range(40)]
+    assert all(one.ended().startswith("250 ") for one in senders)
+    subjects = [kept.content.partition(b"Subject: ")[2].split()[0] for kept in inner.wait(40)]
+    assert sorted(map(int, subjects)) == list(range(40))
+    assert scan.most <= 2
+    scan.stop()
+
+
 # ---------------------------------------------------------------------- faults
 
 #: A filter in a process of its own. It writes down each message that it has taken whole, and answers when it is told to:

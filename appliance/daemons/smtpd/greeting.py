@@ -153,7 +153,9 @@ async def _no_place(session: "Session") -> str:
     front, limits, address = session.front, session.rules.limits, session.client.address
     front.connections.enter(address)
     session.counted = address
-    if front.connections.full(front.connections.known_good(address) or session.facts.trusted_relay):
+    # Mail that a filter hands back ends the session that waits for the filter.
+    known = session.facts.trusted_relay or session.door.role == "reinject"
+    if front.connections.full(known or front.connections.known_good(address)):
         hit("connections", f"{front.connections.open} open: {session.who} is sent away")
         return _BUSY
     if session.facts.xclient:

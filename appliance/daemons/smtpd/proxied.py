@@ -92,6 +92,7 @@ async def hand_over(
     outcome = outcome_of(results, made.queue_id)
     record.proxied(session, made, outcome.reply, "; ".join(dict.fromkeys(result.text for result in results)))
     if outcome.refused:
+        transaction.filtered["quarantined"] = [made.recipients[index].address for index in outcome.refused]
         await _quarantine(session, content, made, outcome)
     return outcome.reply
 

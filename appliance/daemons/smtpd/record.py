@@ -145,14 +145,16 @@ def queued(trailer: Trailer) -> None:
 
 def proxied(session: "Session", trailer: Trailer, reply: str, text: str) -> None:
     """What a filter before the queue said of a message (`text`, for us alone), in Postfix's words."""
-    recipients = trailer.recipients
+    recipients, name = trailer.recipients, trailer.filter.partition(":")[2]
+    if session.transaction is not None:
+        session.transaction.filtered = {"name": name, "said": text}
     maillog.log(
         lines.judged(
             "proxy-reject" if reply else "proxy-accept",
             "END-OF-MESSAGE",
             session.client.name,
             session.client.address,
-            f"{trailer.filter.partition(':')[2]} said: {text}",
+            f"{name} said: {text}",
             queue_id=trailer.queue_id,
             sender=trailer.sender,
             recipient=recipients[0].address if len(recipients) == 1 else None,
@@ -214,8 +216,11 @@ def message(
     _messages[result,] += 1
     if combined.deciding is not None:
         maillog.log(f"{ctx.transaction}: {combined.done} by {message_events.why(combined.deciding)}")
-    steps = session.transaction.rewritten if session.transaction is not None else []
-    more = {"rewritten": [_step(step) for step in steps[:SHOWN]]} if steps else {}
+    more: dict[str, object] = {}
+    if session.transaction is not None and (steps := session.transaction.rewritten):
+        more["rewritten"] = [_step(step) for step in steps[:SHOWN]]
+    if session.transaction is not None and session.transaction.filtered:
+        more["filter"] = session.transaction.filtered
     message_events.emit(ctx, combined, message_id, reply, size, result, verdicts, **more)
 
 

@@ -49,6 +49,8 @@ class Transaction:
         self.decoder: DataDecoder | BdatDecoder | None = None
         self.body: Body | None = None
         self.data_since = session.loop.time()
+        #: What a filter before the queue said of it, for the event.
+        self.filtered: dict[str, Any] = {}
         #: A BDAT chunk failed: what follows is refused until RSET.
         self.failed = False
 

@@ -252,6 +252,15 @@ async def test_b6_the_reserve_is_for_known_good_clients() -> None:
     assert trips.count == 2
 
 
+async def test_b6_the_reserve_is_for_filters_that_hand_mail_back() -> None:
+    """Else sessions that wait for a filter could keep it from ending them."""
+    settings = {"connections": 2, "connections_reserve": 1, "connections_per_client": 0}
+    async with Stage(limits=settings, listen={"role": "reinject"}) as stage:
+        await stage.connect()
+        await stage.connect()
+        assert (await refused(stage)).startswith("421 4.3.2")
+
+
 async def test_b7_when_connections_run_out_timeouts_are_short() -> None:
     trips = Trips("stress")
     settings = {"connections": 4, "connections_reserve": 0, "connections_per_client": 0, "stress_timeout": "1s"}

@@ -11,7 +11,7 @@ import pytest
 from appliance.engine.pipeline import Group
 from appliance.mail.edits import Edit
 from appliance.mail.verdict import ACCEPT
-from appliance.observe import maillog
+from appliance.observe import events, maillog
 from appliance.queue.errors import SpoolError
 from tests.connectors.smtp_peer import CUT, SILENT, Peer
 from tests.daemons.smtpd.stage import Client, Stage
@@ -151,6 +151,25 @@ async def test_recipients_that_it_refuses_by_themselves_are_a_copy_in_quarantine
         assert [one.address for one in kept.trailer.recipients] == ["c@example.com"]
         assert kept.trailer.keep_reason == "refused by the filter, accepted for other recipients: 550 5.1.1 nobody"
         assert kept.content.endswith(BODY) and kept.trailer.filter == "proxy:scan"
+
+
+async def test_the_event_says_what_the_filter_said(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(events, "emit", told.append)
+    async with playing(end=[VIRUS, b"250 ok\r\n"], rcpt=[b"250 ok\r\n", b"250 ok\r\n", b"550 5.1.1 nobody\r\n"]) as (
+        stage,
+        _peer,
+    ):
+        client = await stage.hello()
+        await sent(client)
+        await sent(client, "b@example.com", "c@example.com")
+        stage.engine_.rules["message"] = lambda ctx: [Group((0,), decided(keep="hold", keep_reason="x"))]
+        await sent(client)
+    refused, taken, kept = (event for event in told if event["event"] == "message")
+    assert (refused["result"], refused["reply"][:9], taken["result"]) == ("reject", "554 5.7.1", "accept")
+    assert refused["filter"] == {"name": "scan", "said": VIRUS.decode().strip()}
+    assert taken["filter"] == {"name": "scan", "said": "250 ok; 550 5.1.1 nobody", "quarantined": ["c@example.com"]}
+    assert "filter" not in kept
 
 
 async def test_a_copy_that_cannot_be_kept_puts_off(log: list[str]) -> None:
