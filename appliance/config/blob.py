@@ -29,7 +29,7 @@ class Blob(msgspec.Struct, frozen=True):
     paths of the wiring begin. `policies`: names below policies/ to the paths in force; `rules`: the same for YARA
     rules, where a scanner wants them. `missing`: what could not be read, and why. `shipped`: the folder of shipped
     policies, "" if there is none. `apart`: the .cf files whose query takes the key apart (all else that stands in them
-    is proxymap's)."""
+    is proxymap's). `synced`: lists that syncd has written."""
 
     main: str
     files: dict[str, bytes]
@@ -41,6 +41,7 @@ class Blob(msgspec.Struct, frozen=True):
     shipped: str = ""
     rules: dict[str, str] = {}
     apart: tuple[str, ...] = ()
+    synced: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -61,12 +62,14 @@ class _Reading:
         self.stamps: dict[str, Stamp] = {}
         self.missing: dict[str, str] = {}
         self.apart: list[str] = []
+        self.synced: list[str] = []
 
-    def take(self, path: str) -> bool:
+    def take(self, path: str, *, synced: bool = False) -> bool:
         if path in self.files or path in self.missing:
             return path in self.files
+        self.synced += [path] if synced else []
         try:
-            self.files[path], self.stamps[path] = octets(path)
+            self.files[path], self.stamps[path] = octets(path, synced=synced)
         except OSError as why:
             self.missing[path] = why.strerror or str(why)
         return path in self.files
@@ -81,17 +84,24 @@ class _Reading:
             self.missing[path] = why.strerror or str(why)
 
 
-def _open(path: str) -> int:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+def _open(path: str, *, synced: bool = False) -> int:
+    """`synced`: in a folder of a process that has fewer rights than we, who must not lend ours to a file that it chose:
+    no link, and no file of another owner (a hard link) counts there."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if synced else 0))
+    seen = os.fstat(fd)
+    why = "" if stat.S_ISREG(seen.st_mode) else "is not a regular file"
+    if synced and not why:
+        owner = Path(path).parent.stat().st_uid
+        why = "" if owner in (os.geteuid(), seen.st_uid) else "belongs to another user than its folder"
+    if why:
         os.close(fd)
-        raise OSError(0, "is not a regular file")
+        raise OSError(0, why)
     return fd
 
 
-def octets(path: str) -> tuple[bytes, Stamp]:
+def octets(path: str, *, synced: bool = False) -> tuple[bytes, Stamp]:
     """A file's content and the stamp it had before it was read. Raises OSError."""
-    with os.fdopen(_open(path), "rb") as file:
+    with os.fdopen(_open(path, synced=synced), "rb") as file:
         seen = os.fstat(file.fileno())
         return file.read(), (seen.st_mtime_ns, seen.st_size, seen.st_ino)
 
@@ -113,11 +123,12 @@ def read(path: str | None) -> Blob:
         if reference.secret:
             for candidate in reference.candidates:
                 reading.probe(candidate, reference.spec)
-        elif not any(reading.take(candidate) for candidate in reference.candidates):
-            continue
+        else:
+            list_ = bool(tables.synced_name(reference.spec))
+            any(reading.take(candidate, synced=list_) for candidate in reference.candidates)
     rules = _rules(layout.policies_folder, shipped, reading) if layout.wants_rules else {}
-    apart = tuple(reading.apart)
-    blob = Blob(main, reading.files, "", reading.stamps, folder, policies, reading.missing, shipped, rules, apart)
+    apart, synced = tuple(reading.apart), tuple(reading.synced)
+    blob = Blob(main, reading.files, "", reading.stamps, folder, policies, reading.missing, shipped, rules, apart, synced)
     return msgspec.structs.replace(blob, hash=fingerprint(blob.files, policies))
 
 
@@ -187,7 +198,7 @@ class TableWatch:
         files, stamps = dict(blob.files), dict(blob.stamps)
         for path in changed:
             try:
-                files[path], stamps[path] = octets(path)
+                files[path], stamps[path] = octets(path, synced=path in blob.synced)
             except OSError:
                 continue  # it goes on as it was; the next poll tries again
             self._offered[path, stamps[path]] = self._polls + self.AGAIN

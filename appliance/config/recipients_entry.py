@@ -129,6 +129,10 @@ def _url(text: str, schemes: tuple[str, ...], secret: bool, starttls: bool = Fal
 def _together(entry: RecipientsEntry) -> Iterator[tuple[str, str]]:
     if entry.kind == "ldap" and not entry.base:
         yield "kind", 'a list of kind ldap needs "base", for example "dc=example,dc=com"'
+    if entry.filter and not _paired(entry.filter):
+        yield "filter", 'write a filter as RFC 4515 has it, for example "(&(mail=*)(objectClass=person))"'
+    if entry.stale_after <= entry.every:
+        yield "stale_after", "each list would be stale before it is fetched again: write more than `every`"
     if entry.starttls and any(not source.startswith("ldap://") for source in entry.source):
         yield "starttls", "starttls is for ldap:// only"
     if entry.bind_dn and not entry.password_file:
@@ -145,6 +149,16 @@ def _together(entry: RecipientsEntry) -> Iterator[tuple[str, str]]:
         yield "user", 'user needs "password_file"'
     if len({urlsplit(source).netloc for source in entry.source}) > 1 and entry.kind == "http":
         yield "source", "addresses of one host stand here: what is secret is for that host (make a second list)"
+
+
+def _paired(text: str) -> bool:
+    """Whether this is one parenthesis with all that it holds (in values they stand as \\28 and \\29)."""
+    depth = 0
+    for at, letter in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if depth <= 0 and at < len(text) - 1:
+            return False
+    return depth == 0 and text.startswith("(")
 
 
 def _domains(entry: RecipientsEntry, ours: Sequence[str]) -> Iterator[tuple[str, str]]:

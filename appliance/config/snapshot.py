@@ -84,6 +84,7 @@ class _Build:
         self._references()
         self._specs(wiring, policies)
         self._actions(policies)
+        self._unused(wiring, policies)
         mistakes = sorted(set(self.mistakes), key=lambda item: (item.file != self.blob.label, item))
         if any(mistake.fatal for mistake in mistakes):
             raise ConfigError(mistakes)
@@ -151,7 +152,7 @@ class _Build:
             path = reference.found(self.blob.files, self.blob.missing)
             why = self.blob.missing.get(path)
             if name := tables.synced_name(reference.spec):
-                self._synced(reference, name, absent=why is not None)
+                self._synced(reference, name, why)
             elif why is not None:
                 # what only a built-in value names may be absent: it is an empty list then
                 shipped = bool(reference.policy) and not reference.path
@@ -159,15 +160,24 @@ class _Build:
             if reference.is_table:
                 self._open(reference, path)
 
-    def _synced(self, reference: Reference, name: str, absent: bool) -> None:
+    def _synced(self, reference: Reference, name: str, why: str | None) -> None:
         """A list that is yet to be fetched is no mistake; one that nobody fetches is."""
         known = self.layout.section("recipients")
         if name not in known:
             text = f'"{reference.spec}": there is no [recipients.{name}]{did_you_mean(name, known)}'
             self._at(reference.policy, reference.path, text)
-        elif absent:
-            text = f"the list {name} is not there yet: whom nothing else knows is put off (postgate recipients sync)"
+        elif why is not None:
+            what = "is not there yet" if why == os.strerror(errno.ENOENT) else f"cannot be read ({why})"
+            text = f"the list {name} {what}: whom nothing else knows is put off (postgate recipients sync)"
             self._at(reference.policy, reference.path, text, fatal=False)
+
+    def _unused(self, wiring: Wiring, policies: PolicySet) -> None:
+        """A list that is fetched and that nobody asks."""
+        used = {tables.synced_name(leaf) for spec in policies.tables for leaf in tables.leaves(spec)}
+        known = wiring.recipients if not any(mistake.fatal for mistake in self.mistakes) else {}
+        for name in known.keys() - used:
+            text = f'no policy asks this list: write tables = ["synced:{name}"] into recipient.toml'
+            self._at("", ("recipients", name), text, fatal=False)
 
     def _open(self, reference: Reference, path: str) -> None:
         data = self.blob.files.get(path, b"")

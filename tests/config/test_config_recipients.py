@@ -1,5 +1,6 @@
 """[recipients.NAME]: what does not fit together, with its place; tables = ["synced:NAME"]."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def mistakes(folder: Path, lists: str, tables: str = "[]", head: str = HEAD) -> 
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_good_ones(kind: str, tmp_path: Path) -> None:
-    assert mistakes(tmp_path, f"[recipients.x]\n{GOOD[kind]}") == []
+    (found,) = mistakes(tmp_path, f"[recipients.x]\n{GOOD[kind]}")
+    assert found == f'{tmp_path}/c.toml:7:1: no policy asks this list: write tables = ["synced:x"] into recipient.toml'
 
 
 WRONG = [
@@ -54,6 +56,10 @@ WRONG = [
     ("ldap", 'bas = "x"', '11:1: unknown key "bas"'),
     ("ldap", 'password_file = "none"', "11:17: "),
     ("ldap", 'tls_ca = "none.pem"', "11:10: "),
+    ("ldap", 'filter = "(mail=*"', "11:10: write a filter as RFC 4515 has it"),
+    ("ldap", 'filter = "mail=*"', "11:10: write a filter"),
+    ("ldap", 'filter = "(mail=*)(cn=x)"', "11:10: write a filter"),
+    ("ldap", 'stale_after = "10m"', "11:15: each list would be stale"),
     ("http", 'source = "http://graph.example/"', "9:10: "),
     ("http", 'source = ["https://a/x", "https://b/x"]', "9:10: addresses of one host stand here"),
     ("http", 'addresses = "value[0].mail"', '10:13: recipients.x.addresses: "value[0].mail": write for example'),
@@ -88,7 +94,8 @@ def test_for_domains_that_stand_in_a_table_a_source_says_which(tmp_path: Path) -
     head = HEAD.replace('["example.com", "example.net"]', '["inline:{example.com=x}"]')
     (found,) = mistakes(tmp_path, f"[recipients.x]\n{GOOD['csv']}", head=head)
     assert ":8:8: [relay] domains names a table" in found
-    assert mistakes(tmp_path, f"[recipients.x]\n{GOOD['csv']}domains = ['example.com']\n", head=head) == []
+    (found,) = mistakes(tmp_path, f"[recipients.x]\n{GOOD['csv']}domains = ['example.com']\n", head=head)
+    assert "no policy asks this list" in found
 
 
 def test_a_list_that_is_not_there_yet_is_no_mistake(tmp_path: Path) -> None:
@@ -106,3 +113,28 @@ def test_a_list_that_nobody_fetches_is_one(tmp_path: Path) -> None:
     lists = f"[recipients.x]\n{GOOD['csv']}"
     (found,) = mistakes(tmp_path, lists, head=HEAD.replace('"example.net"', '"synced:x"'))[:1]
     assert ":6:27: " in found and "lists of recipients are for policies/recipient.toml" in found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to read what others may not")
+def test_syncd_cannot_make_the_master_read_other_files_for_it(tmp_path: Path) -> None:
+    """The folder is syncd's: a link or a hard link there to a file that root alone may read is no list."""
+    lists = f"[recipients.x]\n{GOOD['csv']}"
+    secret, kept = tmp_path / "shadow", tmp_path / "state/recipients/x"
+    secret.write_text("root s3cret\n")
+    secret.chmod(0o600)
+    kept.parent.mkdir(parents=True)
+    os.chown(kept.parent, 65534, -1)
+    watch = blob.TableWatch()
+    for make, why in (
+        (kept.symlink_to, "Too many levels of symbolic links"),
+        (kept.hardlink_to, "belongs to another user"),
+    ):
+        make(secret)
+        assert any(f"the list x cannot be read ({why}" in text for text in mistakes(tmp_path, lists, '["synced:x"]'))
+        found = blob.read(str(tmp_path / "c.toml"))
+        assert found.missing[str(kept)].startswith(why) and str(kept) not in found.files
+        assert [watch.poll(found, [str(kept)]) for _ in range(3)] == [None] * 3, "nor later"
+        kept.unlink()
+    kept.write_text("# head\nann@example.com ok\n")
+    os.chown(kept, 65534, -1)
+    assert mistakes(tmp_path, lists, '["synced:x"]') == []

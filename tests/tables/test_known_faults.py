@@ -155,6 +155,21 @@ def test_ten_million_lines(asking: Asking, tmp_path: Path) -> None:
     assert "more than 134217728 octets" in outcome.problem and asking.unchanged()
 
 
+async def test_an_answer_that_no_memory_holds(asking: Asking) -> None:
+    """Within the octets that it may have, but as values many times as much."""
+    body = b"[" + b"[]," * 40_000_000 + b"[]]"
+
+    async def many(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await good.read(reader, writer)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        writer.write(body)
+        await writer.drain()
+
+    async with Hostile(KINDS["http"][0], many) as peer:
+        outcome = await launch.run(asking.order(origin("http", peer.port), timeout=60))
+    assert outcome.problem == "the source has more than 1024 MB of memory can hold" and asking.unchanged()
+
+
 def test_a_file_that_is_being_written(asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "export.csv"
     path.write_text("new@example.com\n")

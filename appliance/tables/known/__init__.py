@@ -17,8 +17,8 @@ from appliance.tables.known.texts import Entry
 KINDS = {"csv": "files", "map": "files", "ldap": "ldap", "http": "http"}
 #: The types of maps whose keys can be listed.
 ENUMERABLE = ("texthash", *COMPILED, "sqlite")
-#: Octets that a file, or all pages of an answer, may have; addresses that a list may have.
-LARGEST, MOST = 128 * 1024 * 1024, 1_000_000
+#: Octets that a file or a page may have, and all pages together; addresses that a list may have.
+LARGEST, ALL_PAGES, MOST = 128 * 1024 * 1024, 1024 * 1024 * 1024, 1_000_000
 
 
 class Failed(Exception):

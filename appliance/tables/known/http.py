@@ -2,7 +2,7 @@
 
 Contract: certificates are verified; plain http only to this machine. What is secret goes to the host that is configured
 and to no other: redirects are not followed, and a link to the next page that leads elsewhere is a failure. At most
-LARGEST octets in all, no page twice. What failure means for the mail: Failed, the old list stays.
+LARGEST octets a page, ALL_PAGES in all, no page twice. What failure means for the mail: Failed, the old list stays.
 """
 
 import base64
@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import msgspec
 
-from appliance.tables.known import LARGEST, MOST, Failed, Origin, fields
+from appliance.tables.known import ALL_PAGES, LARGEST, MOST, Failed, Origin, fields
 from appliance.tables.known.texts import Entry, proxied
 
 #: Seconds without an octet; pages; how often a server that is busy is asked again, and the longest pause for it.
@@ -121,7 +121,7 @@ class _Web:
     """Asks, and counts what comes."""
 
     def __init__(self, tls_ca: str) -> None:
-        self._left = LARGEST
+        self._left = ALL_PAGES
         try:
             self._context = ssl.create_default_context(cafile=tls_ca or None)
         except OSError as error:
@@ -167,7 +167,7 @@ class _Web:
 
     def _read(self, url: str, answer: http.client.HTTPResponse) -> Answer:
         """All of it; of what is no success, a little."""
-        most, parts, size = self._left if answer.status == 200 else _SHORT, [], 0
+        most, parts, size = min(self._left, LARGEST) if answer.status == 200 else _SHORT, [], 0
         while part := answer.read1(1 << 16):
             parts.append(part)
             size += len(part)

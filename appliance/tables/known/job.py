@@ -18,7 +18,7 @@ import msgspec
 from appliance.tables.known.keep import Order, Outcome, account, sync
 
 #: Octets of memory.
-LIMIT = 2 << 30
+LIMIT = 1 << 30
 _DEATH_SIGNAL, _NO_NEW_PRIVS = 1, 38
 
 
