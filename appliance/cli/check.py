@@ -20,6 +20,7 @@ from appliance.config.snapshot import Blob, Snapshot, build
 from appliance.daemons.master import zones
 from appliance.engine.plan import Steps, of_envelope
 from appliance.mail.context import STAGES, Role, Stage
+from appliance.observe.text import counted
 
 GOOD, MISTAKES, COULD_NOT_RUN = 0, 1, 2
 
@@ -185,9 +186,9 @@ def summary(snapshot: Snapshot) -> str:
     counts = ", ".join(f"{modes.count(mode)} {word}" for mode, word in _MODES if mode in modes)
     hops = ", ".join(wiring.relay.next_hop) or "by route"
     return (
-        f"good: {wiring.gateway.hostname}, {listeners}; {len(wiring.relay.domains)} domains to {hops}; "
+        f"good: {wiring.gateway.hostname}, {listeners}; {counted(len(wiring.relay.domains), 'domain')} to {hops}; "
         f"checks: {counts or 'none'}; scanners: {', '.join(sorted(wiring.scanners)) or 'none'}; "
-        f"{len(snapshot.tables)} tables; configuration {snapshot.hash}"
+        f"{counted(len(snapshot.tables), 'table')}; configuration {snapshot.hash}"
     )
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from appliance.checks.greylist import recipient_key, sender_key
 from appliance.cli import common
+from appliance.observe.text import counted
 from appliance.protocol.smtp.address import AddressError, parse_address
 from appliance.stores import greylist, wire
 from appliance.stores.console import Console
@@ -45,13 +46,13 @@ class Record(NamedTuple):
         """For people."""
         value, show = self.value, self._when
         if isinstance(value, greylist.Origin):
-            text = f"passed {value.passes} times, last used {show(value.last)}"
+            text = f"passed {counted(value.passes, 'time')}, last used {show(value.last)}"
         elif value.passed:
             text = f"passed {show(value.passed)}, last used {show(value.last)}"
         else:
             text = f"waits since {show(value.first)}"
         if isinstance(value, greylist.Triplet):
-            text += f", {value.attempts} attempts"
+            text += f", {counted(value.attempts, 'attempt')}"
         elif isinstance(value, greylist.Pair) and value.late:
             text += f", late attempts from {', '.join(value.late)}"
         return f"{' '.join(part or '<>' for part in self.parts)}: {text}"
@@ -167,7 +168,7 @@ def delete(sender: str, recipient: str | None, config: str | None, kind: str) ->
             keys = [r.key for r in records(console, "triplet", f"{SEP}{pair}") if r.key.endswith(f"{SEP}{pair}")]
             gone += sum(bool(console.ask(wire.Delete("triplet", key))) for key in keys)
             gone += bool(console.ask(wire.Delete("pair", pair)))
-    click.echo(f"{gone} records forgotten")
+    click.echo(f"{counted(gone, 'record')} forgotten")
     sys.exit(DONE if gone else NOTHING)
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from appliance.cli import common
 from appliance.cli.greylist import PAGE, reach
+from appliance.observe.text import counted
 from appliance.stores import wire
 from appliance.stores.console import Console
 from appliance.stores.senders import Known
@@ -35,7 +36,8 @@ def records(console: Console, match: str) -> Iterator[tuple[str, Known, float]]:
 def line(key: str, known: Known, offset: float) -> str:
     """For people."""
     first, last = (time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at + offset)) for at in (known.first, known.last))
-    return f"{key}: {known.messages} messages on {known.days} days, first {first}, last {last}"
+    messages, days = counted(known.messages, "message"), counted(known.days, "day")
+    return f"{key}: {messages} on {days}, first {first}, last {last}"
 
 
 def facts(key: str, known: Known, offset: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from appliance.cli.common import state_dir
+from appliance.observe.text import counted
 
 _MARKS = {"active": "*", "hold": "!"}
 #: Seconds of silence after which delivery counts as stuck.
@@ -64,8 +65,7 @@ def show_list(found: Iterator[dict[str, Any]], as_json: bool, name: str) -> None
             click.echo(f"{'-Queue ID-':<22} {'--Size--':>8} {'---Arrival Time----':>19} -Sender/Recipient------")
         count, octets = count + 1, octets + message["message_size"]
         click.echo("\n".join(_lines(message)) + "\n")
-    plural = "" if count == 1 else "s"
-    click.echo(f"-- {octets // 1024} Kbytes in {count} message{plural}." if count else f"The {name} is empty")
+    click.echo(f"-- {octets // 1024} Kbytes in {counted(count, 'message')}." if count else f"The {name} is empty")
 
 
 def _lines(message: dict[str, Any]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from appliance.config.references import LISTS
 from appliance.mail.later import answered
 from appliance.mail.lookup import address_map_keys, search
 from appliance.mail.ports import Probe
+from appliance.observe.text import counted
 from appliance.protocol.smtp.address import AddressError, parse_address
 from appliance.stores import wire
 from appliance.stores.console import Console
@@ -66,18 +67,20 @@ def import_(file: Path, config: str | None, output: Path | None, domain: str, sk
     for mistake in found.mistakes:
         click.echo(f"{file}:{mistake}", err=True)
     if found.mistakes and not skip:
-        click.echo(f"nothing written: {len(found.mistakes)} lines hold no address (--skip leaves them out)", err=True)
+        lines = counted(len(found.mistakes), "line holds", "lines hold")
+        click.echo(f"nothing written: {lines} no address (--skip leaves them out)", err=True)
         sys.exit(WRONG)
     before = count(target)
     if not force and len(found.keys) * 2 < before:
-        click.echo(f"nothing written: {len(found.keys)} recipients instead of {before} (--force if that is so)", err=True)
+        few = counted(len(found.keys), "recipient")
+        click.echo(f"nothing written: {few} instead of {before} (--force if that is so)", err=True)
         sys.exit(WRONG)
     try:
         written(target, found.keys, f"imported from {file.name}", "import")
     except OSError as error:
         click.echo(f"{target}: cannot be written: {error.strerror}", err=True)
         sys.exit(COULD_NOT)
-    click.echo(f"{len(found.keys)} recipients in {target} (before: {before})")
+    click.echo(f"{counted(len(found.keys), 'recipient')} in {target} (before: {before})")
     click.echo(f'policies/recipient.toml: tables = ["texthash:{target.name}"]')
 
 

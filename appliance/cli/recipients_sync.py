@@ -21,6 +21,7 @@ from appliance.config.model import Wiring
 from appliance.config.references import LISTS
 from appliance.config.syntax import parse
 from appliance.config.wiring import load
+from appliance.observe.text import counted
 from appliance.tables.known import launch
 from appliance.tables.known.keep import Outcome
 
@@ -63,10 +64,9 @@ def _show(outcome: Outcome, dry_run: bool) -> None:
     others = f"{outcome.foreign} of other domains, {outcome.wrong} no address"
     if outcome.problem:
         click.echo(f"{outcome.name}: the list of {outcome.count} stays: {outcome.problem}", err=True)
-    elif dry_run:
-        click.echo(f"{outcome.name}: would be {outcome.count} recipients, +{outcome.added} -{outcome.removed} ({others})")
-    else:
-        click.echo(f"{outcome.name}: {outcome.count} recipients, +{outcome.added} -{outcome.removed} ({others})")
+        return
+    held = f"{counted(outcome.count, 'recipient')}, +{outcome.added} -{outcome.removed} ({others})"
+    click.echo(f"{outcome.name}: {'would be ' if dry_run else ''}{held}")
 
 
 def _asked(config: str | None, request: dict[str, Any]) -> list[Outcome]:

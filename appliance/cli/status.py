@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from appliance.cli import common
+from appliance.observe.text import counted
 
 WELL, DEGRADED, NOT_RUNNING = 0, 1, 2
 
@@ -68,7 +69,9 @@ def _worker(worker: Mapping[str, Any], now: float) -> str:
     health = worker["health"]
     memory = f"{health['rss'] / 1048576:.0f} MB" if "rss" in health else "-"
     lag = f"loop lag max {health['lag_max'] * 1000:.0f} ms" if "lag_max" in health else ""
-    restarts = f", {worker['restarts']} restarts (last end: {worker['last_end']})" if worker["restarts"] else ""
+    restarts = (
+        f", {counted(worker['restarts'], 'restart')} (last end: {worker['last_end']})" if worker["restarts"] else ""
+    )
     alive = f"{age(now - worker['since']):>8} {memory:>7}  {lag}" if worker["pid"] else ""
     return f"  {worker['worker']:<12} {worker['state']:<9} pid {worker['pid']:<7} {alive}{restarts}".rstrip()
 

@@ -20,6 +20,7 @@ from appliance.config.references import Layout
 from appliance.config.snapshot import ConfigError, Snapshot, build
 from appliance.mail.later import answered
 from appliance.mail.ports import Hit, Unavailable
+from appliance.observe.text import counted
 from appliance.tables import KINDS, Opened, TableError, open_table, remotes, suffix_of, with_paths
 from appliance.tables.proxied import open_proxied
 from appliance.tables.proxied.direct import Direct
@@ -31,12 +32,23 @@ _NOBODY = "postgate-table-check@invalid"
 
 
 class _Group(click.Group):
-    """`postgate table FILE KEY` without a word in front is a query."""
+    """`postgate table FILE KEY` without a word in front is a query, and options may stand before the word."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            args = ["query", *args]
+        at = next(_words(args), None)
+        if at is not None:
+            word = args[at] if args[at] in self.commands else ""
+            args = [word, *args[:at], *args[at + 1 :]] if word else ["query", *args]
         return super().parse_args(ctx, args)
+
+
+def _words(args: Sequence[str]) -> Iterator[int]:
+    """The places of what is no option and no value of one."""
+    value = False
+    for at, arg in enumerate(args):
+        if not value and not arg.startswith("-"):
+            yield at
+        value = arg == "--config" and not value
 
 
 @click.group(cls=_Group)
@@ -106,7 +118,7 @@ def _in_memory(snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
     """(table, what is wrong, what it is); what is wrong with these would have kept the configuration out of force."""
     for spec, table in sorted(snapshot.tables.items()):
         if not any(remotes(table)):
-            yield spec, "", f"{sum(1 for _ in table.entries())} entries in memory"
+            yield spec, "", f"{counted(sum(1 for _ in table.entries()), 'entry', 'entries')} in memory"
 
 
 async def _asked(snapshot: Snapshot) -> list[tuple[str, str, str]]:

@@ -18,6 +18,7 @@ from appliance.mail.policy_service import Place, Service
 from appliance.mail.ports import Unavailable
 from appliance.observe import maillog, metrics, trouble
 from appliance.observe.contact import Contact
+from appliance.observe.text import counted
 from appliance.protocol.policy import Answer, AnswerReader, PolicyError, encode_request
 
 _answers = metrics.counter("postgate_policy_service_answers_total", "Answers of policy services.", ("service", "kind"))
@@ -235,7 +236,7 @@ class _Peer:
     def facts(self) -> dict[str, Any]:
         facts = {**self.contact.facts(), "connections kept": sum(len(site.idle) for site in self.sites)}
         if self.defaulted:
-            facts["default taken"] = f"{self.defaulted} times (last: {', '.join(self.touched)})"
+            facts["default taken"] = f"{counted(self.defaulted, 'time')} (last: {', '.join(self.touched)})"
         return facts
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Making text fit for one log line: control characters escaped, length capped.
+"""Making text fit for one log line: control characters escaped, length capped; and numbers of things in words.
 
 Contract: what comes out has no control, bidirectional or line-breaking character and at most `CAP` characters, so that
 nothing a stranger sends can forge or split a log line (threats P4).
@@ -25,3 +25,8 @@ def clean(text: str, cap: int = CAP) -> str:
         return text
     short = "".join(map(_escape, text[: cap + 1]))
     return short if len(short) <= cap else short[: cap - 3] + "..."
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    """For people: 1 message, 2 messages. `more` where it is not `one` with an s."""
+    return f"{number} {one if number == 1 else more or one + 's'}"

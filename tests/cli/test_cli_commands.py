@@ -51,6 +51,14 @@ def test_a_table_is_found_where_the_gateway_finds_it(tmp_path: Path) -> None:
     assert look("texthash:domains", "example.com")[0] == 0
     assert look("texthash:access/helo", "x") == (1, "x\tnot found\n")  # the shipped one
     assert look("texthash:nowhere", "x")[0] == 2
+    config = ["--config", str(tmp_path / "c.toml")]
+    for words in (
+        [*config, str(tmp_path / "domains"), "example.com"],
+        [*config, "query", str(tmp_path / "domains"), "example.com"],
+    ):
+        done = CliRunner().invoke(main, ["table", *words])
+        assert (done.exit_code, done.output.split("\t")[0]) == (0, "example.com"), done.output
+    assert CliRunner().invoke(main, ["table", *config, "check"]).exit_code == 0
     done = CliRunner().invoke(main, ["table", str(tmp_path / "domains"), "example.com"])  # query is what it does
     assert (done.exit_code, done.output) == (0, f"example.com\tx\t{tmp_path}/domains:1\n")
 

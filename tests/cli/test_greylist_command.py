@@ -92,7 +92,7 @@ def test_origins_that_passed_are_listed_and_forgotten(config: Path) -> None:
     time.sleep(0.06)
     assert step(config, "ann@example.org", delay=0.05) == "passed"
     [line] = listed(config, "", 1, "--kind", "origin")
-    assert line.startswith("net:192.0.2.1/24: passed 1 times")
+    assert line.startswith("net:192.0.2.1/24: passed 1 time,")
     assert run(greylist.command, config, "delete", "net:192.0.2.1/24", "--kind", "origin")[0] == 0
     assert listed(config, "", 0, "--kind", "origin") == []
 

@@ -13,7 +13,7 @@ def test_good(folder: Folder) -> None:
     done = CliRunner().invoke(check.command, ["--config", folder.main])
     assert done.exit_code == 0, done.output
     assert done.output.startswith(
-        "good: mx.example.com, public (inbound) on 127.0.0.1:2525; 1 domains to smtp:[10.0.0.25]:25;"
+        "good: mx.example.com, public (inbound) on 127.0.0.1:2525; 1 domain to smtp:[10.0.0.25]:25;"
     )
 
 

@@ -96,7 +96,7 @@ async def test_every_fault_costs_the_default_in_bounded_time(fault: str, said: l
             assert line.startswith("ID1: policy service svc: ") and f"inet:127.0.0.1:{peer.port}" in line
             (why,) = clients.health()["degraded"]
             assert why["what"] == "policy service svc" and why["touched"] == 1 and why["last"] == ["ID1"]
-            assert clients.health()["svc"]["default taken"] == "1 times (last: ID1)"
+            assert clients.health()["svc"]["default taken"] == "1 time (last: ID1)"
         assert loop.time() - began < 2.0
         await peer.be(answers)
         assert (await clients.ask(one, ASK, "ID2")).text == "X-Seen: yes", "it is back"

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.observe.text import CAP, clean
+from appliance.observe.text import CAP, clean, counted
 
 
 @given(st.text(max_size=3000))
@@ -25,3 +25,8 @@ def test_what_is_not_printable_is_escaped_and_can_be_read() -> None:
 def test_long_text_is_cut_and_says_so() -> None:
     assert clean("x" * 5000) == "x" * (CAP - 3) + "..."
     assert len(clean("\n" * 5000)) == CAP
+
+
+def test_one_is_not_many() -> None:
+    said = [counted(number, "try", "tries") for number in (0, 1, 2)] + [counted(1, "day"), counted(3, "day")]
+    assert said == ["0 tries", "1 try", "2 tries", "1 day", "3 days"]

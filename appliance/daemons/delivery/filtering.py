@@ -15,6 +15,7 @@ import msgspec
 from appliance.daemons.delivery.routing import Destination
 from appliance.mail.differing import crlf
 from appliance.observe import metrics, oplog
+from appliance.observe.text import counted
 from appliance.observe.trouble import Said, said
 from appliance.protocol.smtp.outgoing import Result
 from appliance.queue.errors import SpoolError
@@ -100,6 +101,11 @@ class Filtering:
     def degraded(self) -> list[Said]:
         """For status."""
         return [
-            said(f"{name} puts mail off", f"{trouble.why} ({trouble.tries} tries)", len(trouble.last), trouble.last)
+            said(
+                f"{name} puts mail off",
+                f"{trouble.why} ({counted(trouble.tries, 'try', 'tries')})",
+                len(trouble.last),
+                trouble.last,
+            )
             for name, trouble in self._troubles.items()
         ]
