@@ -7,13 +7,12 @@ of a message are looked at. What failure means for the mail: Unavailable: it is 
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
 from appliance.addresses.expansion import Step
 from appliance.addresses.mailboxes import spans
-from appliance.addresses.rewriter import Rewriter
 from appliance.mail import apply
 from appliance.mail.edits import Edit, text
 from appliance.protocol.smtp.address import Address, AddressError, parse_address
@@ -36,6 +35,12 @@ _RECIPIENTS = (b"to", b"cc", b"bcc", b"apparently-to", b"resent-to", b"resent-cc
 PLACES = {**dict.fromkeys(_SENDERS, "header_sender"), **dict.fromkeys(_RECIPIENTS, "header_recipient")}
 
 
+class OneByOne(Protocol):
+    """Who says what becomes of an address: the Rewriter before the queue, Generic behind it."""
+
+    async def one(self, address: Address, place: str, steps: list[Step]) -> Address: ...
+
+
 Encoding = Literal["utf-8", "latin-1"]
 
 
@@ -47,7 +52,7 @@ class Fields(NamedTuple):
     whole: bool
 
 
-async def rewritten(rewriter: Rewriter, block: bytes, edits: Sequence[Edit]) -> Fields:
+async def rewritten(rewriter: OneByOne, block: bytes, edits: Sequence[Edit]) -> Fields:
     """The edits of a message and those that rewrite its header `block`."""
     work = _Work(rewriter)
     result = list(edits)
@@ -74,7 +79,7 @@ async def rewritten(rewriter: Rewriter, block: bytes, edits: Sequence[Edit]) -> 
 class _Work:
     """One message."""
 
-    def __init__(self, rewriter: Rewriter) -> None:
+    def __init__(self, rewriter: OneByOne) -> None:
         self._rewriter = rewriter
         self._known: dict[tuple[str, str], str] = {}
         self.steps: list[Step] = []

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stop": ("appliance.cli.stop:command", "End the running gateway in good order."),
     "table": ("appliance.cli.table:command", "Look keys up in a lookup table."),
     "address": ("appliance.cli.address:command", "Show what becomes of an address before the queue."),
+    "route": ("appliance.cli.route:command", "Show where mail for an address goes, and by which line."),
     "queue": ("appliance.cli.queue:command", "Show and manage queued messages."),
     "quarantine": ("appliance.cli.quarantine:command", "Show and manage quarantined messages."),
     "greylist": ("appliance.cli.greylist:command", "Show and manage the greylist."),

@@ -12,7 +12,7 @@ from appliance import tables
 from appliance.addresses import values
 from appliance.config.fields import lone, our_domain, table_spec
 from appliance.config.positions import Path
-from appliance.config.values import domain_name, network
+from appliance.config.values import Kind, domain_name, network
 
 Envelope = Literal["envelope_sender", "envelope_recipient", "header_sender", "header_recipient"]
 Senders = Literal["envelope_sender", "header_sender"]
@@ -101,15 +101,18 @@ class Addresses(BaseModel):
     always_bcc: Annotated[str, AfterValidator(mailbox)] = ""
     sender_bcc_maps: Maps = ()
     recipient_bcc_maps: Maps = ()
+    smtp_generic_maps: Maps = ()
+    lmtp_generic_maps: Maps = ()
+    generic_next_hops: Annotated[tuple[str, ...], BeforeValidator(lone)] = ("*",)
     propagate_unmatched_extensions: Annotated[
-        tuple[Literal["canonical", "virtual", "alias"], ...], BeforeValidator(lone)
+        tuple[Literal["canonical", "virtual", "alias", "generic"], ...], BeforeValidator(lone)
     ] = ("canonical", "virtual")
 
     @property
     def active(self) -> bool:
-        """Whether anything here changes an address, or makes one known."""
-        key = "local_header_rewrite_clients"
-        return self != Addresses().model_copy(update={key: self.local_header_rewrite_clients})
+        """Whether anything here changes an address before the queue, or makes one known."""
+        other = ("local_header_rewrite_clients", "generic_next_hops", *GENERIC.values())
+        return self != Addresses().model_copy(update={key: getattr(self, key) for key in other})
 
 
 #: Keys whose tables give addresses, and those whose tables are lists.
@@ -122,6 +125,10 @@ MAPS = (
     "sender_bcc_maps",
     "recipient_bcc_maps",
 )
+#: Keys whose tables are asked when mail leaves, by the kind of its next hop.
+GENERIC: dict[Kind, str] = {"smtp": "smtp_generic_maps", "lmtp": "lmtp_generic_maps"}
+#: In generic_next_hops: servers that were found by the domain of the recipient.
+OUTWARD = "outward"
 CLASSES = ("canonical_classes", "sender_canonical_classes", "recipient_canonical_classes", "masquerade_classes")
 LISTS = ("virtual_alias_domains", "masquerade_exceptions")
 #: Types whose every key has a value: a domain that is looked up in one would be ours, whatever it is.
@@ -130,8 +137,8 @@ _EVERYTHING = frozenset({"static", "randmap"})
 
 def specs(section: Any) -> Iterator[tuple[tuple[str, int], str]]:
     """(path below the section, table) of a section as TOML gives it, or as a model."""
-    found = section.model_dump(include={*MAPS, *LISTS}) if isinstance(section, BaseModel) else section
-    for key in (*MAPS, *LISTS) if isinstance(found, dict) else ():
+    found = section.model_dump(include={*MAPS, *GENERIC.values(), *LISTS}) if isinstance(section, BaseModel) else section
+    for key in (*MAPS, *GENERIC.values(), *LISTS) if isinstance(found, dict) else ():
         value = lone(found.get(key) or ())
         for index, text in enumerate(value if isinstance(value, tuple | list) else ()):
             if isinstance(text, str) and ":" in text:
@@ -142,7 +149,7 @@ def anchored(section: Addresses, change: Callable[[str], str]) -> Addresses:
     """The same with other paths. `change` is given a table, or the name of a domain or a user."""
     update = {
         key: tuple(change(text) if ":" in text else text for text in getattr(section, key))
-        for key in (*MAPS, *LISTS)
+        for key in (*MAPS, *GENERIC.values(), *LISTS)
         if getattr(section, key)
     }
     return section.model_copy(update=update)
@@ -150,7 +157,7 @@ def anchored(section: Addresses, change: Callable[[str], str]) -> Addresses:
 
 def is_map(path: Path) -> bool:
     """Whether the table that is named at this place of the wiring answers with addresses."""
-    return len(path) == 3 and path[0] == "addresses" and path[1] in MAPS
+    return len(path) == 3 and path[0] == "addresses" and path[1] in {*MAPS, *GENERIC.values()}
 
 
 def entry_problem(path: Path, key: str, value: str) -> str:

@@ -236,5 +236,10 @@ def _recipients(wiring: Wiring) -> Iterator[Odd]:
 def _addresses(wiring: Wiring) -> Iterator[Odd]:
     for path, text in addresses.complaints(wiring.addresses):
         yield Odd(path, text)
+    known = {name for _, hop in _hops(wiring) for name in values.tls_names(hop)} | {"*", addresses.OUTWARD}
+    for index, name in enumerate(wiring.addresses.generic_next_hops):
+        if not wiring.relay.route_tables and name.lower() not in known:
+            text = f'no next hop is called "{name}"{did_you_mean(name, known)}'
+            yield Odd(("addresses", "generic_next_hops", index), text, False)
     if wiring.addresses.active and not wiring.listen:
         yield Odd(("addresses",), "[addresses] is for mail that this gateway keeps, and no [[listen]] takes any", False)

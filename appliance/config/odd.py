@@ -22,7 +22,7 @@ class Odd(NamedTuple):
 def same(hop: values.NextHop, listener: Listen) -> bool:
     """Does mail for `hop` come to this listener? Known for addresses of this machine only."""
     endpoint = values.parse_listen_address(listener.address)
-    if hop.kind == "pipe":
+    if hop.kind not in values.SERVERS:
         return False
     if hop.path or endpoint.path:
         return hop.path == endpoint.path

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from appliance.config.filters import Filters
+from appliance.config.generics import Generics
 from appliance.config.model import Wiring
 from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
+from appliance.config.values import parse_listen_address
 from appliance.connectors.target import Timeouts
 from appliance.daemons.compose.lookups import Lookups
 from appliance.daemons.delivery.admin import Admin
@@ -58,7 +60,13 @@ def _ways(snapshot: Snapshot, timeouts: Timeouts, programs: Programs) -> Ways:
     levels: tuple[tls.Level, ...] = ("none", "may", "encrypt", "verify")
     contexts: dict[str, ssl.SSLContext | None] = {level: tls.client_context(level, ca) for level in levels}
     hostname = wiring.gateway.hostname
-    return Ways(MailHosts(_resolver(snapshot), hosts.read(), hostname), hostname, contexts, timeouts, programs)
+    own = [parse_listen_address(one.address) for one in wiring.listen if one.protocol == "smtp"]
+    return Ways(MailHosts(_resolver(snapshot), hosts.read(), hostname), hostname, contexts, timeouts, programs, own)
+
+
+def _routing(snapshot: Snapshot) -> Routing:
+    wiring, tables = snapshot.wiring, snapshot.tables
+    return Routing(Routes(wiring, tables), Filters(wiring), Generics(wiring, tables))
 
 
 def _limits(wiring: Wiring) -> Limits:
@@ -95,7 +103,7 @@ class Delivery:
         root = Path(self._birth.state_dir) / "spool"
         self._lookups.bind(self._snapshot)
         self.spool = Spool(root, self._loop.call_soon_threadsafe, self._report)
-        routing = Routing(Routes(wiring, self._snapshot.tables), Filters(wiring))
+        routing = _routing(self._snapshot)
         self._programs = Programs(self._birth.rendezvous.get("runner", ""), root)
         self._programs.follow(wiring)
         ways = _ways(self._snapshot, self._timeouts, self._programs)
@@ -167,7 +175,7 @@ class Delivery:
     def prepare(self, snapshot: Snapshot) -> None:
         """Raises ValueError where the new files do not work (zone, CA)."""
         self._lookups.bind(snapshot)
-        routing = Routing(Routes(snapshot.wiring, snapshot.tables), Filters(snapshot.wiring))
+        routing = _routing(snapshot)
         self._prepared = (snapshot, _ways(snapshot, self._timeouts, self._programs), routing)
 
     def commit(self, snapshot: Snapshot) -> None:

@@ -9,7 +9,9 @@ import re
 from collections.abc import Awaitable
 from typing import NamedTuple
 
+from appliance.addresses.generic import Generic
 from appliance.config.filters import Filters
+from appliance.config.generics import Generics
 from appliance.config.routes import Route, Routes
 from appliance.config.values import SERVERS, NextHop
 from appliance.mail.later import then, waits
@@ -44,8 +46,8 @@ _PAIR = re.compile(r"\\(.)", re.DOTALL)
 class Routing:
     """Remembers what it built; a new snapshot makes a new Routing."""
 
-    def __init__(self, routes: Routes, filters: Filters) -> None:
-        self._routes, self._filters = routes, filters
+    def __init__(self, routes: Routes, filters: Filters, generics: Generics) -> None:
+        self._routes, self._filters, self._generics = routes, filters, generics
         self._built: dict[tuple[NextHop, ...], Destination] = {}
         self._heard: dict[tuple[str, str], Destination | Unavailable] = {}
 
@@ -59,6 +61,12 @@ class Routing:
         if isinstance(found, Destination):
             return found
         raise found if isinstance(found, Unavailable) else Unavailable("the table of routes was not asked yet")
+
+    def generic(self, destination: Destination) -> Generic | None:
+        """What becomes of addresses on that way. Mail for a content filter comes back, and stays as it is."""
+        if destination.filtering:
+            return None
+        return self._generics.on([hop for hop, _ in destination.hops], destination.outward)
 
     def _filtered(self, text: str, domain: str) -> Destination:
         try:

@@ -14,11 +14,13 @@ from appliance.connectors.fixed import FixedSession
 from appliance.connectors.pipe import PipeSession
 from appliance.connectors.session import SmtpSession
 from appliance.connectors.target import ConnectFailed
+from appliance.daemons.delivery.leaving import left
 from appliance.daemons.delivery.results import Trip
 from appliance.daemons.delivery.routing import Destination
 from appliance.daemons.delivery.way import NoWay, Session
 from appliance.mail import apply
-from appliance.observe import oplog
+from appliance.observe import oplog, trouble
+from appliance.protocol.errors import Unavailable
 from appliance.protocol.smtp.outgoing import Result, is_confused
 from appliance.queue.content import Content
 from appliance.queue.envelope import Trailer
@@ -158,21 +160,39 @@ class Runner:
         """One transaction; where the first place puts recipients off, one more place is tried for them."""
         begun = time.monotonic()
         self._connecting = begun
+        try:
+            trailer = await self._left(item, indexes)
+        except Unavailable as error:
+            return self._stays(item, indexes, error, begun)
         session = await self._ready_session()
-        answers, trip = await self._transact(session, item, indexes, begun)
+        answers, trip = await self._transact(session, item, trailer, indexes, begun)
         if session.uses > 1 and _stale(answers):
             self._drop_session()
             session = await self._ready_session()
-            answers, trip = await self._transact(session, item, indexes, begun)
+            answers, trip = await self._transact(session, item, trailer, indexes, begun)
         if isinstance(session.content_error, ContentDamaged):
             self._dispatch.set_aside(item, str(session.content_error))
             return False
         again = self._dispatch.results.delivered(item, indexes, answers, trip)
         if again and len(self.destination.hops) > 1:
-            return await self._elsewhere(session, item, indexes, answers)
+            return await self._elsewhere(session, item, trailer, indexes, answers)
         return again
 
-    async def _elsewhere(self, session: Session, item: Item, indexes: list[int], answers: list[Result]) -> bool:
+    async def _left(self, item: Item, indexes: list[int]) -> Trailer:
+        """The message as it leaves. Raises Unavailable."""
+        generic = self._dispatch.routing.generic(self.destination)
+        return item.trailer if generic is None else await left(generic, self._dispatch.spool, item, indexes)
+
+    def _stays(self, item: Item, indexes: list[int], error: Unavailable, begun: float) -> bool:
+        """As what it leaves is not known: it is tried again."""
+        trouble.tables.note(f"table {error.table or 'of generic maps'}", str(error), item.queue_id)
+        trip = Trip((*self._dispatch.waited(item, begun), 0.0, 0.0), "none", "")
+        answers = [Result("deferred", 0, "4.3.0", str(error))] * len(indexes)
+        return self._dispatch.results.delivered(item, indexes, answers, trip)
+
+    async def _elsewhere(
+        self, session: Session, item: Item, trailer: Trailer, indexes: list[int], answers: list[Result]
+    ) -> bool:
         """The recipients that were put off, once more at the next place; an unknown outcome is not doubled at once."""
         rest = [i for i, answer in zip(indexes, answers, strict=True) if answer.kind == "deferred" and not answer.unknown]
         tried = frozenset({str(session.target)})
@@ -184,7 +204,7 @@ class Runner:
             self._session = await self._dispatch.ways.open(self.destination, tried)
         except NoWay:
             return True
-        other, trip = await self._transact(self._session, item, rest, begun)
+        other, trip = await self._transact(self._session, item, trailer, rest, begun)
         self._dispatch.results.delivered(item, rest, other, trip)
         self._drop_session()  # the next message begins with the first place again
         return any(index in item.todo for index in indexes)
@@ -203,10 +223,9 @@ class Runner:
             self._session = None
 
     async def _transact(
-        self, session: Session, item: Item, indexes: list[int], begun: float
+        self, session: Session, item: Item, trailer: Trailer, indexes: list[int], begun: float
     ) -> tuple[list[Result], Trip]:
         connected = time.monotonic()
-        trailer = item.trailer
         content: Content | None = None
         try:
             data: bytes | Iterator[bytes]

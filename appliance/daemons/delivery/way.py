@@ -6,10 +6,10 @@ ones (the domain of a mail address does not exist or takes no mail) fail the rec
 """
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
-from appliance.config.values import SERVERS, NextHop
+from appliance.config.values import SERVERS, Endpoint, NextHop
 from appliance.connectors import smtp
 from appliance.connectors.fixed import FixedSession
 from appliance.connectors.pipe import PipeSession
@@ -18,6 +18,7 @@ from appliance.connectors.target import ConnectFailed, Target, Timeouts
 from appliance.daemons.delivery.programs import Programs
 from appliance.daemons.delivery.routing import Destination
 from appliance.net import tls
+from appliance.net.local import is_local
 from appliance.net.mx import MailHosts, NoPlace
 from appliance.protocol.errors import Unavailable
 
@@ -38,7 +39,7 @@ class NoWay(Exception):
 
 
 class Ways:
-    """What it takes to connect. `contexts` maps TLS levels to contexts."""
+    """What it takes to connect. `contexts` maps TLS levels to contexts; `own`: where we listen ourselves."""
 
     def __init__(
         self,
@@ -47,8 +48,9 @@ class Ways:
         contexts: Mapping[str, ssl.SSLContext | None],
         timeouts: Timeouts,
         programs: Programs,
+        own: Collection[Endpoint] = (),
     ) -> None:
-        self._programs = programs
+        self._programs, self._own = programs, own
         self._hosts, self._hostname, self._contexts, self.timeouts = hosts, hostname, contexts, timeouts
 
     def resolver_health(self) -> dict[str, Any]:
@@ -69,6 +71,9 @@ class Ways:
                 continue
             if str(target) in skip or tries >= MAX_TRIES:
                 continue
+            if not destination.filtering and self._is_own(target):
+                last = _loop(destination)
+                continue
             tries += 1
             try:
                 return await smtp.connect(target, self._hostname, level, self._contexts[level], timeouts)
@@ -78,6 +83,16 @@ class Ways:
         if last is None:
             last = NoWay(destination.lacks or "no next hop is configured for this recipient", "4.3.5")
         raise last
+
+    def _is_own(self, target: Target) -> bool:
+        """Is that place a listener of ours?"""
+        for own in self._own:
+            if own.path or target.path:
+                if own.path == target.path:
+                    return True
+            elif own.port == target.port and own.host in (target.address, "0.0.0.0", "::"):
+                return own.host == target.address or is_local(target.address)
+        return False
 
     def _piped(self, hop: NextHop) -> PipeSession:
         try:
@@ -100,6 +115,11 @@ class Ways:
                 for place in places:
                     lmtp = hop.kind == "lmtp"
                     yield Target(host=place.host, address=place.address, port=hop.port, lmtp=lmtp), level
+
+
+def _loop(destination: Destination) -> NoWay:
+    status = "5.4.6" if destination.outward else "4.4.6"
+    return NoWay(f"mail for {destination.name} loops back to myself", status, final=destination.outward)
 
 
 def _unavailable(hop: NextHop, error: Unavailable) -> NoWay:

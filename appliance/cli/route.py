@@ -1,0 +1,123 @@
+"""`postgate route ADDRESS`: where mail for an address goes, by which setting, table and line; and as what it leaves.
+
+Tables behind proxymap are opened by this command itself, with its own rights. Nothing is changed or sent, and DNS is not
+asked. Exit: 0 there is a way, 1 there is none, or an answer instead of one ("error:"), 2 it is not known: a table cannot
+answer, or its entry is no way.
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from appliance.addresses.expansion import Step
+from appliance.addresses.values import address as mailbox
+from appliance.cli.common import config_option
+from appliance.config import blob as blobs
+from appliance.config.generics import Generics
+from appliance.config.routes import Route, Routes
+from appliance.config.snapshot import ConfigError, Snapshot, build
+from appliance.config.values import SERVERS, NextHop
+from appliance.mail.later import answered
+from appliance.mail.ports import Unavailable
+from appliance.protocol.smtp.address import NULL_SENDER, Address
+from appliance.tables.proxied import open_proxied
+from appliance.tables.proxied.direct import Direct
+
+THERE, NOWHERE, UNKNOWN = 0, 1, 2
+
+
+@click.command()
+@click.argument("address")
+@click.option("--sender", default="<>", metavar="ADDRESS", help='Whose mail it is ("<>": the null sender).')
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+@config_option
+def command(address: str, sender: str, as_json: bool, config: str | None) -> None:
+    """Show where mail for ADDRESS goes."""
+    try:
+        snapshot = build(blobs.read(config))
+    except OSError as why:
+        click.echo(f"{config}: {why.strerror}", err=True)
+        sys.exit(UNKNOWN)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(UNKNOWN)
+    try:
+        to, whose = (_parsed(text, snapshot) for text in (address, sender))
+    except ValueError as why:
+        raise click.UsageError(str(why)) from None
+    if not to.local:
+        raise click.UsageError("nobody can be sent to at <>")
+    told = asyncio.run(_told(snapshot, to, whose))
+    if as_json:
+        click.echo(msgspec.json.encode(told))
+    else:
+        _show(told)
+    sys.exit({"goes": THERE, "not known": UNKNOWN}.get(told["result"], NOWHERE))
+
+
+def _parsed(text: str, snapshot: Snapshot) -> Address:
+    return NULL_SENDER if text in ("", "<>") else mailbox(text, snapshot.wiring.gateway.hostname)
+
+
+async def _told(snapshot: Snapshot, to: Address, sender: Address) -> dict[str, Any]:
+    routes = Routes(snapshot.wiring, snapshot.tables)
+    told: dict[str, Any] = {"address": to.text, "sender": sender.text, "hops": [], "leaves": []}
+    direct = Direct(open_proxied)
+    try:
+        for remote in snapshot.remotes:
+            remote.line = direct
+        route = await answered(routes.route(to, sender))
+        steps = await _left(snapshot, route, to, sender)
+    except Unavailable as why:
+        return told | {"result": "not known", "why": str(why)}
+    finally:
+        direct.close()
+    told |= {"by": route.by, "result": _result(route), "leaves": steps}
+    if route.found is not None:
+        told |= {"place": route.found.place, "key": route.found.key, "value": route.found.value}
+    return told | {"hops": [_hop(routes, hop) for hop in route.hops]}
+
+
+def _result(route: Route) -> str:
+    if not route.hops:
+        return "nowhere"
+    kind = route.hops[0].kind
+    return "goes" if kind in SERVERS else {"error": "refused", "retry": "waits"}.get(kind, "dropped")
+
+
+def _hop(routes: Routes, hop: NextHop) -> dict[str, Any]:
+    if hop.kind not in SERVERS:
+        return {"hop": str(hop)}
+    return {"hop": str(hop), "tls": routes.tls_level(hop), "mx": hop.mx}
+
+
+async def _left(snapshot: Snapshot, route: Route, to: Address, sender: Address) -> list[dict[str, Any]]:
+    """What the generic maps make of both on that way."""
+    generic = Generics(snapshot.wiring, snapshot.tables).on(route.hops, route.outward)
+    steps: list[Step] = []
+    if generic is not None:
+        await generic.one(sender, "envelope_sender", steps)
+        await generic.one(to, "envelope_recipient", steps)
+    return [{"by": step.setting, "place": step.place, "from": step.before, "to": step.after[0]} for step in steps]
+
+
+def _show(told: dict[str, Any]) -> None:
+    click.echo(f"<{told['address']}> from <{told['sender']}>")
+    if told["result"] == "not known":
+        click.echo(f"not known: {told['why']}")
+        return
+    if "place" in told:
+        click.echo(f"  {told['place']}")
+        click.echo(f"    {told['key']}  {told['value']}")
+    click.echo(f"  by {told['by']}")
+    for step in told["leaves"]:
+        click.echo(f"  {step['by']}  {step['place']}")
+        click.echo(f"    <{step['from']}> -> <{step['to']}>")
+    for hop in told["hops"]:
+        more = "" if "tls" not in hop else f"  (TLS: {hop['tls']}{', by MX' if hop['mx'] else ''})"
+        click.echo(f"= {hop['hop']}{more}")
+    if not told["hops"]:
+        click.echo("= nowhere: no next hop is configured for it")
