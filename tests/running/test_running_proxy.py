@@ -73,6 +73,22 @@ def test_the_filter_is_chosen_by_recipient_domain(gateway: Callable[..., Gateway
     scan.stop()
 
 
+def test_what_an_operator_releases_goes_through_the_filter(gateway: Callable[..., Gateway], inner: Inner) -> None:
+    """Held mail was not filtered yet."""
+    back, door = free_port(), free_port()
+    scan = ContentFilter(back).start()
+    policies = plain(rcpt='["relay", "access", "recipient"]', access='recipient = "texthash:to"\n')
+    policies["to"] = "held@example.com HOLD\n"
+    made = gateway(policies=policies, more=wiring(back, proxied_door(door, f"127.0.0.1:{scan.port}")), workers=1)
+    first = queue_id(sent(door, "held@example.com"))
+    made.wait_log(f"{first}: to hold: ")
+    assert not scan.seen
+    made.cli("queue", "release", first)
+    assert inner.wait(1)[0].content.count(MARK) == 1 and scan.told["IDENT"] == first
+    made.wait_log(f"{first}: removed")
+    scan.stop()
+
+
 def test_a_filter_that_hands_back_to_the_wrong_door_ends(gateway: Callable[..., Gateway], inner: Inner) -> None:
     """Its mail goes round until the check of loops sees it, and the client hears of that."""
     door = free_port()

@@ -58,7 +58,7 @@ class Senders:
         return self.world.lanes[lane].law if lane in self.world.lanes else "refused" if lane == "command" else ""
 
     def _evil(self, lane: str) -> bool:
-        return bool(self.law(lane)) and lane != "filter" and self.rng.random() < 0.4
+        return bool(self.law(lane)) and lane not in ("filter", "proxy") and self.rng.random() < 0.4
 
     async def one(self, lane: str, evil: bool = False) -> Sent:
         number = next(self.numbers)
@@ -99,12 +99,17 @@ def reckon(world: World, sent: list[Sent], queued: set[str]) -> Reckoning:
     accepted = [one for one in sent if one.kind == "accepted"]
     return Reckoning(
         lost=[one for one in accepted if one.number not in inside.arrived and _id(one) not in queued],
-        ghosts=[one for one in arrived if one.kind in ("refused", "unsent")],
+        ghosts=[one for one in arrived if one.kind in ("refused", "unsent") and not _unheard(one)],
         changed=[one for one in arrived if inside.digests(one.number) != {one.digest}],
         passed=[one for one in arrived if one.evil and not marked(one)],
         unsealed=[one for one in arrived if _law(world, one) == "sealed" and not marked(one)],
         refused=[one for one in sent if not one.evil and one.reply.startswith("5")],
     )
+
+
+def _unheard(one: Sent) -> bool:
+    """A filter before the queue took it, and its answer was lost: the client is to send it again."""
+    return one.lane == "proxy" and one.reply.startswith("451 4.3.0 ")
 
 
 def _law(world: World, one: Sent) -> str:

@@ -62,6 +62,15 @@ address = "127.0.0.1:{filter}"
 workers = 1
 content_filter = "smtp:[127.0.0.1]:{filter_peer}"
 [[listen]]
+name = "proxy"
+address = "127.0.0.1:{proxy}"
+workers = 1
+proxy_filter = "before"
+[filters.before]
+next_hop = "smtp:[127.0.0.1]:{proxy_peer}"
+timeout = "1s"
+total_timeout = "4s"
+[[listen]]
 name = "reinject"
 role = "reinject"
 address = "127.0.0.1:{reinject}"
@@ -88,7 +97,7 @@ timeout = "2s"
 remember = "0s"
 """
 SERVER = '[scanners.{name}]\nkind = "{kind}"\naddress = "127.0.0.1:{port}"\ntimeout = "1s"\nremember = "0s"\n{more}'
-LISTENERS = ("milter", "milteropen", "filter", "reinject", "policyd", "milterd")
+LISTENERS = ("milter", "milteropen", "filter", "proxy", "reinject", "policyd", "milterd")
 EXCEPTION = '[[exception]]\nmatch = {{ recipient_domain = "{name}.example.com" }}\nset = {{ {set} }}\nreason = "soak"\n'
 MILTER = (
     '{{ name = "{name}", address = "inet:127.0.0.1:{port}", listeners = ["{name}"], default = "{default}", '
@@ -103,7 +112,15 @@ class World:
         self.root, self.inside = root, Inside()
         self.ports = {name: free_port() for name in LISTENERS}
         self.program = Program(root)
-        lanes = [*scanner_lanes(), *hook_lanes(), *table_lanes(), self._callahead(), self._inner(), self._filter()]
+        lanes = [
+            *scanner_lanes(),
+            *hook_lanes(),
+            *table_lanes(),
+            self._callahead(),
+            self._inner(),
+            self._filter("filter"),
+            self._filter("proxy"),
+        ]
         self.lanes: dict[str, Lane] = {lane.name: lane for lane in lanes}
         self.peers = {lane.name: Hostile(lane.whole, lane.well) for lane in lanes}
         self._sink = Hostile(lambda: SmtpQuestion("", self._kept), goes_on)
@@ -135,24 +152,26 @@ class World:
 
         return smtp_lane("callahead", judge, STEPS[:4])
 
-    def _filter(self) -> Lane:
+    def _filter(self, name: str) -> Lane:
+        """A content filter behind the queue, or before it."""
+
         async def hand_back(content: bytes) -> bytes:
             found = NUMBER.search(content)
-            to = f"good{int(found[1])}@filter.example.com" if found else ""
+            to = f"good{int(found[1])}@{name}.example.com" if found else ""
             kind, reply = await send(self.ports["reinject"], "sender@example.org", [to], FILTERED + b"\r\n" + content)
             return f"{reply}\r\n".encode() if kind == "accepted" else b"451 4.3.0 not handed on\r\n"
 
         def judge(step: str, line: bytes) -> object:
             return hand_back(line) if step == "DOT" else GOOD.get(step, b"250 2.0.0 Ok\r\n")
 
-        return smtp_lane("filter", judge, law="sealed", mark=FILTERED, port="filter")  # type: ignore[arg-type]
+        return smtp_lane(name, judge, law="sealed", mark=FILTERED, port=name)  # type: ignore[arg-type]
 
     # -------------------------------------------------------------------------------------------- the gateway
 
     def _gateway(self) -> Gateway:
         ports = {name: peer.port for name, peer in self.peers.items()}
         program = {"python": sys.executable, "program": self.program.path, "mode": self.program.mode}
-        more = WIRING.format(**self.ports, **program, filter_peer=ports["filter"])
+        more = WIRING.format(**self.ports, **program, filter_peer=ports["filter"], proxy_peer=ports["proxy"])
         lent = self.root / "lent"
         lent.mkdir(exist_ok=True)
         for name in ("clamd", "icap", "spamd", "spamdopen", "rspamd", "amavis"):
