@@ -22,13 +22,14 @@ FieldPath = Annotated[str, checked(fields.path)]
 #: Keys that not every kind has, and the kinds that have them.
 _OF_KINDS: dict[str, frozenset[str]] = {
     **dict.fromkeys(("base", "filter", "attributes", "bind_dn", "starttls", "skip_disabled"), frozenset({"ldap"})),
-    **dict.fromkeys(("addresses", "next_link", "user", "token_url", "client_id", "scope"), frozenset({"http"})),
+    **dict.fromkeys(("addresses", "next_link", "user", "token_url", "client_id", "scope", "proxy"), frozenset({"http"})),
     **dict.fromkeys(("password_file", "tls_ca"), frozenset({"ldap", "http"})),
     "query": frozenset({"map"}),
 }
 _SCHEMES = {"ldap": ("ldaps", "ldap", "ldapi"), "http": ("https", "http")}
 _HERE = ("127.0.0.1", "::1", "localhost")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+_PROXY = re.compile(r"http://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?\Z")
 _PATH = tuple[str | int, ...]
 
 
@@ -49,6 +50,7 @@ class RecipientsEntry(BaseModel):
     token_url: Line = ""
     client_id: Line = ""
     scope: Line = ""
+    proxy: Line = ""
     query: Line = ""
     password_file: str = ""
     tls_ca: str = ""
@@ -145,6 +147,8 @@ def _together(entry: RecipientsEntry) -> Iterator[tuple[str, str]]:
             yield "user", "token_url says already how to log in"
     elif entry.client_id or entry.scope:
         yield "client_id" if entry.client_id else "scope", 'means nothing without "token_url"'
+    if entry.proxy and not _PROXY.match(entry.proxy):
+        yield "proxy", f'"{entry.proxy}": write "http://host:port"'
     if entry.user and not entry.password_file:
         yield "user", 'user needs "password_file"'
     if len({urlsplit(source).netloc for source in entry.source}) > 1 and entry.kind == "http":

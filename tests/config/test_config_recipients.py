@@ -66,6 +66,7 @@ WRONG = [
     ("http", 'token_url = "https://login.example/token"', '11:13: token_url needs "client_id"'),
     ("http", 'client_id = "x"', '11:13: means nothing without "token_url"'),
     ("http", 'user = "joe"', '11:8: user needs "password_file"'),
+    ("http", 'proxy = "proxy.example:3128"', '11:9: "proxy.example:3128": write "http://host:port"'),
     ("http", 'base = "dc=x"', "11:8: base is of kind ldap, not of http"),
     ("csv", 'password_file = "secret"', "10:17: password_file is of kind http or ldap, not of csv"),
     ("map", 'source = "pcre:x"', '9:10: "pcre:x": write "type:file"'),

@@ -1,8 +1,12 @@
 """Recipients out of a web service: Microsoft Graph's pages and token, and every way in which it can go wrong."""
 
+import contextlib
+import socket
+import socketserver
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trustme
@@ -187,3 +191,43 @@ def test_tls_is_verified(asking: Asking, graph: Graph, tmp_path: Path) -> None:
 def test_plain_http_stays_on_this_machine(asking: Asking) -> None:
     found = asking.sync(source=("http://graph.example/v1.0/users",), token_url="")
     assert "plain http goes to this machine only" in found.problem
+
+
+class Tunnel(socketserver.StreamRequestHandler):
+    """An HTTP proxy that knows CONNECT, and what passed through it."""
+
+    asked: ClassVar[list[str]] = []
+    seen: ClassVar[list[bytes]] = []
+
+    def handle(self) -> None:
+        first = self.rfile.readline().decode()
+        while self.rfile.readline().strip():
+            pass
+        self.asked.append(first.strip())
+        if not first.startswith("CONNECT localhost:"):
+            self.wfile.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            return
+        with socket.create_connection(("127.0.0.1", int(first.split()[1].rpartition(":")[2]))) as there:
+            self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            threading.Thread(target=self.pump, args=(there, self.connection), daemon=True).start()
+            self.pump(self.connection, there)
+
+    def pump(self, here: socket.socket, there: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := here.recv(65536):
+                self.seen.append(data)
+                there.sendall(data)
+            there.shutdown(socket.SHUT_WR)
+
+
+def test_through_a_proxy_that_sees_no_token(asking: Asking, graph: Graph) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        way = f"http://127.0.0.1:{proxy.server_address[1]}"
+        assert asking.sync(proxy=way).problem == "" and asking.known() == ALL
+        assert [line.rpartition(" ")[0] for line in Tunnel.asked] == [f"CONNECT localhost:{graph.port}"] * 4
+        assert not any(word in b"".join(Tunnel.seen) for word in (b"token-1", SECRET.encode(), b"ann@example.com"))
+        found = asking.sync(proxy=way, source=("https://other.example/v1.0/users",))
+        assert "403" in found.problem and asking.known() == ALL
+        proxy.shutdown()

@@ -68,9 +68,11 @@ class Admin:
 
     async def _answer(self, line: bytes) -> bytes:
         try:
-            outcomes = await self._sync(msgspec.json.decode(line, type=Request))
-        except msgspec.MsgspecError as error:
+            request = msgspec.json.decode(line, type=Request)
+        except (msgspec.MsgspecError, ValueError) as error:
             return msgspec.json.encode({"error": f"not a request: {error}"}) + b"\n"
+        try:
+            outcomes = await self._sync(request)
         except KeyError as error:
             text = f"the gateway that runs knows no [recipients.{error.args[0]}] (postgate reload)"
             return msgspec.json.encode({"error": text}) + b"\n"

@@ -49,6 +49,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     token_url: str = ""
     client_id: str = ""
     scope: str = ""
+    proxy: str = ""
     tls_ca: str = ""
 
 

@@ -35,7 +35,7 @@ class Answer(NamedTuple):
 
 def fetch(origin: Origin, secret: str) -> list[Entry]:
     """Every address. Raises Failed."""
-    web = _Web(origin.tls_ca)
+    web = _Web(origin.tls_ca, origin.proxy)
     try:
         told = {"Accept": "application/json", **_login(web, origin, secret)}
         paths = [fields.path(text) for text in origin.addresses or ("[]",)]
@@ -120,8 +120,8 @@ def _same_host(source: str, link: str) -> str:
 class _Web:
     """Asks, and counts what comes."""
 
-    def __init__(self, tls_ca: str) -> None:
-        self._left = ALL_PAGES
+    def __init__(self, tls_ca: str, proxy: str) -> None:
+        self._left, self._proxy = ALL_PAGES, urlsplit(proxy)
         try:
             self._context = ssl.create_default_context(cafile=tls_ca or None)
         except OSError as error:
@@ -159,6 +159,11 @@ class _Web:
             raise Failed(f"{url}: {text}") from None
 
     def _line(self, url: str, scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
+        if scheme == "https" and self._proxy.hostname:
+            through, its_port = self._proxy.hostname, self._proxy.port or 3128
+            line = http.client.HTTPSConnection(through, its_port, timeout=WAIT, context=self._context)
+            line.set_tunnel(host, port or 443)
+            return line
         if scheme == "https":
             return http.client.HTTPSConnection(host, port, timeout=WAIT, context=self._context)
         if host not in _LOCAL:
