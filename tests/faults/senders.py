@@ -45,7 +45,7 @@ def talk(
     """(kind, last reply) of one message over one connection."""
     sent_dot = False
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=seconds) as sock:
             stream = sock.makefile("rb")
 
             def answer(expected: bytes) -> bytes:
