@@ -17,14 +17,14 @@ from appliance.mail.later import later
 from appliance.mail.lookup import Found, Key, address_keys, client_keys, domain_keys, search
 from appliance.mail.ports import Ports, Table, TableUnavailable
 from appliance.mail.replies import Subject
-from appliance.mail.verdict import Action, Verdict
+from appliance.mail.verdict import ALWAYS, Action, Verdict
 
 NAME = "access"
 STAGES: tuple[Stage, ...] = ("connect", "helo", "mail", "rcpt")
 GATE = True
 OUTCOMES = actions.OUTCOMES | {"temperror": Action.DEFER_IF_PERMIT}
 REPLIES = actions.REPLIES | {"temperror": "451 4.3.5 Access cannot be checked at the moment, please try again later"}
-_NOTHING = Verdict(check=NAME, outcome="dunno")
+_NOTHING = Verdict(check=NAME, outcome="dunno", until=ALWAYS)
 
 
 # The same clients, names and addresses come again and again; their keys cost more than looking them up.
@@ -85,6 +85,7 @@ def decide(subject: Subject, found: Found | None) -> Verdict:
         reply=entry.reply,
         argument=entry.argument,
         evidence=evidence,
+        until=ALWAYS,
     )
 
 

@@ -234,6 +234,7 @@ def decide(
         reason=f"{reason}; {', '.join(reasons)}" if reasons else reason,
         recipient=recipient.text,
         evidence=evidence,
+        until=answer.until,
     )
 
 

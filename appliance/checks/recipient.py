@@ -24,7 +24,7 @@ from appliance.mail.context import Context, Stage
 from appliance.mail.later import later, then
 from appliance.mail.lookup import Found, Searched, address_map_keys, search
 from appliance.mail.ports import Ports, Probe, Recipients, Table, Undeliverable
-from appliance.mail.verdict import Action, Verdict
+from appliance.mail.verdict import ALWAYS, Action, Verdict
 from appliance.protocol.smtp.address import Address
 
 NAME = "recipient"
@@ -56,8 +56,8 @@ def listed(address: Address, tables: Sequence[Table], delimiter: str) -> Searche
     return search(tables, address_map_keys(address, delimiter)) if tables else None
 
 
-def _verdict(address: Address, outcome: str, reason: str, **evidence: object) -> Verdict:
-    return Verdict(check=NAME, outcome=outcome, reason=reason, recipient=address.text, evidence=evidence)
+def _verdict(address: Address, outcome: str, reason: str, until: float = ALWAYS, **evidence: object) -> Verdict:
+    return Verdict(check=NAME, outcome=outcome, reason=reason, recipient=address.text, evidence=evidence, until=until)
 
 
 def decide(address: Address, probe: Probe) -> Verdict:
@@ -68,7 +68,7 @@ def decide(address: Address, probe: Probe) -> Verdict:
         "blind": "the next hop takes every address",
     }.get(probe.state, f"cannot be verified: {probe.reply}")
     outcome = probe.state if probe.state in ("known", "unknown", "blind") else "unverifiable"
-    return _verdict(address, outcome, reason, reply=probe.reply, at=probe.at, source=probe.source)
+    return _verdict(address, outcome, reason, 0.0, reply=probe.reply, at=probe.at, source=probe.source)
 
 
 async def _probe(address: Address, recipients: Recipients) -> Verdict:
@@ -157,7 +157,7 @@ def _unlisted(
     if found is not None:
         return _verdict(address, "known", f"{found.key} is listed", key=found.key, place=found.place)
     if not policy.callahead and absent:
-        return _verdict(address, "unverifiable", absent)
+        return _verdict(address, "unverifiable", absent, 0.0)
     if not policy.callahead and policy.tables:
         return _verdict(address, "unknown", "not listed", tables=list(policy.tables))
     if not policy.callahead or ports.recipients is None:

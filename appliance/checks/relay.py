@@ -13,7 +13,7 @@ from appliance.checks import knobs
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later
 from appliance.mail.ports import Ports
-from appliance.mail.verdict import Action, Verdict
+from appliance.mail.verdict import ALWAYS, Action, Verdict
 from appliance.protocol.smtp.address import Address, relay_tricks
 
 NAME = "relay"
@@ -30,7 +30,7 @@ REPLIES = {
     "trick": "550 5.7.1 Relaying denied, address syntax",
     "temperror": "451 4.3.0 Recipient cannot be checked at the moment, please try again later",
 }
-_OURS = Verdict(check=NAME, outcome="ours")
+_OURS = Verdict(check=NAME, outcome="ours", until=ALWAYS)
 
 
 class Policy(knobs.Policy):

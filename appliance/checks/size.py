@@ -9,7 +9,7 @@ import re
 from appliance.checks import knobs
 from appliance.mail.context import Context, Stage
 from appliance.mail.ports import Content, Ports
-from appliance.mail.verdict import Action, Verdict
+from appliance.mail.verdict import ALWAYS, Action, Verdict
 
 NAME = "size"
 STAGES: tuple[Stage, ...] = ("mail", "message")
@@ -25,7 +25,7 @@ REPLIES = {
     "over": "552 5.3.4 Message size exceeds fixed limit",
     "header_over": "552 5.3.4 Message header is too large",
 }
-_OK = Verdict(check=NAME, outcome="ok")
+_OK = Verdict(check=NAME, outcome="ok", until=ALWAYS)
 _TRACE = re.compile(rb"Received: [^\n]*\n(?:[ \t][^\n]*\n)*")
 _FIELD = re.compile(rb"^[^\s]", re.MULTILINE)
 

@@ -6,7 +6,7 @@ Crashes are traced to the operators' log, never to the peer. Cancelling (the cli
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -73,6 +73,12 @@ def stamp(slot: Slot, ctx: Context, answer: object) -> Verdict:
         more = tuple(stamp(slot, ctx, further) for further in answer.more)
         return _replace(answer, stage=ctx.stage, recipient=recipient, more=more)
     return _replace(answer, stage=ctx.stage, recipient=recipient)
+
+
+def found_again(outcomes: Iterable[tuple[str, str]]) -> None:
+    """Verdicts (check, outcome) that were found without asking again; counted."""
+    for key in outcomes:
+        _outcomes[key] += 1
 
 
 async def settle(asked: Sequence[tuple[Slot, Asked]], ctx: Context, deadline: float) -> list[Verdict]:

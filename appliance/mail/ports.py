@@ -128,7 +128,8 @@ class GreylistAsk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 class GreylistAnswer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`state`: new, early (came back too soon), passed (first time after the delay), known, auto (origin accepted
-    automatically), loop (kept coming at or after the delay from other addresses). `first` is when it was first seen."""
+    automatically), loop (kept coming at or after the delay from other addresses). `first` is when it was first seen.
+    `until`: up to when (monotonic seconds) the same step has the same answer; 0: it must be asked."""
 
     state: str
     first: float
@@ -136,6 +137,7 @@ class GreylistAnswer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     passes: int = 0
     wait: float = 0.0
     key: str = ""
+    until: float = 0.0
 
 
 class Greylist(Protocol):
@@ -294,7 +296,3 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     policy_services: PolicyServices | None = None
     milters: Milters | None = None
     aliases: Aliases | None = None
-
-
-#: What a check returns: at once where no IO is needed, else something to await.
-Checked = object | Awaitable[object]

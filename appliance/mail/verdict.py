@@ -1,5 +1,6 @@
 """What a check found (Verdict), what the operator's file makes of it (Action), what is done (Decision)."""
 
+import math
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -35,6 +36,10 @@ class Action(StrEnum):
     DISCONNECT = "disconnect"
 
 
+#: `until` of what depends on nothing but what was asked, the policies and the tables.
+ALWAYS = math.inf
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One check's finding.
 
@@ -47,6 +52,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `authres` are results for our Authentication-Results field (mail.authres writes each). `identity`, where set, is who
     sends from here on: the Context of what is asked after it has it.
     `more` is what else the check found, each judged as a verdict of its own behind this one.
+    `until`: up to when (monotonic seconds; ALWAYS) whoever asks the same, at another moment, for another message or from
+    another port, is told the same, as long as policies and tables stand. 0: nobody knows.
     `evidence` is what decided it: records with TTL, table and line, store values before and after, scanner answers.
     """
 
@@ -64,6 +71,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stage: str = ""
     shared: bool = False
     more: tuple["Verdict", ...] = ()
+    until: float = 0.0
 
 
 #: What the asking daemon must do. `accept` = go on (or take the message).

@@ -126,6 +126,20 @@ def emit(event: dict[str, Any] | msgspec.Struct) -> None:
     _sender.put(line)
 
 
+def emit_line(line: bytes) -> None:
+    """As emit, for an event that is written already: JSON on one line, with its line feed."""
+    if _sender.path:
+        _emitted[()] += 1
+        _sender.put(line)
+
+
+def unwritten() -> None:
+    """An event could not be written."""
+    if _sender.path:
+        _emitted[()] += 1
+        _dropped.inc()
+
+
 def waiting() -> int:
     """Events that wait for the journal."""
     return len(_sender.waiting)

@@ -8,6 +8,8 @@ failure means for the mail: none; Unavailable of stated is passed on.
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import msgspec
+
 from appliance.mail.ports import GreylistAnswer, GreylistAsk
 
 KEPT, MOST = 5.0, 10000
@@ -39,5 +41,7 @@ class RecentlyKnown:
         if answer.state == "known":
             if len(self._known) >= MOST:
                 self._known.clear()
-            self._known[ask.keys, ask.sender, ask.recipient] = self._clock() + KEPT, answer
+            until = self._clock() + KEPT
+            answer = msgspec.structs.replace(answer, until=until)
+            self._known[ask.keys, ask.sender, ask.recipient] = until, answer
         return answer

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from appliance.daemons.policyd import record
 from appliance.daemons.policyd.answers import DUNNO
+from appliance.daemons.policyd.memory import Cut, cut
 from appliance.daemons.policyd.messages import Session
 from appliance.daemons.policyd.question import Odd, Question
 from appliance.protocol.policy import Attributes, PolicyError, RequestReader, encode_answer
@@ -81,13 +82,18 @@ class Connection(asyncio.Protocol):
         if self._wrong or self.transport is None:
             return
         self.last = self.front.loop.time()
+        one = None if self.busy or self._backlog or self.front.draining else cut(data)
+        if one is not None and (session := self.door.memory.again(self.front, one, self._session)) is not None:
+            self._session = session
+            self.transport.write(_DUNNO)
+            return
         try:
             self._reader.feed(data, found := [])  # type: ignore[var-annotated]
         except PolicyError as error:
             self._wrong = str(error)
         self._backlog.extend(found)
         if self._task is None:
-            self._go_on()
+            self._go_on(one)
         elif len(self._backlog) > BACKLOG:
             self._read(False)
 
@@ -98,12 +104,12 @@ class Connection(asyncio.Protocol):
         """An answer is waited for, or a request has begun."""
         return self._task is not None or self._reader.midway
 
-    def _go_on(self) -> None:
-        """Answer what can be answered; at the end, or behind what cannot be read, hang up."""
+    def _go_on(self, one: Cut | None = None) -> None:
+        """Answer what can be answered; at the end, or behind what cannot be read, hang up. `one`: the only request."""
         out: list[bytes] = []
         backlog = self._backlog
         while backlog:
-            answer = self._answer(backlog.popleft())
+            answer = self._answer(backlog.popleft(), one)
             if answer is None:
                 break
             out.append(answer)
@@ -121,11 +127,11 @@ class Connection(asyncio.Protocol):
             elif self._paused:
                 self._read(True)
 
-    def _answer(self, attributes: Attributes) -> bytes | None:
+    def _answer(self, attributes: Attributes, one: Cut | None) -> bytes | None:
         """The octets, or None while they are waited for."""
         try:
             question = Question(self.front, self.door, attributes, self._session)
-            self._session = question.session
+            self._session, question.cut = question.session, one
             action = question.answer()
         except Odd as error:
             record.odd(self.peer, str(error), DUNNO)

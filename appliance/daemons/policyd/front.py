@@ -39,6 +39,7 @@ class Front:
         self.rules = rules
         self.ids = QueueIds(IDS_FROM + index)
         self.clock = time.time
+        self.monotonic = self.loop.time
         self.messages = Messages(rules.messages)
         self.connections: set[Connection] = set()
         self.draining = False

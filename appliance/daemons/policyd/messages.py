@@ -6,11 +6,14 @@ forgotten is judged by what it says itself.
 """
 
 from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
 
-from appliance.daemons.policyd.rules import Rules
 from appliance.mail.context import Recipient
 from appliance.mail.identity import Identity
 from appliance.mail.verdict import Verdict
+
+if TYPE_CHECKING:
+    from appliance.daemons.policyd.rules import Rules
 
 #: Seconds: Postfix's smtpd gives a silent client 300, a message of many recipients takes longer.
 KEPT = 3600.0
@@ -47,7 +50,7 @@ class Message:
         "trail",
     )
 
-    def __init__(self, ident: str, rules: Rules, session: Session, now: float) -> None:
+    def __init__(self, ident: str, rules: "Rules", session: Session, now: float) -> None:
         self.id, self.rules, self.session = ident, rules, session
         self.asked: frozenset[str] = frozenset()
         self.trail: tuple[Verdict, ...] = ()
@@ -101,6 +104,10 @@ class Messages:
             found.touched = now
             self._known.move_to_end((instance, client))
         return found
+
+    def knows(self, instance: str, client: str) -> bool:
+        """Whether the message is remembered."""
+        return (instance, client) in self._known
 
     def keep(self, instance: str, client: str, message: Message) -> list[Message]:
         """Remember one; those that are forgotten for it."""

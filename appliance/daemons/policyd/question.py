@@ -6,14 +6,15 @@ is judged once. What failure means for the mail: exceptions are the connection's
 """
 
 from collections.abc import Awaitable
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from appliance.daemons.policyd import answers, record
+from appliance.daemons.policyd.facts import client_of, number, tls_of
+from appliance.daemons.policyd.memory import Cut
 from appliance.daemons.policyd.messages import Message, Session
-from appliance.daemons.policyd.rules import Door, Who, address_of
+from appliance.daemons.policyd.rules import Door, address_of
 from appliance.engine.pipeline import combine
-from appliance.mail.context import Client, Context, Recipient, Stage, Tls
+from appliance.mail.context import Context, Recipient, Stage
 from appliance.mail.verdict import ACCEPT, Decision, Verdict
 from appliance.protocol.policy import REQUEST, Attributes
 from appliance.protocol.smtp.address import NULL_SENDER, Address
@@ -49,9 +50,12 @@ class Question:
 
     __slots__ = (
         "attributes",
+        "before",
         "client",
+        "cut",
         "door",
         "found",
+        "front",
         "id",
         "message",
         "now",
@@ -73,15 +77,19 @@ class Question:
         if who is None:
             raise Odd(f"client_address={get('client_address', '')[:100]!r} is no address")
         self.attributes, self.state, self.who, self.door = attributes, state, who, door
-        self.now = front.clock()
+        self.front, self.now = front, front.clock()
+        #: What the answer may be remembered by.
+        self.cut: Cut | None = None
         self.found: tuple[Verdict, ...] = ()
+        #: What was known of the session, where this is the first request about its message.
+        self.before: tuple[frozenset[str], tuple[Verdict, ...]] | None = None
         self.sender: Address | None = None
         self.recipient: Address | None = None
         if state not in EARLY or state == "MAIL":
             self._envelope(get("sender"), get("recipient"))
         authenticated = get("sasl_username") and door.front.authenticated == "outbound"
         self.role = "outbound" if authenticated else who.role
-        self.client = _client(who, get("client_port", ""), _tls(attributes))
+        self.client = client_of(who, get("client_port", ""), tls_of(attributes))
         self._remembered(front, session)
 
     def _envelope(self, sender: str | None, recipient: str | None) -> None:
@@ -106,6 +114,7 @@ class Question:
             return
         if session is None or session.key != key or not key[1].isdecimal():
             session = Session(key)
+        self.before = session.asked, session.trail
         self.rules, self.session, self.id = front.rules, session, next(front.ids)
         self.message = Message(self.id, self.rules, session, self.now)
         if instance:
@@ -167,7 +176,7 @@ class Question:
             esmtp=get("protocol_name", "") != "SMTP",
             sender=self.sender,
             smtputf8=bool((self.sender and self.sender.utf8) or (self.recipient and self.recipient.utf8)),
-            declared_size=_number(get("size", "")),
+            declared_size=number(get("size", "")),
             recipient=Recipient(address=self.recipient) if stage == "rcpt" and self.recipient else None,
             recipients=message.recipients,
             now=self.now,
@@ -203,6 +212,8 @@ class Question:
                 if not refused or refused.startswith("DISCARD"):
                     message.add(Recipient(address=self.recipient))
         record.answered(self, action, decision, self.found)
+        if self.cut is not None and action is answers.DUNNO and not decision.notes:
+            self.door.memory.keep(self.front, self.cut, self)
         return action
 
     def _effects(self, decision: Decision) -> str:
@@ -246,49 +257,3 @@ def _problem(attributes: Attributes) -> str:
         return f"request={kind!r:.60} is not answered here" if kind else "no request="
     state = attributes.get("protocol_state")
     return f"protocol_state={state!r:.60} is not known" if state else "no protocol_state"
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else 0
-
-
-@lru_cache(maxsize=4096)
-def _facts(version: str, cipher: str, bits: str, subject: str) -> Tls:
-    return Tls(version, cipher, _number(bits), subject)
-
-
-def _tls(attributes: Attributes) -> Tls | None:
-    version = attributes.get("encryption_protocol", "")
-    if not version:
-        return None
-    get = attributes.get
-    return _facts(
-        version, get("encryption_cipher", ""), get("encryption_keysize", ""), _unxtext(get("ccert_subject", ""))
-    )
-
-
-def _unxtext(text: str) -> str:
-    """+HH is how Postfix hides odd characters of a certificate."""
-    if "+" not in text:
-        return text
-    head, *parts = text.split("+")
-    octets = head.encode("utf-8", "replace")
-    for part in parts:
-        try:
-            octets += bytes.fromhex(part[:2]) + part[2:].encode("utf-8", "replace")
-        except ValueError:
-            return text
-    return octets.decode("utf-8", "replace")
-
-
-@lru_cache(maxsize=8192)
-def _client(who: Who, port: str, tls: Tls | None) -> Client:
-    return Client(
-        address=who.address,
-        port=_number(port),
-        name=who.name,
-        reverse_name=who.reverse_name,
-        proof=who.proof,
-        tls=tls,
-        trusted_relay=who.trusted,
-    )

@@ -7,7 +7,10 @@ none; log and journal may lose, mail does not.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from appliance.daemons.fronts import events as message_events
+from appliance.engine.asking import found_again
 from appliance.mail.verdict import Decision, Verdict
 from appliance.observe import events, lines, maillog, metrics, oplog
 
@@ -22,6 +25,8 @@ _open = metrics.gauge("postgate_policyd_connections", "Open connections of polic
 _unreadable = metrics.counter("postgate_policyd_unreadable_total", "Connections that were no policy client's.")
 _late = metrics.counter("postgate_policyd_deadlines_total", "Requests that the default answered, for want of time.")
 _errors = metrics.counter("postgate_policyd_internal_errors_total", "Requests that the default answered, by our fault.")
+_PASSED = ("RCPT", "DUNNO")
+_encode = msgspec.json.Encoder().encode
 _REFUSE = ("REJECT", "DEFER")
 #: Words of answers that are counted by name.
 _PLAIN = ("DUNNO", "REJECT", "DEFER", "DEFER_IF_PERMIT", "DEFER_IF_REJECT", "DISCARD", "HOLD", "REDIRECT")
@@ -39,16 +44,12 @@ def answered(question: "Question", action: str, decision: Decision, verdicts: It
     state = question.state
     _counts[state, verb if verb in _KNOWN else f"{verb[:1]}xx"] += 1
     if action == "DUNNO" and not decision.notes:
-        event = {
-            "event": "policy",
-            "time": question.now,
-            "id": question.id,
-            "state": state,
-            "client": question.who.address,
-            "recipient": question.attributes.get("recipient", ""),
-            "action": "DUNNO",
-        }
-        events.emit(event)
+        try:
+            event = plain_event(question)
+        except ValueError:
+            events.unwritten()
+        else:
+            events.emit_line(_event(question.now, question.id, event))
         return
     _tell(question, action, verb, decision)
     deciding = decision.deciding
@@ -69,6 +70,27 @@ def answered(question: "Question", action: str, decision: Decision, verdicts: It
             "verdicts": [message_events.plain(verdict) for verdict in verdicts],
         }
     )
+
+
+def plain_event(question: "Question") -> str:
+    """What the event of a plain pass says behind its id. Raises ValueError for text that is none."""
+    text = question.attributes.get("recipient", "")
+    return f',"state":"{question.state}","client":"{question.who.address}","recipient":{_json(text)},"action":"DUNNO"}}'
+
+
+def _json(text: str) -> str:
+    return _encode(text).decode()
+
+
+def _event(now: float, ident: str, rest: str) -> bytes:
+    return f'{{"event":"policy","time":{now!r},"id":"{ident}"{rest}\n'.encode()
+
+
+def again(outcomes: Iterable[tuple[str, str]], ident: str, now: float, event: str) -> None:
+    """A plain pass at RCPT is told again: `outcomes` are those of its verdicts, `event` is its plain_event."""
+    _counts[_PASSED] += 1
+    found_again(outcomes)
+    events.emit_line(_event(now, ident, event))
 
 
 def _tell(question: "Question", action: str, verb: str, decision: Decision) -> None:

@@ -17,6 +17,7 @@ from appliance.config.fields import Network
 from appliance.config.model import Policyd
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.fronts.networks import listed
+from appliance.daemons.policyd.memory import Memory
 from appliance.engine.pipeline import Engine
 from appliance.engine.plan import of_envelope
 from appliance.mail.context import STAGES, NameProof, Role, Stage
@@ -46,6 +47,7 @@ class Door:
     def __init__(self, front: Policyd, trusted: tuple[Network, ...]) -> None:
         self.name, self.front = front.name, front
         self._trusted = trusted
+        self.memory = Memory()
         self.who = lru_cache(maxsize=8192)(self._who)
 
     def _who(self, address: str, name: str, reverse_name: str) -> Who | None:
@@ -75,7 +77,11 @@ def _proof(name: str, reverse_name: str) -> NameProof:
 
 class Rules:
     """One snapshot in force. What is asked at RCPT and later is judged there together, as Postfix itself delays refusals;
-    `early` judges at once what is asked at CONNECT, HELO and MAIL."""
+    `early` judges at once what is asked at CONNECT, HELO and MAIL. `steady`: the tables say the same until they are read
+    anew; `ends`: when exceptions end (wall clock), in order."""
+
+    steady = False
+    ends: tuple[float, ...] = ()
 
     def __init__(self, snapshot: Snapshot, asked: Asked) -> None:
         wiring = snapshot.wiring
@@ -92,6 +98,9 @@ class Rules:
         self.doors: Mapping[str, Door] = {
             front.name: Door(front, wiring.gateway.trusted_relays) for front in wiring.policyd
         }
+        self.steady = all(table.at_once and "randmap:" not in spec for spec, table in snapshot.tables.items())
+        policies_ = whole.policies.checks.values()
+        self.ends = tuple(sorted({item.until for policy in policies_ for item in policy.exceptions if item.until}))
         #: Messages that a worker remembers: the most that any front wants.
         self.messages = max((front.messages for front in wiring.policyd), default=1)
 

@@ -1,0 +1,161 @@
+"""Whole answers that are remembered: who asks the same of another message a moment later is told the same.
+
+Contract: only a plain pass (DUNNO, nothing to note, nothing left to say) to the first request about a message, at RCPT,
+is remembered, and only as long as each verdict behind it says it holds (Verdict.until), at most KEPT seconds, under the
+same policies and tables, while no exception ends, for a session of which as much is known. "The same" are all octets of
+the request but the client's port, the queue id and the instance. What is told again is counted, written down and
+remembered of its message as if it had been judged. What failure means for the mail: none; what is not remembered is
+judged.
+"""
+
+from bisect import bisect
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from appliance.daemons.policyd import record
+from appliance.daemons.policyd.messages import Message, Session
+from appliance.mail.context import Recipient
+from appliance.mail.identity import Identity
+from appliance.mail.verdict import ALWAYS, Verdict
+
+if TYPE_CHECKING:
+    from appliance.daemons.policyd.front import Front
+    from appliance.daemons.policyd.question import Question
+    from appliance.daemons.policyd.rules import Rules
+
+#: Seconds for which an answer is told again at most, and how many a front remembers.
+KEPT, MOST = 5.0, 4096
+#: Longer requests are judged each by itself: their lines are to be measured.
+LONGEST = 4096
+_PORT, _QUEUE_ID, _INSTANCE = b"\nclient_port=", b"\nqueue_id=", b"\ninstance="
+#: Behind the facts of a request of a session of which something is known.
+_KNOWN = b"+"
+
+Trail = tuple[Verdict, ...]
+
+
+class Cut(NamedTuple):
+    """A request as its facts (the octets that count, put together again in one way only) and what differs each time."""
+
+    facts: bytes
+    port: str
+    instance: str
+
+
+def cut(octets: bytes) -> Cut | None:
+    """One whole request at RCPT with those attributes in Postfix's order; None for whatever is otherwise."""
+    size = len(octets)
+    if size > LONGEST or b"\nprotocol_state=RCPT\n" not in octets or octets.find(b"\n\n") != size - 2:
+        return None
+    port = octets.find(_PORT) + 13
+    port_end = octets.find(b"\n", port)
+    queue_id = octets.find(_QUEUE_ID, port_end) + 10
+    instance = octets.find(b"\n", queue_id)
+    begin = instance + 10
+    end = octets.find(b"\n", begin)
+    if port < 13 or queue_id < 10 or octets[instance:begin] != _INSTANCE or begin == end or b"\r" in octets:
+        return None
+    facts = octets[:port] + octets[port_end:queue_id] + octets[end:]
+    return Cut(facts, octets[port:port_end].decode("latin-1"), octets[begin:end].decode("utf-8", "surrogateescape"))
+
+
+class Kept:
+    """One answer. `since` and `ends` (wall clock): between them no exception begins or ends; `before`: what was known of
+    the session; `asked` and `trail` of session and message: what is known after it."""
+
+    __slots__ = (
+        "address",
+        "before",
+        "ends",
+        "event",
+        "helo",
+        "identity",
+        "of_message",
+        "of_session",
+        "outcomes",
+        "recipient",
+        "rules",
+        "since",
+        "until",
+        "written",
+    )
+
+    address: str
+    helo: str
+    recipient: Recipient
+    written: str
+    rules: "Rules"
+    before: tuple[frozenset[str], Trail]
+    of_session: tuple[frozenset[str], Trail]
+    of_message: tuple[frozenset[str], Trail]
+    identity: Identity | None
+    until: float
+    since: float
+    ends: float
+    outcomes: tuple[tuple[str, str], ...]
+    event: str
+
+
+class Memory:
+    """The answers of one front under one set of rules."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, Kept] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def again(self, front: "Front", one: Cut, session: Session | None) -> Session | None:
+        """The session, if the answer to `one` is DUNNO as it was before, and all is done that belongs to it."""
+        known = session is not None and session.trail and session.key[1] == one.port
+        kept = self._kept.get(one.facts + _KNOWN if known else one.facts)
+        if kept is None or kept.rules is not front.rules or front.monotonic() >= kept.until:
+            return None
+        now, instance, messages = front.clock(), one.instance, front.messages
+        if not kept.since <= now < kept.ends or messages.knows(instance, kept.address):
+            return None
+        if session is None or session.key != (kept.address, one.port, kept.helo):
+            session = Session((kept.address, one.port, kept.helo))
+        if (session.asked, session.trail) != kept.before or not one.port.isdecimal():
+            return None
+        session.asked, session.trail = kept.of_session
+        message = Message(next(front.ids), kept.rules, session, now)
+        message.asked, message.trail = kept.of_message
+        message.identity, message.recipients = kept.identity, (kept.recipient,)
+        message.answers[kept.written] = ""
+        record.unsaid(messages.keep(instance, kept.address, message))
+        record.again(kept.outcomes, message.id, now, kept.event)
+        return session
+
+    def keep(self, front: "Front", one: Cut, question: "Question") -> None:
+        """The question was answered by a plain DUNNO; remember that, if it holds for a while."""
+        message, session, recipient, rules = question.message, question.session, question.recipient, question.rules
+        until = min((verdict.until for verdict in question.found), default=ALWAYS)
+        now, attributes = front.monotonic(), question.attributes
+        if until <= now or rules is not front.rules or not rules.steady or message.pending is not None:
+            return
+        alone = len(message.recipients) == 1 and message.answers == {attributes["recipient"]: ""}
+        plain = len(attributes) == one.facts.count(b"\n")  # one line was cut, one is empty; none was said twice
+        trail = question.before[1] if question.before else None
+        if trail is None or recipient is None or not alone or not plain:
+            return
+        if len(session.trail) + len(message.trail) != len(trail) + len(question.found):
+            return  # somebody else asked about this session meanwhile
+        kept = Kept()
+        try:
+            kept.event = record.plain_event(question)
+        except (ValueError, msgspec.MsgspecError):
+            return
+        kept.address, kept.helo = question.who.address, attributes.get("helo_name", "")
+        kept.recipient, kept.written = message.recipients[0], attributes["recipient"]
+        kept.rules, kept.before = rules, question.before  # type: ignore[assignment]
+        kept.of_session, kept.of_message = (session.asked, session.trail), (message.asked, message.trail)
+        kept.identity, kept.until = message.identity, min(until, now + KEPT)
+        place = bisect(rules.ends, question.now)
+        kept.since = rules.ends[place - 1] if place else -ALWAYS
+        kept.ends = rules.ends[place] if place < len(rules.ends) else ALWAYS
+        kept.outcomes = tuple((verdict.check, verdict.outcome) for verdict in question.found)
+        if len(self._kept) >= MOST:
+            self._kept.clear()
+        self._kept[one.facts + _KNOWN if trail else one.facts] = kept

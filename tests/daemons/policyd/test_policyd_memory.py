@@ -1,0 +1,192 @@
+"""Whole answers that are remembered: with and without the memory every request is answered, counted and written alike."""
+
+import asyncio
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.config.snapshot import Snapshot
+from appliance.daemons.policyd import memory, record
+from appliance.daemons.policyd.memory import cut
+from appliance.daemons.policyd.rules import Rules
+from appliance.engine import asking
+from appliance.engine.exceptions import end_of
+from appliance.observe import events
+from tests.daemons.policyd.whole import ENDS, Composed, Server, build, request
+
+
+@pytest.fixture(scope="module")
+def snapshots(tmp_path_factory: pytest.TempPathFactory) -> list[Snapshot]:
+    """Two configurations that treat the same requests differently."""
+    folder = tmp_path_factory.mktemp("memory")
+    other = 'tables = ["inline:{user@example.com=ok}"]\ncallahead = false\n'
+    return [build(folder / "one"), build(folder / "two", recipient=other)]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Events and log lines."""
+    found: list[Any] = []
+
+    def line(octets: bytes) -> None:
+        found.append(json.loads(octets))
+
+    monkeypatch.setattr(events, "emit_line", line)
+    monkeypatch.setattr(events, "emit", found.append)
+    monkeypatch.setattr(record.maillog, "log", found.append)
+    yield found
+
+
+_asks = st.fixed_dictionaries(
+    {
+        "protocol_state": st.sampled_from(["RCPT"] * 20 + ["DATA", "END-OF-MESSAGE", "MAIL", "CONNECT"]),
+        "client_address": st.sampled_from(["192.0.2.7"] * 4 + ["192.0.2.9"]),
+        "sender": st.sampled_from(
+            ["a@example.org"] * 4 + ["friend@example.org", "warn@example.org", "hold@example.org", ""]
+        ),
+        "recipient": st.sampled_from(
+            ["user@example.com"] * 3
+            + ["odd@example.com", "watch@example.com", "free@example.com", "u@elsewhere.example", "new@example.com"]
+        ),
+        "size": st.sampled_from(["0"] * 5 + ["99999999"]),
+    }
+)
+#: A step: what is done; over which connection, which of three requests is made, and what differs from time to time: each
+#: is nearly always about a message of its own (-1); how much time passes; which configuration comes into force.
+_steps = st.lists(
+    st.tuples(
+        st.sampled_from(["ask"] * 20 + ["pass", "pass", "reload"]),
+        st.integers(0, 1),
+        st.sampled_from([0, 0, 1, 2]),
+        st.sampled_from([-1] * 8 + [0, 1, 2]),
+        st.sampled_from(["1001"] * 3 + ["1002", "1003", "", "x"]),
+        st.sampled_from(["", "4AB"]),
+        st.sampled_from([0.1, 0.1, 2.0, 5.5]),
+    ),
+    min_size=10,
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(asks=st.lists(_asks, min_size=3, max_size=3), steps=_steps)
+def test_with_and_without_the_memory_everything_is_the_same(
+    snapshots: list[Snapshot], asks: list[dict[str, str]], steps: list[Any]
+) -> None:
+    async def play(remembers: bool) -> Any:
+        server, said = Server(snapshots, remembers), []
+        before = dict(asking._outcomes), dict(record._counts)
+        for place, (what, number, which, instance, port, queue_id, seconds) in enumerate(steps):
+            if what == "ask":
+                about = str(instance if instance >= 0 else 100 + place)
+                differs = {"instance": about, "client_port": port, "queue_id": queue_id}
+                said.append((await server.ask(number, request(**asks[which] | differs)), list(told)))
+                told.clear()
+            elif what == "pass":
+                server.passes(seconds)
+            else:
+                server.reload(number)
+        server.front._timer.cancel()
+        after = asking._outcomes, record._counts
+        counted = [{k: n - old.get(k, 0) for k, n in new.items()} for old, new in zip(before, after, strict=True)]
+        return said, counted, server.remembered()
+
+    told: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events, "emit_line", lambda octets: told.append(json.loads(octets)))
+        patch.setattr(events, "emit", told.append)
+        patch.setattr(record.maillog, "log", told.append)
+        with_it, without = asyncio.run(play(True)), asyncio.run(play(False))
+    assert with_it[0] == without[0]
+    for mine, theirs in zip(with_it[1], without[1], strict=True):
+        assert {k: n for k, n in mine.items() if n} == {k: n for k, n in theirs.items() if n}
+    assert with_it[2] == without[2]
+
+
+async def _known(server: Server) -> None:
+    """The triplet of RCPT has come back."""
+    assert (await server.ask(0, request(instance="first"))).startswith("action=DEFER_IF_PERMIT")
+    assert await server.ask(0, request(instance="second", client_port="2")) == "action=DUNNO\n\n"
+    assert server.memory() == 1
+
+
+def test_what_is_remembered_asks_no_check_and_is_written_all_the_same(
+    snapshots: list[Snapshot], told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play() -> None:
+        server = Server(snapshots, True)
+        server.front.rules.ends = ()
+        await _known(server)
+        told.clear()
+        engine = server.front.rules.engine
+        monkeypatch.setattr(engine, "ask", lambda ctx: pytest.fail(f"asked at {ctx.stage}"))
+        for number in range(3):
+            assert (
+                await server.ask(1, request(instance=f"n{number}", client_port=f"7{number}", queue_id="x"))
+                == "action=DUNNO\n\n"
+            )
+        assert [event["action"] for event in told] == ["DUNNO"] * 3 and told[0]["recipient"] == "user@example.com"
+        monkeypatch.undo()
+        assert await server.ask(1, request(instance="n0", protocol_state="DATA", recipient="")) == "action=DUNNO\n\n"
+        message = server.front.messages.find("n0", "192.0.2.7", 0.0)
+        assert message is not None and [v.check for v in message.trail if v.stage == "rcpt"][-1] == "greylist"
+        server.front._timer.cancel()
+
+    asyncio.run(play())
+
+
+def test_it_ends_with_time_with_a_reload_and_with_an_exception(snapshots: list[Snapshot], told: list[Any]) -> None:
+    async def play() -> None:
+        server = Server(snapshots, True)
+        await _known(server)
+        asked = server.composed.state.asked
+        server.passes(memory.KEPT - 0.1)  # past the end of an exception: judged, stated is not asked about it
+        assert await server.ask(0, request(instance="3")) == "action=DUNNO\n\n" and server.composed.state.asked == asked
+        kept = next(iter(server.front.rules.doors["policy"].memory._kept.values()))
+        assert (kept.since, kept.ends) == (end_of(ENDS), math.inf)
+        assert math.isclose(kept.until, memory.KEPT), "no longer than stated's answer"
+        server.passes(0.2)
+        assert await server.ask(0, request(instance="4")) == "action=DUNNO\n\n"
+        assert server.composed.state.asked == asked + 1
+        server.reload(1)
+        assert server.memory() == 0
+        server.front._timer.cancel()
+
+    asyncio.run(play())
+
+
+def test_a_table_that_is_asked_over_a_wire_or_by_chance_switches_it_off(tmp_path: Path) -> None:
+    access = 'sender = ["randmap:{OK, DUNNO}"]\n'
+    assert not Rules(build(tmp_path / "chance", access=access), Composed()).steady
+    access = 'sender = ["tcp:127.0.0.1:9"]\n'
+    assert not Rules(build(tmp_path / "wire", access=access), Composed()).steady
+
+
+def test_only_one_whole_usual_request_is_cut() -> None:
+    octets = request(instance="1", client_port="2", queue_id="3")
+    one = cut(octets)
+    assert one is not None and (one.port, one.instance) == ("2", "1")
+    assert one == cut(octets) and cut(request(instance="9", client_port="8", queue_id="7"))[0] == one.facts  # type: ignore[index]
+    assert cut(request(instance="1", sender="other@example.org"))[0] != one.facts  # type: ignore[index]
+    others = octets[:-1], octets + octets, octets.replace(b"\n", b"\r\n"), request(instance=""), octets + b"x" * 5000
+    assert [cut(other) for other in others] == [None] * 5
+    assert cut(request(protocol_state="DATA")) is None
+    assert cut(octets.replace(b"\nclient_port=", b"\nclient_p=")) is None
+
+
+def test_an_attribute_that_is_said_twice_is_not_remembered(snapshots: list[Snapshot], told: list[Any]) -> None:
+    async def play() -> None:
+        server = Server(snapshots, True)
+        twice = request(instance="1").replace(b"\nsize=", b"\nhelo_name=again.example.org\nsize=")
+        for number in range(3):
+            await server.ask(0, twice.replace(b"instance=1", b"instance=%d" % number))
+        assert server.memory() == 0
+        server.front._timer.cancel()
+
+    asyncio.run(play())
