@@ -4,7 +4,7 @@
 set -eu
 PACKAGES="postfix postfix-pcre swaks pflogsumm clamav-daemon spamassassin spamd strace iproute2 libnet-ssleay-perl"
 PACKAGES="$PACKAGES nsd unbound opendkim opendmarc postfix-policyd-spf-python libmail-dkim-perl publicsuffix rspamd postgrey redis-server"
-PACKAGES="$PACKAGES c-icap libc-icap-mod-virus-scan amavisd-new clamsmtp spampd"
+PACKAGES="$PACKAGES c-icap libc-icap-mod-virus-scan amavisd-new clamsmtp spampd altermime"
 PACKAGES="$PACKAGES miltertest postfwd clamav-milter spamass-milter opendkim-tools"
 PACKAGES="$PACKAGES postfix-lmdb postfix-cdb postfix-sqlite postfix-pgsql postfix-mysql postfix-ldap postgresql mariadb-server slapd"
 # Packages that conflict with those above: unpacked into a folder of their own, nothing of them is installed.

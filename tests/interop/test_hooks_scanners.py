@@ -26,9 +26,10 @@ pytestmark = pytest.mark.peer
 SCANNED = plain(message='["size", "loop", ["antivirus", "antispam"]]')
 
 
-def written(folder: Path, inner: Inner, name: str, changes: dict[str, str]) -> Gateway:
-    """The gateway of a recipe, started; its wiring with these changes."""
+def written(folder: Path, inner: Inner, name: str, changes: dict[str, str], path: str = "") -> Gateway:
+    """The gateway of a recipe, started; its wiring with these changes. `path`: where Python finds modules."""
     made = Gateway(Path(tempfile.mkdtemp(dir=folder)), inner.port, zone=ZONE, policies=SCANNED)
+    made.path = path or made.path
     wiring = recipe(name).replace("/var/lib/postgate", "state").replace("[gateway]\n", '[gateway]\ndrop = "off"\n')
     changes = {"0.0.0.0:25": f"127.0.0.1:{made.port}", "10.0.0.25]:25": f"127.0.0.1]:{inner.port}", **changes}
     for old, new in changes.items():

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP
 
 from tests.peers.ports import free_port
@@ -17,15 +18,25 @@ _WORDS = "NAME ADDR PORT PROTO HELO IDENT SOURCE"
 MARK = b"X-Filtered: yes\r\n"
 
 
-class _Server(SMTP):
-    async def smtp_XFORWARD(self, arg: str) -> None:
+class _Forwarded:
+    async def smtp_XFORWARD(self: Any, arg: str) -> None:
         self.event_handler.told.update(dict(word.split("=", 1) for word in arg.split()))
         await self.push("250 2.0.0 Ok")
+
+
+class _Server(_Forwarded, SMTP):
+    """By SMTP."""
+
+
+class _Lmtp(_Forwarded, LMTP):
+    """By LMTP."""
 
 
 class ContentFilter:
     """Give `back`, the port of a listener of role reinject. `answer`: what is said behind the content instead; `knows`:
     does it offer XFORWARD and pass it on?"""
+
+    server: type[SMTP] = _Server
 
     def __init__(self, back: int, port: int | None = None, answer: str = "", knows: bool = True) -> None:
         self.back, self.port, self.answer, self.knows = back, port or free_port(), answer, knows
@@ -47,7 +58,7 @@ class ContentFilter:
         asyncio.set_event_loop(self._loop)
         self._loop.set_default_executor(ThreadPoolExecutor(50))
         made = self._loop.create_server(
-            lambda: _Server(self, hostname="filter.example.net", loop=self._loop), "127.0.0.1", self.port
+            lambda: self.server(self, hostname="filter.example.net", loop=self._loop), "127.0.0.1", self.port
         )
         self._server = self._loop.run_until_complete(made)
         self._ready.set()
@@ -81,3 +92,20 @@ class ContentFilter:
         self._loop.call_soon_threadsafe(self._server.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+
+
+class LmtpFilter(ContentFilter):
+    """It takes mail by LMTP: an answer for each recipient; `refuse` gets none of it."""
+
+    server = _Lmtp
+
+    def __init__(self, back: int, refuse: str = "") -> None:
+        super().__init__(back)
+        self.refuse = refuse
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
+        self.seen.append(envelope)
+        everybody = list(envelope.rcpt_tos)
+        envelope.rcpt_tos = [one for one in everybody if one != self.refuse]
+        said = await asyncio.to_thread(self._hand_back, envelope)
+        return "\r\n".join("550 5.7.1 not this one" if one == self.refuse else said for one in everybody)

@@ -63,10 +63,12 @@ class Gateway:
             path = root / "policies" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+        #: Where Python finds modules.
+        self.path = str(ROOT)
         self.process: Process | None = None
 
     def start(self, wait: bool = True) -> "Gateway":
-        env = {"PYTHONPATH": str(ROOT)}
+        env = {"PYTHONPATH": self.path}
         self.process = Process([*POSTGATE, "run", "--config", str(self.config)], self.root / "gateway.log", env)
         if wait:
             wait_for(self._up, 20, f"the gateway on port {self.port}:\n{self.tail()}")
@@ -94,7 +96,7 @@ class Gateway:
         """`postgate WORDS... --config FILE`."""
         return subprocess.run(
             [*POSTGATE, *words, "--config", str(self.config)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": self.path},
             capture_output=True,
             text=True,
             check=check,
