@@ -46,14 +46,13 @@ class Job:
 
 
 class Site:
-    """One destination. `window` deliveries at once, at most `most` (0: as any); `cohorts` of failures in a row: 1 makes
-    it dead until an answer. Jobs whose turn is up to `flushed` were resting when an operator flushed."""
+    """One destination. `window` deliveries at once; `cohorts` of failures in a row: 1 makes it dead until an
+    answer. Jobs whose turn is up to `flushed` were resting when an operator flushed."""
 
-    __slots__ = ("busy", "cohorts", "dead", "flushed", "jobs", "listed", "most", "name", "probe_at", "ready", "window")
+    __slots__ = ("busy", "cohorts", "dead", "flushed", "jobs", "listed", "name", "probe_at", "ready", "window")
 
     def __init__(self, name: str, window: int) -> None:
         self.name, self.window = name, window
-        self.most = 0
         self.ready: deque[Job] = deque()
         self.busy = self.jobs = 0
         self.cohorts = self.probe_at = 0.0
@@ -72,6 +71,7 @@ class Schedule:
         self.limits, self._jitter = limits, jitter
         self.sites: dict[str, Site] = {}
         self._jobs: dict[str, dict[str, Job]] = {}
+        self._caps: dict[str, int] = {}
         self._turns: deque[Site] = deque()
         self._resting: list[tuple[float, int, Job]] = []
         self._probes: list[tuple[float, int, Site]] = []
@@ -95,18 +95,24 @@ class Schedule:
         """The jobs of a message."""
         return list(self._jobs.get(queue_id, {}).values())
 
-    def add(self, queue_id: str, destination: str, now: float, due: float = 0.0, most: int = 0) -> Job:
-        """A message for a destination, to be tried from `due` on; a pair that is there already keeps its place. `most`:
-        deliveries at once that this destination takes, 0 = limits.concurrency."""
+    def cap(self, destination: str, most: int) -> None:
+        """So many deliveries at once to this destination, from now on; 0: limits.concurrency."""
+        if most:
+            self._caps[destination] = most
+            if destination in self.sites:
+                self.sites[destination].window = min(self.sites[destination].window, most)
+        else:
+            self._caps.pop(destination, None)
+
+    def add(self, queue_id: str, destination: str, now: float, due: float = 0.0) -> Job:
+        """A message for a destination, to be tried from `due` on; a pair that is there already keeps its place."""
         jobs = self._jobs.setdefault(queue_id, {})
         if destination in jobs:
             return jobs[destination]
         site = self.sites.get(destination)
         if site is None:
-            site = self.sites[destination] = Site(destination, self.limits.initial)
-        if most != site.most:
-            site.most = most
-            site.window = min(site.window, most or site.window)
+            window = min(self.limits.initial, self._most(destination))
+            site = self.sites[destination] = Site(destination, window)
         job = jobs[destination] = Job(queue_id, site)
         site.jobs += 1
         self._rest(job, due, now)
@@ -225,12 +231,15 @@ class Schedule:
         return due
 
     def _answered(self, site: Site) -> None:
-        most = site.most or self.limits.concurrency
+        most = self._most(site.name)
         if site.dead:
             site.dead, site.window = False, min(self.limits.initial, most)
         elif site.window < site.busy + self.limits.initial:
             site.window = min(most, site.window + 1)
         site.cohorts = 0.0
+
+    def _most(self, destination: str) -> int:
+        return self._caps.get(destination) or self.limits.concurrency
 
     def _back(self, job: Job, now: float) -> None:
         """The delivery is over."""

@@ -108,7 +108,7 @@ class Dispatch:
             maillog.log(lines.queued(item.queue_id, trailer.sender, trailer.size, len(trailer.recipients)), "qmgr")
         self._plans[item.queue_id] = Plan(now, max(0.0, time.time() - trailer.received), split, LOST.name in ways)
         for name in ways:
-            self.schedule.add(item.queue_id, name, now, due, self._destinations[name].most)
+            self.schedule.add(item.queue_id, name, now, due)
 
     def _ways_of(self, item: Item) -> dict[str, list[int]]:
         """Destination names to the recipients (by index) that go there."""
@@ -121,6 +121,7 @@ class Dispatch:
                 trouble.tables.note(f"table {error.table or 'of routes'}", str(error), item.queue_id)
                 destination = LOST._replace(lacks=str(error))
             self._destinations[destination.name] = destination
+            self.schedule.cap(destination.name, destination.most)
             ways.setdefault(destination.name, []).append(index)
         return ways
 
@@ -258,9 +259,8 @@ class Dispatch:
         ways = self._ways_of(item)
         split = None if len(ways) == 1 else ways
         if ways.keys() != {job.destination for job in jobs} or split != self._plans[queue_id].split:
-            due = min(job.due for job in jobs)
             self.schedule.remove(queue_id)
-            self.enter(item, due)
+            self.enter(item, min(job.due for job in jobs))
 
     def renew(self, ways: Ways, routing: Routing) -> None:
         """A reload: what is tried from now on goes the new way; kept connections end after their message."""

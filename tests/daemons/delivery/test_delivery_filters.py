@@ -8,7 +8,7 @@ import pytest
 
 from appliance.connectors.target import Timeouts
 from tests.connectors.smtp_peer import CUT, OK, SILENT, Peer
-from tests.daemons.delivery.harness import delivery, mail_log, settings
+from tests.daemons.delivery.harness import delivery, mail_log, settings, snapshot
 
 PIPE = "PIPELINING"
 _GOOD = {"greeting": b"220 x\r\n", "data": b"354 x\r\n"}
@@ -39,6 +39,24 @@ async def test_a_filter_has_no_more_messages_at_once_than_it_takes(tmp_path: Pat
         await running.empty()
     await peer.stop()
     assert len(peer.bodies) == 12 and peer.most_open == 2
+
+
+async def test_a_reload_counts_for_mail_that_waits(tmp_path: Path, log):
+    peer = await Peer(PIPE, mail=b"450 4.3.0 later\r\n").start()
+    async with delivery(tmp_path, filtered(tmp_path, peer, concurrency=8)) as running:
+        for _ in range(6):
+            await running.put(filter="scan:")
+        await running.until(lambda: len(log.of("status=deferred")) == 6)
+        made = snapshot(tmp_path, filtered(tmp_path, peer, concurrency=1))
+        running.delivery.prepare(made)
+        running.delivery.commit(made)
+        peer.says.clear()
+        while peer.open:
+            await asyncio.sleep(0.01)
+        peer.most_open = 0
+        await running.empty()
+    await peer.stop()
+    assert len([body for body in peer.bodies if body]) == 6 and peer.most_open == 1
 
 
 @pytest.mark.parametrize("verb", ["greeting", "ehlo", "mail", "rcpt", "data", "end"])

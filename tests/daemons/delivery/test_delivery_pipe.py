@@ -167,7 +167,7 @@ async def test_what_is_put_off_is_tried_again(tmp_path: Path, log: Log, script: 
         result = await stage.result(queue_id)
         assert (result.status, result.dsn[:2], result.text) == ("todo", "4.", text)
         (said,) = stage.degraded
-        assert said.startswith("filter pipe:scan puts mail off: ") and "(1 tries)" in said
+        assert said.startswith("filter pipe:scan puts mail off: ") and "(1 try)" in said
         assert text in said and said.endswith(f"messages touched: 1, last: {queue_id}")
         well.touch()
         await stage.flush()
