@@ -24,6 +24,7 @@ _FINAL = frozenset({"local", "virtual", "maildrop", "procmail", "prog", "cyrus",
 _STATUS = re.compile(r"[ \t]*([245]\.\d{1,3}\.\d{1,3})(?:[ \t]+|\Z)")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _SERVICE = re.compile(r"(.*):([A-Za-z][A-Za-z0-9-]*)\Z")
+_ADDRESS = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})((?::\d+)?)")
 _PORTS = {"smtp": "25", "lmtp": "24", "submission": "587"}
 
 
@@ -71,7 +72,9 @@ def _answer(kind: Kind, text: str, domain: str) -> NextHop:
         return NextHop(kind, CODES[kind], path=text or domain)
     found = _STATUS.match(text)
     status = found[1] if found and found[1][0] == CODES[kind][0] else CODES[kind]
-    return NextHop(kind, status, path=(text[found.end() :] if found else text) or UNDELIVERABLE)
+    if found:
+        return NextHop(kind, status, path=text[found.end() :] or "(description unavailable)")
+    return NextHop(kind, status, path=text or UNDELIVERABLE)
 
 
 def _hop(kind: Kind, text: str) -> NextHop:
@@ -82,6 +85,8 @@ def _hop(kind: Kind, text: str) -> NextHop:
         if (port := _PORTS.get(found[2].lower())) is None:
             raise ValueError(f'"{text}": write the port as a number')
         bare = f"{found[1]}:{port}"
+    if kind == "lmtp" and (found := _ADDRESS.fullmatch(bare)):  # it knows no MX, so that Postfix does without brackets
+        bare = f"[{found[1]}]{found[2]}"
     return parse_next_hop(f"{kind}:{bare}")
 
 

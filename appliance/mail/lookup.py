@@ -145,12 +145,11 @@ def rewrite_keys(address: Address, delimiter: str = "+", *, local: bool = False)
 
 
 def transport_keys(address: Address, delimiter: str = "+") -> list[Key]:
-    """transport(5): user+ext@dom; user@dom; dom; .parent ...; *. Pattern tables see the full address only."""
-    bare = split_extension(address.local, delimiter)[0]
-    locals_ = [address.local] if bare == address.local else [address.local, bare]
+    """transport(5): user+ext@dom; user@dom; dom; .parent ...; *. Pattern tables see the full address only. A local part
+    that needs quotes is looked up with them, then without."""
     names = [key.text for key in domain_keys(address.domain)]
     return [
-        *_mailboxes(locals_ if address.local else [], address.domain),
+        *(rewrite_keys(address, delimiter)[:-1] if address.local else []),
         *(Key(name, not address.local) for name in names[:1]),
         *(Key(f".{name}") for name in names[1:]),
         Key("*", True),
@@ -160,7 +159,7 @@ def transport_keys(address: Address, delimiter: str = "+") -> list[Key]:
 def sender_keys(address: Address, delimiter: str = "+") -> list[Key]:
     """Next hops by their sender (Postfix sender_dependent_relayhost_maps): user+ext@dom; user@dom; @dom. For the null
     sender "<>" alone."""
-    return address_map_keys(address, delimiter) if address.local or address.domain else [Key(NULL_SENDER, True)]
+    return rewrite_keys(address, delimiter) if address.local or address.domain else [Key(NULL_SENDER, True)]
 
 
 def _mailboxes(locals_: list[str], domain: str) -> Iterator[Key]:
