@@ -16,6 +16,7 @@ import msgspec
 
 from appliance.checks.greylist import recipient_key, sender_key
 from appliance.cli import common
+from appliance.config import where
 from appliance.observe.text import counted
 from appliance.protocol.smtp.address import AddressError, parse_address
 from appliance.stores import greylist, wire
@@ -95,11 +96,11 @@ def reach(config: str | None) -> Console:
         raise click.ClickException(f"{path}: stated does not answer: {error}; is the gateway running?") from None
 
 
-def normalised(sender: str, recipient: str) -> str:
+def normalised(sender: str, recipient: str, config: str | None) -> str:
     """Sender and recipient as they are remembered, joined as in keys."""
     try:
         who = sender_key(parse_address(sender.encode(), utf8=True)[0])
-        to = recipient_key(parse_address(recipient.encode(), utf8=True)[0], "+")
+        to = recipient_key(parse_address(recipient.encode(), utf8=True)[0], where.recipient_delimiter(config))
     except AddressError as error:
         raise click.UsageError(str(error)) from None
     return f"{who}{SEP}{to}"
@@ -138,7 +139,7 @@ def list_(match: str, config: str | None, kind: str, limit: int, as_json: bool) 
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def show(sender: str, recipient: str, config: str | None, as_json: bool) -> None:
     """Everything about mail of SENDER to RECIPIENT: its triplets, their origins, the pair."""
-    pair = normalised(sender, recipient)
+    pair = normalised(sender, recipient, config)
     with reach(config) as console:
         found = [r for r in records(console, "triplet", f"{SEP}{pair}") if r.key.endswith(f"{SEP}{pair}")]
         origins = {record.parts[0] for record in found}
@@ -164,7 +165,7 @@ def delete(sender: str, recipient: str | None, config: str | None, kind: str) ->
         elif recipient is None:
             raise click.UsageError("say which recipient")
         else:
-            pair = normalised(sender, recipient)
+            pair = normalised(sender, recipient, config)
             keys = [r.key for r in records(console, "triplet", f"{SEP}{pair}") if r.key.endswith(f"{SEP}{pair}")]
             gone += sum(bool(console.ask(wire.Delete("triplet", key))) for key in keys)
             gone += bool(console.ask(wire.Delete("pair", pair)))
@@ -178,7 +179,7 @@ def delete(sender: str, recipient: str | None, config: str | None, kind: str) ->
 @common.config_option
 def pass_(sender: str, recipient: str, config: str | None) -> None:
     """Let mail of SENDER to RECIPIENT pass from every address, until it was not used for 36 days."""
-    who, to = normalised(sender, recipient).split(SEP)
+    who, to = normalised(sender, recipient, config).split(SEP)
     with reach(config) as console:
         console.ask(wire.PassGreylist(who, to, REMEMBER))
     click.echo(f"{who} to {to} passes from now on")

@@ -17,6 +17,7 @@ import msgspec
 
 from appliance.cli import common
 from appliance.cli.recipients_sync import command as sync
+from appliance.config import where
 from appliance.config.references import LISTS
 from appliance.mail.later import answered
 from appliance.mail.lookup import address_map_keys, search
@@ -99,10 +100,10 @@ def show(address: str, config: str | None, table: str, as_json: bool) -> None:
         parsed, _ = parse_address(address.encode(), utf8=True)
     except AddressError as error:
         raise click.UsageError(f"{address}: {error}") from None
-    found = None
+    found, delimiter = None, where.recipient_delimiter(config)
     for spec in [table] if table else _lists(config):
         opened = open_table(spec, lambda name: Path(name).read_bytes())
-        found = found or asyncio.run(answered(search([opened], address_map_keys(parsed))))
+        found = found or asyncio.run(answered(search([opened], address_map_keys(parsed, delimiter))))
     probe = _remembered(config, f"{parsed.local}@{parsed.domain}")
     facts = {"listed": found.place if found else None, "callahead": probe}
     if as_json:

@@ -193,7 +193,7 @@ def _unrouted(wiring: Wiring, routes: Mapping[str, object]) -> Iterator[Odd]:
 
 
 def _tls_levels(wiring: Wiring) -> Iterator[Odd]:
-    if wiring.relay.route_tables:
+    if wiring.relay.hops_in_tables:
         return  # the next hops stand in a table that changes by itself
     known = {name for _, hop in _hops(wiring) for name in values.tls_names(hop)} | {"*"}
     for key in wiring.relay.tls:
@@ -238,7 +238,7 @@ def _addresses(wiring: Wiring) -> Iterator[Odd]:
         yield Odd(path, text)
     known = {name for _, hop in _hops(wiring) for name in values.tls_names(hop)} | {"*", addresses.OUTWARD}
     for index, name in enumerate(wiring.addresses.generic_next_hops):
-        if not wiring.relay.route_tables and name.lower() not in known:
+        if not wiring.relay.hops_in_tables and name.lower() not in known:
             text = f'no next hop is called "{name}"{did_you_mean(name, known)}'
             yield Odd(("addresses", "generic_next_hops", index), text, False)
     if wiring.addresses.active and not wiring.listen:

@@ -148,6 +148,11 @@ class Relay(Section):
             return (self.routes,)
         return self.routes if isinstance(self.routes, tuple) else ()
 
+    @property
+    def hops_in_tables(self) -> bool:
+        """Whether there are next hops that the wiring itself does not name."""
+        return bool(self.route_tables or any(getattr(self, key) for key in BY_SENDER))
+
     def tables(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """(path in the wiring, table) of every table of this section."""
         for key in ("domains", "route_tables", *BY_SENDER):

@@ -82,10 +82,6 @@ class Routes:
                 return route
         return self._unlisted(to, sender)
 
-    def next_hops(self, domain: str) -> tuple[NextHop, ...] | Awaitable[tuple[NextHop, ...]]:
-        """Where mail for one of our domains goes, as far as no address of it has a way of its own. Raises Unavailable."""
-        return then(self.route(Address("", domain, domain)), _hops)
-
     def undeliverable(self, to: Address) -> Undeliverable | Awaitable[Undeliverable | None] | None:
         """Whether a transport table says `error:` of an address. Raises Unavailable."""
         if not self._tables:
@@ -164,10 +160,6 @@ class Routes:
 
 def _is_there(hit: Hit | None) -> bool:
     return hit is not None
-
-
-def _hops(route: Route) -> tuple[NextHop, ...]:
-    return route.hops
 
 
 def _refusal(found: Found | None) -> Undeliverable | None:

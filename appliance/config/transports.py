@@ -50,6 +50,8 @@ def parse_transport(value: str, domain: str, unchanged: Kind = "smtp") -> Way:
     if kind is None:
         raise ValueError(_unknown(transport, colon, value))
     if not rest.strip():
+        if not domain:
+            raise ValueError(f'"{value}" sends to the domain of an address, and this one has none')
         return Way((own_hop(kind, domain),), own=kind == "smtp")
     texts = rest.replace(",", " ").split()
     if len(texts) > MOST:

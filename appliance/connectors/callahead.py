@@ -30,10 +30,10 @@ DEADLINE = 10.0
 _probes = metrics.counter("postgate_callahead_probes_total", "Call-ahead probes by what they found.", ["state"])
 
 
-#: The places for a domain, best first. Raises Unavailable (DNS) or net.mx.NoPlace.
-DoorsOf = Callable[[str], Awaitable[Sequence[Door]]]
-#: The names of the next hops of a domain as they are now (Door.name). Raises Unavailable.
-NamesOf = Callable[[str], Collection[str] | Awaitable[Collection[str]]]
+#: The places for an address, best first. Raises Unavailable (DNS) or net.mx.NoPlace.
+DoorsOf = Callable[[Address], Awaitable[Sequence[Door]]]
+#: The names of the next hops of an address as they are now (Door.name). Raises Unavailable.
+NamesOf = Callable[[Address], Collection[str] | Awaitable[Collection[str]]]
 
 
 Names = Collection[str] | None
@@ -109,15 +109,25 @@ class Callahead:
         if held.probe.state not in ("unknown", "blind") or self._names_of is None or not held.probe.source:
             return True
         try:
-            found = self._names_of(address.domain) if names is None else names
+            found = self._names_of(address) if names is None else names
             return not waits(found) and held.probe.source in found  # type: ignore[operator]
+        except Unavailable:
+            return True
+
+    def _is_of(self, domain: Held, address: Address, names: Names) -> bool:
+        """Whether it was the next hop of this very address that told strangers from users, or did not."""
+        if self._names_of is None or not domain.probe.source:
+            return True
+        try:
+            found = self._names_of(address) if names is None else names
+            return waits(found) or domain.probe.source in found  # type: ignore[operator]
         except Unavailable:
             return True
 
     async def _names(self, address: Address) -> Names:
         """Where its mail goes now, if only a table that is not in memory knows."""
         try:
-            found = () if self._names_of is None else self._names_of(address.domain)
+            found = () if self._names_of is None else self._names_of(address)
             return await answered(found) if waits(found) else None
         except Unavailable:
             return None
@@ -162,9 +172,9 @@ class Callahead:
     async def _ask(self, address: Address) -> Found:
         """Try the places in their order; the first that talks to us answers."""
         domain = await self._cache.get(_domain_key(address))
-        with_random = domain is None or domain.stale or not self._counts(address, domain, await self._names(address))
+        with_random = domain is None or domain.stale or not self._is_of(domain, address, await self._names(address))
         why = "no next hop"
-        for door in await self._doors_of(address.domain):
+        for door in await self._doors_of(address):
             place = door.name, door.target
             destination = self._destinations.get(place)
             if destination is None:

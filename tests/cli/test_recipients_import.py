@@ -6,8 +6,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from appliance.checks.recipient import listed
+from appliance.cli.greylist import normalised
 from appliance.cli.recipients import command, decoded, imported
+from appliance.mail.lookup import split_extension
 from appliance.protocol.smtp.address import parse_address
+from appliance.stores.state import SEP
 from appliance.tables import open_table
 
 PLAIN = ["ann@example.com", "bob@example.com"]
@@ -90,3 +93,16 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     source = tmp_path / "list"
     source.write_bytes(b"\xc3\x28\xa0")
     assert run(source, "--output", tmp_path / "table").exit_code == 2
+
+
+@pytest.mark.parametrize(("delimiter", "found"), [("+", "+"), ("-", "-"), ("=-", "=-"), ("", "")])
+def test_extensions_are_cut_where_the_gateway_cuts_them(tmp_path: Path, delimiter: str, found: str) -> None:
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "recipients").write_text("ann@example.com 1\n")
+    config = tmp_path / "config.toml"
+    config.write_text(f'[gateway]\npolicies = "policies"\nrecipient_delimiter = "{delimiter}"\n')
+    for letter in "+-=":
+        done = CliRunner().invoke(command, ["show", f"ann{letter}x@example.com", "--config", str(config)])
+        assert (done.exit_code == 0) is (letter in found), done.output
+    _, to = normalised("s+x@example.org", "ann-x+y@example.com", str(config)).split(SEP)
+    assert to == f"{split_extension('ann-x+y', delimiter)[0]}@example.com"

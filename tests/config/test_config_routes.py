@@ -67,7 +67,6 @@ def test_routes_by_address_domain_parent_and_star() -> None:
     assert hops(found, "ann@example.com") == ["smtp:[10.0.0.3]:25", "smtp:[10.0.0.4]:26"]
     assert hops(found, "ann@a.b.example.com") == ["lmtp:unix:/run/l"]
     assert hops(found, "ann@example.org") == ["smtp:[10.0.0.1]:25"]
-    assert [str(hop) for hop in found.next_hops("example.com")] == ["smtp:[10.0.0.3]:25", "smtp:[10.0.0.4]:26"]
     assert hops(routes({"next_hop": "smtp:a.example", "routes": {"*": "smtp:b.example"}}), "x@y.example") == [
         "smtp:b.example"
     ]
@@ -175,6 +174,11 @@ def test_what_a_transport_says(value: str, expected: list[str]) -> None:
 def test_a_transport_without_a_nexthop_for_an_address_literal_is_that_host() -> None:
     assert [str(hop) for hop in parse_transport("smtp:", "[192.0.2.1]").hops] == ["smtp:[192.0.2.1]:25"]
     assert [str(hop) for hop in parse_transport("smtp:", "[IPv6:2001:db8::1]").hops] == ["smtp:[2001:db8::1]:25"]
+
+
+def test_a_bare_postmaster_has_no_domain_to_go_to() -> None:
+    with pytest.raises(ValueError, match="has none"):
+        parse_transport("smtp:", "")
 
 
 def test_a_nexthop_without_a_transport_keeps_that_of_the_default_for_our_domains_alone() -> None:

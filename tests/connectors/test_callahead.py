@@ -168,6 +168,29 @@ async def test_what_another_next_hop_said_does_not_count_against_anybody(make: M
     assert ahead.health()["blind"] == []
 
 
+async def test_each_address_is_asked_where_its_own_mail_goes() -> None:
+    """A transport table sends one user elsewhere, to a server that takes every address."""
+    inner, blind = await Inner(bob="250 ok").start(), await Inner().start()
+    blind.default = "250 ok"
+
+    def door(name: str, to: Inner) -> Door:
+        return Door(name, Target(host=name, address="127.0.0.1", port=to.port))
+
+    async def doors(asked: Address) -> list[Door]:
+        return [door("blind", blind) if asked.local == "boss" else door("inner", inner)]
+
+    def names(asked: Address) -> set[str]:
+        return {"blind" if asked.local == "boss" else "inner"}
+
+    ahead = Callahead(doors, CallaheadCache(None), hostname="mx.example.com", names_of=names)
+    found = [(await ahead.probe(address(name))).state for name in ("bob", "boss", "bob", "nobody")]
+    assert found == ["known", "blind", "known", "unknown"]
+    assert (await ahead.probe(address("bob"))).source == "inner"
+    await ahead.close()
+    for server in (inner, blind):
+        server.server.close()
+
+
 async def test_identical_questions_share_one_answer(make: Make) -> None:
     inner = Inner(bob="250 ok")
     inner.gate.clear()

@@ -11,6 +11,7 @@ from appliance.mail.lookup import (
     domain_keys,
     rewrite_keys,
     search,
+    sender_keys,
     split_extension,
     transport_keys,
 )
@@ -187,3 +188,13 @@ def test_maps_that_rewrite(text: str, local: bool, expected: list[str]) -> None:
     keys = rewrite_keys(address(text), "+", local=local)
     assert texts(keys) == expected
     assert [key.text for key in keys if key.full] == expected[:1]
+
+
+def test_a_local_part_that_needs_quotes_is_looked_up_with_them_first() -> None:
+    keys = [key.text for key in transport_keys(Address("a b+c", "example.com", '"a b+c"@example.com'))]
+    assert keys[:4] == ['"a b+c"@example.com', "a b+c@example.com", '"a b"@example.com', "a b@example.com"]
+
+
+def test_keys_by_the_sender() -> None:
+    assert [key.text for key in sender_keys(address("u+x@d.example"))] == ["u+x@d.example", "u@d.example", "@d.example"]
+    assert sender_keys(Address("", "", "")) == [Key("<>", True)]

@@ -5,9 +5,9 @@ What failure means for the mail: an address that could not be verified, never an
 """
 
 import ssl
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Iterator
 
-from appliance.config.routes import Routes
+from appliance.config.routes import Route, Routes
 from appliance.config.snapshot import Snapshot
 from appliance.config.values import SERVERS, NextHop
 from appliance.connectors.probing import Door
@@ -16,6 +16,7 @@ from appliance.mail.later import answered, then
 from appliance.net import hosts, tls
 from appliance.net.mx import MailHosts, NoPlace
 from appliance.net.resolver import Resolver
+from appliance.protocol.smtp.address import Address
 
 
 class Doors:
@@ -45,11 +46,11 @@ class Doors:
         """Those in force."""
         return self._way.routes
 
-    async def of(self, domain: str) -> list[Door]:
-        """The doors for one of our domains."""
+    async def of(self, address: Address) -> list[Door]:
+        """The doors for an address at one of our domains."""
         found: list[Door] = []
         missing: NoPlace | None = None
-        for hop in _servers(await answered(self.routes.next_hops(domain))):
+        for hop in _servers(await answered(self.routes.route(address))):
             try:
                 found += await self.of_hop(hop)
             except NoPlace as error:
@@ -58,9 +59,9 @@ class Doors:
             raise missing
         return found
 
-    def names(self, domain: str) -> list[str] | Awaitable[list[str]]:
-        """The next hops of a domain, as `Door.name` has them. Raises Unavailable."""
-        return then(self.routes.next_hops(domain), lambda hops: [str(hop) for hop in _servers(hops)])
+    def names(self, address: Address) -> list[str] | Awaitable[list[str]]:
+        """The next hops of an address, as `Door.name` has them. Raises Unavailable."""
+        return then(self.routes.route(address), lambda route: [str(hop) for hop in _servers(route)])
 
     async def of_hop(self, hop: NextHop) -> list[Door]:
         """The doors of one next hop."""
@@ -79,9 +80,9 @@ class Doors:
         return self.routes.all_hops()
 
 
-def _servers(hops: Iterable[NextHop]) -> list[NextHop]:
+def _servers(route: Route) -> list[NextHop]:
     """Without what a transport table answers instead of a way."""
-    return [hop for hop in hops if hop.kind in SERVERS]
+    return [hop for hop in route.hops if hop.kind in SERVERS]
 
 
 class Way:
