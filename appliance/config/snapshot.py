@@ -16,7 +16,7 @@ from appliance.config import actions, addresses, entries, yara
 from appliance.config import wiring as wirings
 from appliance.config.blob import Blob
 from appliance.config.mistakes import ConfigError, Mistake, did_you_mean
-from appliance.config.model import Wiring
+from appliance.config.model import Listen, Wiring
 from appliance.config.positions import Path
 from appliance.config.references import Layout, Reference, texts
 from appliance.config.syntax import Parsed, parse
@@ -75,9 +75,11 @@ class _Build:
         self.layout = Layout(blob.main, blob.folder, blob.shipped, blob.files[blob.main])
         self.parsed: dict[str, Parsed] = {}
         self._noted: set[tuple[str, str]] = set()
+        self._listeners: tuple[Listen, ...] = ()
 
     def run(self) -> Snapshot:
         wiring, found = wirings.load(self.blob.label, self.layout.parsed, self.blob.folder)
+        self._listeners = wiring.listen
         self.mistakes += [mistake._replace(file=self.blob.label) for mistake in found]
         policies = self._policies(wiring)
         self._scanners(policies, wiring)
@@ -206,7 +208,7 @@ class _Build:
                 self.mistakes.append(Mistake(flaw.path, flaw.line, flaw.column, flaw.text, flaw.fatal))
             else:
                 self._at(policy, path, f"item {flaw.line}: {flaw.text}", fatal=flaw.fatal)
-        judge = None if policy else entries.judge(path)
+        judge = None if policy else entries.judge(path, self._listeners)
         for key, value, line in table.entries() if judge else ():
             if judge and (problem := judge(key, value)):
                 if table.source.path:

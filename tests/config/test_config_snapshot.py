@@ -235,10 +235,18 @@ def test_the_operators_file_wins_over_the_shipped_one(folder: Folder) -> None:
 
 def test_a_transport_table_is_checked_value_by_value(folder: Folder) -> None:
     folder.write(
-        "transport", "example.com smtp:[10.0.0.1]\nb.example local:\nc.example uucp:x\nd.example smtp:10.0.0.1\n"
+        "transport",
+        "example.com smtp:[10.0.0.1]\nb.example local:\nc.example uucp:x\nd.example smtp:10.0.0.1\n"
+        "e.example smtp:[127.0.0.1]:2525\n",
     )
     folder.wiring(WIRING.replace("next_hop", 'routes = "texthash:transport"\nnext_hop'))
-    assert [line.split(": ")[0] for line in told(folder)] == ["transport:2:1", "transport:3:1", "transport:4:1"]
+    assert [line.split(": ")[0] for line in told(folder)] == [
+        "transport:2:1",
+        "transport:3:1",
+        "transport:4:1",
+        "transport:5:1",
+    ]
+    assert told(folder)[3].endswith("smtp:[127.0.0.1]:2525 is our own listen[0]: mail would go round in a loop")
 
 
 def test_tables_whose_octets_did_not_change_are_not_opened_again(folder: Folder) -> None:
