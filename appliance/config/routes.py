@@ -24,6 +24,9 @@ __all__ = ["Level", "NextHop", "Route", "Routes"]
 Level = Literal["none", "may", "encrypt", "verify"]
 ROUTES, NEXT_HOP, BY_DOMAIN = "[relay] routes", "[relay] next_hop", "the domain of the address"
 
+#: Letters of a text in a reply: it is one line (RFC 5321 4.5.3.1.5).
+REPLY = 400
+
 
 class Route(NamedTuple):
     """Next hops in order of trial, () = nowhere. `outward`: found by the domain of the mail address itself, so that "no
@@ -166,7 +169,8 @@ def _refusal(found: Found | None) -> Undeliverable | None:
     if found is None or not found.value.lstrip().startswith("error:"):
         return None
     (hop,) = _parsed(found, "", "smtp").hops
-    return Undeliverable(f"550 {hop.host} {hop.path}", found.place)
+    text = "".join(letter if letter.isascii() else "?" for letter in hop.path[:REPLY])
+    return Undeliverable(f"550 {hop.host} {text}", found.place)
 
 
 def _parsed(found: Found, domain: str, unchanged: Kind) -> Way:

@@ -70,6 +70,7 @@ def own_hop(kind: Kind, domain: str) -> NextHop:
 
 def _answer(kind: Kind, text: str, domain: str) -> NextHop:
     """error(8), discard(8): a status in front of the text; one of the wrong class counts for nothing."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text.replace("\t", " "))
     if kind == "discard":
         return NextHop(kind, CODES[kind], path=text or domain)
     found = _STATUS.match(text)

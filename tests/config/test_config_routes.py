@@ -1,5 +1,7 @@
 """Which domains are ours, and where their mail goes (protocols 2.9)."""
 
+import random
+
 import pytest
 
 from appliance.config.model import Wiring
@@ -140,6 +142,38 @@ def test_what_is_no_transport(value: str, what: str) -> None:
         parse_transport(value, "example.com")
 
 
+def test_whatever_a_table_says_is_a_way_or_a_value_error() -> None:
+    """What a database answers is not ours: nothing else may come of it, and what comes goes into one line."""
+    letters = 'smtpelayrdicogun:[]@.,/ \t-0123456789x\u00e4\u0663\ud800\0\n%\\"<>'
+    words = [
+        "smtp:",
+        "lmtp:",
+        "relay:",
+        "error:",
+        "retry:",
+        "discard:",
+        "unix:",
+        "inet:",
+        "[",
+        "]",
+        "5.1.1 ",
+        ":25",
+        "::1",
+        ",",
+    ]
+    chance, ways = random.Random(1), 0
+    for _ in range(20_000):
+        count = chance.randrange(1, 8)
+        value = "".join(chance.choice(words) if chance.random() < 0.5 else chance.choice(letters) for _ in range(count))
+        try:
+            found = parse_transport(value, "example.com")
+        except ValueError:
+            continue
+        ways += 1
+        assert all(str(hop).isprintable() for hop in found.hops), value
+    assert ways > 1000
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -215,6 +249,12 @@ def test_the_star_is_a_key_of_pattern_tables_too() -> None:
 def test_who_is_refused_before_the_queue() -> None:
     found = routes({"routes": "inline:{ {a@example.com = error:5.1.6 moved: away}, b@example.com=retry:4.0.0 }"})
     assert found.undeliverable(address("a+x@example.com")) == Undeliverable("550 5.1.6 moved: away", "inline:1")
+    odd = routes(
+        {"routes": "texthash:t"}, t=f"a@example.com error:5.1.6\tmoved to M\u00fcnchen {'x' * 1500}\n"
+    ).undeliverable
+    refusal = odd(address("a@example.com"))
+    assert isinstance(refusal, Undeliverable) and len(refusal.reply) < 450
+    assert refusal.reply.startswith("550 5.1.6 moved to M?nchen xxx")
     assert found.undeliverable(address("b@example.com")) is None and found.undeliverable(address("c@d.example")) is None
 
 

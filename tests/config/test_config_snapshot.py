@@ -249,6 +249,16 @@ def test_a_transport_table_is_checked_value_by_value(folder: Folder) -> None:
     assert told(folder)[3].endswith("smtp:[127.0.0.1]:2525 is our own listen[0]: mail would go round in a loop")
 
 
+def test_what_a_mailertable_cannot_mean_here_is_named(folder: Folder) -> None:
+    folder.write(
+        "mailertable", "a.example esmtp:[10.0.0.1]\nb.example local:joe\nc.example error:5.1.1:550 no\n. procmail:x\n"
+    )
+    folder.wiring(WIRING.replace("next_hop", 'routes = "sendmail_mailertable:mailertable"\nnext_hop'))
+    lines = told(folder)
+    assert [line.split(": ")[0] for line in lines] == ["mailertable:2:1", "mailertable:4:1"]
+    assert all("delivers to mailboxes, and there are none here" in line for line in lines)
+
+
 def test_tables_whose_octets_did_not_change_are_not_opened_again(folder: Folder) -> None:
     folder.write("policies/access.toml", 'client = ["texthash:a", "texthash:b"]\n')
     folder.write("policies/a", "x OK\n")
