@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import trustme
 
-from appliance.tables.known import Origin, launch
+from appliance.tables.known import Origin, keep
 from appliance.tables.known.keep import Order, Outcome, known
 from tests.peers.graph import CLIENT, SECRET, TENANT, Graph, Handler
 
@@ -50,7 +50,7 @@ class Asking:
             name="x", folder=str(self.folder), origin=Origin(**origin), secret=secret, domains=("example.com",),
             timeout=timeout,
         )  # fmt: skip
-        return launch.run_here(order)
+        return keep.sync(order)
 
     def known(self) -> set[str]:
         return known(self.folder / "x")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trustme
 
-from appliance.tables.known import Origin, launch
+from appliance.tables.known import Origin, keep
 from appliance.tables.known.keep import Order, Outcome, known
 from tests.peers.directory import BASE, PASSWORD, READER, Directory, person
 from tests.peers.ports import free_port
@@ -63,7 +63,7 @@ class Asking:
         order = Order(
             name="x", folder=str(self.folder), origin=Origin(**origin), secret=secret, domains=domains, timeout=timeout
         )
-        return launch.run_here(order)
+        return keep.sync(order)
 
     def known(self) -> set[str]:
         return known(self.folder / "x")

@@ -135,8 +135,8 @@ def _bounded(seconds: float) -> Iterator[None]:
     def late(_number: int, _frame: FrameType | None) -> None:
         raise _Late
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before, began = signal.signal(signal.SIGALRM, late), time.monotonic()
+    left = signal.setitimer(signal.ITIMER_REAL, seconds)[0]
     try:
         yield
     except _Late:
@@ -144,6 +144,8 @@ def _bounded(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if left:  # somebody else's alarm, which still is to come
+            signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - began)))
 
 
 def _compared(name: str, old: set[str], keys: Keys, now: float) -> Outcome:
