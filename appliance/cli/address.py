@@ -13,9 +13,8 @@ import msgspec
 
 from appliance.addresses import Expansion, Refused, Rewriter, Step
 from appliance.addresses.values import address as mailbox
-from appliance.cli.common import config_option
-from appliance.config import blob as blobs
-from appliance.config.snapshot import ConfigError, Snapshot, build
+from appliance.cli.common import config_option, snapshot_of
+from appliance.config.snapshot import Snapshot
 from appliance.daemons.compose.rewriting import build_rewriter
 from appliance.mail.ports import Unavailable
 from appliance.protocol.smtp.address import NULL_SENDER, Address
@@ -37,14 +36,7 @@ def command() -> None:
 @config_option
 def rewrite(what: str, address: str, as_json: bool, config: str | None) -> None:
     """Rewrite ADDRESS ("<>" for the null sender) as that of a sender or a recipient, and print each step."""
-    try:
-        snapshot = build(blobs.read(config))
-    except OSError as why:
-        click.echo(f"{config}: {why.strerror}", err=True)
-        sys.exit(PUT_OFF)
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(PUT_OFF)
+    snapshot = snapshot_of(config, PUT_OFF)
     try:
         parsed = NULL_SENDER if address in ("", "<>") else mailbox(address, snapshot.wiring.gateway.hostname)
     except ValueError as why:

@@ -3,13 +3,17 @@
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from appliance.config import where
+
+if TYPE_CHECKING:
+    from appliance.config.snapshot import Snapshot
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -33,6 +37,20 @@ def demo_folder() -> Path:
         return here
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(state) / "postgate"
+
+
+def snapshot_of(config: str | None, code: int) -> "Snapshot":
+    """What the files of a configuration say. Where they do not run: why, with each place, and exit `code`."""
+    from appliance.config import blob as blobs  # heavy, and not needed by all
+    from appliance.config.snapshot import ConfigError, build
+
+    try:
+        return build(blobs.read(config))
+    except OSError as why:
+        click.echo(f"{config}: {why.strerror}", err=True)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+    sys.exit(code)
 
 
 def state_dir(config: str | None) -> Path:

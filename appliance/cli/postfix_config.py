@@ -17,9 +17,8 @@ from typing import NamedTuple
 import click
 
 from appliance.cli import common
-from appliance.config import blob as blobs
 from appliance.config.model import Front, Milterd, Policyd
-from appliance.config.snapshot import ConfigError, Snapshot, build
+from appliance.config.snapshot import Snapshot
 
 GOOD, WRONG, COULD_NOT_LOOK = 0, 1, 2
 #: Seconds beyond our own deadlines that the MTA waits: it must hear our default, not find its own.
@@ -66,11 +65,7 @@ class Service(NamedTuple):
 @click.option("--postfix", default="/etc/postfix", show_default=True, metavar="DIR", help="Where main.cf stands.")
 def command(config: str | None, tried: bool, postfix: str) -> None:
     """Print the lines of main.cf and master.cf by which Postfix asks this gateway."""
-    try:
-        snapshot = build(blobs.read(config))
-    except (OSError, ConfigError) as why:
-        click.echo(str(why), err=True)
-        sys.exit(COULD_NOT_LOOK)
+    snapshot = common.snapshot_of(config, COULD_NOT_LOOK)
     fronts = [front for _, front in snapshot.wiring.fronts()]
     if not fronts:
         click.echo("no front is configured: add a [[policyd]] or [[milterd]] block to the wiring file", err=True)

@@ -14,11 +14,10 @@ import msgspec
 
 from appliance.addresses.expansion import Step
 from appliance.addresses.values import address as mailbox
-from appliance.cli.common import config_option
-from appliance.config import blob as blobs
+from appliance.cli.common import config_option, snapshot_of
 from appliance.config.generics import Generics
 from appliance.config.routes import Route, Routes
-from appliance.config.snapshot import ConfigError, Snapshot, build
+from appliance.config.snapshot import Snapshot
 from appliance.config.values import SERVERS, NextHop
 from appliance.mail.later import answered
 from appliance.mail.ports import Unavailable
@@ -36,14 +35,7 @@ THERE, NOWHERE, UNKNOWN = 0, 1, 2
 @config_option
 def command(address: str, sender: str, as_json: bool, config: str | None) -> None:
     """Show where mail for ADDRESS goes."""
-    try:
-        snapshot = build(blobs.read(config))
-    except OSError as why:
-        click.echo(f"{config}: {why.strerror}", err=True)
-        sys.exit(UNKNOWN)
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(UNKNOWN)
+    snapshot = snapshot_of(config, UNKNOWN)
     try:
         to, whose = (_parsed(text, snapshot) for text in (address, sender))
     except ValueError as why:

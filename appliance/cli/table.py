@@ -13,11 +13,10 @@ from pathlib import Path
 import click
 import msgspec
 
-from appliance.cli.common import config_option
-from appliance.config import blob as blobs
+from appliance.cli.common import config_option, snapshot_of
 from appliance.config.blob import octets, shipped_policies
 from appliance.config.references import Layout
-from appliance.config.snapshot import ConfigError, Snapshot, build
+from appliance.config.snapshot import Snapshot
 from appliance.mail.later import answered
 from appliance.mail.ports import Hit, Unavailable
 from appliance.observe.text import counted
@@ -97,14 +96,7 @@ async def _look_up(opened: Opened, keys: Sequence[str]) -> list[Hit | None]:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 def check(config: str | None, as_json: bool) -> None:
     """Open every table of a configuration, ask each that is not in memory, and say how they are."""
-    try:
-        snapshot = build(blobs.read(config))
-    except OSError as why:
-        click.echo(f"{config}: {why.strerror}", err=True)
-        sys.exit(COULD_NOT_LOOK)
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(COULD_NOT_LOOK)
+    snapshot = snapshot_of(config, COULD_NOT_LOOK)
     rows = [*_in_memory(snapshot), *asyncio.run(_asked(snapshot))]
     if as_json:
         click.echo(msgspec.json.encode([{"table": spec, "trouble": trouble, "is": what} for spec, trouble, what in rows]))

@@ -39,10 +39,10 @@ class Mistake(NamedTuple):
 
 
 class ConfigError(Exception):
-    """The files do not make a working gateway; `mistakes` lists all that was found."""
+    """The files do not make a working gateway; `mistakes` lists all that was found, the text what must be mended."""
 
     def __init__(self, mistakes: list[Mistake]) -> None:
-        super().__init__("\n".join(map(str, mistakes)))
+        super().__init__("\n".join(str(mistake) for mistake in mistakes if mistake.fatal))
         self.mistakes = mistakes
 
 
