@@ -16,7 +16,9 @@ SHOWN = 5
 
 
 class Unreasonable(Unavailable):
-    """A map that cannot be meant so: a loop, an explosion, a value that is no address."""
+    """A map that cannot be meant so: a loop, an explosion, a value that is no address. `steps` led there, if any did."""
+
+    steps: "tuple[Step, ...]" = ()
 
 
 class Refused(Exception):

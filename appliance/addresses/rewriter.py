@@ -72,10 +72,15 @@ class Rewriter:
     async def recipient(self, address: Address) -> Expansion:
         """Who gets the mail for a recipient. Raises Unavailable, Refused."""
         steps: list[Step] = []
-        rewritten = await self.one(address, "envelope_recipient", steps)
-        if not rewritten.local:
-            raise Unreasonable(f"{steps[-1].setting} {steps[-1].place}: a recipient cannot be null" if steps else "null")
-        finals = await self._virtual.expand(rewritten, steps)
+        try:
+            rewritten = await self.one(address, "envelope_recipient", steps)
+            if not rewritten.local:
+                last = f"{steps[-1].setting} {steps[-1].place}" if steps else "RCPT"
+                raise Unreasonable(f"{last}: a recipient cannot be null")
+            finals = await self._virtual.expand(rewritten, steps)
+        except Unreasonable as why:
+            why.steps = tuple(steps)
+            raise
         return Expansion(rewritten, finals, tuple(steps))
 
     async def reached(self, address: Address) -> Expansion | None:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from appliance.addresses import Expansion, Refused, Rewriter, Step
+from appliance.addresses import Expansion, Refused, Rewriter, Step, Unreasonable
 from appliance.addresses.values import address as mailbox
 from appliance.cli.common import config_option, snapshot_of
 from appliance.config.snapshot import Snapshot
@@ -22,6 +22,8 @@ from appliance.tables.proxied import open_proxied
 from appliance.tables.proxied.direct import Direct
 
 TAKEN, REFUSED, PUT_OFF = 0, 1, 2
+#: Steps that are shown of those that lead nowhere.
+SHOWN = 20
 
 
 @click.group()
@@ -62,7 +64,8 @@ async def _told(snapshot: Snapshot, what: str, address: Address) -> dict[str, An
     except Refused as why:
         return told | {"result": "refused", "why": f"{why.place}: {why.reply}", "to": []}
     except Unavailable as why:
-        return told | {"result": "put off", "why": str(why), "to": []}
+        steps = why.steps[:SHOWN] if isinstance(why, Unreasonable) else ()
+        return told | {"result": "put off", "why": str(why), "to": [], "steps": _steps(steps)}
     finally:
         direct.close()
 

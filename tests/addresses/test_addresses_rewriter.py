@@ -515,3 +515,33 @@ def test_what_a_pattern_finds_in_quotes_makes_no_further_recipients() -> None:
     assert to(rewriter, '"a,b@evil.example,c"@x.example') == ['"a,b@evil.example,c"@x.example']
     assert to(rewriter, '"a,b@evil.example,c"@y.example') == ['"a,b@evil.example,c"@example.com']
     assert to(rewriter, '"a\\",b@evil.example,\\"c"@y.example') == ['"a\\",b@evil.example,\\"c"@example.com']
+
+
+def test_what_led_to_what_cannot_be_meant_is_known() -> None:
+    maps = texthash("a@x.example b@x.example\nb@x.example |/bin/sh")
+    rewriter = Rewriter(Settings(origin="mx.example.com", virtual_alias_maps=(maps,)))
+    with pytest.raises(Unreasonable) as why:
+        recipient(rewriter, "a@x.example")
+    assert [step.place for step in why.value.steps] == ["/maps/it:1"]
+
+
+def test_sendmails_virtusertable() -> None:
+    text = (
+        "info@shop.example\tann@example.com\ngone@shop.example\terror:5.1.6:550 has moved\n"
+        "no@shop.example\terror:nouser No such user\nlist+*@shop.example\tlists-%2@example.com\n"
+        "@old.example\t%1@example.com\n@catch.example\tall@example.com\n"
+    )
+    maps = open_table("sendmail_virtusertable:v", lambda _: text.encode())
+    rewriter = Rewriter(
+        Settings(origin="mx.example.com", virtual_alias_maps=(maps,), alias_domains=frozenset({"shop.example"}))
+    )
+    assert to(rewriter, "info@shop.example") == ["ann@example.com"]
+    assert to(rewriter, "info+x@shop.example") == ["ann@example.com"]
+    assert to(rewriter, "list+news@shop.example") == ["lists-news@example.com"]
+    assert to(rewriter, "any.body@old.example") == ["any.body@example.com"]
+    assert to(rewriter, "x@catch.example") == ["all@example.com"]
+    for address, reply in {"gone": "550 5.1.6 has moved", "no": "550 5.1.1 No such user"}.items():
+        with pytest.raises(Refused) as why:
+            recipient(rewriter, f"{address}@shop.example")
+        assert why.value.reply == reply
+    assert asyncio.run(rewriter.reached(parse_address(b"nobody@shop.example")[0])) is None

@@ -2,17 +2,22 @@
 that break and come back; notices; what the command shows, what check finds."""
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import apsw
+import pytest
 
-from tests.peers.gateway import ROOT, Gateway
+from tests.peers.content_filter import ContentFilter
+from tests.peers.gateway import POSTGATE, ROOT, Gateway
 from tests.peers.inner import Inner
 from tests.peers.policies import plain
-from tests.peers.ports import free_port, wait_for
+from tests.peers.ports import answers, free_port, wait_for
 from tests.running.talking import Talk, asked, queue_id, sent, trusted_door
+from tests.running.test_running_filters import wiring
 
 PAGE = (ROOT / "docs/addresses.md").read_text()
 OK = "250 2.1.5 Ok"
@@ -212,3 +217,51 @@ def test_check_finds_what_cannot_be_meant(tmp_path: Path) -> None:
     (tmp_path / "virtual").write_text("a@example.com b@example.com\n")
     (tmp_path / "aliases").write_text("root: ann@example.com\n")
     assert made.cli("check", check=False).returncode == 0
+
+
+@pytest.mark.parametrize("door", ["content_filter", "proxy_filter"])
+def test_a_filter_sees_new_addresses_and_nothing_is_rewritten_twice(
+    gateway: Callable[..., Gateway], inner: Inner, door: str
+) -> None:
+    """Behind the queue and before it: what comes back is as it went."""
+    back, port = free_port(), free_port()
+    scan = ContentFilter(back).start()
+    place = f"smtp:[127.0.0.1]:{scan.port}" if door == "content_filter" else f"127.0.0.1:{scan.port}"
+    listen = (
+        f'[[listen]]\nname = "filtered"\naddress = "127.0.0.1:{port}"\nworkers = 1\n{door} = "{place}"\n'
+        '[addresses]\nvirtual_alias_maps = "inline:{ shop.example=x, '
+        '{ all@shop.example=a@example.com, b@example.com }, { b@example.com=b@example.com, c@example.com } }"\n'
+        'always_bcc = "archive@example.com"\nsender_canonical_maps = "inline:{ sender@example.org=new@example.org }"\n'
+    )
+    made = gateway(policies=plain(), more=wiring(back, listen), workers=1)
+    try:
+        first = queue_id(sent(port, "all@shop.example"))
+        whom = ["a@example.com", "archive@example.com", "b@example.com", "c@example.com"]
+        wait_for(lambda: len(inner.recipients()) >= len(whom), 20, "all recipients")
+        assert dict(inner.recipients()) == dict.fromkeys(whom, 1)
+        assert {kept.sender for kept in inner.messages} == {"new@example.org"}
+        assert [sorted(one.rcpt_tos) for one in scan.seen] == [whom]
+        assert made.log().count(": rewritten: ") == 4
+        made.wait_log(f"{first}: rewritten: always_bcc [addresses]: <> -> <archive@example.com>")
+    finally:
+        scan.stop()
+
+
+def test_other_fronts_know_the_maps_too(gateway: Callable[..., Gateway], inner: Inner) -> None:
+    """A policy server answers for aliases; it rewrites nothing."""
+    port = free_port()
+    more = (
+        f'[[policyd]]\naddress = "inet:127.0.0.1:{port}"\nworkers = 1\n'
+        '[addresses]\nvirtual_alias_maps = "inline:{ shop.example=x, sales@shop.example=a@example.com }"\n'
+    )
+    gateway(policies=plain(), more=more, workers=1)
+    wait_for(lambda: answers(port), 20, "the policy server")
+
+    def asked_for(address: str) -> str:
+        words = [*POSTGATE, "probe", "policy", f"inet:127.0.0.1:{port}", "--to", address]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(words, env=env, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    assert "5.1.1" in asked_for("nobody@shop.example")
+    assert "5.1.1" not in asked_for("sales@shop.example")
+    assert "5.7.1" in asked_for("sales@stranger.example")

@@ -222,9 +222,11 @@ def _parsed(text: str) -> Address:
 
 
 def _original(address: str) -> str:
-    """The recipient that was named, as reports have it (RFC 3461 4.2)."""
-    kind = "rfc822" if address.isascii() else "utf-8"
-    return f"{kind};{xtext.encode(address.encode())}"
+    """The recipient that was named, as reports have it (RFC 3461 4.2, RFC 6533 3)."""
+    if address.isascii():
+        return f"rfc822;{xtext.encode(address.encode())}"
+    plain = "".join(letter if letter.isascii() and letter != "\\" else f"\\x{{{ord(letter):X}}}" for letter in address)
+    return f"utf-8;{xtext.encode(plain.encode())}"
 
 
 def _begin(content: RamContent | FileContent) -> bytes:

@@ -413,3 +413,18 @@ async def test_addresses_beyond_ascii_ask_for_smtputf8() -> None:
         await send(stage, "one@alias.example")
         assert whom(stage) == [("jörg@example.com", "one@alias.example")]
         assert stage.intake.kept[0].trailer.smtputf8
+
+
+async def test_the_original_of_an_address_beyond_ascii() -> None:
+    stage = staged(virtual_alias_maps="müller@alias.example a@example.com")
+    stage.utf8 = True
+    async with stage:
+        client = await stage.hello()
+        await client.say("MAIL FROM:<x@example.com> SMTPUTF8")
+        client.send("RCPT TO:<müller@alias.example>\r\n".encode())
+        assert (await client.reply()).startswith("250")
+        await client.say("DATA")
+        client.send(MESSAGE + b".\r\n")
+        await client.reply()
+        (kept,) = stage.intake.kept[0].trailer.recipients
+        assert kept.orcpt == "utf-8;m\\x{FC}ller@alias.example"
