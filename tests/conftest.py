@@ -1,5 +1,7 @@
 """Options of the test run and the peers that interop and fault tests share."""
 
+import compileall
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,8 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """One short folder for all that tests write: the path of a unix socket has at most 107 octets, and the folder that
-    pytest takes by itself grows longer with each run."""
-    if config.option.basetemp is None and not hasattr(config, "workerinput"):
+    pytest takes by itself grows longer with each run. Modules are compiled once for all processes."""
+    if hasattr(config, "workerinput"):
+        return
+    # some environments keep interpreters from writing bytecode: each of hundreds of gateways would compile everything
+    compileall.compile_dir(str(Path(__file__).parents[1] / "appliance"), quiet=2, workers=os.cpu_count() or 1)
+    if config.option.basetemp is None:
         config.option.basetemp = config.stash[_FOLDER] = tempfile.mkdtemp(prefix="pg-")
 
 
