@@ -78,24 +78,46 @@ TROUBLE = {
 }
 
 
+def routed(root: Path, inners: dict[str, Scripted], more: str = "", authority: Path | None = None) -> Gateway:
+    """One gateway that has a destination for each domain below example.com, each with troubles of its own."""
+    policies = plain() | {"recipients": "".join(f"@{name}.example.com known\n" for name in inners)}
+    routes = "".join(f'"{name}.example.com" = "smtp:[127.0.0.1]:{inner.port}"\n' for name, inner in inners.items())
+    made = Gateway(root, free_port(), workers=1, policies=policies, more=f"[relay.routes]\n{routes}{more}{QUICK}")
+    domains = ", ".join(f'"{name}.example.com"' for name in inners)
+    relay = f"domains = [{domains}]" + (f'\ntls_ca = "{authority}"' if authority else "")
+    made.config.write_text(made.config.read_text().replace('domains = ["example.com"]', relay))
+    return made.start()
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, dict[str, Scripted]]]:
+    """A gateway, and an inner server for each kind of trouble."""
+    inners = {f"t{number}": Scripted().start() for number in range(len(TROUBLE))}
+    made = routed(tmp_path_factory.mktemp("troubled"), inners)
+    yield made, dict(zip(TROUBLE, inners.values(), strict=True))
+    made.stop()
+    for inner in inners.values():
+        inner.stop()
+
+
 @pytest.mark.parametrize("kind", TROUBLE)
-def test_trouble_puts_off_and_ends(kind: str, gateway: Callable[..., Gateway], scripted: Callable[..., Scripted]) -> None:
-    inner = scripted()
+def test_trouble_puts_off_and_ends(kind: str, troubled: tuple[Gateway, dict[str, Scripted]]) -> None:
+    made, inner = troubled[0], troubled[1][kind]
     replies, said = TROUBLE[kind]
     inner.replies.update(replies)
-    made = gateway(inner=inner.port, policies=plain(), workers=1, more=QUICK)
-    number = accept(made, 1)
-    wait_for(
-        lambda: any(item["attempts"] and item["reason"] for item in waiting(made)), 15, f"an attempt\n{made.tail(15)}"
-    )
-    [item] = waiting(made)
-    assert item["queue_id"] == number
+    number = accept(made, 1, f"user@t{list(TROUBLE).index(kind)}.example.com")
+
+    def mine() -> list[dict[str, Any]]:
+        return [item for item in waiting(made) if item["queue_id"] == number]
+
+    wait_for(lambda: any(item["attempts"] and item["reason"] for item in mine()), 15, f"an attempt\n{made.tail(15)}")
+    [item] = mine()
     assert said in json.dumps(item), item
     assert not inner.messages
     inner.replies.clear()
     wait_for(lambda: inner.messages, 15, f"delivery\n{made.tail(15)}")
     assert digest(inner.messages[0].content) == digest(message(1, 500))
-    wait_for(lambda: not waiting(made), 10, "an empty queue")
+    wait_for(lambda: not mine(), 10, "an empty queue")
     assert len(inner.messages) == 1
     assert "Traceback" not in made.log()
 
@@ -216,13 +238,11 @@ def test_a_stopped_delivery_does_not_stop_intake(
     assert len(arrived) == 59
 
 
-def certificate(folder: Path, name: str) -> tuple[ssl.SSLContext, Path]:
-    """A server's TLS for `name`, and the authority's file."""
-    authority = trustme.CA()
+def certificate(authority: trustme.CA, name: str) -> ssl.SSLContext:
+    """A server's TLS for `name`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name).configure_cert(context)
-    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    return context, folder / "ca.pem"
+    return context
 
 
 #: (level, does the server offer STARTTLS, is its certificate good) -> delivered with TLS, without, or not at all.
@@ -238,29 +258,35 @@ LEVELS = {
 }
 
 
-@pytest.mark.parametrize(("level", "offered", "good"), LEVELS)
-def test_tls_levels(
-    level: str,
-    offered: bool,
-    good: bool,
-    gateway: Callable[..., Gateway],
-    scripted: Callable[..., Scripted],
-    tmp_path: Path,
-) -> None:
-    context, authority = certificate(tmp_path, "127.0.0.1" if good else "elsewhere.example.net")
-    inner = scripted(tls=context, offer_tls=offered)
-    more = f'tls_ca = "{authority}"\n[relay.tls]\n"smtp:[127.0.0.1]:{inner.port}" = "{level}"\n{QUICK}'
-    made = gateway(inner=inner.port, policies=plain(), workers=1)
+@pytest.fixture(scope="module")
+def levelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, list[Scripted]]]:
+    """A gateway, and a destination for each line of LEVELS."""
+    root, authority = tmp_path_factory.mktemp("levelled"), trustme.CA()
+    authority.cert_pem.write_to_path(str(root / "ca.pem"))
+    inners, levels = {}, "[relay.tls]\n"
+    for number, (level, offered, good) in enumerate(LEVELS):
+        context = certificate(authority, "127.0.0.1" if good else "elsewhere.example.net")
+        inners[f"l{number}"] = inner = Scripted(tls=context, offer_tls=offered).start()
+        levels += f'"smtp:[127.0.0.1]:{inner.port}" = "{level}"\n'
+    made = routed(root / "gateway", inners, levels, root / "ca.pem")
+    yield made, list(inners.values())
     made.stop()
-    text = made.config.read_text()
-    made.config.write_text(text.replace("[dns]", more.partition("[queue]")[0] + "[dns]") + QUICK)
-    made.start()
-    accept(made, 1)
+    for inner in inners.values():
+        inner.stop()
+
+
+@pytest.mark.parametrize(("level", "offered", "good"), LEVELS)
+def test_tls_levels(level: str, offered: bool, good: bool, levelled: tuple[Gateway, list[Scripted]]) -> None:
+    number = list(LEVELS).index((level, offered, good))
+    made, inner = levelled[0], levelled[1][number]
+    to = f"user@l{number}.example.com"
+    accept(made, 1, to)
     expected = LEVELS[level, offered, good]
     if expected == "deferred":
-        wait_for(lambda: made.log().count("status=deferred") >= 2, 15, f"two attempts\n{made.tail(10)}")
+        put_off = re.compile(rf"to=<{re.escape(to)}>.* status=deferred")
+        wait_for(lambda: len(put_off.findall(made.log())) >= 2, 15, f"two attempts\n{made.tail(10)}")
         assert not inner.messages, "mail went out below the level that was asked for"
-        assert waiting(made)
+        assert waiting(made, to)
     else:
         wait_for(lambda: inner.messages, 15, f"delivery\n{made.tail(10)}")
         assert inner.secured == [expected == "tls"]
