@@ -6,9 +6,10 @@ import pwd
 import select
 import shutil
 import socket
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.protocol.policy import encode_request
@@ -36,14 +37,21 @@ WIRING = '[[policyd]]\naddress = "inet:127.0.0.1:{port}"\nworkers = {workers}\n'
 RECIPIENT = 'tables = ["inline:{@example.com=ok}"]\n'
 
 
-def requests(triplets: Callable[[int], int], start: int = 0) -> Iterator[bytes]:
-    """Requests for ever, each of a message of its own; `triplets` says which triplet the n-th is about."""
+def parts() -> tuple[bytes, bytes, bytes]:
+    """A request before its triplet, between triplet and instance, and behind."""
     whole = encode_request(RCPT | {"recipient": "RECIPIENT", "instance": "INSTANCE"})
     head, _, rest = whole.partition(b"RECIPIENT")
     middle, _, tail = rest.partition(b"INSTANCE")
+    return head, middle, tail
+
+
+def requests(start: int = 0, modulo: int = 0) -> Iterator[bytes]:
+    """Requests for ever, each of a message of its own; the n-th is about triplet n % `modulo` (0: each about another)."""
+    head, middle, tail = parts()
     number = start
     while True:
-        yield b"%buser%d@example.com%b1a2b.65f0.%x.0%b" % (head, triplets(number), middle, number, tail)
+        triplet = number % modulo if modulo else number
+        yield b"%buser%d@example.com%b1a2b.65f0.%x.0%b" % (head, triplet, middle, number, tail)
         number += 1
 
 
@@ -59,41 +67,82 @@ class Load:
             self._socks[sock.fileno()] = sock
             self._epoll.register(sock.fileno(), select.EPOLLIN)
         self.answers: dict[bytes, int] = {}
-        self.times: list[float] = []
+        self.p99 = 0.0
 
-    def run(self, source: Iterator[bytes], count: int) -> float:
+    def run(self, start: int, count: int, modulo: int = 0) -> float:
         """`count` requests; how many a second."""
-        clock, sent, self.times, self.answers = time.perf_counter, {}, [], {}
-        begun, left, done = clock(), count, 0
+        source, clock = requests(start, modulo), time.perf_counter
+        sent: dict[int, float] = {}
+        times: list[float] = []
+        self.answers = {}
+        begun, left = clock(), count
         for fd, sock in self._socks.items():
             sock.send(next(source))
             sent[fd] = clock()
             left -= 1
-        while done < count:
+        while len(times) < count:
             for fd, _ in self._epoll.poll(10):
                 sock = self._socks[fd]
                 data = sock.recv(4096)
                 now = clock()
                 if not data.endswith(b"\n\n"):
                     raise RuntimeError(f"no answer: {data!r}")
-                done += 1
-                self.times.append(now - sent[fd])
+                times.append(now - sent[fd])
                 word = data[7:12]
                 self.answers[word] = self.answers.get(word, 0) + 1
                 if left > 0:
                     left -= 1
                     sent[fd] = now
                     sock.send(next(source))
-        return count / (clock() - begun)
-
-    def p99(self) -> float:
-        """Milliseconds."""
-        return sorted(self.times)[int(len(self.times) * 0.99)] * 1000
+        rate = count / (clock() - begun)
+        self.p99 = sorted(times)[int(count * 0.99)] * 1000
+        return rate
 
     def close(self) -> None:
         for sock in self._socks.values():
             sock.close()
         self._epoll.close()
+
+
+class Compiled:
+    """The same in C (policy_load.c): what the source takes of the two cores is a third of what Load takes."""
+
+    def __init__(self, program: Path, port: int) -> None:
+        with tempfile.NamedTemporaryFile() as file:
+            for part in parts():
+                file.write(b"%d\n%b" % (len(part), part))
+            file.flush()
+            words = [str(program), str(port), str(CONNECTIONS), file.name]
+            self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self.answers: dict[bytes, int] = {}
+            self.p99 = 0.0
+            self.run(0, 1, KNOWN)  # so the file is read
+
+    def run(self, start: int, count: int, modulo: int = 0) -> float:
+        """As Load.run."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(b"%d %d %d\n" % (start, count, modulo))
+        self._process.stdin.flush()
+        said = self._process.stdout.readline().split()
+        if len(said) < 2:
+            raise RuntimeError("the source ended")
+        self.answers = {word: int(number) for word, _, number in (each.partition(b"=") for each in said[2:])}
+        self.p99 = float(said[1])
+        return count / float(said[0])
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+def compiled(folder: Path) -> Path | None:
+    """The source in C, None where there is no compiler."""
+    compiler, program = shutil.which("cc"), folder / "policy_load"
+    if compiler is None:
+        return None
+    subprocess.run([compiler, "-O2", "-o", program, Path(__file__).with_name("policy_load.c")], check=True)
+    return program
 
 
 class Ours:
@@ -130,32 +179,31 @@ class Postgrey:
 class Side:
     """One server and the load on it; `requests` of one run are chosen so that it takes seconds."""
 
-    def __init__(self, server: Ours | Postgrey, count: int) -> None:
+    def __init__(self, server: Ours | Postgrey, count: int, program: Path | None = None) -> None:
         self.server, self.count = server, count
-        self.load = Load(server.port)
+        self.load = Compiled(program, server.port) if program else Load(server.port)
         self.latencies: list[float] = []
         self._number = KNOWN
-        for _ in range(2):  # seen, and come back behind the delay: known
-            self.load.run(requests(lambda number: number), KNOWN)
+        for start in (0, KNOWN << 30):  # seen, and come back behind the delay with other messages: known
+            self.load.run(start, KNOWN, KNOWN)
             time.sleep(1.2)
-        self.load.run(requests(lambda number: number, 1 << 40), KNOWN)
 
     def warm(self) -> float:
-        rate = self._run(lambda number: number % KNOWN)
+        rate = self._run(KNOWN)
         if set(self.load.answers) != {b"DUNNO"} and not all(word.startswith(b"PREPE") for word in self.load.answers):
             raise RuntimeError(f"not warm: {self.load.answers}")
         return rate
 
     def fresh(self) -> float:
-        rate = self._run(lambda number: number)
+        rate = self._run(0)
         if set(self.load.answers) != {b"DEFER"}:
             raise RuntimeError(f"not fresh: {self.load.answers}")
         return rate
 
-    def _run(self, triplets: Callable[[int], int]) -> float:
-        rate = self.load.run(requests(triplets, self._number), self.count)
+    def _run(self, modulo: int) -> float:
+        rate = self.load.run(self._number, self.count, modulo)
         self._number += self.count
-        self.latencies.append(self.load.p99())
+        self.latencies.append(self.load.p99)
         return rate
 
     def stop(self) -> None:
@@ -168,7 +216,10 @@ def rows(pairs: int, count: int = 40000) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="pgbench") as folder:
         root = Path(folder)
         root.chmod(0o755)
-        ours, theirs = Side(Ours(root / "ours"), count), Side(Postgrey(root / "theirs"), count // 10)
+        program = compiled(root)
+        print(f"  the source is {'in C' if program else 'in Python: there is no cc'}", flush=True)
+        ours = Side(Ours(root / "ours"), count, program)
+        theirs = Side(Postgrey(root / "theirs"), count // 10, program)
         try:
             found = []
             for name, run in (("warm", Side.warm), ("fresh", Side.fresh)):
