@@ -25,6 +25,8 @@ _REQUEST = 8192
 #: Seconds for one /metrics request.
 _PATIENCE = 10.0
 
+#: What needs no escaping, and line ends.
+_PLAIN = bytes(range(0x20, 0x7F)) + b"\n"
 _kept = metrics.counter("postgate_journal_events_total", "Events kept in the journal.")
 _lost = metrics.counter("postgate_journal_lost_total", "Events that could not be written (disk full).")
 
@@ -96,18 +98,24 @@ class Journal:
 
     def take(self, lines: bytes) -> None:
         """Keep whole lines."""
+        if not self._to_log and lines.isascii() and b"\n\n" not in lines and not lines.translate(None, _PLAIN):
+            self._append(lines + b"\n", lines.count(b"\n") + 1)
+            return
         found = [printable(line) for line in lines.decode("utf-8", "backslashreplace").split("\n") if line]
         if self._to_log:
             prefix = maillog.prefix("event")
             for line in found:
                 maillog.raw(prefix + line)
+        self._append("".join(f"{line}\n" for line in found).encode(), len(found))
+
+    def _append(self, lines: bytes, count: int) -> None:
         try:
-            self._files.append("".join(f"{line}\n" for line in found).encode())
+            self._files.append(lines)
         except OSError as error:
-            _lost.inc(len(found))
+            _lost.inc(count)
             self._trouble(f"the journal cannot be written: {error.strerror}")
         else:
-            _kept.inc(len(found))
+            _kept.inc(count)
             self._problem = ""
 
     def _trouble(self, text: str) -> None:

@@ -128,10 +128,13 @@ class Keeper:
     async def _sweep(self, shelf: Shelf[Any], pace: float, *, warm: bool) -> None:
         """One way through a table: expired rows go; at the first sweep the others come into RAM while there is room."""
         after, everything, evicted = "", warm and self.database.is_open, shelf.evicted
+        lost = self.database.lost
+        shelf.look_through()
         while page := self.database.walk(shelf.table, after, PAGE):
             after = page[-1][0]
             everything = self.sweep_page(shelf, page, warm=everything) and everything
             await asyncio.sleep(pace)
+        shelf.looked_through(self.database.is_open and not self.database.trouble and lost == self.database.lost)
         if everything and shelf.evicted == evicted and not self.database.trouble:
             shelf.complete = True
 
@@ -139,6 +142,8 @@ class Keeper:
         """One step (well below 20 ms). False: the RAM has no room for all."""
         now, room = self.clock.now(), True
         for key, raw, expires in page:
+            if shelf.seeing is not None:
+                shelf.seeing.add(key)
             if expires < now:
                 if not shelf.waits(key):
                     shelf.delete(key)

@@ -1,8 +1,9 @@
 """A shelf: records of one kind by key, hot ones in RAM, all of them in one table of the embedded database.
 
 Contract: `get` answers from RAM where it can; it reads the database (one point read, some microseconds) only while the
-RAM is not known to hold everything. `put` and `delete` change RAM at once and the database with the next batch. What
-the database could not take yet is answered from `dirty` and `flushing`, so nothing is forgotten while a write waits.
+RAM is not known to hold everything, and hardly ever for a key that is not there (`seen`). `put` and `delete` change RAM
+at once and the database with the next batch. What the database could not take yet is answered from `dirty` and
+`flushing`, so nothing is forgotten while a write waits.
 What failure means for the mail: none; a shelf whose database fails goes on from RAM (embedded.py says so).
 """
 
@@ -17,12 +18,36 @@ T = TypeVar("T")
 #: Records of a shelf in RAM, and changes that may wait for the disk. Growing a dictionary copies it in one go: beyond
 #: these sizes that takes more of the loop's time than a call may (20 ms; several shelves may grow in one call).
 HOT_CAP, DIRTY_CAP = 50_000, 87_000
+#: Octets for `Seen`: 1 MB for a kind of record.
+SEEN = 1 << 20
+_MASK = SEEN - 1
 #: (key, record as msgpack or None = delete, expiry in steady seconds): one row of a batch.
 Row = tuple[str, bytes | None, float]
 #: Reads one record of a table: (table, key) -> msgpack or None.
 Read = Callable[[str, str], bytes | None]
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class Seen:
+    """Which keys may be in a table: never wrong about one that is, hardly ever about one that is not (a Bloom filter of
+    two bits a key; beyond some millions of keys it is of no use)."""
+
+    __slots__ = ("_bits",)
+
+    def __init__(self) -> None:
+        self._bits = bytearray(SEEN)
+
+    def add(self, key: str) -> None:
+        one, bits = hash(key), self._bits
+        two = one >> 32
+        bits[(one >> 3) & _MASK] |= 1 << (one & 7)
+        bits[(two >> 3) & _MASK] |= 1 << (two & 7)
+
+    def __contains__(self, key: str) -> bool:
+        one, bits = hash(key), self._bits
+        two = one >> 32
+        return bool(bits[(one >> 3) & _MASK] >> (one & 7) & bits[(two >> 3) & _MASK] >> (two & 7) & 1)
 
 
 class Shelf(Generic[T]):
@@ -38,6 +63,9 @@ class Shelf(Generic[T]):
         self.flushing: dict[str, tuple[T | None, float]] = {}
         #: True: what is not in RAM does not exist.
         self.complete = False
+        #: What may be in the table, once a sweep has seen all of it; and what a sweep under way has seen.
+        self.seen: Seen | None = None
+        self.seeing: Seen | None = None
         self.dropped = self.evicted = 0
         self._read, self._hot_cap, self._dirty_cap = read, hot_cap, dirty_cap
         self._decoder = msgspec.msgpack.Decoder(kind)
@@ -51,7 +79,9 @@ class Shelf(Generic[T]):
         waiting = self.dirty.get(key) or self.flushing.get(key)
         if waiting is not None:
             return waiting[0]
-        if self.complete or (raw := self._read(self.table, key)) is None:
+        if self.complete or (self.seen is not None and key not in self.seen):
+            return None
+        if (raw := self._read(self.table, key)) is None:
             return None
         found = self.decode(raw)
         if found is not None:
@@ -86,6 +116,21 @@ class Shelf(Generic[T]):
             self.dropped += 1  # the disk has taken nothing for long: this change lives in RAM only
             return
         self.dirty[key] = (record, expires)
+        if self.seen is not None:
+            self.seen.add(key)
+        if self.seeing is not None:
+            self.seeing.add(key)
+
+    def look_through(self) -> None:
+        """A sweep of the whole table begins."""
+        self.seeing = Seen()
+        for key in (*self.dirty, *self.flushing):
+            self.seeing.add(key)
+
+    def looked_through(self, whole: bool) -> None:
+        """The sweep is over; `whole`: it met every row."""
+        seeing, self.seeing = self.seeing, None
+        self.seen = seeing if whole else None
 
     def _heat(self, key: str, record: T) -> None:
         self.hot[key] = record
@@ -124,7 +169,7 @@ class Shelf(Generic[T]):
         """The database was lost: everything in RAM is to be written again."""
         for key, record in self.hot.items():
             if not self.waits(key):
-                self.dirty[key] = (record, expires(record))
+                self._soil(key, record, expires(record))
 
     @property
     def lag(self) -> int:

@@ -84,6 +84,22 @@ async def test_events_are_kept_found_and_logged(journal: Journal, tmp_path: Path
     assert len(logged) == 500 and json.loads(logged[7].split("]: ", 1)[1])["id"] == "q007"
 
 
+async def test_plain_lines_are_kept_as_they_are_and_others_are_escaped(journal: Journal, tmp_path: Path) -> None:
+    journal._to_log = False
+    journal.take(b'{"id":"a"}\n{"id":"b","x":"~ !"}')
+    journal.take(b'{"id":"c"}\n\n{"id":"\x7f"}')
+    journal.take('{"id":"ü"}\n{"id":"\x9b"}'.encode())
+    kept = b"".join(path.read_bytes() for path in files(tmp_path / "journal"))
+    assert kept.decode().splitlines() == [
+        '{"id":"a"}',
+        '{"id":"b","x":"~ !"}',
+        '{"id":"c"}',
+        '{"id":"\\u007f"}',
+        '{"id":"ü"}',
+        '{"id":"\\u009b"}',
+    ]
+
+
 async def test_a_sender_that_dies_in_mid_line_leaves_no_rubbish(journal: Journal, tmp_path: Path) -> None:
     _, writer = await asyncio.open_unix_connection(str(tmp_path / "j"))
     writer.write(b'{"id":"whole"}\n{"id":"half')
