@@ -24,6 +24,7 @@ from appliance.mail.later import later, then, waits
 from appliance.mail.lookup import Found, Key, search, split_extension
 from appliance.mail.network import network
 from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports
+from appliance.mail.promise import Promise
 from appliance.mail.subscribers import dynamic_name
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.smtp.address import Address
@@ -238,12 +239,6 @@ def decide(
     )
 
 
-async def _later(
-    answer: Awaitable[GreylistAnswer], ask: GreylistAsk, reasons: Sequence[str], ctx: Context, recipient: Address
-) -> Verdict:
-    return decide(ask, await answer, reasons, recipient, [*client_names(ctx), recipient.text])
-
-
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
     if ctx.recipient is None or ctx.sender is None:
         return Verdict(check=NAME, outcome="skipped", reason="no envelope")
@@ -261,8 +256,12 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
         if ports.greylist is None:
             return Verdict(check=NAME, outcome="skipped", reason="no store configured", recipient=recipient.text)
         answer = ports.greylist.step(ask)
-        if isinstance(answer, GreylistAnswer):
+
+        def heard(answer: GreylistAnswer) -> Verdict:
             return decide(ask, answer, reasons, recipient, [*client_names(ctx), recipient.text])
-        return _later(answer, ask, reasons, ctx, recipient)
+
+        if isinstance(answer, GreylistAnswer):
+            return heard(answer)
+        return answer.map(heard) if isinstance(answer, Promise) else later(answer, heard)
 
     return then(exemption(ctx, recipient, policy, ports), step)

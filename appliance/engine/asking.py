@@ -17,6 +17,7 @@ from appliance.engine.deadlines import within
 from appliance.engine.rules import CheckPolicy
 from appliance.mail.context import Context
 from appliance.mail.ports import Ports, Unavailable
+from appliance.mail.promise import Promise
 from appliance.mail.verdict import Verdict
 from appliance.observe import metrics, oplog, trouble
 
@@ -102,6 +103,17 @@ async def _answer(slot: Slot, answer: Awaitable[Verdict], ctx: Context) -> Verdi
         return failed(slot.check.name, ctx, error)
     finally:
         _timer(slot.check.name).observe(clock() - start)
+
+
+def kept(slot: Slot, promise: Promise[Verdict], ctx: Context, deadline: float, start: float) -> Verdict:
+    """The verdict of one check that answered by a promise; its time is counted."""
+    _timer(slot.check.name).observe(asyncio.get_running_loop().time() - start)
+    try:
+        answer: object = promise.result()
+    except Exception as error:
+        late = isinstance(error, TimeoutError) and not error.args
+        answer = _missed(slot, deadline) if late else failed(slot.check.name, ctx, error)
+    return stamp(slot, ctx, answer)
 
 
 async def _alone(slot: Slot, answer: Awaitable[Verdict], ctx: Context, deadline: float) -> Verdict:

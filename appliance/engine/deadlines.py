@@ -6,8 +6,11 @@ passed on.
 """
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from appliance.mail.promise import Promise
 
 #: Seconds between looks, and so the most that a deadline is missed by.
 STEP = 0.1
@@ -23,16 +26,32 @@ class _Due:
     def __init__(self, task: "asyncio.Task[object]", when: float) -> None:
         self.task, self.when, self.fired = task, when, False
 
+    def fire(self) -> None:
+        self.fired = True
+        self.task.cancel()
+
+
+class _DuePromise:
+    """A promise that is to be kept by `when`."""
+
+    __slots__ = ("promise", "when")
+
+    def __init__(self, promise: Promise[Any], when: float) -> None:
+        self.promise, self.when = promise, when
+
+    def fire(self) -> None:
+        self.promise.set_exception(TimeoutError())
+
 
 class _Watch:
     """All that wait on one loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.waiting: set[_Due] = set()
+        self.waiting: set[_Due | _DuePromise] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, due: _Due) -> None:
+    def add(self, due: _Due | _DuePromise) -> None:
         self.waiting.add(due)
         if self._timer is None:
             self._timer = self.loop.call_later(STEP, self._look)
@@ -40,24 +59,37 @@ class _Watch:
     def _look(self) -> None:
         now = self.loop.time()
         for due in [due for due in self.waiting if due.when <= now]:
-            due.fired = True
             self.waiting.discard(due)
-            due.task.cancel()
+            due.fire()
         self._timer = self.loop.call_later(STEP, self._look) if self.waiting else None
 
 
 _watch: _Watch | None = None
 
 
-async def within(seconds: float, answer: Awaitable[T]) -> T:
-    """The answer. Raises TimeoutError behind `seconds`; `answer` is cancelled then."""
+def _watching() -> _Watch:
+    """The one of the running loop."""
     global _watch
-    task = asyncio.current_task()
-    assert task is not None
     loop = asyncio.get_running_loop()
     if _watch is None or _watch.loop is not loop:
         _watch = _Watch(loop)
-    watch, due = _watch, _Due(task, loop.time() + seconds)
+    return _watch
+
+
+def expire(seconds: float, promise: Promise[Any]) -> Callable[[], None]:
+    """Break the promise with TimeoutError behind `seconds`. Call what comes back once it is kept."""
+    watch = _watching()
+    due = _DuePromise(promise, watch.loop.time() + seconds)
+    watch.add(due)
+    return partial(watch.waiting.discard, due)
+
+
+async def within(seconds: float, answer: Awaitable[T]) -> T:
+    """The answer. Raises TimeoutError behind `seconds`; `answer` is cancelled then."""
+    task = asyncio.current_task()
+    assert task is not None
+    watch = _watching()
+    due = _Due(task, watch.loop.time() + seconds)
     watch.add(due)
     try:
         return await answer

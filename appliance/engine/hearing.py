@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from appliance.checks import Asked
-from appliance.engine.asking import Slot, call, stamp
+from appliance.engine.asking import Slot, call, failed, stamp
 from appliance.engine.exceptions import PER_RECIPIENT
 from appliance.engine.judge import Group, Judgement
 from appliance.engine.marks import mark_edits, strip_forged
@@ -60,6 +60,8 @@ class Hearing:
         if len(self.found) != self._told_of:
             self._bring_up_to_date()
         if len(step) == 1 and not step[0].policy.exceptions:
+            if len(self.parties) == 1 and not self.delayed:
+                return self._ask_for_one(step[0], self.parties[0].judgement)
             return self._ask_one(step[0])
         asked: list[Asking] = []
         waits = False
@@ -81,6 +83,29 @@ class Hearing:
             return asked
         for slot, answer in asked:
             self._hear(slot, stamp(slot, self.ctx, answer))
+        return []
+
+    def _ask_for_one(self, slot: Slot, judgement: Judgement) -> list[Asking]:
+        """As _ask_one where one judgement hears it: nearly every question is this one."""
+        policy, ctx = slot.policy, self.ctx
+        if policy.mode == "off" or not judgement.wants(policy.name, ctx.stage):
+            return []
+        try:
+            answer = slot.check.check(ctx, policy.knobs, self.ports)
+        except Exception as error:
+            answer = failed(policy.name, ctx, error)
+        if type(answer) is not Verdict:
+            return [(slot, answer)]
+        verdict = stamp(slot, ctx, answer)
+        if verdict.more:
+            self._hear(slot, verdict)
+            return []
+        self.found.append(verdict)
+        if verdict.identity is not None:
+            self.identity = verdict.identity
+        ruling = policy.rulings[verdict.outcome]
+        if ruling.action is not Action.DUNNO or verdict.edits:
+            judgement.add(verdict, ruling)
         return []
 
     def _ask_one(self, slot: Slot) -> list[Asking]:

@@ -6,20 +6,24 @@ deadline. What failure means for the mail: a check that crashes, is away, or mis
 others go on. The policies of an Engine never change: a reload makes a new Engine, a transaction keeps its own.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from appliance.checks import Check, catalogue
-from appliance.engine.asking import Slot, settle
+from appliance.engine.asking import Slot, kept, settle
+from appliance.engine.deadlines import expire
 from appliance.engine.hearing import EARLY, Asking, Hearing, Party, is_personal, parties
 from appliance.engine.judge import Combined, Group, Judgement, combine
 from appliance.engine.rules import CheckPolicy, PolicySet
 from appliance.engine.talks import TalkingHearing, Talks
 from appliance.mail.context import STAGES, Context, Role, Stage
+from appliance.mail.later import waits
 from appliance.mail.ports import Ports
-from appliance.mail.verdict import Decision
+from appliance.mail.promise import Promise
+from appliance.mail.verdict import Decision, Verdict
 from appliance.protocol import quota
 
 __all__ = ["Combined", "Engine", "Group", "combine"]
@@ -112,9 +116,12 @@ class Engine:
         return hearing
 
     def _run(self, hearing: Hearing, conclude: Callable[[], T]) -> T | Awaitable[T]:
-        """The steps, one after the other, as long as nothing has to wait."""
+        """All steps of the stage."""
         steps = self._steps[hearing.ctx.role, hearing.ctx.stage]
-        allowed = quota.Quota(self.questions)
+        return self._go(hearing, steps, conclude, quota.Quota(self.questions))
+
+    def _go(self, hearing: Hearing, steps: Steps, conclude: Callable[[], T], allowed: quota.Quota) -> T | Awaitable[T]:
+        """The steps, one after the other, as long as nothing has to wait."""
         before = quota.current.set(allowed)
         try:
             for index, step in enumerate(steps):
@@ -122,10 +129,46 @@ class Engine:
                     break
                 asked = hearing.ask(step)
                 if asked:
+                    if len(asked) == 1 and isinstance(asked[0][1], Promise):
+                        return self._promise(hearing, steps[index + 1 :], asked[0][0], asked[0][1], conclude, allowed)
                     return self._wait(hearing, steps[index + 1 :], asked, conclude, allowed)
         finally:
             quota.current.reset(before)
         return conclude()
+
+    def _promise(
+        self,
+        hearing: Hearing,
+        steps: Steps,
+        slot: Slot,
+        promise: Promise[Verdict],
+        conclude: Callable[[], T],
+        allowed: quota.Quota,
+    ) -> Promise[T]:
+        """The rest of the stage, once one check has promised its answer."""
+        loop = asyncio.get_running_loop()
+        out: Promise[T] = Promise(loop.create_future)
+        deadline = hearing.within(((slot, promise),))
+        kept_in_time = expire(deadline, promise)
+        start = loop.time()
+
+        def go_on(_: Promise[Verdict]) -> None:
+            kept_in_time()
+            try:
+                hearing.hear(((slot, promise),), (kept(slot, promise, hearing.ctx, deadline, start),))
+                rest = self._go(hearing, steps, conclude, allowed) if steps else conclude()
+            except Exception as error:
+                out.set_exception(error)
+                return
+            _follow(out, rest)
+
+        def give_up() -> None:
+            kept_in_time()
+            promise.cancel()
+
+        out.on_cancel = give_up
+        promise.when_done(go_on)
+        return out
 
     async def _wait(
         self, hearing: Hearing, steps: Steps, asked: list[Asking], conclude: Callable[[], T], allowed: quota.Quota
@@ -145,6 +188,26 @@ class Engine:
                 break
             if more := hearing.ask(step):
                 hearing.hear(more, await settle(more, hearing.ctx, hearing.within(more)))
+
+
+def _follow(out: Promise[T], rest: T | Awaitable[T]) -> None:
+    """`out` is kept with what `rest` is, or comes to."""
+    if isinstance(rest, Promise):
+        out.on_cancel = rest.cancel
+        rest.when_done(lambda promise: _copy(out, promise))
+    elif waits(rest):
+        task = asyncio.ensure_future(rest)
+        out.on_cancel = task.cancel
+        task.add_done_callback(lambda done: _copy(out, done))
+    else:
+        out.set_result(rest)
+
+
+def _copy(out: Promise[T], done: "Promise[T] | asyncio.Future[T]") -> None:
+    try:
+        out.set_result(done.result())
+    except (Exception, asyncio.CancelledError) as error:
+        out.set_exception(error)
 
 
 def _is_idle(slot: Slot, role: Role, stage: Stage) -> bool:

@@ -5,6 +5,7 @@ most 510 octets. What failure means for the mail: a text that is no reply raises
 """
 
 import re
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 #: RFC 5321 section 4.5.3.1.5: 512 octets with CRLF.
@@ -86,8 +87,16 @@ def as_class(refusal: Refusal, permanent: bool) -> Refusal:
 
 def finish(refusal: Refusal, transaction: str = "", soft_bounce: bool = False) -> str:
     """The line for the peer, without CRLF. `soft_bounce` turns every 5 into a 4."""
-    if soft_bounce:
-        refusal = as_class(refusal, permanent=False)
-    tail = _UNPRINTABLE.sub(" ", f" [{transaction}]" if transaction else "")
-    line = _UNPRINTABLE.sub(" ", str(refusal))
+    line = _line(refusal, soft_bounce)
+    if not transaction:
+        return line[:MAX_REPLY]
+    tail = f" [{transaction}]"
+    if not (tail.isascii() and tail.isprintable()):
+        tail = _UNPRINTABLE.sub(" ", tail)
     return line[: MAX_REPLY - len(tail)] + tail
+
+
+@lru_cache(1024)
+def _line(refusal: Refusal, soft_bounce: bool) -> str:
+    """Printable ASCII. The same refusals come again and again."""
+    return _UNPRINTABLE.sub(" ", str(as_class(refusal, permanent=False) if soft_bounce else refusal))

@@ -6,11 +6,14 @@ failure means for the mail: none; Unavailable of stated is passed on.
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 import msgspec
 
+from appliance.mail.later import later
 from appliance.mail.ports import GreylistAnswer, GreylistAsk
+from appliance.mail.promise import Promise
 
 KEPT, MOST = 5.0, 10000
 _Key = tuple[tuple[str, ...], str, str]
@@ -19,7 +22,7 @@ _Key = tuple[tuple[str, ...], str, str]
 class Steps(Protocol):
     """stores.remote.StateClient."""
 
-    async def step(self, ask: GreylistAsk) -> GreylistAnswer: ...
+    def step(self, ask: GreylistAsk) -> Awaitable[GreylistAnswer]: ...
 
 
 class RecentlyKnown:
@@ -34,10 +37,11 @@ class RecentlyKnown:
         found = self._known.get((ask.keys, ask.sender, ask.recipient))
         if found is not None and found[0] > self._clock():
             return found[1]
-        return self._step(ask)
+        answer = self._state.step(ask)
+        keep = partial(self._heard, ask)
+        return answer.map(keep) if isinstance(answer, Promise) else later(answer, keep)
 
-    async def _step(self, ask: GreylistAsk) -> GreylistAnswer:
-        answer = await self._state.step(ask)
+    def _heard(self, ask: GreylistAsk, answer: GreylistAnswer) -> GreylistAnswer:
         if answer.state == "known":
             if len(self._known) >= MOST:
                 self._known.clear()

@@ -10,12 +10,13 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
 from appliance.mail.network import network
 from appliance.mail.ports import GreylistAnswer, GreylistAsk, Probe, RateAsk, Unavailable
+from appliance.mail.promise import Promise
 from appliance.net.channel import Channel, connect
 from appliance.observe.contact import Contact
 from appliance.stores import wire
@@ -27,7 +28,7 @@ LINGER = 0.02
 #: Pause before the next attempt to connect: from, growing to (seconds), each with half of it as jitter.
 BACKOFF_MIN, BACKOFF_MAX = 0.05, 2.0
 
-Waiting = list[asyncio.Future[Any] | None]
+Waiting = list[asyncio.Future[Any] | Promise[Any] | None]
 
 
 class ClientLimits(Protocol):
@@ -167,7 +168,7 @@ class StateClient:
 
     # -- asks ----------------------------------------------------------------------------------------------------
 
-    def _post(self, ask: msgspec.Struct, future: asyncio.Future[Any] | None) -> None:
+    def _post(self, ask: msgspec.Struct, future: asyncio.Future[Any] | Promise[Any] | None) -> None:
         if future is not None:
             if not self._urgent:
                 self._urgent = True
@@ -210,7 +211,9 @@ class StateClient:
             raise Unavailable(f"stated: {self.why}")
         future = self._loop.create_future()
         self._post(ask, future)
-        answer = await future
+        return self._checked(await future)
+
+    def _checked(self, answer: Any) -> Any:
         if answer.__class__ is dict and "error" in answer:
             self.failures += 1
             raise Unavailable(f"stated: {answer['error']}")
@@ -221,22 +224,26 @@ class StateClient:
         if self._ready:
             self._post(ask, None)
 
-    async def step(self, ask: GreylistAsk) -> GreylistAnswer:
+    def step(self, ask: GreylistAsk) -> Promise[GreylistAnswer]:
         """mail.ports.Greylist. `ask.now` does not travel: `stated` has a clock of its own that never jumps."""
-        state, first, attempts, passes, wait, key = await self.ask(wire.step_of(ask))
+        if not self._ready:
+            raise Unavailable(f"stated: {self.why}")
+        promise: Promise[Any] = Promise(self._loop.create_future)
+        self._post(wire.step_of(ask), promise)
+        return promise.map(self._stepped)
+
+    def _stepped(self, answer: Any) -> GreylistAnswer:
+        state, first, attempts, passes, wait, key = self._checked(answer)
         return GreylistAnswer(state=state, first=first, attempts=attempts, passes=passes, wait=wait, key=key)
 
     async def take(self, asks: Sequence[RateAsk], now: float) -> list[float]:
         """mail.ports.Rates: if one bucket is over, nothing is taken from any. `now` is `stated`'s own."""
-        answer: list[float] = await self.ask(
-            wire.Take(tuple(AskedRate(ask.key, ask.cost, ask.limit, ask.period) for ask in asks))
-        )
-        return answer
+        asked = tuple(AskedRate(ask.key, ask.cost, ask.limit, ask.period) for ask in asks)
+        return cast("list[float]", await self.ask(wire.Take(asked)))
 
     def errors(self, address: str, count: int = 1) -> None:
         """A client was refused, or made mistakes: charged to the buckets that checks/ratelimit asks for `errors`."""
-        net = network(address)
-        self.tell(wire.Charge((f"errors/60/net:{net}", f"errors/3600/net:{net}"), float(count)))
+        self.tell(wire.Charge(tuple(f"errors/{span}/net:{network(address)}" for span in (60, 3600)), float(count)))
 
     async def connect(self, address: str, limits: ClientLimits) -> Counts:
         """Count a new connection; disconnect() it whatever came back. Raises Unavailable (it counts all the same)."""

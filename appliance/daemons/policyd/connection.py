@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from appliance.daemons.policyd import record
 from appliance.daemons.policyd.answers import DUNNO
-from appliance.daemons.policyd.memory import Cut, cut
+from appliance.daemons.policyd.cutting import Cut, cut
+from appliance.daemons.policyd.facts import Facts
 from appliance.daemons.policyd.messages import Session
 from appliance.daemons.policyd.question import Odd, Question
+from appliance.mail.promise import Promise
 from appliance.protocol.policy import Attributes, PolicyError, RequestReader, encode_answer
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class Connection(asyncio.Protocol):
         self._reader = RequestReader()
         self._backlog: deque[Attributes] = deque()
         self._session: Session | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | Promise[str] | None = None
         self._wrong = ""
         self._ended = self._paused = False
 
@@ -87,6 +89,10 @@ class Connection(asyncio.Protocol):
             self._session = session
             self.transport.write(_DUNNO)
             return
+        if one is not None and (read := self.door.leads.read(one)) is not None:
+            self._backlog.append(read[0])
+            self._go_on(one, read[1])
+            return
         try:
             self._reader.feed(data, found := [])  # type: ignore[var-annotated]
         except PolicyError as error:
@@ -104,12 +110,12 @@ class Connection(asyncio.Protocol):
         """An answer is waited for, or a request has begun."""
         return self._task is not None or self._reader.midway
 
-    def _go_on(self, one: Cut | None = None) -> None:
+    def _go_on(self, one: Cut | None = None, facts: Facts | None = None) -> None:
         """Answer what can be answered; at the end, or behind what cannot be read, hang up. `one`: the only request."""
         out: list[bytes] = []
         backlog = self._backlog
         while backlog:
-            answer = self._answer(backlog.popleft(), one)
+            answer = self._answer(backlog.popleft(), one, facts)
             if answer is None:
                 break
             out.append(answer)
@@ -127,10 +133,12 @@ class Connection(asyncio.Protocol):
             elif self._paused:
                 self._read(True)
 
-    def _answer(self, attributes: Attributes, one: Cut | None) -> bytes | None:
+    def _answer(self, attributes: Attributes, one: Cut | None, facts: Facts | None) -> bytes | None:
         """The octets, or None while they are waited for."""
         try:
-            question = Question(self.front, self.door, attributes, self._session)
+            question = Question(self.front, self.door, attributes, self._session, facts)
+            if one is not None and facts is None:
+                self.door.leads.learn(one, attributes, question.facts)
             self._session, question.cut = question.session, one
             action = question.answer()
         except Odd as error:
@@ -142,8 +150,20 @@ class Connection(asyncio.Protocol):
         if isinstance(action, str):
             return _DUNNO if action is DUNNO else encode_answer(action)
         self.since, self._state = self.front.loop.time(), question.state
-        self._task = self.front.loop.create_task(self._later(action))
+        if isinstance(action, Promise):
+            self._task = action
+            action.when_done(self._promised)
+        else:
+            self._task = self.front.loop.create_task(self._later(action))
         return None
+
+    def _promised(self, answer: Promise[str]) -> None:
+        try:
+            text = answer.result()
+        except Exception as error:
+            text = self.default
+            record.internal(self.peer, self._state, error, text)
+        self._said(text)
 
     async def _later(self, action: Awaitable[str]) -> None:
         try:

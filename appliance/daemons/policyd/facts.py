@@ -5,10 +5,31 @@ be read is absent.
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
-from appliance.daemons.policyd.rules import Who
-from appliance.mail.context import Client, Tls
+from appliance.mail.context import Client, NameProof, Role, Tls
 from appliance.protocol.policy import Attributes
+from appliance.protocol.smtp.address import Address
+
+
+class Who(NamedTuple):
+    """What is known of a client by its address and names."""
+
+    address: str
+    name: str
+    reverse_name: str
+    proof: NameProof
+    role: Role
+    trusted: bool
+
+
+class Facts(NamedTuple):
+    """What a request says of client and sender (None: there is none yet)."""
+
+    who: Who
+    sender: Address | None
+    role: Role
+    tls: Tls | None
 
 
 def number(text: str) -> int:

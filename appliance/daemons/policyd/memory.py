@@ -9,11 +9,12 @@ judged.
 """
 
 from bisect import bisect
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from appliance.daemons.policyd import record
+from appliance.daemons.policyd.cutting import Cut, said_once
 from appliance.daemons.policyd.messages import Message, Session
 from appliance.mail.context import Recipient
 from appliance.mail.identity import Identity
@@ -26,38 +27,10 @@ if TYPE_CHECKING:
 
 #: Seconds for which an answer is told again at most, and how many a front remembers.
 KEPT, MOST = 5.0, 4096
-#: Longer requests are judged each by itself: their lines are to be measured.
-LONGEST = 4096
-_PORT, _QUEUE_ID, _INSTANCE = b"\nclient_port=", b"\nqueue_id=", b"\ninstance="
 #: Behind the facts of a request of a session of which something is known.
 _KNOWN = b"+"
 
 Trail = tuple[Verdict, ...]
-
-
-class Cut(NamedTuple):
-    """A request as its facts (the octets that count, put together again in one way only) and what differs each time."""
-
-    facts: bytes
-    port: str
-    instance: str
-
-
-def cut(octets: bytes) -> Cut | None:
-    """One whole request at RCPT with those attributes in Postfix's order; None for whatever is otherwise."""
-    size = len(octets)
-    if size > LONGEST or b"\nprotocol_state=RCPT\n" not in octets or octets.find(b"\n\n") != size - 2:
-        return None
-    port = octets.find(_PORT) + 13
-    port_end = octets.find(b"\n", port)
-    queue_id = octets.find(_QUEUE_ID, port_end) + 10
-    instance = octets.find(b"\n", queue_id)
-    begin = instance + 10
-    end = octets.find(b"\n", begin)
-    if port < 13 or queue_id < 10 or octets[instance:begin] != _INSTANCE or begin == end or b"\r" in octets:
-        return None
-    facts = octets[:port] + octets[port_end:queue_id] + octets[end:]
-    return Cut(facts, octets[port:port_end].decode("latin-1"), octets[begin:end].decode("utf-8", "surrogateescape"))
 
 
 class Kept:
@@ -136,9 +109,8 @@ class Memory:
         if until <= now or rules is not front.rules or not rules.steady or message.pending is not None:
             return
         alone = len(message.recipients) == 1 and message.answers == {attributes["recipient"]: ""}
-        plain = len(attributes) == one.facts.count(b"\n")  # one line was cut, one is empty; none was said twice
         trail = question.before[1] if question.before else None
-        if trail is None or recipient is None or not alone or not plain:
+        if trail is None or recipient is None or not alone or not said_once(one, attributes):
             return
         if len(session.trail) + len(message.trail) != len(trail) + len(question.found):
             return  # somebody else asked about this session meanwhile

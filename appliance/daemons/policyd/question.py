@@ -9,12 +9,13 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from appliance.daemons.policyd import answers, record
-from appliance.daemons.policyd.facts import client_of, number, tls_of
-from appliance.daemons.policyd.memory import Cut
+from appliance.daemons.policyd.cutting import Cut
+from appliance.daemons.policyd.facts import Facts, client_of, number, tls_of
 from appliance.daemons.policyd.messages import Message, Session
 from appliance.daemons.policyd.rules import Door, address_of
 from appliance.engine.pipeline import combine
 from appliance.mail.context import Context, Recipient, Stage
+from appliance.mail.promise import Promise
 from appliance.mail.verdict import ACCEPT, Decision, Verdict
 from appliance.protocol.policy import REQUEST, Attributes
 from appliance.protocol.smtp.address import NULL_SENDER, Address
@@ -54,6 +55,7 @@ class Question:
         "client",
         "cut",
         "door",
+        "facts",
         "found",
         "front",
         "id",
@@ -68,40 +70,28 @@ class Question:
         "who",
     )
 
-    def __init__(self, front: "Front", door: Door, attributes: Attributes, session: Session | None) -> None:
-        get = attributes.get
-        state = get("protocol_state", "")
-        if get("request") != REQUEST or state not in STAGES:
-            raise Odd(_problem(attributes))
-        who = door.who(get("client_address", ""), get("client_name", ""), get("reverse_client_name", ""))
-        if who is None:
-            raise Odd(f"client_address={get('client_address', '')[:100]!r} is no address")
-        self.attributes, self.state, self.who, self.door = attributes, state, who, door
+    def __init__(
+        self, front: "Front", door: Door, attributes: Attributes, session: Session | None, facts: Facts | None = None
+    ) -> None:
+        self.attributes, self.state, self.door = attributes, attributes.get("protocol_state", ""), door
+        if facts is None:
+            facts = _facts(door, attributes)
+        self.facts = facts
+        self.who, self.sender, self.role, tls = facts
+        self.recipient: Address | None = None
+        if self.state == "RCPT":
+            recipient = attributes.get("recipient", "")
+            self.recipient = address_of(recipient)
+            if self.recipient is None or self.recipient is NULL_SENDER:
+                raise Odd(f"recipient={recipient[:100]!r} is no address")
+        self.client = client_of(self.who, attributes.get("client_port", ""), tls)
         self.front, self.now = front, front.clock()
         #: What the answer may be remembered by.
         self.cut: Cut | None = None
         self.found: tuple[Verdict, ...] = ()
         #: What was known of the session, where this is the first request about its message.
         self.before: tuple[frozenset[str], tuple[Verdict, ...]] | None = None
-        self.sender: Address | None = None
-        self.recipient: Address | None = None
-        if state not in EARLY or state == "MAIL":
-            self._envelope(get("sender"), get("recipient"))
-        authenticated = get("sasl_username") and door.front.authenticated == "outbound"
-        self.role = "outbound" if authenticated else who.role
-        self.client = client_of(who, get("client_port", ""), tls_of(attributes))
         self._remembered(front, session)
-
-    def _envelope(self, sender: str | None, recipient: str | None) -> None:
-        if sender is None:
-            raise Odd("no sender")
-        self.sender = address_of(sender)
-        if self.sender is None:
-            raise Odd(f"sender={sender[:100]!r} is no address")
-        if self.state == "RCPT":
-            self.recipient = address_of(recipient or "")
-            if self.recipient is None or self.recipient is NULL_SENDER:
-                raise Odd(f"recipient={(recipient or '')[:100]!r} is no address")
 
     def _remembered(self, front: "Front", session: Session | None) -> None:
         """What is known of this client and this message."""
@@ -141,6 +131,8 @@ class Question:
         for index, stage in enumerate(stages):
             answer = self._judge(stage)
             if not isinstance(answer, Decision):
+                if isinstance(answer, Promise) and index == len(stages) - 1:
+                    return answer.map(lambda found, stage=stage: self._conclude(self._heard(stage, found)))  # type: ignore[misc]
                 return self._wait(stage, answer, stages[index + 1 :])
             decision = self._heard(stage, answer)
             if decision.verb != "accept":
@@ -230,6 +222,25 @@ class Question:
         else:
             action = message.next()
         return action or next(iter(answers.notices(decision)), answers.DUNNO)
+
+
+def _facts(door: Door, attributes: Attributes) -> Facts:
+    """What is said of client and sender. Raises Odd."""
+    get = attributes.get
+    state, sender = get("protocol_state", ""), None
+    if get("request") != REQUEST or state not in STAGES:
+        raise Odd(_problem(attributes))
+    who = door.who(get("client_address", ""), get("client_name", ""), get("reverse_client_name", ""))
+    if who is None:
+        raise Odd(f"client_address={get('client_address', '')[:100]!r} is no address")
+    if state not in EARLY or state == "MAIL":
+        if (text := get("sender")) is None:
+            raise Odd("no sender")
+        sender = address_of(text)
+        if sender is None:
+            raise Odd(f"sender={text[:100]!r} is no address")
+    authenticated = get("sasl_username") and door.front.authenticated == "outbound"
+    return Facts(who, sender, "outbound" if authenticated else who.role, tls_of(attributes))
 
 
 def _has_more(decision: Decision) -> bool:

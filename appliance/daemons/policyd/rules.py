@@ -8,7 +8,7 @@ prepare(), the old one stays.
 import ipaddress
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -17,6 +17,8 @@ from appliance.config.fields import Network
 from appliance.config.model import Policyd
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.fronts.networks import listed
+from appliance.daemons.policyd.cutting import Leads
+from appliance.daemons.policyd.facts import Who
 from appliance.daemons.policyd.memory import Memory
 from appliance.engine.pipeline import Engine
 from appliance.engine.plan import of_envelope
@@ -30,24 +32,13 @@ class Asked(Protocol):
     def engine(self, snapshot: Snapshot) -> Engine: ...
 
 
-class Who(NamedTuple):
-    """What is known of a client by its address and names."""
-
-    address: str
-    name: str
-    reverse_name: str
-    proof: NameProof
-    role: Role
-    trusted: bool
-
-
 class Door:
     """One front as this snapshot has it."""
 
     def __init__(self, front: Policyd, trusted: tuple[Network, ...]) -> None:
         self.name, self.front = front.name, front
         self._trusted = trusted
-        self.memory = Memory()
+        self.memory, self.leads = Memory(), Leads()
         self.who = lru_cache(maxsize=8192)(self._who)
 
     def _who(self, address: str, name: str, reverse_name: str) -> Who | None:

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.policyd import memory, record
-from appliance.daemons.policyd.memory import cut
+from appliance.daemons.policyd.cutting import Leads, cut
+from appliance.daemons.policyd.facts import Facts, Who
 from appliance.daemons.policyd.rules import Rules
 from appliance.engine import asking
 from appliance.engine.exceptions import end_of
 from appliance.observe import events
+from appliance.protocol.policy import RequestReader
 from tests.daemons.policyd.whole import ENDS, Composed, Server, build, request
 
 
@@ -190,3 +192,29 @@ def test_an_attribute_that_is_said_twice_is_not_remembered(snapshots: list[Snaps
         server.front._timer.cancel()
 
     asyncio.run(play())
+
+
+_values = st.fixed_dictionaries(
+    {
+        name: st.text(st.characters(exclude_characters="\n\r", codec="utf-8"), max_size=12)
+        for name in ("client_port", "recipient", "queue_id", "helo_name", "sender", "sasl_username", "size")
+    }
+    | {"instance": st.text(st.sampled_from("0123456789abcdef."), min_size=1, max_size=20)}
+)
+
+
+@given(first=_values, second=_values)
+def test_what_is_read_by_a_request_before_is_what_would_have_been_read(
+    first: dict[str, str], second: dict[str, str]
+) -> None:
+    leads, facts = Leads(), Facts(Who("192.0.2.7", "", "", "none", "inbound", False), None, "inbound", None)
+    for changes in (first, second, first | {"recipient": second["recipient"]}, second | {"queue_id": "4X"}):
+        octets, read = request(**changes), []
+        RequestReader().feed(octets, read)
+        one = cut(octets)
+        assert one is not None
+        known = leads.read(one)
+        assert known is None or known[0] == read[0]
+        leads.learn(one, read[0], facts)
+        again = leads.read(one)
+        assert again is not None and again[0] == read[0]

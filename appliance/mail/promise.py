@@ -1,0 +1,91 @@
+"""An answer to come that needs neither a task nor a coroutine: who wants it says what is to be done with it.
+
+Contract: a Promise is kept once (`set_result`, `set_exception`), or cancelled by who wanted it: then nothing is called
+any more. `map` puts a step between (on the same object: the type changes), `when_done` is called once, with the promise,
+and must not raise. Whoever knows nothing of all this awaits it, once; `future` makes what is waited for then. What
+failure means for the mail: none; an exception goes to who waits.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Any, Generic, TypeVar, cast
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Promise(Generic[T]):
+    """See the module's head."""
+
+    __slots__ = ("_done", "_error", "_future", "_steps", "_then", "_value", "on_cancel")
+
+    def __init__(self, future: Callable[[], Any]) -> None:
+        self._future, self._done = future, False
+        self._steps: list[Callable[[Any], Any]] = []
+        self._then: Callable[[Promise[T]], None] | None = None
+        self._error: BaseException | None = None
+        self._value: Any = None
+        #: What this one waits for itself, to be given up with it.
+        self.on_cancel: Callable[[], object] | None = None
+
+    def done(self) -> bool:
+        """It is kept, or nobody wants it any more."""
+        return self._done
+
+    def map(self, step: Callable[[T], R]) -> "Promise[R]":
+        """This promise as one of what `step` makes of the answer."""
+        self._steps.append(step)
+        return cast("Promise[R]", self)
+
+    def when_done(self, call: "Callable[[Promise[T]], None]") -> None:
+        """Call once it is kept: at once if it is."""
+        if self._done:
+            call(self)
+        else:
+            self._then = call
+
+    def set_result(self, value: Any) -> None:
+        """The answer is there."""
+        if self._done:
+            return
+        try:
+            for step in self._steps:
+                value = step(value)
+        except Exception as error:
+            self._error = error
+        self._value = value
+        self._keep()
+
+    def set_exception(self, error: BaseException) -> None:
+        """There will be no answer."""
+        if not self._done:
+            self._error = error
+            self._keep()
+
+    def _keep(self) -> None:
+        self._done = True
+        call, self._then = self._then, None
+        if call is not None:
+            call(self)
+
+    def cancel(self) -> None:
+        """Nobody wants it any more."""
+        self._done, self._then = True, None
+        if self.on_cancel is not None:
+            self.on_cancel()
+
+    def result(self) -> T:
+        """The answer, or its exception is raised."""
+        if self._error is not None:
+            raise self._error
+        return cast(T, self._value)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not self._done:
+            future = self._future()
+            self.when_done(lambda _: None if future.done() else future.set_result(None))
+            try:
+                yield from future
+            except BaseException:  # cancelled
+                self.cancel()
+                raise
+        return self.result()
