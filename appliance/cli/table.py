@@ -110,7 +110,8 @@ def _in_memory(snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
     """(table, what is wrong, what it is); what is wrong with these would have kept the configuration out of force."""
     for spec, table in sorted(snapshot.tables.items()):
         if not any(remotes(table)):
-            yield spec, "", f"{counted(sum(1 for _ in table.entries()), 'entry', 'entries')} in memory"
+            trouble = str(getattr(table, "absent", ""))  # a list that is fetched, and was not yet
+            yield spec, trouble, f"{counted(sum(1 for _ in table.entries()), 'entry', 'entries')} in memory"
 
 
 async def _asked(snapshot: Snapshot) -> list[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from appliance.cli.recipients import command
+from appliance.cli.table import command as tables
 
 PEOPLE = [f"u{number}@example.com" for number in range(100)]
 WIRING = """\
@@ -92,3 +93,21 @@ def test_a_list_that_there_is_not(site: Site) -> None:
     assert done.exit_code == 2 and "no [recipients.stuff]" in done.output
     site.config.write_text(WIRING.partition("[recipients")[0])
     assert "has no [recipients.NAME]" in site.run("sync").output
+
+
+def test_the_list_is_a_table_like_others(site: Site) -> None:
+    folder = site.config.parent / "policies"
+    folder.mkdir()
+    (folder / "recipient.toml").write_text('tables = ["synced:staff"]\n')
+
+    def table(*words: str) -> Result:
+        return CliRunner().invoke(tables, [*words, "--config", str(site.config)])
+
+    away = table("check")
+    assert away.exit_code == 1 and "WRONG synced:staff: " in away.output and "was never fetched" in away.output
+    site.sync(PEOPLE)
+    there = table("check")
+    assert there.exit_code == 0 and "ok    synced:staff: 100 entries in memory" in there.output
+    found = table("query", "synced:staff", "U7@example.com", "nobody@example.com")
+    assert found.exit_code == 1
+    assert found.output == f"U7@example.com\tok\t{site.kept}:80\nnobody@example.com\tnot found\n"
