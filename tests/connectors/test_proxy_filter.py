@@ -106,8 +106,9 @@ async def test_each_fault_at_each_step(fault: str, step: str, said: list[dict[st
     clock = asyncio.get_running_loop().time
     async with Hostile(good(step), FAULTS[fault]) as server:
         filters = ProxyFilters(1)
-        filters.follow([settings(server.port)])
-        one = filters.of(settings(server.port))
+        quick = settings(server.port, timeout=0.15, total_timeout=0.5)
+        filters.follow([quick])
+        one = filters.of(quick)
         before, began = settled(), clock()
         with pytest.raises(Unavailable):
             await handed(one)
