@@ -66,8 +66,8 @@ class FilterEntry(BaseModel):
 
     @property
     def by_domain(self) -> bool:
-        """Does the command say something of the recipients' domain?"""
-        return bool(piping.macros(self.command) & {"domain", "nexthop"})
+        """Does the command name the nexthop, which is the recipients' domain where nothing else is said?"""
+        return "nexthop" in piping.macros(self.command)
 
     def piped(self, delimiter: str) -> piping.Command:
         """Its command, ready for messages."""

@@ -18,12 +18,13 @@ _Word = Annotated[str, msgspec.Meta(max_length=4096)]
 
 #: Macros that say something of the message, and of each recipient.
 OF_MESSAGE = frozenset(
-    {"sender", "queue_id", "ident", "size", "nexthop", "domain", "envid", "file", "client_address", "client_helo"}
+    {"sender", "queue_id", "ident", "size", "nexthop", "envid", "file", "client_address", "client_helo"}
     | {"client_hostname", "client_port", "client_protocol", "sasl_method", "sasl_sender", "sasl_username"}
 )
-OF_RECIPIENT = frozenset({"recipient", "original_recipient", "user", "extension", "mailbox"})
+OF_RECIPIENT = frozenset({"domain", "recipient", "original_recipient", "user", "extension", "mailbox"})
 #: pipe(8)'s: prepend Delivered-To, X-Original-To, Return-Path; final delivery; fold domain, local part; quote (always).
 FLAGS = "DORXhuq"
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _MACRO = re.compile(r"\$(?:\$|\{(\w+)\}|\((\w+)\)|(\w+)|)")
 
 
@@ -99,6 +100,7 @@ def argv(command: Command, facts: Facts, file: str = "") -> list[str]:
 def _known(command: Command, facts: Facts, whom: Whom, file: str) -> dict[str, str]:
     """What every macro says for one recipient."""
     local, _, domain = whom.address.rpartition("@") if "@" in whom.address else (whom.address, "", "")
+    local = _bare(local)  # pipe(8): only whole addresses are quoted
     user, extension = split_extension(local, command.delimiter)
     of_local = str.lower if "u" in command.flags else str
     of_domain = str.lower if "h" in command.flags else str
@@ -123,6 +125,11 @@ def _known(command: Command, facts: Facts, whom: Whom, file: str) -> dict[str, s
         "extension": of_local(extension),
         "mailbox": of_local(local),
     }
+
+
+def _bare(local: str) -> str:
+    """A local part without the quotes that it may need in an address."""
+    return _ESCAPED.sub(r"\1", local[1:-1]) if len(local) > 1 and local[0] == local[-1] == '"' else local
 
 
 def _folded(address: str, flags: str) -> str:

@@ -30,7 +30,7 @@ def made(*words: str, facts: Facts = FACTS, **more: str) -> list[str]:
         ("${queue_id}/${size}", ["Q1/7"]),
         ("${ident}", ["Q1.proven"]),
         ("${nexthop}", ["Next.example"]),
-        ("${domain}", ["Example.com"]),
+        ("${domain}", ["Example.com", "example.com"]),
         ("${envid}", ["E"]),
         ("${file}", ["/tmp/m"]),
         ("${client_address} ${client_port}", ["192.0.2.1 25"]),
@@ -57,7 +57,7 @@ def test_every_macro_is_tried_here() -> None:
 def test_flags_fold_and_the_null_sender_has_a_name() -> None:
     assert made("${recipient}", flags="h")[0] == "Bob+x@example.com"
     assert made("${recipient}", "${user}", flags="u")[0::2] == ["bob+x@Example.com", "bob"]
-    assert made("${domain}", "$nexthop", flags="h") == ["example.com", "next.example"]
+    assert made("${domain}", "$nexthop", flags="h") == ["example.com", "example.com", "next.example"]
     null = Facts(sender="", recipients=TWO)
     assert made("${sender}", facts=null) == ["MAILER-DAEMON"]
     assert made("-f", "${sender}", facts=null, null_sender="") == ["-f", ""]
@@ -76,13 +76,13 @@ def test_an_address_never_becomes_an_option(address: str) -> None:
     assert made("<${sender}>", facts=facts) == [f"<{address}>"]
 
 
-def test_a_quoted_local_part_stays_one_word() -> None:
-    facts = Facts(sender="", recipients=(Whom('"a b@c"@example.com'),))
-    assert made("${recipient}", "${mailbox}", "${domain}", facts=facts) == [
-        '"a b@c"@example.com',
-        '"a b@c"',
-        "example.com",
-    ]
+def test_only_whole_addresses_are_quoted() -> None:
+    address = '"a b@c\\""@example.com'
+    facts = Facts(sender="", recipients=(Whom(address),))
+    assert made("${recipient}", "${mailbox}", "${domain}", facts=facts) == [address, 'a b@c"', "example.com"]
+    for quoted in ('"-x y"@example.com', '"-x"@example.com'):
+        with pytest.raises(Unfit):
+            made("${user}", facts=Facts(sender="", recipients=(Whom(quoted),)))
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ async def test_each_domain_has_its_nexthop(tmp_path: Path, log: Log) -> None:
     *runs, last = (argv for argv, _ in told(tmp_path))
     assert sorted(runs) == [
         ["b.example.com", "b.example.com", "--", "b@b.example.com"],
-        ["example.com", "example.com", "--", "a@example.com", "c@example.com"],
+        ["example.com", "example.com", "example.com", "--", "a@example.com", "c@example.com"],
     ]
     assert last == ["there.example", "example.com", "--", "d@example.com"]
 
