@@ -11,6 +11,7 @@ import pwd
 import signal
 import subprocess
 import sys
+from typing import Any
 
 from appliance.config.blob import Blob
 from appliance.config.mistakes import Mistake
@@ -44,7 +45,7 @@ def _problem(listen: Listen) -> str:
     words = [sys.executable, "-m", "appliance.daemons.smtpd.hook_loading", name, json.dumps(listen.handler_args)]
     process = subprocess.Popen(  # noqa: S603 - our own module; the names are the configuration's
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        user=_user(),
+        **_rights(),
     )  # fmt: skip
     try:
         told, _ = process.communicate(timeout=SECONDS)
@@ -65,11 +66,12 @@ def _ended(name: str, code: int) -> str:
     return f"handler {name}: importing it ends the process ({how})"
 
 
-def _user() -> str | None:
+def _rights() -> dict[str, Any]:
     """As whom, if not as ourselves."""
     if os.geteuid() != 0:
-        return None
+        return {}
     try:
-        return pwd.getpwnam(_USER).pw_name
+        user = pwd.getpwnam(_USER)
     except KeyError:
-        return None
+        return {}
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
