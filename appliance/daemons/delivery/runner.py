@@ -280,7 +280,9 @@ def _octets(content: Content, trailer: Trailer) -> bytes | Iterator[bytes]:
 
 def _service(session: Session) -> str:
     """Who logs what it answered, if neither smtp nor lmtp."""
-    return session.service if isinstance(session, FixedSession) else "pipe" if isinstance(session, PipeSession) else ""
+    if isinstance(session, FixedSession):
+        return "discard" if session.service == "discard" else "error"  # who answers retry: is error(8) too
+    return "pipe" if isinstance(session, PipeSession) else ""
 
 
 def _stale(answers: list[Result]) -> bool:

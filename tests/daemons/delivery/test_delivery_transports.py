@@ -47,7 +47,7 @@ example.org {hop(peer)}
     await peer.stop()
     assert log.of("error:", "to=<gone@", "relay=none", "dsn=5.1.6", "status=bounced (moved: ask at the desk)")
     assert log.of("error:", "to=<plain@", "dsn=5.0.0", "status=bounced (mail for it is not deliverable)")
-    assert log.of("retry:", "to=<later@", "relay=none", "dsn=4.3.2", "status=deferred (until Monday)")
+    assert log.of("error:", "to=<later@", "relay=none", "dsn=4.3.2", "status=deferred (until Monday)")
     assert log.of("discard:", "to=<hole@", "relay=none", "dsn=2.0.0", "status=sent (nobody reads it)")
     assert log.of("smtp:", "to=<here@", "status=sent (250")
     notices = [found for found in map(email.message_from_bytes, peer.bodies) if found.is_multipart()]
