@@ -12,6 +12,7 @@ from appliance.config.mistakes import did_you_mean
 from appliance.config.model import Wiring
 from appliance.config.odd import Odd, same
 from appliance.config.positions import Path
+from appliance.config.transports import is_answer
 from appliance.mail.lookup import transport_keys
 from appliance.protocol.smtp.address import Address
 
@@ -160,7 +161,8 @@ def _hops(wiring: Wiring) -> Iterator[tuple[Path, values.NextHop]]:
             (("relay", "routes", key, n), text) for key, hops in relay.routes.items() for n, text in enumerate(hops)
         ]
     for path, text in written:
-        yield path, values.parse_next_hop(text)
+        if not is_answer(text):
+            yield path, values.parse_next_hop(text)
 
 
 def _loops(wiring: Wiring) -> Iterator[Odd]:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Plai
 
 from appliance import tables
 from appliance.checks.knobs import Duration
-from appliance.config import values
+from appliance.config import transports, values
 
 
 def lone(value: Any) -> Any:
@@ -81,7 +81,10 @@ Level = Literal["none", "may", "encrypt", "verify"]
 Domains = Annotated[tuple[Annotated[str, AfterValidator(our_domain)], ...], BeforeValidator(lone)]
 Hops = Annotated[tuple[Annotated[str, checked(values.parse_next_hop)], ...], BeforeValidator(lone)]
 Peers = Annotated[tuple[Annotated[str, checked(values.parse_peer)], ...], BeforeValidator(lone)]
-RouteMap = dict[Annotated[str, AfterValidator(route_key)], Hops]
+Ways = Annotated[
+    tuple[Annotated[str, checked(transports.written_hop)], ...], BeforeValidator(lone), AfterValidator(transports.alone)
+]
+RouteMap = dict[Annotated[str, AfterValidator(route_key)], Ways]
 Table = Annotated[str, AfterValidator(table_spec)]
 Tables = Annotated[tuple[Table, ...], BeforeValidator(lone)]
 Routing = Annotated[

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from appliance.config.model import Wiring
-from appliance.config.transports import Way, own_hop, parse_relayhost, parse_transport
-from appliance.config.values import Kind, NextHop, parse_next_hop, tls_names
+from appliance.config.transports import Way, own_hop, parse_relayhost, parse_transport, written_hop
+from appliance.config.values import SERVERS, Kind, NextHop, parse_next_hop, tls_names
 from appliance.mail.later import any_of, then
 from appliance.mail.lookup import Found, Key, Searched, search, sender_keys, transport_keys
 from appliance.mail.ports import Hit, Table, TableUnavailable, Undeliverable
@@ -52,7 +52,7 @@ class Routes:
         self._default = Route(tuple(parse_next_hop(text) for text in relay.next_hop), NEXT_HOP)
         self._tables = [tables[text] for text in relay.route_tables]
         written = relay.routes if isinstance(relay.routes, dict) else {}
-        self._routes = {key.lower(): Route(tuple(map(parse_next_hop, texts)), ROUTES) for key, texts in written.items()}
+        self._routes = {key.lower(): Route(tuple(map(written_hop, texts)), ROUTES) for key, texts in written.items()}
         self._transports = [tables[text] for text in relay.sender_dependent_default_transport_maps]
         self._relayhosts = [tables[text] for text in relay.sender_dependent_relayhost_maps]
         every = (*self._lists, *self._tables, *self._transports, *self._relayhosts)
@@ -80,15 +80,21 @@ class Routes:
         if self._tables:
             found = search(self._tables, transport_keys(to, self._delimiter))
             return then(found, partial(self._by_table, to, sender))
+        return self._written(to) or self._unlisted(to, sender)
+
+    def _written(self, to: Address) -> Route | None:
+        """What the wiring itself says of an address."""
         for key in transport_keys(to, self._delimiter) if self._routes else ():
             if (route := self._routes.get(key.text.lower())) is not None:
                 return route
-        return self._unlisted(to, sender)
+        return None
 
     def undeliverable(self, to: Address) -> Undeliverable | Awaitable[Undeliverable | None] | None:
-        """Whether a transport table says `error:` of an address. Raises Unavailable."""
+        """Whether a route says `error:` of an address. Raises Unavailable."""
         if not self._tables:
-            return None
+            route = self._written(to)
+            answer = route.hops[0] if route is not None and route.hops else None
+            return _reply(answer, ROUTES) if answer is not None and answer.kind == "error" else None
         return then(search(self._tables, transport_keys(to, self._delimiter)), _refusal)
 
     def _by_table(self, to: Address, sender: Address, found: Found | None) -> Routed:
@@ -151,7 +157,7 @@ class Routes:
         """Every next hop that the wiring itself names."""
         yield from self._default.hops
         for route in self._routes.values():
-            yield from route.hops
+            yield from (hop for hop in route.hops if hop.kind in SERVERS)
 
     def tls_level(self, hop: NextHop) -> Level:
         """`[relay.tls]` for this next hop, most exact name first, then "*"; else "may" (a unix socket: "none")."""
@@ -169,8 +175,12 @@ def _refusal(found: Found | None) -> Undeliverable | None:
     if found is None or not found.value.lstrip().startswith("error:"):
         return None
     (hop,) = _parsed(found, "", "smtp").hops
+    return _reply(hop, found.place)
+
+
+def _reply(hop: NextHop, place: str) -> Undeliverable:
     text = "".join(letter if letter.isascii() else "?" for letter in hop.path[:REPLY])
-    return Undeliverable(f"550 {hop.host} {text}", found.place)
+    return Undeliverable(f"550 {hop.host} {text}", place)
 
 
 def _parsed(found: Found, domain: str, unchanged: Kind) -> Way:

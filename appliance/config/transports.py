@@ -101,6 +101,23 @@ def _unknown(transport: str, colon: str, value: str) -> str:
     return f'"{value}": no transport is called "{transport}": smtp, relay, lmtp, error, retry and discard are'
 
 
+def is_answer(text: str) -> bool:
+    """Whether this is an answer instead of a way."""
+    return text.partition(":")[0] in ANSWERING and ":" in text
+
+
+def written_hop(text: str) -> NextHop:
+    """A next hop of `[relay.routes]`, or an answer. Raises ValueError."""
+    return parse_transport(text, "discarded").hops[0] if is_answer(text) else parse_next_hop(text)
+
+
+def alone(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """An answer has nothing beside it. Raises ValueError."""
+    if len(texts) > 1 and (found := next(filter(is_answer, texts), "")):
+        raise ValueError(f'"{found}" is an answer: no next hop is tried before or behind it')
+    return texts
+
+
 def transport_problem(value: str) -> str:
     """Why a transport table may not have this value, "" if it may."""
     try:

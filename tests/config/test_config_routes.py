@@ -258,6 +258,24 @@ def test_who_is_refused_before_the_queue() -> None:
     assert found.undeliverable(address("b@example.com")) is None and found.undeliverable(address("c@d.example")) is None
 
 
+def test_answers_stand_in_the_wiring_too() -> None:
+    written = {"gone@example.com": "error:5.1.6 moved", "example.org": "retry:soon", ".example.org": "discard:"}
+    found = routes({"next_hop": "smtp:[10.0.0.1]", "routes": written | {"*": "smtp:[10.0.0.2]"}})
+    assert hops(found, "gone+x@example.com") == ["error:5.1.6 moved"]
+    assert hops(found, "a@example.org") == ["retry:4.0.0 soon"] and hops(found, "a@b.example.org") == [
+        "discard:2.0.0 discarded"
+    ]
+    assert found.undeliverable(address("gone@example.com")) == Undeliverable("550 5.1.6 moved", "[relay] routes")
+    assert found.undeliverable(address("a@example.org")) is None and found.undeliverable(address("a@example.com")) is None
+    assert [str(hop) for hop in found.all_hops()] == ["smtp:[10.0.0.1]:25", "smtp:[10.0.0.2]:25"]
+
+
+@pytest.mark.parametrize("value", [["error:no", "smtp:[10.0.0.1]"], "local:", "error", "error:a\nb", "slow:x"])
+def test_what_no_route_of_the_wiring_says(value: object) -> None:
+    with pytest.raises(ValueError, match="answer|no next hop|control"):
+        Wiring.model_validate({"relay": {"routes": {"example.com": value}}})
+
+
 BY_SENDER = {
     "next_hop": "smtp:[10.0.0.1]",
     "sender_dependent_default_transport_maps": "inline:{ boss@example.com=smtp:[10.0.0.7] d@example.com=DUNNO }",
