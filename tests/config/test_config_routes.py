@@ -272,7 +272,7 @@ def test_answers_stand_in_the_wiring_too() -> None:
 
 @pytest.mark.parametrize("value", [["error:no", "smtp:[10.0.0.1]"], "local:", "error", "error:a\nb", "slow:x"])
 def test_what_no_route_of_the_wiring_says(value: object) -> None:
-    with pytest.raises(ValueError, match="answer|no next hop|control"):
+    with pytest.raises(ValueError, match=r"answer|no next hop|control"):
         Wiring.model_validate({"relay": {"routes": {"example.com": value}}})
 
 
