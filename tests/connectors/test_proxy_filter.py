@@ -400,3 +400,17 @@ async def test_content_that_breaks_off_is_never_ended(error: Exception, said: li
         await asyncio.sleep(0.01)
     assert not peer.bodies and not said and not one.health.degraded and one._places._value == 1
     await peer.stop()
+
+
+async def test_one_that_hangs_keeps_no_other_waiting() -> None:
+    loop = asyncio.get_running_loop()
+    async with Hostile(good("MAIL"), FAULTS["hangs_behind_the_question"]) as bad, Hostile(good(".")) as well:
+        filters = ProxyFilters(1)
+        slow, quick = filters.of(settings(bad.port)), filters.of(settings(well.port, name="well"))
+        waiting = asyncio.create_task(handed(slow))
+        began = loop.time()
+        assert (await handed(quick))[0].kind == "delivered"
+        assert loop.time() - began < 0.3 and not waiting.done()
+        with pytest.raises(Unavailable):
+            await waiting
+        filters.close()

@@ -134,3 +134,25 @@ async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         amavis.shared.rmdir()
         found = await amavis.scanner.scan(Message(), context())
     assert found.kind == "error" and "No such file" in found.why and peer.connections == 0
+
+
+async def test_one_octet_at_a_time_is_an_answer(tmp_path: Path) -> None:
+    async with Hostile(Good(read_request, CLEAN), hostile.trickles) as peer, Amavis(tmp_path, peer, 10.0) as amavis:
+        assert (await amavis.scanner.scan(Message(), context())).kind == "clean"
+
+
+async def test_others_do_not_notice(tmp_path: Path) -> None:
+    """One amavisd hangs: who asks another gets an answer at once."""
+    good = Good(read_request, CLEAN)
+    for name in ("slow", "quick"):
+        (tmp_path / name).mkdir()
+    async with (
+        Hostile(good, hostile.hangs_at_once) as bad,
+        Hostile(good) as well,
+        Amavis(tmp_path / "slow", bad) as slow,
+        Amavis(tmp_path / "quick", well) as quick,
+    ):
+        waiting = asyncio.create_task(slow.scanner.scan(Message(), context("T1")))
+        assert (await quick.scanner.scan(Message(), context("T2"))).kind == "clean"
+        assert not waiting.done()
+        waiting.cancel()

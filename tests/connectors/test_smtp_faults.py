@@ -19,7 +19,7 @@ from appliance.protocol.smtp.address import Address
 from appliance.protocol.smtp.outgoing import Outgoing, OutgoingRecipient, Result
 from appliance.stores.callahead_cache import CallaheadCache
 from tests.peers.good_smtp import GOOD, SMTP_FAULTS, STEPS, SmtpQuestion
-from tests.peers.hostile import Hostile, goes_on, trickles
+from tests.peers.hostile import Hostile, Question, Reader, Writer, goes_on, trickles
 
 CONTENT = [b"Subject: x\r\n\r\n", b"a line of the body\r\n" * 50]
 QUICK = Timeouts.each(0.4)
@@ -119,3 +119,33 @@ async def test_d1_no_fault_makes_an_address_known_or_unknown(
     for _ in range(100):
         await asyncio.sleep(0)
     assert descriptors() <= before + 1
+
+
+async def trickles_on(question: Question, reader: Reader, writer: Writer) -> None:
+    while True:
+        await trickles(question, reader, writer)
+
+
+async def test_d1_one_octet_at_a_time_verifies() -> None:
+    async with Hostile(lambda: SmtpQuestion("", knows), trickles_on) as server, asking(server) as ahead:
+        found = [await ahead.probe(Address(who, "example.com", f"{who}@example.com")) for who in ("bob", "eve")]
+        assert [probe.state for probe in found] == ["known", "unknown"]
+
+
+async def test_d1_a_server_that_hangs_keeps_no_other_waiting() -> None:
+    """Next hops and servers that are asked for recipients, each beside one that is well."""
+    loop, hangs = asyncio.get_running_loop(), SMTP_FAULTS["hangs_behind_the_question"]
+    bob = Address("bob", "example.com", "bob@example.com")
+    async with (
+        Hostile(lambda: SmtpQuestion("MAIL", knows), hangs) as bad,
+        Hostile(lambda: SmtpQuestion("", knows), goes_on) as well,
+        asking(bad) as slow,
+        asking(well) as quick,
+    ):
+        waiting = [asyncio.create_task(slow.probe(bob)), asyncio.create_task(delivered(bad.port))]
+        began = loop.time()
+        assert (await quick.probe(bob)).state == "known"
+        well.good = lambda: SmtpQuestion("")
+        assert (await delivered(well.port)).kind == "delivered"
+        assert loop.time() - began < 0.4 and not any(task.done() for task in waiting)
+        await asyncio.gather(*waiting)

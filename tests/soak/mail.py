@@ -60,10 +60,10 @@ class Senders:
     def _evil(self, lane: str) -> bool:
         return bool(self.law(lane)) and lane not in ("filter", "proxy") and self.rng.random() < 0.4
 
-    async def one(self, lane: str, evil: bool = False) -> Sent:
+    async def one(self, lane: str, evil: bool = False, size: int = 0) -> Sent:
         number = next(self.numbers)
         word = "evil" if evil else "good"
-        content = message(number, self.rng.choice(SIZES)) + f"soak {word}\r\n".encode()
+        content = message(number, size or self.rng.choice(SIZES)) + f"soak {word}\r\n".encode()
         began = time.monotonic()
         kind, reply = await send(
             self.world.port_of(lane), f"{word}{number}@example.org", [f"{word}{number}@{lane}.example.com"], content

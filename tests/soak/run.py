@@ -64,10 +64,11 @@ class Soak:
     # -------------------------------------------------------------------------------------------- the three acts
 
     async def _all_well(self, when: str) -> None:
-        """Every lane takes what is good and refuses what is evil, sooner or later."""
+        """Every lane takes what is good and refuses what is evil, sooner or later. The mail is large: each worker has
+        files for it at hand from then on."""
         end = time.monotonic() + 60
         for lane in dict.fromkeys(self.senders.lanes):
-            while (sent := await self.senders.one(lane)).kind != "accepted":
+            while (sent := await self.senders.one(lane, size=100_000)).kind != "accepted":
                 if time.monotonic() > end:
                     self.wrong.append(f"{when} the storm, lane {lane} takes nothing: {sent.reply}")
                     break

@@ -1,12 +1,14 @@
 """One connection of an MTA: octets in, events through the session, octets out; deadlines and progress (threats D6).
 
-Contract: events are answered in order; while an answer is being found nothing more is read than HIGH octets. Each
-answer has a deadline, behind it the front's default; the MTA hears of progress meanwhile: behind the end of a message,
-and at any step from Postfix, which takes it there. Octets that are no milter protocol cost this connection alone, with
-one log line. What failure means for the mail: an error of ours is a deferral; who hangs up is judged no further.
+Contract: events are answered in order, for a TURN, then others are served; while an answer is being found nothing more
+is read than HIGH octets. Each answer has a deadline, behind it the front's default; the MTA hears of progress meanwhile:
+behind the end of a message, and at any step from Postfix, which takes it there. Octets that are no milter protocol cost
+this connection alone, with one log line. What failure means for the mail: an error of ours is a deferral; who hangs up
+is judged no further.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 HIGH = 1 << 20
 #: Octets that a stranger is known by.
 START = 40
+#: Seconds that the events of one connection may keep the loop; then others have their turn.
+TURN = 0.005
 
 
 class Connection(asyncio.Protocol):
@@ -44,6 +48,7 @@ class Connection(asyncio.Protocol):
         self._start = b""
         self._unread = 0
         self._choked = self._paused = False
+        self._turn: asyncio.Handle | None = None
 
     # ------------------------------------------------------------------ transport
 
@@ -55,6 +60,8 @@ class Connection(asyncio.Protocol):
         self.transport = None
         if self._task is not None:
             self._task.cancel()
+        if self._turn is not None:
+            self._turn.cancel()
         self.session.forget()
         self.front.left(self)
 
@@ -62,7 +69,7 @@ class Connection(asyncio.Protocol):
         if len(self._start) < START:
             self._start += data[:START]
         self.machine.push(data)
-        if self.busy or self._choked:
+        if self.busy or self._choked or self._turn is not None:
             self._unread += len(data)
             if self._unread > HIGH and not self._paused and self.transport is not None:
                 self._paused = True
@@ -85,7 +92,7 @@ class Connection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Between messages, with nothing half-way."""
-        return not self.busy and self.session.message is None
+        return not self.busy and self._turn is None and self.session.message is None
 
     def close(self) -> None:
         """Hang up; what is written already goes out."""
@@ -95,6 +102,7 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------ events
 
     def _go_on(self) -> None:
+        self._turn = None
         if self.busy or self._choked or self.transport is None:
             return
         self._unread = 0
@@ -104,8 +112,9 @@ class Connection(asyncio.Protocol):
         self._pump()
 
     def _pump(self) -> None:
-        """Events, as long as they are answered at once."""
+        """Events, as long as they are answered at once, for a TURN."""
         out: list[bytes] = []
+        until = time.monotonic() + TURN
         try:
             while not self.busy and not self._choked and (event := self.machine.next()) is not None:
                 self.deadline = self.front.loop.time() + self.session.door.front.idle
@@ -114,6 +123,9 @@ class Connection(asyncio.Protocol):
                     self.close()
                     return
                 self._take(event, out)
+                if self._turn is None and time.monotonic() > until:
+                    self._turn = self.front.loop.call_soon(self._go_on)
+                    break
         except ProtocolError as error:
             record.broken(self.peer, str(error), language(self._start))
             self._write(out)

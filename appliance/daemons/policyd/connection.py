@@ -1,12 +1,14 @@
 """One connection of a policy client: octets in, requests through questions, answers out in their order.
 
-Contract: what is answered at once costs no task, and all answers of one read go out in one write. While one request
-waits, those behind it wait too (a Postfix never sends two), at most BACKLOG of them before nothing more is read. Each
-request is answered within the deadline, by the front's default if need be. Octets that are no request cost this
-connection alone, with one log line. What failure means for the mail: an error of ours is the default answer.
+Contract: what is answered at once costs no task, and the answers of one TURN go out in one write; behind it others are
+served. While one request waits, those behind it wait too (a Postfix never sends two), at most BACKLOG of them before
+nothing more is read. Each request is answered within the deadline, by the front's default if need be. Octets that are no
+request cost this connection alone, with one log line. What failure means for the mail: an error of ours is the default
+answer.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Requests that wait behind one that is being judged.
 BACKLOG = 64
+#: Seconds that the requests of one connection may keep the loop; then others have their turn.
+TURN = 0.005
 _DUNNO = encode_answer(DUNNO)
 #: What the default says while the answer is not known, and behind an error of ours.
 DEFAULTS = {"defer": "DEFER_IF_PERMIT 4.3.0 Service unavailable, please try again later", "dunno": DUNNO}
@@ -47,6 +51,7 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | Promise[str] | None = None
         self._wrong = ""
         self._ended = self._paused = False
+        self._turn: asyncio.Handle | None = None
 
     # ------------------------------------------------------------------ transport
 
@@ -58,6 +63,8 @@ class Connection(asyncio.Protocol):
         self.transport = None
         if self._task is not None:
             self._task.cancel()
+        if self._turn is not None:
+            self._turn.cancel()
         self._backlog.clear()
         self.front.left(self)
 
@@ -66,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._ended = True
         if self._reader.midway and not self._wrong:
             record.unreadable(self.peer, "it closed in the middle of a request")
-        return self._task is not None
+        return self._task is not None or self._turn is not None
 
     def pause_writing(self) -> None:
         self._read(False)
@@ -98,7 +105,7 @@ class Connection(asyncio.Protocol):
         except PolicyError as error:
             self._wrong = str(error)
         self._backlog.extend(found)
-        if self._task is None:
+        if self._task is None and self._turn is None:
             self._go_on(one)
         elif len(self._backlog) > BACKLOG:
             self._read(False)
@@ -108,23 +115,26 @@ class Connection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """An answer is waited for, or a request has begun."""
-        return self._task is not None or self._reader.midway
+        return self._task is not None or self._turn is not None or self._reader.midway
 
     def _go_on(self, one: Cut | None = None, facts: Facts | None = None) -> None:
         """Answer what can be answered; at the end, or behind what cannot be read, hang up. `one`: the only request."""
         out: list[bytes] = []
-        backlog = self._backlog
+        backlog, until, self._turn = self._backlog, time.monotonic() + TURN, None
         while backlog:
             answer = self._answer(backlog.popleft(), one, facts)
             if answer is None:
                 break
             out.append(answer)
+            if backlog and time.monotonic() > until:
+                self._turn = self.front.loop.call_soon(self._go_on)
+                break
         transport = self.transport
         if transport is None:
             return
         if out:
             transport.write(out[0] if len(out) == 1 else b"".join(out))
-        if self._task is None:
+        if self._task is None and self._turn is None:
             if self._wrong:
                 record.unreadable(self.peer, self._wrong)
                 transport.close()

@@ -5,6 +5,7 @@ import asyncio
 import gc
 import os
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -421,3 +422,29 @@ async def test_new_rules_that_need_more_end_the_connection_between_clients(tmp_p
         assert await mta.closed()
         assert (await (await (await stage.mta()).begin()).message()).reply == TAKEN
         assert len(fresh.played.at("message")) == 1
+
+
+async def test_a_flood_of_messages_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Messages that are there all at once are heard in turns: another MTA is served between them."""
+    message = (p.Mail(b"<a@b.example>"), p.Rcpt(b"<c@example.com>"), p.Data(), p.EndOfHeader(), p.EndOfMessage())
+    flood = b"".join(map(encode, message)) * 1000
+    async with Stage(tmp_path) as stage:
+
+        def judge(_ctx: object) -> Decision:
+            until = time.monotonic() + 0.0005
+            while time.monotonic() < until:
+                pass
+            return ACCEPT
+
+        stage.engine.rules["mail"] = judge
+        other = await (await stage.mta()).begin()
+        reader, writer = await raw(stage, OFFER, encode(p.Connect(b"x", "4", 1, b"192.0.2.1")), flood, encode(p.Quit()))
+        async with asyncio.timeout(60):
+            while len(stage.engine.at("mail")) < 10:
+                await asyncio.sleep(0)
+            assert (await other.message()).reply == TAKEN
+            assert len(stage.engine.at("mail")) < 700, "long before the last of them"
+            while await reader.read(1 << 16):
+                continue
+        assert len(stage.engine.at("message")) == 1001, "and all of them are answered"
+        writer.close()

@@ -2,6 +2,7 @@
 than its own connection."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,29 @@ async def test_a_flood_of_rubbish_leaves_nothing_behind(tmp_path: Path, said: li
             while len(stage.front.connections) > 1:
                 await asyncio.sleep(0.01)
         assert len(stage.front.messages) == 50 and stage.front._per_door == {"policy": 1}
+
+
+async def test_who_asks_without_end_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Requests that are there all at once are answered in turns: another client is served between them."""
+    async with Stage(tmp_path) as stage:
+
+        def judge(_ctx: Context) -> Decision:
+            until = time.monotonic() + 0.0005
+            while time.monotonic() < until:
+                pass
+            return ACCEPT
+
+        stage.engine.rules["rcpt"] = judge
+        many, other = await stage.client(), await stage.client()
+        assert await other.ask(instance="first") == "DUNNO"
+        many.writer.write(b"".join(request(instance=f"m{number}") for number in range(1000)))
+        many.writer.write_eof()
+        async with asyncio.timeout(30):
+            while len(stage.engine.at("rcpt")) < 10:
+                await asyncio.sleep(0)
+            assert await other.ask(instance="other") == "DUNNO"
+            assert len(stage.engine.at("rcpt")) < 500, "long before the last of them"
+            answers = await many.reader.read()
+            while more := await many.reader.read():
+                answers += more
+        assert answers == b"action=DUNNO\n\n" * 1000, "and all of them are answered"
