@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.soak.lanes import hook_lanes, scanner_lanes, table_lanes
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/security.md").read_text()
 _ROW = re.compile(r"^\| ([A-Z]\d+) .*$", re.MULTILINE)
@@ -45,3 +47,59 @@ def test_a_row_names_tests_that_exist(name: str) -> None:
     assert named, "no test is named"
     for file, test in named:
         assert test in names_in(ROOT / "tests" / file), f"{file}::{test}"
+
+
+#: Kinds of peers that the matrix must have; those that are spoken to over a socket have the whole list of faults.
+PEERS = {"policy service", "milter", "clamd", "spamd", "rspamd", "icap", "amavisd", "program as a scanner", "YARA"}
+PEERS |= {"socketmap", "tcp", "redis", "pgsql", "mysql", "ldap tables", "http", "ldap sources of recipients"}
+PEERS |= {"filter before the queue", "next hop", "filter behind the queue", "program as a filter", "call-ahead"}
+PEERS |= {"name servers", "clients of policyd and milterd"}
+#: Files whose tests walk lists of their own: programs, name servers, those who ask us.
+OWN_LISTS = (
+    "test_runner.py",
+    "test_scand_yara.py",
+    "test_delivery_pipe_faults.py",
+    "test_dns_trouble.py",
+    "test_bad_clients.py",
+)
+_MATRIX = PAGE.partition("### Every fault, for every kind of peer")[2].partition("\n## ")[0]
+
+
+def matrix() -> list[list[str]]:
+    lines = [line for line in _MATRIX.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+def decorations(file: str, test: str) -> str:
+    """What a test is parametrised with, and what that is made of, as source."""
+    source = (ROOT / "tests" / file).read_text()
+    tree = ast.parse(source)
+    (found,) = [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef) and node.name == test]
+    text = " ".join(ast.unparse(one) for one in found.decorator_list)
+    for node in tree.body:
+        named = node.name if isinstance(node, ast.FunctionDef) else ""
+        targets = [ast.unparse(target) for target in node.targets] if isinstance(node, ast.Assign) else [named]
+        if any(target and re.search(rf"\b{re.escape(target)}\b", text) for target in targets):
+            text += " " + ast.unparse(node)
+    return text
+
+
+def test_the_matrix_of_faults_has_every_kind_of_peer() -> None:
+    kinds = [kind.removesuffix(", in scand") for row in matrix() for kind in re.split(", (?!in )", row[0])]
+    assert set(kinds) == PEERS and len(kinds) == len(PEERS)
+
+
+@pytest.mark.parametrize("row", matrix(), ids=lambda row: row[0])
+def test_a_row_of_the_matrix_names_tests_that_walk_the_whole_list(row: list[str]) -> None:
+    assert len(row) == 5 and "::" in row[1], "each kind of peer has tests of the faults"
+    for file, test in _TEST.findall(" ".join(row)):
+        assert test in names_in(ROOT / "tests" / file), f"{file}::{test}"
+    file, test = _TEST.findall(row[1])[0]
+    if Path(file).name not in OWN_LISTS:
+        assert "FAULTS" in decorations(file, test), f"{file}::{test} does not walk the list of faults"
+
+
+def test_the_lanes_of_the_matrix_are_those_of_the_soak() -> None:
+    named = {lane for row in matrix() for lane in row[4].split(", ") if lane.isalpha()}
+    made = {lane.name for lane in (*scanner_lanes(), *hook_lanes(), *table_lanes())}
+    assert named == made | {"inner", "filter", "callahead", "command", "front"}
