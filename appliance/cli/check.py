@@ -17,6 +17,7 @@ from appliance.config import blob as files
 from appliance.config.mistakes import ConfigError, Mistake
 from appliance.config.references import Layout
 from appliance.config.snapshot import Blob, Snapshot, build
+from appliance.config.values import parse_next_hop
 from appliance.daemons.master import zones
 from appliance.engine.plan import Steps, of_envelope
 from appliance.mail.context import STAGES, Role, Stage
@@ -47,7 +48,8 @@ def command(path: str | None, as_json: bool) -> None:
     ]:
         report(None, sorted([*useless, *snapshot.warnings]), blob.label, as_json)
         sys.exit(MISTAKES)
-    report(snapshot, sorted([*snapshot.warnings, *resolvers(blob, snapshot)]), blob.label, as_json)
+    doubts = [*snapshot.warnings, *resolvers(blob, snapshot), *circles(blob, snapshot)]
+    report(snapshot, sorted(doubts), blob.label, as_json)
 
 
 def resolvers(blob: Blob, snapshot: Snapshot) -> list[Mistake]:
@@ -65,6 +67,25 @@ def resolvers(blob: Blob, snapshot: Snapshot) -> list[Mistake]:
     line, column = where.value(("dns", "nameservers") if named else ("dns",))
     text = f"DNS lists do not answer a public resolver ({', '.join(public)})"
     return [Mistake(blob.label, line, column, f"{text}: run one here (unbound) and name it in [dns] nameservers", False)]
+
+
+def circles(blob: Blob, snapshot: Snapshot) -> list[Mistake]:
+    """A warning where call-ahead asks a server of this machine, which may be the one that asks us: its milter or policy
+    client would put the same question to us again."""
+    wiring, recipient = snapshot.wiring, snapshot.policies.checks["recipient"]
+    fronts = [service for service, _ in wiring.fronts()]
+    if not fronts or recipient.mode == "off" or not recipient.knobs.callahead:  # type: ignore[attr-defined]
+        return []
+    where = Layout(blob.main, blob.folder, blob.shipped, blob.files[blob.main]).parsed.where
+    for index, text in enumerate(wiring.relay.next_hop):
+        hop = parse_next_hop(text)
+        if not hop.mx and not hop.path and (hop.host == "localhost" or hop.host.startswith("127.") or hop.host == "::1"):
+            line, column = where.value(("relay", "next_hop", index))
+            asks = " and ".join(sorted(set(fronts)))
+            told = f"call-ahead asks {text} for recipients: if that is the MTA which asks {asks} here, each question "
+            told += "comes back; name a list of recipients and callahead = false in recipient.toml, or a port without us"
+            return [Mistake(blob.label, line, column, told, False)]
+    return []
 
 
 def certificates(blob: Blob, snapshot: Snapshot) -> list[Mistake]:

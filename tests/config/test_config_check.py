@@ -44,6 +44,28 @@ def test_lists_behind_a_public_resolver_are_a_warning(folder: Folder) -> None:
     assert "public resolver" not in CliRunner().invoke(check.command, ["--config", folder.main]).output
 
 
+def test_call_ahead_that_may_go_round_is_a_warning(folder: Folder) -> None:
+    """milterd asks the next hop, which is the Postfix that asks milterd."""
+
+    def told() -> str:
+        done = CliRunner().invoke(check.command, ["--config", folder.main])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    here = WIRING.replace("smtp:[10.0.0.25]:25", "smtp:[127.0.0.1]:10026")
+    assert here != WIRING
+    folder.wiring(here)
+    assert "call-ahead" not in told()  # nobody asks us
+    front = '[[milterd]]\naddress = "inet:127.0.0.1:10041"\n'
+    folder.wiring(here + front)
+    assert "warning: call-ahead asks smtp:[127.0.0.1]:10026 for recipients: if that is the MTA which asks milt" in told()
+    folder.wiring(WIRING + front)
+    assert "call-ahead" not in told()  # another machine
+    folder.wiring(here + front)
+    folder.write("policies/recipient.toml", "callahead = false\n")
+    assert "call-ahead" not in told()
+
+
 def test_could_not_run(folder: Folder) -> None:
     done = CliRunner().invoke(check.command, ["--config", f"{folder.main}.none"])
     assert done.exit_code == 2
