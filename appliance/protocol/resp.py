@@ -45,7 +45,7 @@ class ReplyReader:
         if self._reply is not None:
             raise ProtocolError("more than one answer")
         self._in += data
-        if self._in[0] not in b"+-:$":
+        if self._in and self._in[0] not in b"+-:$":
             raise ProtocolError(f"no answer of a redis server: {bytes(self._in[:40])!r}")
         end = self._in.find(b"\r\n", 0, LINE)
         if end < 0:
