@@ -118,13 +118,15 @@ def _scanners(folder: Path) -> Iterator[str]:
 
 
 def _strict(folder: Path) -> Played:
-    """Refuses early, as its owner wants it: no name in DNS, SPF fail; DNS lists, limits, a filter behind the queue and a
-    relay among our strangers are not here."""
+    """Refuses early, as its owner wants it: no name in DNS, SPF fail; DNS lists, limits, filters, a list of recipients
+    that is fetched and a relay among our strangers are not here."""
     config = wiring(
         folder,
         '[limits]\nconnection_rate = 1\nmessage_rate = 1\nconnections_per_client = 1\n[scanners.r]\nkind = "rspamd"\n'
-        'address = "127.0.0.1:1"\npassword_file = "pw"\n[filters.amavis]\nnext_hop = "smtp:[127.0.0.1]:10024"\n',
+        'address = "127.0.0.1:1"\npassword_file = "pw"\n[recipients.directory]\nkind = "ldap"\n'
+        'source = "ldaps://127.0.0.1:9"\nbase = "dc=example"\n[filters.amavis]\nnext_hop = "smtp:[127.0.0.1]:10024"\n',
         'trusted_relays = ["192.0.2.0/24", "10.0.0.0/8"]',
+        recipient='tables = ["synced:directory"]\ncallahead = false\n',
         rdns='[on]\nnone = "reject"\n',
         spf='[on]\nfail = "reject"\n',
         dnsbl='client = ["zen.example.net=127.0.0.[2..11]*3"]\nsender = ["dbl.example.net"]\nthreshold = 3\n'
@@ -137,7 +139,7 @@ def _strict(folder: Path) -> Played:
     back = '[[listen]]\nname = "back"\nrole = "reinject"\naddress = "127.0.0.1:3"\n'
     Path(config).write_text(text.replace("[relay]", back + "[relay]", 1))
     return selftest(
-        folder, "--config", config, *_only("clean mail", "SPF fail", "DNS away", "greylist", "your", "kill -9")
+        folder, "--config", config, *_only("clean mail", "unknown", "SPF fail", "DNS away", "greylist", "your", "kill -9")
     )
 
 

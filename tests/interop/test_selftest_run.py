@@ -74,8 +74,10 @@ def test_who_is_refused_early_by_an_honest_configuration_is_skipped_with_the_fil
     assert "antispam is in mode off" in played.named("skipped")["your r answers"]
     assert "got 550 5.7.23" in played.named("ok")["SPF fail"]
     assert {"clean mail", "DNS away"} <= set(played.named("ok")), "a network of ours is no relay"
+    assert "unknown recipient" in played.named("ok"), "a list that is fetched is there, and nobody is asked for it"
     killed = played.named("ok")["kill -9 of each process"]
     assert {"smtpd", "scand"} <= set(killed.replace(",", "").split()), killed
+    assert not (Path(played.folder) / "never-touched").exists()
 
 
 @pytest.mark.parametrize("played", ["dead"], indirect=True)
@@ -95,17 +97,6 @@ def test_what_the_files_break_is_a_miss_and_names_who_did_it(played: Played) -> 
     assert "554 5.7.1" in played.named("miss")["clean mail"] and "by access:reject" in played.named("miss")["clean mail"]
     why = played.named("skipped")["greylist: a pool of addresses"]
     assert "access stops this stranger first" in why and f"{played.folder}/policies/access/client.cidr" in why
-
-
-def test_lists_that_are_fetched_are_there_and_nobody_is_asked_for_them(tmp_path: Path) -> None:
-    (tmp_path / "policies").mkdir()
-    (tmp_path / "policies/recipient.toml").write_text('tables = ["synced:directory"]\ncallahead = false\n')
-    more = '[recipients.directory]\nkind = "ldap"\nsource = "ldaps://127.0.0.1:9"\nbase = "dc=example"\n'
-    config = wiring(tmp_path, more)
-    for only in ("unknown recipient", "clean mail"):
-        status, rows, said = selftest(tmp_path, "--config", config, "--only", only)
-        assert status == 0 and {row["state"] for row in rows} == {"ok"}, (rows, said)
-    assert not (tmp_path / "never-touched").exists()
 
 
 def test_files_that_do_not_run_are_told_with_their_place(tmp_path: Path) -> None:
