@@ -28,6 +28,19 @@ _encode = msgspec.msgpack.Encoder().encode
 Frame = tuple[bytes, list[int]]
 
 
+#: Octets of control messages for MAX_FDS descriptors.
+_ROOM = socket.CMSG_LEN(MAX_FDS * array.array("i").itemsize)
+
+
+def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that came with what was read."""
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)
+
+
 class Channel:
     """One end. Drive it by `on_readable()` and `on_writable()`, or let `attach()` do so on an asyncio loop."""
 
@@ -76,7 +89,19 @@ class Channel:
         """As `send`, for a payload that is msgpack already."""
         if self.closed:
             raise ConnectionError("channel is closed")
-        self._queue(memoryview(_HEAD.pack(len(payload), len(fds)) + payload), fds)
+        data = _HEAD.pack(len(payload), len(fds)) + payload
+        sent = 0
+        if not self._out and not fds:  # the usual case: it goes at once
+            try:
+                sent = self.sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:
+                self.close()
+                return
+            if sent == len(data):
+                return
+        self._queue(memoryview(data)[sent:], fds)
 
     def _queue(self, data: memoryview, fds: tuple[int, ...]) -> None:
         if not self._out:
@@ -116,13 +141,18 @@ class Channel:
     def on_readable(self) -> list[Frame]:
         """All frames that are complete; closes the channel at end of stream or on a broken frame."""
         try:
-            data, fds, _flags, _addr = socket.recv_fds(self.sock, 1 << 18, MAX_FDS)
+            data, ancillary, _flags, _addr = self.sock.recvmsg(1 << 18, _ROOM)
         except (BlockingIOError, InterruptedError):
             return []
         except OSError:
             self.close()
             return []
-        self._in_fds.extend(fds)
+        if ancillary:
+            self._in_fds.extend(_descriptors(ancillary))
+        elif not self._in and len(data) >= 5:  # the usual case: one whole frame
+            length, count = _HEAD.unpack_from(data)
+            if length == len(data) - 5 and not count:
+                return [(data[5:], [])]
         self._in += data
         frames = list(self._frames())
         if not data:

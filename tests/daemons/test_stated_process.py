@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from appliance.mail.ports import GreylistAsk, Probe, RateAsk, Unavailable
+from appliance.mail.ports import GreylistAnswer, GreylistAsk, Probe, RateAsk, Unavailable
 from appliance.net.channel import Channel
 from appliance.stores import remote, wire
 from appliance.stores.remote import StateClient
@@ -101,8 +101,12 @@ async def test_all_asks_of_a_turn_go_in_one_frame_and_each_has_its_answer(
     frames: list[Any] = []
     send = Channel.send
     monkeypatch.setattr(Channel, "send", lambda self, value, fds=(): (frames.append(value), send(self, value, fds))[1])
+
+    async def step(number: int) -> GreylistAnswer:  # asked in the turn in which the others are
+        return await state.step(ask(number))
+
     answers = await asyncio.gather(
-        *(state.step(ask(n)) for n in range(50)),
+        *(step(n) for n in range(50)),
         state.take([RateAsk("k", 1, 5, 60)], 0),
         state.get_probe("nobody@example.com"),
     )
