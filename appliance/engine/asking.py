@@ -105,9 +105,9 @@ async def _answer(slot: Slot, answer: Awaitable[Verdict], ctx: Context) -> Verdi
         _timer(slot.check.name).observe(clock() - start)
 
 
-def kept(slot: Slot, promise: Promise[Verdict], ctx: Context, deadline: float, start: float) -> Verdict:
+def kept(slot: Slot, promise: Promise[Verdict], ctx: Context, deadline: float, seconds: float) -> Verdict:
     """The verdict of one check that answered by a promise; its time is counted."""
-    _timer(slot.check.name).observe(asyncio.get_running_loop().time() - start)
+    _timer(slot.check.name).observe(seconds)
     try:
         answer: object = promise.result()
     except Exception as error:

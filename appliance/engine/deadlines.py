@@ -6,8 +6,7 @@ passed on.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from appliance.mail.promise import Promise
@@ -31,16 +30,22 @@ class _Due:
         self.task.cancel()
 
 
-class _DuePromise:
+class DuePromise:
     """A promise that is to be kept by `when`."""
 
-    __slots__ = ("promise", "when")
+    __slots__ = ("_promise", "_since", "_watch", "when")
 
-    def __init__(self, promise: Promise[Any], when: float) -> None:
-        self.promise, self.when = promise, when
+    def __init__(self, promise: Promise[Any], watch: "_Watch", seconds: float) -> None:
+        self._promise, self._watch, self._since = promise, watch, watch.loop.time()
+        self.when = self._since + seconds
 
     def fire(self) -> None:
-        self.promise.set_exception(TimeoutError())
+        self._promise.set_exception(TimeoutError())
+
+    def over(self) -> float:
+        """It is kept, or given up: the seconds that it took."""
+        self._watch.waiting.discard(self)
+        return self._watch.loop.time() - self._since
 
 
 class _Watch:
@@ -48,10 +53,10 @@ class _Watch:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.waiting: set[_Due | _DuePromise] = set()
+        self.waiting: set[_Due | DuePromise] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, due: _Due | _DuePromise) -> None:
+    def add(self, due: _Due | DuePromise) -> None:
         self.waiting.add(due)
         if self._timer is None:
             self._timer = self.loop.call_later(STEP, self._look)
@@ -76,12 +81,12 @@ def _watching() -> _Watch:
     return _watch
 
 
-def expire(seconds: float, promise: Promise[Any]) -> Callable[[], None]:
-    """Break the promise with TimeoutError behind `seconds`. Call what comes back once it is kept."""
+def expire(seconds: float, promise: Promise[Any]) -> DuePromise:
+    """Break the promise with TimeoutError behind `seconds`. Say to what comes back when it is over."""
     watch = _watching()
-    due = _DuePromise(promise, watch.loop.time() + seconds)
+    due = DuePromise(promise, watch, seconds)
     watch.add(due)
-    return partial(watch.waiting.discard, due)
+    return due
 
 
 async def within(seconds: float, answer: Awaitable[T]) -> T:

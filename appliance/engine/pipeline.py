@@ -146,16 +146,14 @@ class Engine:
         allowed: quota.Quota,
     ) -> Promise[T]:
         """The rest of the stage, once one check has promised its answer."""
-        loop = asyncio.get_running_loop()
-        out: Promise[T] = Promise(loop.create_future)
+        out: Promise[T] = Promise(_future)
         deadline = hearing.within(((slot, promise),))
-        kept_in_time = expire(deadline, promise)
-        start = loop.time()
+        due = expire(deadline, promise)
 
         def go_on(_: Promise[Verdict]) -> None:
-            kept_in_time()
+            seconds = due.over()
             try:
-                hearing.hear(((slot, promise),), (kept(slot, promise, hearing.ctx, deadline, start),))
+                hearing.hear(((slot, promise),), (kept(slot, promise, hearing.ctx, deadline, seconds),))
                 rest = self._go(hearing, steps, conclude, allowed) if steps else conclude()
             except Exception as error:
                 out.set_exception(error)
@@ -163,7 +161,7 @@ class Engine:
             _follow(out, rest)
 
         def give_up() -> None:
-            kept_in_time()
+            due.over()
             promise.cancel()
 
         out.on_cancel = give_up
@@ -188,6 +186,10 @@ class Engine:
                 break
             if more := hearing.ask(step):
                 hearing.hear(more, await settle(more, hearing.ctx, hearing.within(more)))
+
+
+def _future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
 
 
 def _follow(out: Promise[T], rest: T | Awaitable[T]) -> None:

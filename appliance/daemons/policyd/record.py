@@ -4,8 +4,8 @@ Contract: nothing here raises or waits. A plain pass is one small event and no l
 none; log and journal may lose, mail does not.
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -38,7 +38,7 @@ def connections(count: int) -> None:
     _open.set(count)
 
 
-def answered(question: "Question", action: str, decision: Decision, verdicts: Iterable[Verdict]) -> None:
+def answered(question: "Question", action: str, decision: Decision, verdicts: Sequence[Verdict]) -> None:
     """A request has its answer."""
     verb = action.partition(" ")[0]
     state = question.state
@@ -66,10 +66,18 @@ def answered(question: "Question", action: str, decision: Decision, verdicts: It
             "sender": question.attributes.get("sender", ""),
             "recipient": question.attributes.get("recipient", ""),
             "action": action,
-            "deciding": message_events.plain(deciding) if deciding else None,
+            "deciding": _deciding(deciding, verdicts) if deciding else None,
             "verdicts": [message_events.plain(verdict) for verdict in verdicts],
         }
     )
+
+
+def _deciding(deciding: Verdict, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """The verdict that decided; its evidence stands among all verdicts, where it is one of this request."""
+    if not any(verdict is deciding for verdict in verdicts):
+        return message_events.plain(deciding)
+    told = {"check": deciding.check, "outcome": deciding.outcome, "stage": deciding.stage, "reason": deciding.reason}
+    return told | {"recipient": deciding.recipient} if deciding.recipient else told
 
 
 def plain_event(question: "Question") -> str:
