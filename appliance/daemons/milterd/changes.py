@@ -58,7 +58,7 @@ def of_header(seen: Sequence[Seen], top: bytes, edits: Sequence[Edit], leading_s
             _edit(entries, edit)
     new = [entry.origin == -1 for entry in entries]
     first = next((at for at, is_new in enumerate(new) if not is_new), len(new))
-    tops, ends = entries[:first], [entry for entry in entries[first:] if entry.origin == -1]
+    tops, ends = entries[:first], _put_between(entries[first:], between)
     kept = {entry.origin: entry for entry in entries if entry.origin is not None and entry.origin >= 0}
 
     def written(value: bytes) -> bytes:
@@ -69,6 +69,23 @@ def of_header(seen: Sequence[Seen], top: bytes, edits: Sequence[Edit], leading_s
     asked += [AddHeader(entry.name, written(entry.value)) for entry in ends]
     asked += [InsertHeader(1, entry.name, written(entry.value)) for entry in reversed(tops)]
     return asked
+
+
+def _put_between(entries: Sequence[_Entry], between: dict[int, list[tuple[bytes, bytes]]]) -> list[_Entry]:
+    """New fields that stand above one of the MTA's go `between`; the others, at the end, are given."""
+    ends: list[_Entry] = []
+    inside: list[tuple[int, _Entry]] = []
+    below = None
+    for entry in reversed(entries):
+        if entry.origin is not None and entry.origin >= 0:
+            below = entry.origin
+        elif entry.origin == -1 and below is None:
+            ends.append(entry)
+        elif entry.origin == -1 and below is not None:
+            inside.append((below, entry))
+    for at, entry in reversed(inside):
+        between.setdefault(at, []).append((entry.name, entry.value))
+    return ends[::-1]
 
 
 def _changed(seen: Sequence[Seen], kept: dict[int, _Entry], written: Writer) -> Iterable[ChangeHeader]:
@@ -104,6 +121,8 @@ def _edit(entries: list[_Entry], edit: Edit) -> None:
     """As mail.apply does it."""
     if edit.op == "prepend":
         entries.insert(0, _new(edit))
+    elif edit.op == "insert":
+        entries.insert(edit.index, _new(edit))
     elif edit.op == "append":
         entries.append(_new(edit))
     elif edit.op in ("change", "delete"):

@@ -53,6 +53,7 @@ values_ = st.sampled_from(["new", "two\r\n\tlines", "\u00e4"])
 plain_edits = st.one_of(
     st.builds(lambda name, value: Edit("prepend", name.rstrip("*"), value), names, values_),
     st.builds(lambda name, value: Edit("append", name.rstrip("*"), value), names, values_),
+    st.builds(lambda name, value, n: Edit("insert", name.rstrip("*"), value, n), names, values_, st.integers(0, 9)),
     st.builds(lambda name, value, n: Edit("change", name.rstrip("*"), value, n), names, values_, st.integers(0, 4)),
     st.builds(
         lambda name, n: Edit("delete", name.lower(), "", 0 if name.endswith("*") or name == "Received" else n),
