@@ -102,4 +102,4 @@ def test_a_row_of_the_matrix_names_tests_that_walk_the_whole_list(row: list[str]
 def test_the_lanes_of_the_matrix_are_those_of_the_soak() -> None:
     named = {lane for row in matrix() for lane in row[4].split(", ") if lane.isalpha()}
     made = {lane.name for lane in (*scanner_lanes(), *hook_lanes(), *table_lanes())}
-    assert named == made | {"inner", "filter", "callahead", "command", "front"}
+    assert named == made | {"inner", "filter", "proxy", "callahead", "command", "front"}

@@ -96,11 +96,12 @@ def ber(tag: int, body: bytes) -> bytes:
     return bytes([tag]) + (bytes([len(body)]) if len(body) < 128 else b"\x81" + bytes([len(body)])) + body
 
 
-def ldap_answer(number: int) -> bytes:
+def ldap_answer(number: int, found: bool = True) -> bytes:
     value = ber(0x30, ber(0x04, b"maildrop") + ber(0x31, ber(0x04, b"inside")))
     entry = ber(0x64, ber(0x04, b"cn=joe") + ber(0x30, value))
     done = ber(0x65, ber(0x0A, b"\0") + ber(0x04, b"") + ber(0x04, b""))
-    return b"".join(ber(0x30, ber(0x02, number.to_bytes(2, "big")) + part) for part in (entry, done))
+    parts = (entry, done) if found else (done,)
+    return b"".join(ber(0x30, ber(0x02, number.to_bytes(2, "big")) + part) for part in parts)
 
 
 class Ldap:

@@ -1,8 +1,9 @@
 """The lanes of the soak: each is a domain of ours (LANE.example.com) whose mail meets one kind of peer with faults."""
 
+import asyncio
 import random
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from appliance.protocol import resp, socketmap, tcp_table
 from appliance.protocol.policy import encode_answer
@@ -11,7 +12,7 @@ from tests.peers.good_smtp import SMTP_FAULTS, STEPS, Judge, SmtpQuestion
 from tests.peers.hostile import FAULTS, Act, Good, Question, Reader, Writer, answers, goes_on, trickles
 from tests.peers.icap import blocked
 from tests.peers.milter_server import header, packed
-from tests.soak.judging import judged, names_nobody_good
+from tests.soak.judging import Overheard, judged, names_nobody_good
 
 Make = Callable[[random.Random], Callable[[], Question]]
 
@@ -99,6 +100,19 @@ TABLES = {
 }
 
 
+class KnowingLdap(good_tables.Ldap):
+    """Its answers bear the number of the question."""
+
+    @property
+    def answer(self) -> bytes:
+        return good_tables.ldap_answer(self.number, self.found)
+
+    async def read(self, reader: Reader, writer: Writer) -> None:
+        overheard = Overheard(reader)
+        await super().read(cast("asyncio.StreamReader", overheard), writer)
+        self.found = not names_nobody_good(bytes(overheard.heard))
+
+
 def table_lanes() -> list[Lane]:
     """`@domain`, which is asked for behind an evil address, is neither good nor evil: it must not be found."""
     lanes = []
@@ -106,7 +120,7 @@ def table_lanes() -> list[Lane]:
         kind = good_tables.KINDS[name]
         well = goes_on if kind.whole else answers
         lanes.append(_same(name, judged(kind.good, found, missing, names_nobody_good), well=well))
-    return lanes
+    return [*lanes, _same("ldap", KnowingLdap, well=goes_on)]
 
 
 # ---------------------------------------------------------------- servers that speak SMTP
