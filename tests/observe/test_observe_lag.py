@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -26,20 +28,37 @@ async def test_a_blocking_call_is_seen() -> None:
     assert meter.worst == worst  # stopped
 
 
-async def test_the_first_peak_since_a_moment_is_the_longest_since_then() -> None:
-    meter = lag.LagMeter(asyncio.get_running_loop())
+class Clock:
+    """A loop whose ticks come when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.due = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, tick: Callable[[], None]) -> None:
+        self.due, self.tick = when, tick
+
+    def late(self, seconds: float) -> None:
+        self.now = self.due + seconds
+        self.tick()
+
+
+def test_the_first_peak_since_a_moment_is_the_longest_since_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, waited = Clock(), iter([0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.25])
+    monkeypatch.setattr(lag.LagMeter, "_denied", lambda _: next(waited))
+    meter = lag.LagMeter(cast("asyncio.AbstractEventLoop", clock))
     meter.start()
-    for seconds in (0.4, 0.1, 0.2):
-        await asyncio.sleep(lag.INTERVAL * 1.5)
-        time.sleep(seconds)
-    began = time.monotonic()
-    await asyncio.sleep(lag.INTERVAL * 1.5)
-    time.sleep(0.1)
-    await asyncio.sleep(lag.INTERVAL * 1.5)
+    moments = []
+    for seconds in (0.4, 0.1, 0.2, 0.01, 0.3, 0.1):  # for most of the 0.3 the machine ran others
+        moments.append(clock.now)
+        clock.late(seconds)
     meter.stop()
-    assert [round(peak.late - 0.025, 1) for peak in meter.peaks][:2] == [0.4, 0.2]
-    (last,) = [peak for peak in meter.peaks if peak.at > began + lag.INTERVAL]
-    assert 0.05 < last.late < 0.15 and last is meter.peaks[-1]
+    assert [(round(peak.late, 3), round(peak.own, 3)) for peak in meter.peaks] == [(0.4, 0.4), (0.2, 0.2), (0.1, 0.1)]
+    since = [next(peak for peak in meter.peaks if peak.at > moment) for moment in moments]
+    assert [round(peak.own, 3) for peak in since] == [0.4, 0.2, 0.2, 0.1, 0.1, 0.1]
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel does not count waiting")
