@@ -6,7 +6,7 @@ and must not raise. Whoever knows nothing of all this awaits it, once; `future` 
 failure means for the mail: none; an exception goes to who waits.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
@@ -32,9 +32,19 @@ class Promise(Generic[T]):
         return self._done
 
     def map(self, step: Callable[[T], R]) -> "Promise[R]":
-        """This promise as one of what `step` makes of the answer."""
+        """This promise as one of what `step` makes of the answer, which may be there already."""
         self._steps.append(step)
+        if self._done and self._error is None:
+            self._go(self._value, (step,))
         return cast("Promise[R]", self)
+
+    def _go(self, value: Any, steps: Iterable[Callable[[Any], Any]]) -> None:
+        try:
+            for step in steps:
+                value = step(value)
+        except Exception as error:
+            self._error = error
+        self._value = value
 
     def when_done(self, call: "Callable[[Promise[T]], None]") -> None:
         """Call once it is kept: at once if it is."""
@@ -47,12 +57,7 @@ class Promise(Generic[T]):
         """The answer is there."""
         if self._done:
             return
-        try:
-            for step in self._steps:
-                value = step(value)
-        except Exception as error:
-            self._error = error
-        self._value = value
+        self._go(value, self._steps)
         self._keep()
 
     def set_exception(self, error: BaseException) -> None:
@@ -70,6 +75,7 @@ class Promise(Generic[T]):
     def cancel(self) -> None:
         """Nobody wants it any more."""
         self._done, self._then = True, None
+        self._error = self._error or LookupError("nobody wanted the answer")
         if self.on_cancel is not None:
             self.on_cancel()
 

@@ -38,6 +38,15 @@ def test_a_step_that_fails_breaks_it() -> None:
         promise.result()
 
 
+def test_a_step_may_come_after_the_answer() -> None:
+    promise: Promise[int] = promised()
+    promise.set_result(1)
+    assert promise.map(lambda number: number + 1).map(str).result() == "2"
+    promise.map(lambda text: 1 // 0).map(lambda number: pytest.fail("not behind a failure"))
+    with pytest.raises(ZeroDivisionError):
+        promise.result()
+
+
 def test_who_gave_it_up_hears_nothing() -> None:
     promise: Promise[int] = promised()
     found: list[object] = []

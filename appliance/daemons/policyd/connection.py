@@ -151,6 +151,8 @@ class Connection(asyncio.Protocol):
                 self.door.leads.learn(one, attributes, question.facts)
             self._session, question.cut = question.session, one
             action = question.answer()
+            if isinstance(action, Promise) and action.done():
+                action = action.result()
         except Odd as error:
             record.odd(self.peer, str(error), DUNNO)
             return _DUNNO

@@ -9,6 +9,7 @@ import pytest
 
 from appliance.daemons.policyd import record
 from appliance.mail.context import Context
+from appliance.mail.promise import Promise
 from appliance.mail.verdict import ACCEPT, Decision
 from tests.daemons.policyd.stage import Stage, request
 
@@ -60,6 +61,24 @@ async def test_what_must_wait_keeps_its_place(tmp_path: Path) -> None:
         assert await other.ask(instance="3") == "DUNNO", "others do not notice"
         gate.set()
         assert [await client.answer(), await client.answer()] == ["550 5.7.1 no [x]", "DUNNO"]
+
+
+async def test_a_promise_that_is_kept_already_keeps_its_place(tmp_path: Path) -> None:
+    async with Stage(tmp_path) as stage:
+
+        def rule(ctx: Context) -> object:
+            if ctx.recipient is None or ctx.recipient.address.local != "kept":
+                return ACCEPT
+            promise: Promise[Decision] = Promise(lambda: None)
+            promise.set_result(Decision(verb="reject", reply="550 5.7.1 no [x]"))
+            return promise
+
+        stage.engine.rules["rcpt"] = rule
+        client = await stage.client()
+        client.writer.write(
+            request(instance="1") + request(recipient="kept@example.com", instance="2") + request(instance="3")
+        )
+        assert [await client.answer() for _ in range(3)] == ["DUNNO", "550 5.7.1 no [x]", "DUNNO"]
 
 
 @pytest.mark.parametrize(("default", "answer"), [("defer", "DEFER_IF_PERMIT"), ("dunno", "DUNNO")])
