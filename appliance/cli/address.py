@@ -13,7 +13,7 @@ import msgspec
 
 from appliance.addresses import Expansion, Refused, Rewriter, Step, Unreasonable
 from appliance.addresses.values import address as mailbox
-from appliance.cli.common import config_option, snapshot_of
+from appliance.cli.common import Group, config_option, snapshot_of
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.compose.rewriting import build_rewriter
 from appliance.mail.ports import Unavailable
@@ -26,7 +26,7 @@ TAKEN, REFUSED, PUT_OFF = 0, 1, 2
 SHOWN = 20
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Show what becomes of addresses before the queue."""
 

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
+class Group(click.Group):
+    """A group whose list of commands has their first sentences whole; click cuts them off at one line."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(1000)) for name, one in sorted(self.commands.items())])
+
+
 def config_option(command: _Command) -> _Command:
     """--config FILE, the same for every command."""
     option = click.option(

@@ -106,7 +106,7 @@ def normalised(sender: str, recipient: str, config: str | None) -> str:
     return f"{who}{SEP}{to}"
 
 
-@click.group()
+@click.group(cls=common.Group)
 def command() -> None:
     """Show and manage the greylist."""
 

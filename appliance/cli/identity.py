@@ -46,7 +46,7 @@ def facts(key: str, known: Known, offset: float) -> dict[str, Any]:
     return {"key": key, "first": known.first + offset, "last": known.last + offset, **counts}
 
 
-@click.group()
+@click.group(cls=common.Group)
 def command() -> None:
     """Show whose mail was accepted."""
 

@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from appliance.cli import queue_socket
-from appliance.cli.common import config_option
+from appliance.cli.common import Group, config_option
 from appliance.cli.queue import acting, filters, request
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Show and manage quarantined messages."""
 

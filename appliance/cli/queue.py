@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from appliance.cli import queue_socket
-from appliance.cli.common import config_option
+from appliance.cli.common import Group, config_option
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -54,7 +54,7 @@ def request(command: str, queue: str = "queue", **more: Any) -> dict[str, Any]:
     return {"command": command, "queue": queue, **more}
 
 
-@click.group()
+@click.group(cls=Group)
 def command() -> None:
     """Show and manage queued messages."""
 

@@ -44,7 +44,7 @@ def policies_folder(config: str | None) -> Path:
     return Path(config).absolute().parent / str(gateway.get("policies", "policies"))
 
 
-@click.group()
+@click.group(cls=common.Group)
 def command() -> None:
     """Import and look up known recipients."""
 
