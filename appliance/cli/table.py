@@ -6,6 +6,7 @@ could not look.
 """
 
 import asyncio
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from appliance.cli.common import config_option, snapshot_of
+from appliance.cli.common import Group, config_option, snapshot_of
 from appliance.config.blob import octets, shipped_policies
 from appliance.config.references import Layout
 from appliance.config.snapshot import Snapshot
@@ -30,7 +31,7 @@ _BY_SUFFIX = {".cidr": "cidr", ".pcre": "pcre", ".regexp": "regexp"}
 _NOBODY = "postgate-table-check@invalid"
 
 
-class _Group(click.Group):
+class _Group(Group):
     """`postgate table FILE KEY` without a word in front is a query, and options may stand before the word."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -131,6 +132,8 @@ def spec_of(text: str) -> str:
     """`type:name` as it is; for a file its type by its ending."""
     if text.removeprefix("proxy:").partition(":")[0] in KINDS and not Path(text).exists():
         return text
+    if re.match(r"[a-z_]+:", text) and not Path(text).exists():
+        return text  # what is wrong with the type is told where it is opened
     return f"{_BY_SUFFIX.get(Path(text).suffix, 'texthash')}:{text}"
 
 

@@ -5,6 +5,7 @@ Contract: pure; sees a Wiring as written (paths not yet absolute).
 
 import importlib.util
 import ipaddress
+import sys
 from collections.abc import Callable, Iterator, Mapping
 
 from appliance.config import addresses, cross_filters, recipients_entry, scanner_entry, values
@@ -136,7 +137,8 @@ def _handlers(wiring: Wiring) -> Iterator[Odd]:
         module, colon, _ = listener.handler.partition(":")
         package = module.partition(".")[0] if colon else ""
         if package and importlib.util.find_spec(package) is None:
-            yield Odd(("listen", index, "handler"), f'no package "{package}" is on the Python path')
+            how = f"install it into this environment ({sys.executable} -m pip install ...), or set PYTHONPATH"
+            yield Odd(("listen", index, "handler"), f'no package "{package}" is on the Python path: {how}')
 
 
 def _queue(wiring: Wiring) -> Iterator[Odd]:

@@ -98,5 +98,17 @@ def complaints(filters: Mapping[str, FilterEntry]) -> Iterator[tuple[tuple[str |
 def _program(program: str) -> Iterator[tuple[str, bool]]:
     if not program.startswith("/"):
         yield f'"{program}": write the whole path of the program', True
-    elif not os.access(program, os.X_OK) or Path(program).is_dir():
-        yield f'"{program}" is no program that can be run: mail for this filter would wait', False
+    elif why := _not_run(program):
+        yield f'"{program}" {why}: mail for this filter would wait', False
+
+
+def _not_run(program: str) -> str:
+    """Why it cannot be run, as far as this process may see it."""
+    if Path(program).is_dir():
+        return "is a folder, no program"
+    if os.access(program, os.X_OK):
+        return ""
+    if os.access(program, os.F_OK):
+        return "may not be run (chmod 755)"
+    words = ", ".join(f'"{word}"' for word in program.split())
+    return "is not there" + (f" (command is a list: [{words}])" if " " in program else "")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from appliance.config.mistakes import did_you_mean
 from appliance.config.model import FilterEntry, Wiring
 from appliance.config.values import Kind, NextHop, parse_next_hop, parse_peer
 
@@ -55,7 +56,10 @@ class Filters:
             name = place.removesuffix(":")
             entry = self._named.get(name)
             if entry is None:
-                raise ValueError(f'no filter is called "{name}": write a name of [filters], host:port or unix:/path')
+                near = did_you_mean(name, self._named)
+                raise ValueError(
+                    f'no filter is called "{name}"{near}: write a name of [filters], host:port or unix:/path'
+                )
             hops = named_hops(name, entry)
             if any(hop.kind != "smtp" for hop in hops):
                 raise ValueError(f"[filters.{name}]: a filter before the queue speaks SMTP, not LMTP, and is no command")
@@ -78,12 +82,15 @@ class Filters:
 
     def hops(self, text: str) -> tuple[NextHop, ...]:
         """Where mail for the filter `text` goes, in order of trial; never (). Raises ValueError."""
+        if text in self._named:
+            raise ValueError(f'"{text}" is no filter: write "{text}:"')
         transport, destination = split(text)
         if transport == PROXY:
             return self.proxy(destination).hops
         entry = self._named.get(transport)
         if entry is None and transport not in _KINDS:
-            raise ValueError(f'mail transport unavailable: no filter is called "{transport}" (docs/hooks.md)')
+            near = did_you_mean(transport, self._named) or " (docs/hooks.md)"
+            raise ValueError(f'mail transport unavailable: no filter is called "{transport}"{near}')
         if entry is not None and entry.command:
             return (NextHop("pipe", transport, path=destination),)
         if entry is not None and not destination:

@@ -86,7 +86,7 @@ class Listen(Section):
     tls: TlsFiles = TlsFiles()
     workers: Annotated[int, Strict(), Field(ge=0, le=256)] = 0
     ehlo_off: tuple[EhloOff, ...] = ()
-    content_filter: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]{1,40}:\S{0,300})?$")] = ""
+    content_filter: Annotated[str, Field(max_length=341)] = ""
     proxy_filter: Annotated[str, Field(pattern=r"^\S{0,300}$")] = ""
     handler: Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|[A-Za-z0-9_.-]{1,60})?$")] = ""
     handler_args: tuple[Annotated[str, Strict()] | Annotated[int, Strict()], ...] = ()

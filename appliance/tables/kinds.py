@@ -125,7 +125,11 @@ def complaint(spec: str) -> str:
     """Why `spec` cannot be a table, "" if it can: what is known without reading it."""
     kind, name = split(spec)
     if kind not in KINDS:
-        return _unknown(kind)
+        return (
+            _unknown(kind)
+            if ":" in spec
+            else f'"{spec}" has no type: a table is written "type:name", "texthash:{spec}" for one'
+        )
     if not name:
         return f'a table is written "type:name", for example "{kind}:/etc/postgate/table"'
     if kind not in COMPOUND:

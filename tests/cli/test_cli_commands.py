@@ -63,6 +63,21 @@ def test_a_table_is_found_where_the_gateway_finds_it(tmp_path: Path) -> None:
     assert (done.exit_code, done.output) == (0, f"example.com\tx\t{tmp_path}/domains:1\n")
 
 
+def test_a_wrong_type_of_table_is_named(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["table", "query", f"texthsh:{tmp_path}/virtual", "x"])
+    assert done.exit_code == 2 and '"texthsh" is no table type (did you mean texthash:?)' in done.output
+    (tmp_path / "a:b").write_text("x y\n")  # a file may have such a name
+    assert CliRunner().invoke(main, ["table", "query", f"{tmp_path}/a:b", "x"]).exit_code == 0
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_the_lists_of_commands_are_whole_sentences(name: str) -> None:
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    if isinstance(getattr(importlib.import_module(module), attribute), click.Group):
+        told = CliRunner().invoke(main, [name, "--help"]).output.split("\n\n")
+        assert told[-1].startswith(("Commands:", "Protocols:")) and "..." not in told[-1], told
+
+
 def test_send_test_knows_the_listener_of_a_wiring_file(tmp_path: Path) -> None:
     wiring = '[gateway]\nstate_dir = "s"\n[[listen]]\nname = "u"\naddress = "unix:s"\n'
     (tmp_path / "c.toml").write_text(wiring + '[[listen]]\nname = "i"\naddress = "0.0.0.0:2599"\n')

@@ -51,12 +51,13 @@ def test_a_good_handler(tmp_path: Path, handler: str) -> None:
     [
         (GOOD, "ours.filter:Bad", "AttributeError: module 'ours.filter' has no attribute 'Bad'"),
         (GOOD, "ours.nothing:Good", "ModuleNotFoundError: No module named 'ours.nothing'"),
-        (GOOD, "nobody:Good", 'no package "nobody" is on the Python path'),
+        (GOOD, "nobody:Good", 'no package "nobody" is on the Python path: install it into this environment ('),
         (
             GOOD,
             "unknown",
             'no installed package has an entry point "unknown" in postgate.filters (there are: disclaimer)',
         ),
+        (GOOD, "ours.filter.Good", 'a class is written "ours.filter:Good"'),
         ("class Good(: pass", "disclaimer", "SyntaxError"),
         ("import sys; sys.exit(3)", "disclaimer", "SystemExit: 3"),
         ("import os; os._exit(7)", "disclaimer", "importing it ends the process (with status 7)"),

@@ -195,7 +195,7 @@ def test_a_file_that_is_being_written(asking: Asking, tmp_path: Path, monkeypatc
         (b'mail;x\n"' + b"a" * 200_000, "field larger than field limit"),
         (b"\x00\x01\x02", "no recipient of ours"),
         (b"<html><body>please log in</body></html>", "no recipient of ours"),
-        (b"", "no recipient of ours"),
+        (b"", "no recipient of ours (no address at all: is the right column"),
     ],
 )
 def test_a_file_that_is_no_list(asking: Asking, tmp_path: Path, data: bytes, said: str) -> None:

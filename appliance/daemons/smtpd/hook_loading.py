@@ -87,7 +87,11 @@ def _entry_point(name: str) -> importlib.metadata.EntryPoint:
     if found:
         raise ValueError(f"handler {name}: several packages have an entry point of this name: {', '.join(found)}")
     known = ", ".join(sorted({point.name for point in there})) or "none"
-    raise ValueError(f'handler {name}: no installed package has an entry point "{name}" in {GROUP} (there are: {known})')
+    module, dot, cls = name.rpartition(".")
+    how = f'; a class is written "{module}:{cls}"' if dot else '; a class is written "module:Class"'
+    raise ValueError(
+        f'handler {name}: no installed package has an entry point "{name}" in {GROUP} (there are: {known}){how}'
+    )
 
 
 def _factory(cls: Any) -> Any:

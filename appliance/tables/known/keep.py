@@ -167,6 +167,8 @@ def _judge(order: Order, old: set[str], found: Outcome, count: int) -> None:
     """Raises Refused for a list that may not replace `old`."""
     if not count and not order.empty:
         others = f"{found.foreign} are of other domains, {found.wrong} no address"
+        if not found.foreign and not found.wrong:
+            others = "no address at all: is the right column, field or attribute named?"
         raise Refused(f"the source has no recipient of ours ({others}); if that is so: --empty")
     few = found.removed <= SMALL and count * 2 >= len(old)
     if (
