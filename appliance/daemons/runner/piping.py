@@ -89,7 +89,7 @@ class Pipes:
         file = folder / jobs.FILE
         words = argv(self._commands[order.filter], order.facts, str(file))
         if not os.access(words[0], os.X_OK) or Path(words[0]).is_dir():
-            return Ended(order.id, "unable", why=f"{words[0]}: no program that can be run")
+            return Ended(order.id, "unable", why=f"{words[0]}: no program that can be run ({_lacks(words[0])})")
         edits = entry.output == "message"
         most = self._most if edits else command.MAX_FILE
         limits = command.Limits(entry.seconds + order.size / RATE, entry.memory, most, entry.processes)
@@ -105,3 +105,10 @@ class Pipes:
         if code == launch.UNABLE and output.startswith(launch.CANNOT.format(words[0]).encode()):
             return Ended(order.id, "unable", why=output[:900].decode("utf-8", "replace").strip())
         return Ended(order.id, "ended", code, output[:TOLD])
+
+
+def _lacks(program: str) -> str:
+    """Why this user cannot run it."""
+    if Path(program).is_dir():
+        return "a folder"
+    return "chmod 755" if os.access(program, os.F_OK) else "it is not there, or where this user may not look"

@@ -66,9 +66,9 @@ async def comes_back(stage: Both, log: Log, queue_id: str) -> None:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda path: None, "no program that can be run"),
-        (lambda path: path.write_text("#!/bin/sh\nexit 0\n"), "no program that can be run"),
-        (lambda path: path.mkdir(), "no program that can be run"),
+        (lambda path: None, "no program that can be run (it is not there, or where this user may not look)"),
+        (lambda path: path.write_text("#!/bin/sh\nexit 0\n"), "no program that can be run (chmod 755)"),
+        (lambda path: path.mkdir(), "no program that can be run (a folder)"),
         (lambda path: (path.write_text("#!/no/such/interpreter\n"), path.chmod(0o755)), "cannot run"),
     ],
 )
