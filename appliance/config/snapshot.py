@@ -158,7 +158,8 @@ class _Build:
             elif why is not None:
                 # what only a built-in value names may be absent: it is an empty list then
                 shipped = bool(reference.policy) and not reference.path
-                self._at(reference.policy, reference.path, f"{path} cannot be read: {why}", fatal=not shipped)
+                made = _made_by(reference.spec, path, why) if reference.is_table else ""
+                self._at(reference.policy, reference.path, f"{path} cannot be read: {why}{made}", fatal=not shipped)
             if reference.is_table:
                 self._open(reference, path)
 
@@ -250,3 +251,11 @@ class _Build:
             else:
                 file, place = next(self._written(wrong.spec), (wrong.file, ()))
                 self._at(file, place, f"item {wrong.line}: {wrong.text}", fatal=wrong.fatal)
+
+
+def _made_by(spec: str, path: str, why: str) -> str:
+    """How a compiled table that is not there comes into being."""
+    ending = tables.suffix_of(spec)
+    if not ending or not path.endswith(ending) or why != os.strerror(errno.ENOENT):
+        return ""
+    return f" (postmap {spec.removeprefix('proxy:').partition(':')[0]}:{path.removesuffix(ending)} makes it)"

@@ -28,6 +28,16 @@ def good(folder: Folder) -> Snapshot:
     return build(blob.read(folder.main))
 
 
+def test_a_compiled_table_that_is_not_there_is_made_by_postmap(folder: Folder) -> None:
+    folder.wiring(WIRING + 'routes = ["btree:transport", "texthash:none"]\n')
+    with pytest.raises(ConfigError) as caught:
+        build(blob.read(folder.main))
+    texts = [mistake.text for mistake in caught.value.mistakes]
+    path = folder.path / "transport"
+    assert f"{path}.db cannot be read: No such file or directory (postmap btree:{path} makes it)" in texts
+    assert f"{folder.path}/none cannot be read: No such file or directory" in texts
+
+
 def test_a_good_folder(folder: Folder) -> None:
     snapshot = good(folder)
     assert snapshot.wiring.gateway.state_dir == f"{folder.path}/state"

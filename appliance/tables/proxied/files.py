@@ -59,7 +59,7 @@ class FileTable:
         self._stamp: Stamp | None = None
         self._turn = threading.Lock()
         if not os.access(path, os.R_OK):
-            raise Bad(f"{path}: cannot be read by the user of proxymap, or is not there")
+            raise Bad(f"{path}: cannot be read by the user of proxymap, or is not there (postmap makes it)")
 
     async def get(self, key: str, step: Step) -> str | None:
         step.text = f"reading {self.path}"
