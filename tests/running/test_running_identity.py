@@ -90,7 +90,7 @@ def test_a_proven_sender_does_not_wait_once_it_is_known_for_long(gateway: Callab
         assert sent(door, "bob@example.com", sender=sender, **client).startswith("250"), sender
     assert kind(asked(door, "eve@example.com", "b@example.org", **client)) == WAIT[: len(OK)], "not known for 14 days"
     wait_for(lambda: "id:gmail.com" in made.cli("identity", "list").stdout, 10, "the identities on disk")
-    assert "id:example.org: 2 messages on 1 days" in made.cli("identity", "list", "example.org").stdout
+    assert "id:example.org: 2 messages on 1 day," in made.cli("identity", "list", "example.org").stdout
     made.stop()
     turn_clock(made, 20 * 86400)
     made.start()
