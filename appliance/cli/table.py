@@ -27,6 +27,8 @@ from appliance.tables.proxied.direct import Direct
 
 FOUND, NOT_FOUND, COULD_NOT_LOOK = 0, 1, 2
 _BY_SUFFIX = {".cidr": "cidr", ".pcre": "pcre", ".regexp": "regexp"}
+#: A word and a colon: whoever writes so means a type. A path has a slash or a dot before any colon.
+_TYPED = re.compile(r"(?:proxy:)?[A-Za-z0-9_-]+:")
 #: A key that no table has; whoever answers "no" answers.
 _NOBODY = "postgate-table-check@invalid"
 
@@ -129,8 +131,9 @@ async def _asked(snapshot: Snapshot) -> list[tuple[str, str, str]]:
 
 
 def spec_of(text: str) -> str:
-    """`type:name` as it is; for a file its type by its ending."""
-    if text.removeprefix("proxy:").partition(":")[0] in KINDS and not Path(text).exists():
+    """`type:name` as it is, an unknown type too (whoever opens it names those there are); for a file its type by its
+    ending."""
+    if _TYPED.match(text) and not Path(text).exists():
         return text
     if re.match(r"[a-z_]+:", text) and not Path(text).exists():
         return text  # what is wrong with the type is told where it is opened

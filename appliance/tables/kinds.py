@@ -46,6 +46,8 @@ CF = ("sqlite", "pgsql", "mysql", "ldap", "redis")
 SERVERS = ("socketmap", "tcp")
 #: Made of other tables: `type:{type:name, type:name}`.
 COMPOUND = ("pipemap", "unionmap")
+#: Names in use that are no type of Postfix, with the type that is meant.
+ALIASES = {"union": "unionmap"}
 PROXIED = (*COMPILED, *CF, *SERVERS)
 KINDS = (*FILES, *IN_PLACE, *PROXIED, *COMPOUND)
 #: Of those behind proxymap, the ones that see full keys only.
@@ -57,7 +59,7 @@ _APART = re.compile(r"%[udUD1-9]")
 def split(spec: str) -> tuple[str, str]:
     """(type, name)."""
     kind, _, name = spec.removeprefix("proxy:").partition(":")
-    return kind, name
+    return ALIASES.get(kind, kind), name
 
 
 def members(spec: str) -> list[str]:

@@ -49,6 +49,9 @@ def test_a_table_is_found_where_the_gateway_finds_it(tmp_path: Path) -> None:
     assert look("texthash:access/sender", "a@example.org")[0] == 0
     assert "REJECT go away" in look("access/sender", "a@example.org")[1]
     assert look("texthash:domains", "example.com")[0] == 0
+    code, text = look("foo:bar", "x")
+    assert code == 2 and '"foo" is no table type' in text and "No such file" not in text
+    assert look("union:{inline:{a=1}, inline:{a=2}}", "a")[1].startswith("a\t1,2\t")
     assert look("texthash:access/helo", "x") == (1, "x\tnot found\n")  # the shipped one
     assert look("texthash:nowhere", "x")[0] == 2
     config = ["--config", str(tmp_path / "c.toml")]

@@ -108,6 +108,12 @@ def test_inline_flaws_count_items() -> None:
     assert flaws(open_table("inline:{ a=b, c, a=d }", lambda _: b"")) == [(2, True), (3, False)]
 
 
+@pytest.mark.parametrize("kind", ["union", "unionmap", "proxy:union"])
+def test_union_is_another_name_of_unionmap(kind: str) -> None:
+    found = open_table(f"{kind}:{{inline:{{a=1}}, inline:{{a=2}}}}", lambda _: b"").get("a")
+    assert found is not None and found[0] == "1,2"
+
+
 @pytest.mark.parametrize("text", ["static:REJECT", "static:{ REJECT }"])
 def test_static_matches_everything(text: str) -> None:
     found = open_table(text, lambda _: b"").get("whatever")
@@ -121,6 +127,7 @@ def test_static_matches_everything(text: str) -> None:
         ("hsh:/etc/postfix/access", "did you mean hash:"),
         ("pipemap:hash:x", "pipemap:{type:name"),
         ("unionmap:{hash:x, nothing:y}", "no table type"),
+        ("union:{hash:x, nothing:y}", "no table type"),
         ("texthash:", "type:name"),
         ("inline:a=b", "inline:{"),
         ("inline:{a=b}}", "inline:{"),
