@@ -13,6 +13,7 @@ from functools import partial
 from appliance.checks import knobs
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import then, waits
+from appliance.mail.literal import read_literal
 from appliance.mail.ports import Ports, Site
 from appliance.mail.verdict import Action, Verdict
 
@@ -36,7 +37,6 @@ _OK = Verdict(check=NAME, outcome="ok")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?:{_LABEL}\.)+(?![0-9]+\Z){_LABEL}\Z")
 _NOBODY = frozenset({"localhost", "localhost.localdomain"})
-Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Policy(knobs.Policy):
@@ -74,19 +74,6 @@ def _literal(name: str, client: str, site: Site) -> str:
     if client == "local" or str(address) == str(_plain(client)):
         return "ok"
     return "literal_mismatch"
-
-
-def read_literal(name: str) -> Ip | None:
-    """The address of "[192.0.2.1]" or "[ipv6:2001:db8::1]", None if it is neither (RFC 5321 section 4.1.3)."""
-    if not name.endswith("]"):
-        return None
-    text = name[1:-1].lower()
-    try:
-        if text.startswith("ipv6:"):
-            return ipaddress.IPv6Address(text[5:])
-        return ipaddress.IPv4Address(text)
-    except ValueError:
-        return None
 
 
 def _plain(client: str) -> str:

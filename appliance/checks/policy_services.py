@@ -3,7 +3,8 @@
 The services of a stage are asked one after the other, as a Postfix does it: what refuses or accepts ends the asking, all
 else goes on. Every action of access(5) is acted on; those that concern the message (hold, filter, redirect, bcc, discard,
 prepend) concern all its recipients, as with Postfix. Names of restrictions are evaluated as far as they mean something
-here; others are a mistake of the service. A service that does not answer in time is taken for having said its `default`.
+here (mail/restrictions.py); others, those that ask DNS among them, are a mistake of the service. A service that does not
+answer in time is taken for having said its `default`.
 What failure means for the mail: the default (shipped: put off unless something refuses); a text that is no action is put
 off with 451 as Postfix does it.
 """
@@ -17,10 +18,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from appliance.checks import knobs
 from appliance.checks.knobs import Duration, Texts
-from appliance.mail import actions
+from appliance.mail import actions, restrictions
 from appliance.mail.actions import WORDS, Entry, read_entry
 from appliance.mail.context import STAGES as ALL_STAGES
 from appliance.mail.context import Context, Role, Stage
+from appliance.mail.later import answered
 from appliance.mail.policy_service import Service, attributes, parse_place
 from appliance.mail.ports import Ports, Unavailable
 from appliance.mail.replies import Subject
@@ -146,8 +148,9 @@ def idle(policy: Policy, role: Role, stage: Stage) -> bool:
 # ---------------------------------------------------------------------- what an answer means
 
 
-def decide(answer: Answer, asked: Asked, ctx: Context, ports: Ports) -> list[Verdict]:
-    """The answer as verdicts, one for each action of it. Like Postfix: an empty action is OK with a warning."""
+def decide(answer: Answer, asked: Asked, ctx: Context, ours: bool) -> list[Verdict]:
+    """The answer as verdicts, one for each action of it. Like Postfix: an empty action is OK with a warning. `ours`:
+    whether the recipient's domain is."""
     text = f"{answer.verb} {answer.text}".strip()
     verb = answer.verb.lower()
     if not verb:
@@ -157,51 +160,28 @@ def decide(answer: Answer, asked: Asked, ctx: Context, ports: Ports) -> list[Ver
             return [_verdict(read_entry(text, _SUBJECTS.get(ctx.stage, "other")), asked, ctx, text)]
         except ValueError as error:
             return [_wrong(asked, f"{text}: {error}")]
-    return list(_restrictions(text.lower().replace(",", " ").split(), asked, ctx, ports))
+    return list(_restrictions(text.lower().replace(",", " ").split(), asked, ctx, ours))
 
 
-def _restrictions(names: list[str], asked: Asked, ctx: Context, ports: Ports) -> Iterator[Verdict]:
+def _restrictions(names: list[str], asked: Asked, ctx: Context, ours: bool) -> Iterator[Verdict]:
     """A list of restrictions, evaluated in place."""
     warn = False
     for name in names:
         if name == "warn_if_reject":
             warn = True
             continue
-        outcome = _restriction(name, ctx, ports)
-        if outcome is None:
+        found = restrictions.evaluate(name, ctx, ours)
+        if found is None:
             yield _wrong(asked, f"{name} is no restriction that means something here")
             return
+        outcome, reply = found
         if warn and outcome in ("reject", "defer"):
-            outcome = "warn"
+            outcome, reply = "warn", ""
         warn = False
         if outcome != "dunno":
-            yield _verdict(Entry(outcome), asked, ctx, name)
+            yield _verdict(Entry(outcome, reply), asked, ctx, name)
         if outcome in FINAL:
             return
-
-
-def _restriction(name: str, ctx: Context, ports: Ports) -> str | None:
-    """What it comes to; None: it means nothing here."""
-    if name in ("permit", "reject", "defer", "defer_if_permit", "defer_if_reject"):
-        return WORDS[name]
-    domain = ctx.recipient.address.domain if ctx.recipient is not None else ""
-    ours = bool(domain) and ports.site.is_ours(domain)
-    unnamed = ctx.client.proof in ("none", "fail")
-    known = {
-        "permit_mynetworks": "ok" if ctx.client.trusted_relay or ctx.role == "outbound" else "dunno",
-        "permit_auth_destination": "ok" if ours else "dunno",
-        "reject_unauth_destination": "dunno" if ours else "reject",
-        "defer_unauth_destination": "dunno" if ours else "defer",
-        "reject_unknown_client_hostname": "reject" if unnamed else "dunno",
-        "reject_unknown_reverse_client_hostname": "reject" if ctx.client.reverse_name == "unknown" else "dunno",
-        "reject_multi_recipient_bounce": "reject" if _is_multi_bounce(ctx) else "dunno",
-        "permit_sasl_authenticated": "dunno",
-    }
-    return known.get(name)
-
-
-def _is_multi_bounce(ctx: Context) -> bool:
-    return ctx.sender is not None and not ctx.sender.text and len(ctx.recipients) > (ctx.stage not in ("data", "message"))
 
 
 def _verdict(entry: Entry, asked: Asked, ctx: Context, text: str) -> Verdict:
@@ -256,7 +236,12 @@ async def _one(asked: Asked, ctx: Context, ports: Ports) -> list[Verdict]:
     except Unavailable as error:
         entry = read_entry(asked.default, _SUBJECTS.get(ctx.stage, "other"))
         return [_verdict(entry, asked, ctx, f"{asked.default} by default: {error}")]
-    return decide(answer, asked, ctx, ports)
+    domain = ctx.recipient.address.domain if ctx.recipient is not None else ""
+    try:
+        ours = bool(domain) and await answered(ports.site.is_ours(domain))
+    except Unavailable as error:
+        return [_wrong(asked, f"{answer.verb}: {error}")]
+    return decide(answer, asked, ctx, ours)
 
 
 def _joined(found: list[Verdict]) -> Verdict:

@@ -128,6 +128,55 @@ def test_restrictions_by_what_is_known() -> None:
     assert told("permit_mynetworks, reject", context(role="outbound"), roles=["outbound"]).outcome == "ok"
 
 
+@pytest.mark.parametrize(
+    ("name", "bad", "good", "code"),
+    [
+        ("reject_non_fqdn_sender", {"sender": b"joe@host"}, {"sender": b"joe@a.example"}, "504 5.5.2 Sender address"),
+        ("reject_non_fqdn_recipient", {"recipient": b"joe@host"}, {}, "504 5.5.2 Recipient address"),
+        ("reject_non_fqdn_helo_hostname", {"helo": "host"}, {"helo": "[192.0.2.7]"}, "504 5.5.2 Helo command"),
+        ("reject_invalid_helo_hostname", {"helo": "a..b"}, {"helo": "host"}, "501 5.5.2 Helo command"),
+        ("reject_invalid_helo_hostname", {"helo": "192.0.2.7"}, {"helo": "a.example."}, "501 5.5.2 Helo command"),
+    ],
+)
+def test_restrictions_that_need_nothing_but_the_envelope(
+    name: str, bad: dict[str, Any], good: dict[str, Any], code: str
+) -> None:
+    def made(words: dict[str, Any]) -> Context:
+        known = dict(words)
+        if "sender" in known:
+            known["sender"] = parse_address(known["sender"])[0]
+        if "recipient" in known:
+            known["recipient"] = Recipient(address=parse_address(known["recipient"])[0])
+        return context(**known)
+
+    refused = told(name, made(bad))
+    assert refused.outcome == "reject" and refused.reply.startswith(code)
+    assert told(name, made(good)).outcome == "dunno"
+    assert told(f"warn_if_reject {name}", made(bad)).outcome == "warn"
+
+
+def test_a_session_in_clear_is_put_off_where_encryption_is_required() -> None:
+    put_off = told("reject_plaintext_session")
+    assert (put_off.outcome, put_off.reply) == ("defer", "450 4.7.1 Session encryption is required")
+    safe = context(client=Client(address="192.0.2.7", tls=Tls("TLSv1.3", "TLS_AES_256_GCM_SHA384", 256)))
+    assert told("reject_plaintext_session", safe).outcome == "dunno"
+
+
+@pytest.mark.parametrize("there", [True, False, None])
+def test_domains_of_ours_may_be_in_a_table_that_is_asked(there: bool | None) -> None:
+    async def asked(domain: str) -> bool:
+        if there is None:
+            raise Unavailable("away")
+        return there
+
+    ports = Ports(
+        site=Site(hostname="mx.example.com", is_ours=asked), policy_services=Services(one="permit_auth_destination")
+    )
+    found = policy_services.check(context(), policy({"name": "one"}), ports)
+    assert not isinstance(found, Verdict)
+    assert asyncio.run(_settled(found)).outcome == {True: "ok", False: "dunno", None: "temperror"}[there]
+
+
 def test_what_has_no_message_yet_or_no_more_is_a_warning() -> None:
     early = context("connect", sender=None, recipient=None, helo="")
     assert told("HOLD", early, stages=["connect"]).outcome == "warn"

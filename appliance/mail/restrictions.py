@@ -1,0 +1,80 @@
+"""Postfix's restriction names that a policy server may answer, as far as they need nothing but what is known already.
+
+Contract: pure; replies have postconf(5)'s codes and smtpd(8)'s wording. Names that ask DNS or a list of recipients are
+not known here. What failure means for the mail: a name that is not known puts it off (policy_services).
+"""
+
+import re
+
+from appliance.mail.actions import WORDS
+from appliance.mail.context import Context
+from appliance.mail.literal import read_literal
+
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z")
+_NUMBER = re.compile(r"[0-9.]+\Z")
+_HELO = "Helo command rejected"
+_NON_FQDN = "need fully-qualified"
+
+
+def evaluate(name: str, ctx: Context, ours: bool) -> tuple[str, str] | None:
+    """(outcome, reply or ""); None: it means nothing here. `ours`: whether the recipient's domain is."""
+    if name in ("permit", "reject", "defer", "defer_if_permit", "defer_if_reject"):
+        return WORDS[name], ""
+    if name in _REFUSALS:
+        wrong, reply = _REFUSALS[name]
+        return ("defer" if reply.startswith("4") else "reject", reply) if wrong(ctx) else ("dunno", "")
+    unnamed = ctx.client.proof in ("none", "fail")
+    known = {
+        "permit_mynetworks": "ok" if ctx.client.trusted_relay or ctx.role == "outbound" else "dunno",
+        "permit_auth_destination": "ok" if ours else "dunno",
+        "reject_unauth_destination": "dunno" if ours else "reject",
+        "defer_unauth_destination": "dunno" if ours else "defer",
+        "reject_unknown_client_hostname": "reject" if unnamed else "dunno",
+        "reject_unknown_reverse_client_hostname": "reject" if ctx.client.reverse_name == "unknown" else "dunno",
+        "reject_multi_recipient_bounce": "reject" if _is_multi_bounce(ctx) else "dunno",
+        "permit_sasl_authenticated": "dunno",
+    }
+    return (known[name], "") if name in known else None
+
+
+def _is_multi_bounce(ctx: Context) -> bool:
+    return ctx.sender is not None and not ctx.sender.text and len(ctx.recipients) > (ctx.stage not in ("data", "message"))
+
+
+def _is_short(domain: str) -> bool:
+    """No domain with a dot, and no address literal."""
+    return not domain.startswith("[") and "." not in domain.strip(".")
+
+
+def _short_sender(ctx: Context) -> bool:
+    return ctx.sender is not None and bool(ctx.sender.text) and _is_short(ctx.sender.domain)
+
+
+def _short_recipient(ctx: Context) -> bool:
+    """RFC 5321 section 4.5.1: postmaster needs no domain."""
+    if ctx.recipient is None or ctx.recipient.address.text.lower() == "postmaster":
+        return False
+    return _is_short(ctx.recipient.address.domain)
+
+
+def _invalid_helo(ctx: Context) -> bool:
+    name = ctx.helo.lower().removesuffix(".")
+    if not name:
+        return False
+    if name.startswith("["):
+        return read_literal(name) is None
+    return len(name) > 255 or _NUMBER.match(name) is not None or _NAME.match(name) is None
+
+
+def _short_helo(ctx: Context) -> bool:
+    return bool(ctx.helo) and (_invalid_helo(ctx) or _is_short(ctx.helo))
+
+
+_REFUSALS = {
+    "reject_non_fqdn_sender": (_short_sender, f"504 5.5.2 Sender address rejected: {_NON_FQDN} address"),
+    "reject_non_fqdn_recipient": (_short_recipient, f"504 5.5.2 Recipient address rejected: {_NON_FQDN} address"),
+    "reject_non_fqdn_helo_hostname": (_short_helo, f"504 5.5.2 {_HELO}: {_NON_FQDN} hostname"),
+    "reject_invalid_helo_hostname": (_invalid_helo, f"501 5.5.2 {_HELO}: Invalid name"),
+    "reject_plaintext_session": (lambda ctx: ctx.client.tls is None, "450 4.7.1 Session encryption is required"),
+}
