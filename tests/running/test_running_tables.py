@@ -1,4 +1,4 @@
-"""Tables that are not in memory, over a running gateway: every key that takes a table, through proxymap."""
+"""Tables that are not in memory, over a running gateway: the keys that take a table, through proxymap."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def compiled(path: Path, text: str, kind: str = "hash") -> str:
     return f"{kind}:{path}"
 
 
-def test_every_key_that_takes_a_table_takes_every_type(
+def test_every_key_that_takes_a_table_takes_compiled_and_piped_ones(
     gateway: Callable[..., Gateway], inner: Inner, tmp_path: Path
 ) -> None:
     domains = compiled(tmp_path / "t/domains", "example.net x\n", "cdb")
