@@ -132,7 +132,7 @@ def test_static_matches_everything(text: str) -> None:
         ("inline:a=b", "inline:{"),
         ("inline:{a=b}}", "inline:{"),
         ("pcre:{ /a/ b }", "pcre:{ {"),
-        ("/etc/postfix/access", "no table type"),
+        ("/etc/postfix/access", "has no type"),
     ],
 )
 def test_a_specification_that_is_none_says_how_it_is_written(spec: str, hint: str) -> None:
