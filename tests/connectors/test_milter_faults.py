@@ -11,11 +11,12 @@ import pytest
 from appliance.connectors import milter_health
 from appliance.connectors.milter import Link
 from appliance.connectors.milters import Milters
+from appliance.daemons.fronts.content import RamContent
 from appliance.mail.milter import Milter
 from appliance.mail.policy_service import Place
-from tests.connectors.test_milter_client import at, to, whole_session
+from tests.connectors.test_milter_client import MAIL, at, to, whole_session
 from tests.peers.good_milter import STEPS, good
-from tests.peers.hostile import FAULTS, Act, Hostile, trickles
+from tests.peers.hostile import FAULTS, Act, Hostile, Question, Reader, Writer, reset, trickles
 from tests.peers.milter_server import MilterServer
 
 
@@ -53,6 +54,11 @@ AT_ONCE = {"hangs_at_once", "hangs_up_early", "dies_in_the_body", "refuses", "ab
 CASES = [(fault, step) for fault in FAULTS for step in STEPS if step == "negotiation" or fault not in AT_ONCE]
 
 
+#: Every header field is asked about; behind the body there is one event more.
+NEXT = dict(zip(STEPS, (*STEPS[1:], ""), strict=True)) | {"header": "header"}
+STEPS_OF_THE_SESSION = (*STEPS[:6], *["header"] * 5, *STEPS[7:])
+
+
 @pytest.mark.parametrize(("fault", "step"), CASES)
 async def test_each_fault_at_each_step(fault: str, step: str, said: list[dict[str, Any]]) -> None:
     clock = asyncio.get_running_loop().time
@@ -81,11 +87,62 @@ async def test_each_fault_at_each_step(fault: str, step: str, said: list[dict[st
     assert settled()[0] <= before[0]
 
 
-async def test_an_answer_octet_by_octet_is_an_answer(said: list[dict[str, Any]]) -> None:
-    async with Hostile(good("negotiation"), trickles) as server:
+@pytest.mark.parametrize("step", STEPS)
+async def test_an_answer_octet_by_octet_is_an_answer(step: str, said: list[dict[str, Any]]) -> None:
+    """From this event on every answer comes so; the milter hangs up behind the one at which it is a question."""
+
+    async with Hostile(good(step), trickles) as server:
         link = Milters("mx", 1 << 20).link(milter(server.port))
-        assert (await link.ask(at("connect"), ())).word == "failed"  # behind the offer it hangs up
-        assert said[0]["step"] == "CONNECT"
+        words = await played(link)
+        if step == "END-OF-MESSAGE":
+            assert set(words) == {"continue"} and not said
+        else:
+            assert words[-1] == "failed"
+            assert said[0]["step"] == NEXT[step], "the answer itself was one"
+        link.close()
+
+
+async def test_a_whole_session_octet_by_octet(said: list[dict[str, Any]]) -> None:
+    """Every step in turn, over one connection."""
+    heard: list[str] = []
+
+    async def trickles_on(_question: Question, reader: Reader, writer: Writer) -> None:
+        for step in STEPS_OF_THE_SESSION:
+            await trickles(good(step), reader, writer)
+            heard.append(step)
+        await reader.read()
+
+    async with Hostile(good("negotiation"), trickles_on) as server:
+        link = Milters("mx", 1 << 20).link(milter(server.port))
+        assert set(await played(link)) == {"continue"} and not said
+        assert heard == list(STEPS_OF_THE_SESSION) and server.connections == 1
+        link.close()
+
+
+@pytest.mark.parametrize("octets", [1, 300, 40000])
+async def test_a_milter_that_dies_in_the_middle_of_the_body(octets: int, said: list[dict[str, Any]]) -> None:
+    """It took the first of many chunks and said nothing against it; it is killed inside the next one."""
+    reached: list[int] = []
+
+    async def dies(question: Question, reader: Reader, writer: Writer) -> None:
+        await question.read(reader, writer)
+        writer.write(question.answer)
+        reached.append(len(await reader.readexactly(octets)))
+        reset(writer)
+
+    async with Hostile(good("body"), dies) as server:
+        milters = Milters("mx", 1 << 24)
+        times = {"command_timeout": 5.0, "content_timeout": 5.0, "total_timeout": 5.0}
+        link = milters.link(milter(server.port, **times))
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        words = [(await link.ask(ctx, ())).word for ctx in whole_session()[:-1]]
+        assert set(words) == {"continue"}
+        content = RamContent(MAIL + b"a line of the body\r\n" * 200_000)
+        assert (await link.ask(at("message", content=content), ())).word == "failed"
+        assert clock() - began < 4.0 and reached == [octets]
+        (line,) = said
+        assert line["step"] == "body" and line["why"], line
         link.close()
 
 

@@ -1,0 +1,82 @@
+"""A peer that is well until it has a part of the content, and is killed there (threats D1): the next hop behind its 354,
+a scanner behind the head of its question. What is left of the content is some MB, more than any buffer holds."""
+
+import asyncio
+import re
+
+import pytest
+
+from appliance.connectors.conversation import Server
+from appliance.connectors.scanner import Scanner, Settings
+from appliance.connectors.smtp import connect
+from appliance.connectors.target import Target, Timeouts
+from appliance.daemons.fronts.content import RamContent
+from appliance.protocol.smtp.outgoing import Outgoing, OutgoingRecipient
+from tests.connectors.scanner_peer import MAIL, context
+from tests.peers.good_scanners import KINDS
+from tests.peers.good_smtp import SmtpQuestion
+from tests.peers.hostile import Hostile, Question, Reader, Writer, reset
+from tests.peers.icap import Service
+
+MB = 1 << 20
+PIECES = [b"Subject: x\r\n\r\n", *[b"a line of the body\r\n" * 3000] * 300]
+
+
+class Death:
+    """Takes `octets` of the content in small reads, and is gone; `reached` says that it came so far."""
+
+    def __init__(self, octets: int) -> None:
+        self.octets, self.reached = octets, 0
+
+    async def dies(self, reader: Reader, writer: Writer) -> None:
+        while self.reached < self.octets:
+            part = await reader.read(min(4096, self.octets - self.reached))
+            assert part, "the content ended before the death"
+            self.reached += len(part)
+        reset(writer)
+
+    async def smtp(self, question: Question, reader: Reader, writer: Writer) -> None:
+        await question.read(reader, writer)
+        writer.write(question.answer)
+        await self.dies(reader, writer)
+
+    async def icap(self, _question: Question, reader: Reader, writer: Writer) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"OPTIONS"):
+            writer.write(Service(preview=None).said())
+            head = await reader.readuntil(b"\r\n\r\n")
+        assert re.match(rb"RE(SP|Q)MOD ", head)
+        await self.dies(reader, writer)
+
+    async def rspamd(self, _question: Question, reader: Reader, writer: Writer) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await self.dies(reader, writer)
+
+
+@pytest.mark.parametrize("octets", [1, 300, MB])
+async def test_d1_a_next_hop_that_dies_behind_its_354(octets: int) -> None:
+    death, loop = Death(octets), asyncio.get_running_loop()
+    async with Hostile(lambda: SmtpQuestion("DATA"), death.smtp) as server:
+        target = Target(host="localhost", address="127.0.0.1", port=server.port)
+        began = loop.time()
+        session = await connect(target, "gw.example.com", timeouts=Timeouts.each(5.0))
+        message = Outgoing("s@example.org", (OutgoingRecipient("a@example.com"),))
+        (result,) = (await session.send(message, iter(PIECES))).results
+        session.close()
+        assert result.kind == "deferred" and loop.time() - began < 4.0, result
+        assert death.reached == octets, result
+        assert "message body" in result.text, result
+
+
+@pytest.mark.parametrize("octets", [1, 300, MB])
+@pytest.mark.parametrize("kind", ["icap", "rspamd"])
+async def test_d1_a_scanner_that_dies_in_the_content(kind: str, octets: int) -> None:
+    death = Death(octets)
+    async with Hostile(KINDS[kind].good, getattr(death, kind)) as peer:
+        servers = (Server(host="127.0.0.1", port=peer.port),)
+        scanner = Scanner(Settings("x", kind, servers, 5.0, options=KINDS[kind].options))
+        found = await scanner.scan(RamContent(MAIL + b"x" * 8 * MB), context())
+        scanner.close()
+        assert found.kind == "error" and found.seconds < 4.0, found
+        assert death.reached == octets, found
+        assert str(peer.port) in found.why, found.why
