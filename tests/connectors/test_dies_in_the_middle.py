@@ -80,3 +80,4 @@ async def test_d1_a_scanner_that_dies_in_the_content(kind: str, octets: int) -> 
         assert found.kind == "error" and found.seconds < 4.0, found
         assert death.reached == octets, found
         assert str(peer.port) in found.why, found.why
+        assert "hung up" in found.why and "OPTIONS" not in found.why, found.why

@@ -114,6 +114,14 @@ async def dies_in_the_body(good: Question, reader: Reader, writer: Writer) -> No
     reset(writer)
 
 
+async def dies_in_its_answer(good: Question, reader: Reader, writer: Writer) -> None:
+    """Whatever stands before the question (a login, a negotiation) was well."""
+    await good.read(reader, writer)
+    writer.write(good.answer[: len(good.answer) // 2])
+    await writer.drain()
+    reset(writer)
+
+
 async def trickles(good: Question, reader: Reader, writer: Writer) -> None:
     await good.read(reader, writer)
     for octet in good.answer:
@@ -141,6 +149,7 @@ FAULTS: dict[str, Act | None] = {
             endless,
             too_late,
             dies_in_the_body,
+            dies_in_its_answer,
         )
     },
 }
