@@ -93,7 +93,8 @@ async def exchange(sock: socket.socket, question: Question[T], progress: Progres
     loop = asyncio.get_running_loop()
     progress.phase = "sending to"
     progress.broken = await _send(loop, sock, question)
-    progress.phase = "waiting for the answer of"
+    if not progress.broken:  # else that is where it ended, though an answer may be there still
+        progress.phase = "waiting for the answer of"
     if not await _read(loop, sock, question.reader):
         raise NoAnswer(f"hung up without an answer{f' ({progress.broken})' if progress.broken else ''}")
 

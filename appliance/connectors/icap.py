@@ -158,7 +158,8 @@ async def _say(
             return
         progress.phase = "sending to"
         progress.broken = await _send(sock, question.rest())
-    progress.phase = "waiting for the answer of"
+    if not progress.broken:  # else that is where it ended, though an answer may be there still
+        progress.phase = "waiting for the answer of"
 
 
 async def _send(sock: socket.socket, pieces: Iterator[bytes]) -> str:

@@ -164,10 +164,10 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 class Hostile:
     """Listens on 127.0.0.1; `act` may be changed at any time, None = nobody is there. `good` may be something that makes
-    the Question of each connection. Use with `async with`."""
+    the Question of each connection. What is unread is kept up to twice `limit`. Use with `async with`."""
 
-    def __init__(self, good: Question | Callable[[], Question], act: Act | None = answers) -> None:
-        self.good, self.act = good, act
+    def __init__(self, good: Question | Callable[[], Question], act: Act | None = answers, limit: int = 1 << 26) -> None:
+        self.good, self.act, self.limit = good, act, limit
         self.connections = self.open = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -191,7 +191,7 @@ class Hostile:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
         elif self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 26)
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=self.limit)
 
     async def _serve(self, reader: Reader, writer: Writer) -> None:
         task = asyncio.current_task()
