@@ -154,8 +154,8 @@ class Connection(asyncio.Protocol):
             if isinstance(action, Promise) and action.done():
                 action = action.result()
         except Odd as error:
-            record.odd(self.peer, str(error), DUNNO)
-            return _DUNNO
+            record.odd(self.peer, str(error), error.action)
+            return encode_answer(error.action)
         except Exception as error:
             record.internal(self.peer, attributes.get("protocol_state", ""), error, self.default)
             return encode_answer(self.default)

@@ -18,7 +18,8 @@ from appliance.mail.context import Context, Recipient, Stage
 from appliance.mail.promise import Promise
 from appliance.mail.verdict import ACCEPT, Decision, Verdict
 from appliance.protocol.policy import REQUEST, Attributes
-from appliance.protocol.smtp.address import NULL_SENDER, Address
+from appliance.protocol.smtp.address import Address
+from appliance.protocol.smtp.command import BAD_ADDRESS
 
 if TYPE_CHECKING:
     from appliance.daemons.policyd.front import Front
@@ -43,7 +44,18 @@ _ONCE = frozenset({"mail", "data"})
 
 
 class Odd(Exception):
-    """A request that cannot be judged; the text says why, for the log."""
+    """A request that cannot be judged; the text says why, for the log. `action`: what is answered."""
+
+    action = answers.DUNNO
+
+
+class Unreadable(Odd):
+    """An address is there and cannot be read: it is refused as the other fronts refuse it. The client's own reading of it
+    (`%`, `!`) may lead to anybody."""
+
+    def __init__(self, text: str, verb: str) -> None:
+        super().__init__(text)
+        self.action = BAD_ADDRESS[verb]
 
 
 class Question:
@@ -81,9 +93,11 @@ class Question:
         self.recipient: Address | None = None
         if self.state == "RCPT":
             recipient = attributes.get("recipient", "")
+            if not recipient:
+                raise Odd("no recipient")
             self.recipient = address_of(recipient)
-            if self.recipient is None or self.recipient is NULL_SENDER:
-                raise Odd(f"recipient={recipient[:100]!r} is no address")
+            if self.recipient is None:
+                raise Unreadable(f"recipient={recipient[:100]!r} is no address", "RCPT")
         self.client = client_of(self.who, attributes.get("client_port", ""), tls)
         self.front, self.now = front, front.clock()
         #: What the answer may be remembered by.
@@ -238,7 +252,7 @@ def _facts(door: Door, attributes: Attributes) -> Facts:
             raise Odd("no sender")
         sender = address_of(text)
         if sender is None:
-            raise Odd(f"sender={text[:100]!r} is no address")
+            raise Unreadable(f"sender={text[:100]!r} is no address", "MAIL")
     authenticated = get("sasl_username") and door.front.authenticated == "outbound"
     return Facts(who, sender, "outbound" if authenticated else who.role, tls_of(attributes))
 

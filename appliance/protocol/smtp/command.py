@@ -25,6 +25,7 @@ from appliance.protocol.smtp.parameters import (
 )
 
 __all__ = [
+    "BAD_ADDRESS",
     "VERBS",
     "Command",
     "MailParameters",
@@ -46,6 +47,8 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _VERB = re.compile(rb"([A-Za-z][A-Za-z0-9-]*+)(?:[ \t]++(.*))?", re.DOTALL)
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([^\s\x00-\x20]++))?")
 _BDAT = re.compile(r"([0-9]{1,20})(?: +([Ll][Aa][Ss][Tt]))?")
+#: The answer to an address of MAIL or RCPT that cannot be read.
+BAD_ADDRESS = {"MAIL": "501 5.1.7 Bad sender address syntax", "RCPT": "501 5.1.3 Bad recipient address syntax"}
 _BAD_SYNTAX = "500 5.5.2 Error: bad syntax"
 
 
@@ -179,9 +182,7 @@ def _asks_for_utf8(path: bytes) -> bool:
 def _address_reply(verb: str, error: AddressError | None) -> str:
     if error and error.needs_utf8:
         return "553 5.6.7 Error: SMTPUTF8 is needed for this address"
-    if verb == "MAIL":
-        return "501 5.1.7 Bad sender address syntax"
-    return "501 5.1.3 Bad recipient address syntax"
+    return BAD_ADDRESS[verb]
 
 
 def _parameters(verb: str, rest: bytes, lenient: set[str], utf8: bool) -> tuple[tuple[str, str], ...]:

@@ -134,9 +134,7 @@ async def test_rubbish_costs_its_own_connection(tmp_path: Path, said: list[str],
         ({"client_address": "fe80::1%eth0"}, "is no address"),
         ({"protocol_state": "BDAT"}, "protocol_state='BDAT' is not known"),
         ({"protocol_state": ""}, "no protocol_state"),
-        ({"recipient": ""}, "recipient='' is no address"),
-        ({"recipient": "a b@@"}, "is no address"),
-        ({"sender": "@"}, "is no address"),
+        ({"recipient": ""}, "no recipient"),
     ],
 )
 async def test_what_lacks_something_is_dunno_with_a_line(
@@ -148,6 +146,34 @@ async def test_what_lacks_something_is_dunno_with_a_line(
         assert any(why in line for line in said)
         assert not stage.engine.asked
         assert await client.ask() == "DUNNO" and stage.engine.asked
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ok.example!a",
+        "b!a",
+        "a%b",
+        "@c.example",
+        "x" * 300 + "@c.example",
+        "@",
+        "a b@@",
+        "a@-.example",
+        "root",
+    ],
+)
+async def test_d6_an_address_that_cannot_be_read_passes_nobody(tmp_path: Path, said: list[str], address: str) -> None:
+    """What our own SMTP server refuses is refused here, too: Postfix may make an address of it that leads to somebody."""
+    async with Stage(tmp_path) as stage:
+        client = await stage.client()
+        for state in ("MAIL", "RCPT", "DATA", "END-OF-MESSAGE"):
+            answer = await client.ask(sender=address, protocol_state=state, instance=state)
+            assert answer == "501 5.1.7 Bad sender address syntax"
+        assert await client.ask(sender=address, protocol_state="HELO") == "DUNNO", "nobody asked about it"
+        for _ in range(2):
+            assert await client.ask(recipient=address, instance="r") == "501 5.1.3 Bad recipient address syntax"
+        assert await client.ask(instance="r") == "DUNNO", "the next recipient of the same message"
+        assert any("is no address: 501 5.1.7" in line for line in said)
 
 
 async def test_missing_attributes_of_old_clients_are_tolerated(tmp_path: Path) -> None:
