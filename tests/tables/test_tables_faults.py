@@ -128,6 +128,9 @@ async def test_others_do_not_wait_for_a_server_that_hangs(name: str, tmp_path: P
         slow, quick = kind.spec(bad.port, tmp_path / "a"), kind.spec(good.port, tmp_path / "b")
         tables = Keeper(opened)
         tables.also([slow, quick])
+        async with asyncio.timeout(20):  # until what it needs is loaded, and it is logged in
+            while (await tables.answer(quick, f"0{KEY}"))[0] == wire.FAILED:
+                await asyncio.sleep(0.05)
         waiting = [asyncio.ensure_future(tables.answer(slow, f"{number}{KEY}")) for number in range(40)]
         async with asyncio.timeout(DEADLINE * 4):
             assert (await tables.answer(quick, KEY))[0] == wire.FOUND
