@@ -7,7 +7,6 @@ What failure means for the mail: Unavailable becomes `temperror` of the check th
 """
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
@@ -17,16 +16,13 @@ import msgspec
 from appliance.mail.network import network
 from appliance.mail.ports import GreylistAnswer, GreylistAsk, Probe, RateAsk, Unavailable
 from appliance.mail.promise import Promise
-from appliance.net.channel import Channel, connect
-from appliance.observe.contact import Contact
+from appliance.net.lifeline import Lifeline
 from appliance.stores import wire
 from appliance.stores.rates import AskedRate, Counts
 
 DEADLINE = 1.0
 #: Seconds that what needs no answer waits for company.
 LINGER = 0.02
-#: Pause before the next attempt to connect: from, growing to (seconds), each with half of it as jitter.
-BACKOFF_MIN, BACKOFF_MAX = 0.05, 2.0
 
 Waiting = list[asyncio.Future[Any] | Promise[Any] | None]
 
@@ -46,90 +42,26 @@ class ClientLimits(Protocol):
     def rate_period(self) -> float: ...
 
 
-class StateClient:
+class StateClient(Lifeline):
     """One a worker. start() once the loop runs; close() at the end. Implements mail.ports Greylist and Rates."""
 
     def __init__(self, path: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self.path = path
-        self._loop = loop or asyncio.get_running_loop()
-        self._channel: Channel | None = None
-        self._ready = False
-        self._stopped = False
+        super().__init__(path, loop)
         self._sequence = 0
         self._batch: list[msgspec.Struct] = []
         self._batch_waiting: Waiting = []
         self._urgent = False
         self._frames: deque[tuple[int, float, Waiting]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-        self._backoff = BACKOFF_MIN
-        self._retry: asyncio.TimerHandle | None = None
         self._open: dict[str, int] = {}
-        self._up = asyncio.Event()
-        self.failures = 0
-        self.contact = Contact()
-        self.why = "not connected yet"
 
     # -- the connection ------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin to connect (and to reconnect for ever)."""
-        self._dial()
-
-    async def wait_ready(self, timeout: float) -> bool:
-        """Wait until `stated` answers, at most `timeout` seconds."""
-        try:
-            await asyncio.wait_for(self._up.wait(), timeout)
-        except TimeoutError:
-            return False
-        return True
-
-    @property
-    def ready(self) -> bool:
-        return self._ready
-
     def health(self) -> dict[str, Any]:
         """Facts for `postgate status`."""
-        degraded = [] if self._ready else [f"stated does not answer: {self.why}; greylist and rates do not hold"]
-        return {"ready": self._ready, "failures": self.failures, "why": self.why, "degraded": degraded}
+        degraded = [] if self.ready else [f"stated does not answer: {self.why}; greylist and rates do not hold"]
+        return {"ready": self.ready, "failures": self.failures, "why": self.why, "degraded": degraded}
 
-    def close(self) -> None:
-        """Give everything up: asks under way raise Unavailable."""
-        self._stopped = True
-        for handle in (self._timer, self._retry):
-            if handle is not None:
-                handle.cancel()
-        self._lose("closed")
-
-    def _dial(self) -> None:
-        self._retry = None
-        if self._stopped or self._channel is not None:
-            return
-        try:
-            channel = connect(self.path)
-        except OSError as error:
-            self.why = f"{self.path}: {error.strerror or error}"
-            self.contact.failed(self.why)
-            self._dial_later()
-            return
-        self._channel = channel
-        channel.attach(self._loop, self._on_frame, lambda: self._lost(channel))
-
-    def _dial_later(self) -> None:
-        if not self._stopped and self._retry is None:
-            pause = self._backoff * random.uniform(0.5, 1.0)
-            self._backoff = min(BACKOFF_MAX, self._backoff * 2)
-            self._retry = self._loop.call_later(pause, self._dial)
-
-    def _lost(self, channel: Channel) -> None:
-        if channel is self._channel:
-            self._lose("stated closed the connection")
-
-    def _lose(self, why: str) -> None:
-        """No connection any more: whoever waits hears so at once."""
-        channel, self._channel, self._ready = self._channel, None, False
-        self._up.clear()
-        self.why = why
-        self.contact.failed(why)
+    def _abandon(self, why: str) -> None:
         waiting = [future for _, _, futures in self._frames for future in futures] + self._batch_waiting
         self._frames.clear()
         self._batch, self._batch_waiting = [], []
@@ -137,9 +69,6 @@ class StateClient:
         for future in waiting:
             if future is not None and not future.done():
                 future.set_exception(Unavailable(f"stated: {why}"))
-        if channel is not None:
-            channel.close()
-        self._dial_later()
 
     def _on_frame(self, payload: bytes, fds: list[int]) -> None:
         try:
@@ -161,8 +90,7 @@ class StateClient:
         if answers != [wire.HELLO]:
             self._lose("another version of stated")
             return
-        self._ready, self._backoff, self.why = True, BACKOFF_MIN, ""
-        self._up.set()
+        self._welcome()
         if self._open:
             self._post(wire.Report(dict(self._open)), None)
 
@@ -192,7 +120,7 @@ class StateClient:
         try:
             self._channel.send((self._sequence, batch))
         except ConnectionError:
-            self._lose("stated is gone")
+            self._lose("it is gone")
 
     def _overdue(self) -> None:
         """One timer for all frames: it looks at the oldest one only."""
@@ -207,7 +135,7 @@ class StateClient:
 
     async def ask(self, ask: msgspec.Struct) -> Any:
         """The answer to one ask of stores.wire. Raises Unavailable."""
-        if not self._ready:
+        if not self.ready:
             raise Unavailable(f"stated: {self.why}")
         future = self._loop.create_future()
         self._post(ask, future)
@@ -221,12 +149,12 @@ class StateClient:
 
     def tell(self, ask: msgspec.Struct) -> None:
         """An ask whose answer nobody needs; nothing happens while `stated` is away."""
-        if self._ready:
+        if self.ready:
             self._post(ask, None)
 
     def step(self, ask: GreylistAsk) -> Promise[GreylistAnswer]:
         """mail.ports.Greylist. `ask.now` does not travel: `stated` has a clock of its own that never jumps."""
-        if not self._ready:
+        if not self.ready:
             raise Unavailable(f"stated: {self.why}")
         promise: Promise[Any] = Promise(self._loop.create_future)
         self._post(wire.step_of(ask), promise)

@@ -8,7 +8,6 @@ waits.
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Iterator
 from typing import Any, Protocol
@@ -16,16 +15,13 @@ from typing import Any, Protocol
 import msgspec
 
 from appliance.mail.ports import Hit, TableUnavailable
-from appliance.net.channel import Channel, connect
+from appliance.net.lifeline import Lifeline
 from appliance.observe import trouble
-from appliance.observe.contact import Contact
 from appliance.tables import wire
 from appliance.tables.text import Source
 
 #: Longer than any table may take (proxied/keeper.py): proxymap itself says which one is late, and why.
 DEADLINE = 20.0
-#: Pause before the next attempt to connect: from, growing to (seconds), each with half of it as jitter.
-BACKOFF_MIN, BACKOFF_MAX = 0.05, 2.0
 #: Seconds for which an answer, or that there is none, is remembered; and how many of one table.
 REMEMBER, MOST = 2.0, 4096
 
@@ -72,57 +68,31 @@ class Remote:
         return iter(())
 
 
-class Line:
+class Line(Lifeline):
     """One a process. start() once the loop runs; close() at the end."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self._loop = asyncio.get_running_loop()
-        self._channel: Channel | None = None
-        self._ready = self._stopped = False
+        super().__init__(path)
         self._number = 0
         self._batch: list[wire.Ask] = []
         self._waiting: dict[int, tuple[float, Remote, str, asyncio.Future[Hit | None]]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._retry: asyncio.TimerHandle | None = None
-        self._backoff = BACKOFF_MIN
-        self._up = asyncio.Event()
         self.wanted = False
-        self.failures = 0
-        self.contact = Contact()
-        self.why = "not connected yet"
 
     def start(self) -> None:
         """Begin to connect (and to reconnect for ever); only where a table needs it."""
         if not self.wanted:
             self.wanted = True
-            self._dial()
-
-    async def wait_ready(self, timeout: float) -> bool:
-        """Wait until proxymap answers, at most `timeout` seconds."""
-        try:
-            await asyncio.wait_for(self._up.wait(), timeout)
-        except TimeoutError:
-            return False
-        return True
+            super().start()
 
     def health(self) -> dict[str, Any]:
         """Facts for `postgate status`."""
-        away = self.wanted and not self._ready
+        away = self.wanted and not self.ready
         degraded = [f"proxymap does not answer: {self.why}; its tables put off"] if away else []
         return {**self.contact.facts(), "failures": self.failures, "degraded": degraded}
 
-    def close(self) -> None:
-        """Give everything up: asks under way raise Unavailable."""
-        self._stopped = True
-        for handle in (self._timer, self._retry):
-            if handle is not None:
-                handle.cancel()
-        self._lose("closed")
-
     def ask(self, table: Remote, key: str) -> Awaitable[Hit | None]:
         """The answer to come. Raises Unavailable at once while proxymap is away."""
-        if not self._ready:
+        if not self.ready:
             self.failures += 1
             raise TableUnavailable(table.spec, f"{table.spec}: proxymap: {self.why}")
         if not self._batch:
@@ -136,42 +106,10 @@ class Line:
             self._timer = self._loop.call_at(due, self._overdue)
         return future
 
-    def _dial(self) -> None:
-        self._retry = None
-        if self._stopped or self._channel is not None:
-            return
-        try:
-            channel = connect(self.path)
-        except OSError as error:
-            self.why = f"{self.path}: {error.strerror or error}"
-            self.contact.failed(self.why)
-            self._dial_later()
-            return
-        self._channel = channel
-        channel.attach(self._loop, self._on_frame, lambda: self._lost(channel))
-
-    def _dial_later(self) -> None:
-        if not self._stopped and self._retry is None and self.wanted:
-            pause = self._backoff * random.uniform(0.5, 1.0)
-            self._backoff = min(BACKOFF_MAX, self._backoff * 2)
-            self._retry = self._loop.call_later(pause, self._dial)
-
-    def _lost(self, channel: Channel) -> None:
-        if channel is self._channel:
-            self._lose("it closed the connection")
-
-    def _lose(self, why: str) -> None:
-        """No connection any more: whoever waits hears so at once."""
-        channel, self._channel, self._ready = self._channel, None, False
-        self._up.clear()
-        self.why = why
-        self.contact.failed(why)
+    def _abandon(self, why: str) -> None:
         waiting, self._waiting, self._batch = self._waiting, {}, []
         for _, table, _, future in waiting.values():
             self._fail(table, future, f"{table.spec}: proxymap: {why}")
-        if channel is not None:
-            channel.close()
-        self._dial_later()
 
     def _fail(self, table: Remote, future: asyncio.Future[Hit | None], why: str) -> None:
         self.failures += 1
@@ -206,8 +144,7 @@ class Line:
         if answer.text != wire.HELLO:
             self._lose("another version of proxymap")
             return
-        self._ready, self._backoff, self.why = True, BACKOFF_MIN, ""
-        self._up.set()
+        self._welcome()
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, []
