@@ -5,7 +5,7 @@ import shutil
 import smtplib
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email import message_from_bytes
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.faults.senders import talk
 from tests.interop.test_hooks_policy import recipe
 from tests.interop.test_hooks_scanners import written
 from tests.interop.test_real_scanners import HAM
-from tests.peers import amavis, clamd
+from tests.peers import amavis
 from tests.peers.amavis import Amavis
 from tests.peers.clamd import Clamd, eicar_mail
 from tests.peers.content_filter import MARK, ContentFilter, LmtpFilter
@@ -30,15 +30,6 @@ from tests.running.test_running_filters import filtered_door, waiting, wiring
 from tests.running.test_running_spf import STAGES
 
 pytestmark = pytest.mark.peer
-
-
-@pytest.fixture
-def av(tmp_path: Path) -> Iterator[Clamd]:
-    if not clamd.available():
-        pytest.skip("Debian package clamav-daemon is not installed")
-    server = Clamd(tmp_path / "clamd").start()
-    yield server
-    server.stop()
 
 
 # ---------------------------------------------------------------------- behind the queue

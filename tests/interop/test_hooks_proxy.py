@@ -4,7 +4,7 @@ and Postfix as the filter's host; infected mail is refused to the client in its 
 import shutil
 import smtplib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from tests.faults.senders import talk
 from tests.interop.test_hooks_policy import recipe
 from tests.interop.test_hooks_scanners import written
 from tests.interop.test_real_scanners import HAM
-from tests.peers import amavis, clamd
+from tests.peers import amavis
 from tests.peers.amavis import Amavis
 from tests.peers.clamd import Clamd, eicar_mail
 from tests.peers.gateway import Gateway
@@ -28,15 +28,6 @@ from tests.running.test_running_filters import wiring
 from tests.running.test_running_proxy import proxied_door
 
 pytestmark = pytest.mark.peer
-
-
-@pytest.fixture
-def av(tmp_path: Path) -> Iterator[Clamd]:
-    if not clamd.available():
-        pytest.skip("Debian package clamav-daemon is not installed")
-    server = Clamd(tmp_path / "clamd").start()
-    yield server
-    server.stop()
 
 
 def empty(made: Gateway) -> bool:

@@ -3,7 +3,7 @@ YARA rules behind a whole gateway."""
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from tests.faults.senders import talk
 from tests.interop.test_hooks_policy import recipe
 from tests.interop.test_real_scanners import HAM
-from tests.peers import amavis, clamd, icap, rspamd
+from tests.peers import amavis, icap, rspamd
 from tests.peers.amavis import Amavis
 from tests.peers.clamd import Clamd, eicar_mail
 from tests.peers.gateway import ZONE, Gateway
@@ -39,15 +39,6 @@ def written(folder: Path, inner: Inner, name: str, changes: dict[str, str], path
     checked = made.cli("check")
     assert checked.returncode == 0, checked.stdout
     return made.start()
-
-
-@pytest.fixture
-def av(tmp_path: Path) -> Iterator[Clamd]:
-    if not clamd.available():
-        pytest.skip("Debian package clamav-daemon is not installed")
-    server = Clamd(tmp_path / "clamd").start()
-    yield server
-    server.stop()
 
 
 def test_postgate_before_rspamd(tmp_path: Path, inner: Inner) -> None:

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,13 +31,6 @@ ODD = {
     "no line between header and body": eicar_mail().replace(b"base64\r\n\r\n", b"base64\r\n"),
 }
 POLICIES = plain(message='["content", ["antivirus", "antispam"]]')
-
-
-@pytest.fixture
-def av(tmp_path: Path) -> Iterator[Clamd]:
-    server = Clamd(tmp_path / "clamd").start()
-    yield server
-    server.stop()
 
 
 def wiring(av: Clamd) -> str:

@@ -39,13 +39,6 @@ Ann\r
 
 
 @pytest.fixture
-def av(tmp_path: Path) -> Iterator[Clamd]:
-    server = Clamd(tmp_path / "clamd").start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def judge(tmp_path: Path) -> Iterator[Spamd]:
     server = Spamd(tmp_path / "spamd").start()
     yield server

@@ -35,6 +35,15 @@ def waiting(made: Gateway) -> dict[str, str]:
     return {one["queue_id"]: str(one) for one in listed}
 
 
+def through_once(made: Gateway, inner: Inner, scan: ContentFilter, first: str) -> None:
+    """The message `first` for a@ and b@example.com went through the filter, which was told whose it is, and arrived."""
+    kept = inner.wait(1)[0]
+    assert kept.recipients == ["a@example.com", "b@example.com"] and kept.sender == "sender@example.org"
+    assert kept.content.count(MARK) == 1 and len(scan.seen) == 1  # no loop
+    assert scan.told["IDENT"] == first and scan.told["ADDR"] == "127.0.0.1" and scan.told["PROTO"] == "ESMTP"
+    made.wait_log(f", orig_queue_id={first}, orig_client=client.example.org[127.0.0.1]")
+
+
 @pytest.mark.parametrize("text", ["smtp:[127.0.0.1]:{port}", "scan:", "scan:127.0.0.1:{port}", "smtp:localhost:{port}"])
 def test_all_mail_of_a_listener_goes_through_its_filter(gateway: Callable[..., Gateway], inner: Inner, text: str) -> None:
     back, door = free_port(), free_port()
@@ -43,11 +52,7 @@ def test_all_mail_of_a_listener_goes_through_its_filter(gateway: Callable[..., G
     more = wiring(back, filtered_door(door, text.format(port=scan.port)) + named)
     made = gateway(policies=plain(), more=more, workers=1)
     first = queue_id(sent(door, "a@example.com", "b@example.com"))
-    kept = inner.wait(1)[0]
-    assert kept.recipients == ["a@example.com", "b@example.com"] and kept.sender == "sender@example.org"
-    assert kept.content.count(MARK) == 1 and len(scan.seen) == 1  # no loop
-    assert scan.told["IDENT"] == first and scan.told["ADDR"] == "127.0.0.1" and scan.told["PROTO"] == "ESMTP"
-    made.wait_log(f", orig_queue_id={first}, orig_client=client.example.org[127.0.0.1]")
+    through_once(made, inner, scan, first)
     made.wait_log(f"{first}: filter: ")
     made.wait_log(f"{first}: removed")
     again = queue_id(sent(made.port, "c@example.com"))  # a listener without one

@@ -10,15 +10,9 @@ from click.testing import CliRunner, Result
 from appliance.cli import quarantine, queue
 from appliance.queue.envelope import pack_verdicts
 from tests.connectors.smtp_peer import Peer
-from tests.daemons.delivery.harness import Running, delivery, mail_log, settings
+from tests.daemons.delivery.harness import Running, delivery, settings
 
 LATER = b"450 4.2.0 later\r\n"
-
-
-@pytest.fixture
-def log(monkeypatch):
-    with mail_log(monkeypatch) as lines:
-        yield lines
 
 
 @pytest.fixture

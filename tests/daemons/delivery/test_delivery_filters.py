@@ -8,16 +8,10 @@ import pytest
 
 from appliance.connectors.target import Timeouts
 from tests.connectors.smtp_peer import CUT, OK, SILENT, Peer
-from tests.daemons.delivery.harness import delivery, mail_log, settings, snapshot
+from tests.daemons.delivery.harness import delivery, settings, snapshot
 
 PIPE = "PIPELINING"
 _GOOD = {"greeting": b"220 x\r\n", "data": b"354 x\r\n"}
-
-
-@pytest.fixture
-def log(monkeypatch):
-    with mail_log(monkeypatch) as lines:
-        yield lines
 
 
 def filtered(folder: Path, peer: Peer, **more: Any) -> str:

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from appliance.mail.edits import Edit
-from appliance.observe import trouble
 from appliance.queue.envelope import QueuedRecipient
 from tests.connectors.smtp_peer import Peer
-from tests.daemons.delivery.harness import delivery, mail_log, settings
+from tests.daemons.delivery.harness import delivery, settings
 
 MAP = b"""\
 ann@corp.local       ann.smith@example.org
@@ -25,13 +24,6 @@ HEADER = (
     b"Cc: =?utf-8?q?ann=40corp.local?= <x@else.example>\r\n"
     b"Reply-To: multi@corp.local\r\nX-Other: ann@corp.local\r\nSubject: ann@corp.local\r\n\r\nann@corp.local\r\n"
 )
-
-
-@pytest.fixture
-def log(monkeypatch):
-    monkeypatch.setattr(trouble, "tables", trouble.Touched())
-    with mail_log(monkeypatch) as lines:
-        yield lines
 
 
 def hop(peer: Peer) -> str:

@@ -11,18 +11,12 @@ import pytest
 from appliance.mail.edits import Edit
 from appliance.queue.envelope import QueuedRecipient
 from tests.connectors.smtp_peer import CUT, SILENT, Peer
-from tests.daemons.delivery.harness import BODY, delivery, mail_log, settings
+from tests.daemons.delivery.harness import BODY, delivery, settings
 
 PIPE = "PIPELINING"
 STUFFED = BODY.replace(b"\r\n.", b"\r\n..")
 NO = b"550 5.1.1 <x>: no such user\r\n"
 LATER = b"450 4.2.0 later\r\n"
-
-
-@pytest.fixture
-def log(monkeypatch):
-    with mail_log(monkeypatch) as lines:
-        yield lines
 
 
 def hop(peer: Peer) -> str:

@@ -10,15 +10,9 @@ import pytest
 
 from appliance.mail.edits import Edit
 from appliance.queue.envelope import PROVEN, Origin, QueuedRecipient
-from tests.daemons.delivery.harness import Log, mail_log
+from tests.daemons.delivery.harness import Log
 from tests.daemons.delivery.piped import MAIL, both, python, shell
 from tests.peers.inner import Inner
-
-
-@pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Any:
-    with mail_log(monkeypatch) as lines:
-        yield lines
 
 
 @pytest.fixture

@@ -12,18 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.daemons.delivery.harness import Log, mail_log
+from tests.daemons.delivery.harness import Log
 from tests.daemons.delivery.piped import Both, Outside, both, python, shell
 from tests.peers.inner import Inner
 from tests.peers.process import reachable
 
 ENDLESS = "import sys\nwhile True: sys.stdout.write('x' * 65536)"
-
-
-@pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Any:
-    with mail_log(monkeypatch) as lines:
-        yield lines
 
 
 def running(pid: int) -> bool:

@@ -13,17 +13,11 @@ from appliance.daemons.delivery import upkeep
 from appliance.queue.errors import SpoolError, SpoolLocked
 from appliance.queue.space import Space
 from tests.connectors.smtp_peer import Peer
-from tests.daemons.delivery.harness import BODY, Worker, delivery, mail_log, settings, snapshot
+from tests.daemons.delivery.harness import BODY, Worker, delivery, settings, snapshot
 
 PIPE = "PIPELINING"
 STUFFED = BODY.replace(b"\r\n.", b"\r\n..")
 LATER = b"450 4.2.0 later\r\n"
-
-
-@pytest.fixture
-def log(monkeypatch):
-    with mail_log(monkeypatch) as lines:
-        yield lines
 
 
 def hop(peer: Peer) -> str:

@@ -5,16 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.observe import trouble
 from tests.connectors.smtp_peer import Peer
-from tests.daemons.delivery.harness import delivery, mail_log, settings
-
-
-@pytest.fixture
-def log(monkeypatch):
-    monkeypatch.setattr(trouble, "tables", trouble.Touched())
-    with mail_log(monkeypatch) as lines:
-        yield lines
+from tests.daemons.delivery.harness import delivery, settings
 
 
 def hop(peer: Peer) -> str:
