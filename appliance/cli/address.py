@@ -12,12 +12,11 @@ import click
 import msgspec
 
 from appliance.addresses import Expansion, Refused, Rewriter, Step, Unreasonable
-from appliance.addresses.values import address as mailbox
-from appliance.cli.common import Group, config_option, snapshot_of
+from appliance.cli.common import Group, config_option, mailbox_of, snapshot_of
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.compose.rewriting import build_rewriter
 from appliance.mail.ports import Unavailable
-from appliance.protocol.smtp.address import NULL_SENDER, Address
+from appliance.protocol.smtp.address import Address
 from appliance.tables.proxied import open_proxied
 from appliance.tables.proxied.direct import Direct
 
@@ -39,11 +38,7 @@ def command() -> None:
 def rewrite(what: str, address: str, as_json: bool, config: str | None) -> None:
     """Rewrite ADDRESS ("<>" for the null sender) as that of a sender or a recipient, and print each step."""
     snapshot = snapshot_of(config, PUT_OFF)
-    try:
-        parsed = NULL_SENDER if address in ("", "<>") else mailbox(address, snapshot.wiring.gateway.hostname)
-    except ValueError as why:
-        raise click.UsageError(str(why)) from None
-    told = asyncio.run(_told(snapshot, what, parsed))
+    told = asyncio.run(_told(snapshot, what, mailbox_of(address, snapshot)))
     if as_json:
         click.echo(msgspec.json.encode(told))
     else:

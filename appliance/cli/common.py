@@ -14,6 +14,7 @@ from appliance.config import where
 
 if TYPE_CHECKING:
     from appliance.config.snapshot import Snapshot
+    from appliance.protocol.smtp.address import Address
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -59,6 +60,17 @@ def snapshot_of(config: str | None, code: int) -> "Snapshot":
     except ConfigError as error:
         click.echo(str(error), err=True)
     sys.exit(code)
+
+
+def mailbox_of(text: str, snapshot: "Snapshot") -> "Address":
+    """An ADDRESS of the command line: "<>" is the null sender, a name alone is at our own. Raises UsageError."""
+    from appliance.addresses.values import address
+    from appliance.protocol.smtp.address import NULL_SENDER
+
+    try:
+        return NULL_SENDER if text in ("", "<>") else address(text, snapshot.wiring.gateway.hostname)
+    except ValueError as why:
+        raise click.UsageError(str(why)) from None
 
 
 def state_dir(config: str | None) -> Path:

@@ -13,15 +13,14 @@ import click
 import msgspec
 
 from appliance.addresses.expansion import Step
-from appliance.addresses.values import address as mailbox
-from appliance.cli.common import config_option, snapshot_of
+from appliance.cli.common import config_option, mailbox_of, snapshot_of
 from appliance.config.generics import Generics
 from appliance.config.routes import Route, Routes
 from appliance.config.snapshot import Snapshot
 from appliance.config.values import SERVERS, NextHop
 from appliance.mail.later import answered
 from appliance.mail.ports import Unavailable
-from appliance.protocol.smtp.address import NULL_SENDER, Address
+from appliance.protocol.smtp.address import Address
 from appliance.tables.proxied import open_proxied
 from appliance.tables.proxied.direct import Direct
 
@@ -36,10 +35,7 @@ THERE, NOWHERE, UNKNOWN = 0, 1, 2
 def command(address: str, sender: str, as_json: bool, config: str | None) -> None:
     """Show where mail for ADDRESS goes."""
     snapshot = snapshot_of(config, UNKNOWN)
-    try:
-        to, whose = (_parsed(text, snapshot) for text in (address, sender))
-    except ValueError as why:
-        raise click.UsageError(str(why)) from None
+    to, whose = (mailbox_of(text, snapshot) for text in (address, sender))
     if not to.local:
         raise click.UsageError("nobody can be sent to at <>")
     told = asyncio.run(_told(snapshot, to, whose))
@@ -48,10 +44,6 @@ def command(address: str, sender: str, as_json: bool, config: str | None) -> Non
     else:
         _show(told)
     sys.exit({"goes": THERE, "not known": UNKNOWN}.get(told["result"], NOWHERE))
-
-
-def _parsed(text: str, snapshot: Snapshot) -> Address:
-    return NULL_SENDER if text in ("", "<>") else mailbox(text, snapshot.wiring.gateway.hostname)
 
 
 async def _told(snapshot: Snapshot, to: Address, sender: Address) -> dict[str, Any]:

@@ -7,6 +7,7 @@ there. What failure means for the mail: none here.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, NamedTuple, Protocol
 
@@ -35,7 +36,7 @@ class Meters(NamedTuple):
     degraded: Gauge
 
 
-class Fares:
+class Fares(ABC):
     """One peer's. `kind`: what it is called; `unreached`: steps of which a peer that is there again has recovered."""
 
     #: A step at which nobody has asked the peer yet: to have failed there says nothing of it.
@@ -54,9 +55,9 @@ class Fares:
         #: Connections to it that are open.
         self.connections = 0
 
+    @abstractmethod
     async def answers(self) -> bool:
         """Is it there, and does it speak its protocol?"""
-        raise NotImplementedError
 
     def said(self, word: str) -> None:
         """It answered a whole message, or refused something."""
