@@ -30,6 +30,16 @@ def recipe(name: str) -> str:
     return str(found)
 
 
+def _comes_back(port: int) -> bool:
+    """The stranger tries again; whether it was taken."""
+    with smtplib.SMTP("127.0.0.1", port, local_hostname="client.example.org") as client:
+        client.ehlo()
+        client.mail("friend@example.org")
+        if client.rcpt("user@example.com")[0] != 250:
+            return False
+        return client.data(b"From: friend@example.org\r\nSubject: hello\r\n\r\nhello\r\n")[0] == 250
+
+
 def test_postfix_and_postgate_as_policy_server(
     make_postfix: Callable[..., Postfix], inner: Inner, tmp_path: Path
 ) -> None:
@@ -42,26 +52,39 @@ def test_postfix_and_postgate_as_policy_server(
     (made.root / "policies" / "recipient.toml").write_text(
         'tables = ["inline:{user@example.com=ok}"]\ncallahead = false\n'
     )
+    (made.root / "policies" / "greylist.toml").write_text('when = "always"\ndelay = "1s"\n')
     assert made.cli("check").returncode == 0
     made.start()
     try:
         printed = made.cli("postfix-config").stdout
         lines = recipe("policy-server-postfix").replace("10040", str(front))
         assert lines in printed, "the page shows what the command prints"
-        value = re.sub(r"\s+", " ", lines.partition("=")[2].strip()).replace("permit_mynetworks, ", "")
+        found = re.findall(r"^(\w+) =\n((?:    .*\n)+)", printed, re.MULTILINE)
+        settings = {name: re.sub(r"\s+", " ", value.strip()) for name, value in found}
+        # Loopback is the stranger here, and the list of recipients is the gateway's.
+        before = settings["smtpd_recipient_restrictions"].replace("permit_mynetworks, ", "")
+        settings["smtpd_recipient_restrictions"] = before
+        assert settings["smtpd_data_restrictions"].count("check_policy_service") == 3, "as the page says"
         outer = make_postfix(
             relay=f"[127.0.0.1]:{inner.port}",
             mynetworks="192.0.2.0/24",
             relay_domains="example.com",
-            smtpd_recipient_restrictions=value,
-            smtpd_data_restrictions=value.rpartition("reject_unlisted_recipient, ")[2],
+            relay_recipient_maps="",
+            smtpd_peername_lookup="no",
+            soft_bounce="no",
+            **settings,
         )
         with smtplib.SMTP("127.0.0.1", outer.port, local_hostname="client.example.org") as client:
             client.ehlo()
             client.mail("friend@example.org")
             code, text = client.rcpt("nobody@example.com")
             assert code == 550 and b"no such mailbox here" in text
-            assert client.rcpt("user@example.com")[0] in (250, 450)
+            code, text = client.rcpt("user@example.com")
+            assert code == 450 and b"Greylisted" in text
+        wait_for(lambda: _comes_back(outer.port), 20, "the mail past the greylist")
+        (kept,) = inner.wait(1)
+        assert kept.recipients == ["user@example.com"]
+        assert kept.content.count(b"Authentication-Results: mx.example.com;") == 1
         with PolicyClient(("127.0.0.1", front)) as asked:
             assert asked.ask(recipient="nobody@example.com", instance="x").startswith("550 5.1.1")
     finally:
