@@ -33,7 +33,7 @@ class Command:
 
     async def ask(self, server: Server, source: Source, ctx: Context, progress: Progress) -> ScanResult:
         """Raises NoAnswer, ProtocolError, Unavailable."""
-        progress.server, progress.phase = server, "waiting for the program of"
+        progress.server, progress.phase = server, "waiting for the program"
         found = await self._runner.run(self._name, source)
         if found.kind == "error":
             raise NoAnswer(found.why)

@@ -30,13 +30,17 @@ class NoAnswer(Exception):
 
 
 class Server(NamedTuple):
-    """Where a scanner listens: a unix socket, or host (address or name) and port."""
+    """Where a scanner listens: a unix socket, or host (address or name) and port. `program`: what is run instead, by
+    whoever listens there."""
 
     path: str = ""
     host: str = ""
     port: int = 0
+    program: str = ""
 
     def __str__(self) -> str:
+        if self.program:
+            return self.program
         if self.path:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

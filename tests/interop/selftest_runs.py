@@ -144,8 +144,9 @@ def _strict(folder: Path) -> Played:
 
 
 def _dead(folder: Path) -> Played:
-    """A virus scanner and a policy service at whose address nobody is."""
+    """A virus scanner and a policy service at whose address nobody is, and a program that is not there."""
     more = '[scanners.clamav]\nkind = "clamd"\naddress = "127.0.0.1:1"\n'
+    more += '[scanners.program]\nkind = "command"\ncommand = ["/no/such/clamscan", "{file}"]\n'
     service = '[[services]]\nname = "grey"\naddress = "inet:127.0.0.1:1"\n'
     config = wiring(folder, more, greylist='mode = "off"\n', policy_services=service)
     return selftest(folder, "--config", config, *_only("clean mail", "EICAR", "your virus", "away", "greylist"))

@@ -82,8 +82,12 @@ def test_who_is_refused_early_by_an_honest_configuration_is_skipped_with_the_fil
 
 @pytest.mark.parametrize("played", ["dead"], indirect=True)
 def test_who_does_not_answer_is_one_miss_and_spoils_nothing_else(played: Played) -> None:
-    assert played.status == 1 and set(played.named("miss")) == {"your clamav answers", "your policy services answer"}
-    assert "127.0.0.1:1: cannot connect" in played.named("miss")["your clamav answers"]
+    missed = played.named("miss")
+    assert played.status == 1
+    assert set(missed) == {"your clamav answers", "your program answers", "your policy service grey answers"}
+    assert "127.0.0.1:1: cannot connect" in missed["your clamav answers"]
+    assert "got /no/such/clamscan: exit code 127: cannot run" in missed["your program answers"]
+    assert "waiting for the program /no/such/clamscan" in missed["your program answers"]
     for name in ("your virus scanners", "your clamav away"):
         assert "your scanner clamav does not answer: 127.0.0.1:1" in played.named("skipped")[name]
     wanted = {"clean mail", "EICAR, plain", "virus scanner away", "scand away", "DNS away", "inner server away and back"}

@@ -29,9 +29,14 @@ _DEFERRING = {Action.DEFER: 450, Action.DEFER_IF_PERMIT: 450, Action.DEFER_IF_RE
 
 def off(policies: PolicySet, check: str) -> str:
     """Why nothing is to be expected of a check, or ""."""
-    policy = policies.checks[check]
-    if policy.mode != "enforce":
-        return f"{check} is in mode {policy.mode}"
+    mode = policies.checks[check].mode
+    return f"{check} is in mode {mode}" if mode == "monitor" else absent(policies, check)
+
+
+def absent(policies: PolicySet, check: str) -> str:
+    """Why a check does not even look, or ""."""
+    if policies.checks[check].mode == "off":
+        return f"{check} is in mode off"
     if not any(check in step for steps in policies.plan.steps.values() for step in steps):
         return f"{check} stands in no stage"
     return ""

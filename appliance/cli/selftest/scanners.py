@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from appliance.checks import antispam, antivirus
-from appliance.cli.selftest.expect import DELIVER, Expected, expect, off
+from appliance.cli.selftest.expect import DELIVER, Expected, absent, expect, off
 from appliance.cli.selftest.play import Mail, Play, Result, Scenario
 from appliance.cli.selftest.plays_content import attached
 from appliance.cli.selftest.scene import Scene
@@ -24,22 +24,20 @@ from appliance.engine.rules import PolicySet
 
 #: Seconds within which things are well again.
 RECOVERY = 30.0
-#: Checks that ask services of the operator's, and what these are.
-SERVICES = {"policy_services": "your policy services", "milters": "your milters"}
-#: In the reason of a verdict of theirs, where nobody answered.
-_BY_DEFAULT = " by default: "
 _KINDS = {antivirus.NAME: antivirus.KINDS, antispam.NAME: antispam.KINDS}
 Row = tuple[str, Result, float]
 
 
-def asked_by(policies: PolicySet, name: str, entry: ScannerEntry) -> tuple[list[str], str]:
-    """The checks in force that ask a scanner, or why there is none."""
+def asked_by(
+    policies: PolicySet, name: str, entry: ScannerEntry, without: Callable[[PolicySet, str], str] = off
+) -> tuple[list[str], str]:
+    """The checks in force that ask a scanner, or why there is none. `without`: why a check is none of them."""
     found, why = [], []
     for check, kinds in _KINDS.items():
         named: tuple[str, ...] = getattr(policies.checks[check].knobs, "scanners", ())
         if name not in named and (named or entry.kind not in kinds):
             continue
-        reason = off(policies, check)
+        reason = without(policies, check)
         why += [reason] if reason else []
         found += [] if reason else [check]
     return found, "" if found else "; ".join(why) or "no check asks it"
@@ -48,22 +46,14 @@ def asked_by(policies: PolicySet, name: str, entry: ScannerEntry) -> tuple[list[
 async def answering(play: Play) -> list[Row]:
     """A clean mail goes past all of them: a row each. Who does not answer is left out from now on."""
     rows: list[Row] = []
-    if not play.scene.theirs.wiring.scanners and not any(_services(play)):
+    if not play.scene.theirs.wiring.scanners:
         return rows
     began = time.monotonic()
-    for _ in range(len(SERVICES) + 1):
-        mail = play.mail()
-        reply = await play.send(mail)
-        decided = await play.gateway.decided(reply) if reply.code != 250 else None
-        if decided is None or decided.check not in SERVICES or _BY_DEFAULT not in decided.reason:
-            break
-        miss = Result("miss", "they answer", decided.reason, "the rest is played without them")
-        rows.append((f"{SERVICES[decided.check]} answer", miss, time.monotonic() - began))
-        play.snapshot = play.scene.switch_off(decided.check)
-        await play.gateway.reload()
-    seconds = time.monotonic() - began
+    mail = play.mail()
+    reply = await play.send(mail)
     missed = await play.stopped(mail, reply) if reply.code != 250 else None
     heard = _heard(await play.gateway.verdicts(mail.token))
+    seconds = time.monotonic() - began
     for name, entry in play.scene.theirs.wiring.scanners.items():
         result = _row(play, name, entry, heard.get(name), missed)
         if result.state == "miss" and heard.get(name, {}).get("kind") == "error":
@@ -73,14 +63,6 @@ async def answering(play: Play) -> list[Row]:
         play.snapshot = play.scene.without(play.dead)
         await play.gateway.reload()
     return rows
-
-
-def _services(play: Play) -> Iterable[bool]:
-    """Whether each kind of service is configured."""
-    for check in SERVICES:
-        policy = play.policies.checks[check]
-        knobs: Any = policy.knobs
-        yield policy.mode != "off" and bool(getattr(knobs, "services", ()) or getattr(knobs, "milters", ()))
 
 
 def _heard(verdicts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -94,7 +76,7 @@ def _heard(verdicts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _row(play: Play, name: str, entry: ScannerEntry, fact: dict[str, Any] | None, missed: Result | None) -> Result:
-    checks, why = asked_by(play.policies, name, entry)
+    checks, why = asked_by(play.policies, name, entry, absent)  # who is only watched asks as well
     if why:
         return Result("skipped", "-", "-", why)
     if fact is None:

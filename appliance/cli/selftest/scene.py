@@ -33,11 +33,16 @@ HONEST_NETWORK = "192.0.2.0/24"
 DELAY = 3
 CLAMD, SPAMD = "selftest_clamd", "selftest_spamd"
 _SCRIPTED = {"antivirus": CLAMD, "antispam": SPAMD}
+#: Checks that ask services of theirs, the knob with these, and how long each may take.
+_SERVICES = {
+    "policy_services": ("services", ("timeout",)),
+    "milters": ("milters", ("connect_timeout", "command_timeout", "content_timeout", "total_timeout")),
+}
 #: Sections of the wiring that a temporary gateway takes as they are.
 _KEPT = ("gateway", "smtp", "limits")
 #: Limits that count clients: all strangers here come from a few addresses, and much faster than in life.
 _UNLIMITED = {"connections_per_client": 0, "connection_rate": 0, "message_rate": 0, "recipient_rate": 0}
-#: Seconds that a scanner of theirs may take for a small mail: strangers wait for twenty.
+#: Seconds that a scanner or a service of theirs may take for a small mail: strangers wait for twenty.
 _PATIENCE = 10.0
 #: Keys of a scanner that name files; the configuration knows where they are.
 _PATHS = ("password_file", "folder")
@@ -86,9 +91,15 @@ class Scene:
             self._change(self.folder / "policies", check, values)
         return self._save()
 
-    def switch_off(self, check: str) -> Snapshot:
-        """As if a check were off."""
-        self._change(self.folder / "policies", check, {"mode": "off"})
+    def without_services(self, services: Iterable[tuple[str, str]]) -> Snapshot:
+        """As if these (check, name) were not configured."""
+        left = set(services)
+        for check, (knob, _) in _SERVICES.items():
+            values = self._read(self.folder / "policies", check)
+            for told in [values, *(item.get("set", {}) for item in values.get("exception", ()))]:
+                if knob in told:
+                    told[knob] = [entry for entry in told[knob] if (check, entry["name"]) not in left]
+            self._change(self.folder / "policies", check, values)
         return self._save()
 
     def away(self, name: str) -> None:
@@ -205,6 +216,12 @@ class Scene:
         for check, scanner in _SCRIPTED.items():
             if named := self._read(folder, check).get("scanners"):
                 self._change(folder, check, {"scanners": [*([named] if isinstance(named, str) else named), scanner]})
+        for check, (knob, timeouts) in _SERVICES.items():
+            listed = self._read(folder, check).get(knob, [])
+            for raw, entry in zip(listed, getattr(self.theirs.policies.checks[check].knobs, knob), strict=True):
+                raw |= {key: f"{min(getattr(entry, key), _PATIENCE):g}s" for key in timeouts}
+            if listed:
+                self._change(folder, check, {knob: listed})
 
     @staticmethod
     def _read(folder: Path, check: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.selftest import scanners, scripted
+from appliance.cli.selftest import scanners, scripted, services
 from appliance.cli.selftest.gateway import Gateway, Trouble
 from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.play import Play, Result, Scenario
@@ -68,7 +68,9 @@ def scenarios(scene: Scene, only: tuple[str, ...]) -> list[Scenario]:
     """What is played, in this order. Raises ClickException if nothing is."""
     found = [*SMTP, *SENDER, *CONTENT, *AWAY, *scanners.away(scene), *TROUBLE]
     chosen = [scenario for scenario in found if _is_chosen(scenario.name, only)]
-    if not chosen and not any(_is_chosen(f"your {name} answers", only) for name in scene.theirs.wiring.scanners):
+    asked = [f"your {name} answers" for name in scene.theirs.wiring.scanners]
+    asked += [service.row for service in services.configured(scene.theirs)]
+    if not chosen and not any(_is_chosen(name, only) for name in asked):
         raise click.ClickException(f"no scenario has {' or '.join(map(repr, only))} in its name")
     return chosen
 
@@ -92,8 +94,8 @@ async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: 
     try:
         await gateway.start()
         play = Play(scene, snapshot, gateway, inner, clamd, spamd)
-        shown.doing("asking your scanners")
-        for name, result, seconds in await scanners.answering(play):
+        shown.doing("asking your services and scanners")
+        for name, result, seconds in [*await services.answering(play), *await scanners.answering(play)]:
             if result.state == "miss" or _is_chosen(name, only):
                 shown.row(name, result, seconds)
         await _scenarios(play, chosen, shown)

@@ -24,7 +24,7 @@ def _settings(snapshot: Snapshot, name: str, entry: ScannerEntry, runner: str) -
     return Settings(
         name,
         entry.kind,
-        servers or (Server(path=runner),),
+        servers or (Server(path=runner, program=entry.command[0] if entry.command else ""),),
         entry.timeout,
         entry.concurrency,
         entry.size_limit,

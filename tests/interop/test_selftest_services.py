@@ -1,0 +1,85 @@
+"""`postgate selftest` with policy services and milters that answer, hang, are not there, put off, or are not asked."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from tests.interop.selftest_runs import selftest, wiring
+from tests.peers.milter_server import MilterServer
+from tests.peers.ports import free_port
+
+ONLY = ("--only", "clean mail", "--only", "your policy", "--only", "your milter")
+
+
+@contextlib.asynccontextmanager
+async def policy_service(answer: str) -> AsyncIterator[str]:
+    """Its address. `answer` to every request; "" none."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\n\n"):
+                if answer:
+                    writer.write(f"action={answer}\n\n".encode())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield f"inet:127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+
+
+async def test_each_service_and_milter_has_a_row_and_spoils_nothing_else(tmp_path: Path) -> None:
+    nobody = f"inet:127.0.0.1:{free_port()}"
+    async with (
+        policy_service("DUNNO") as good,
+        policy_service("") as silent,
+        policy_service("DEFER_IF_PERMIT Greylisted") as grey,
+        policy_service("550 Go away") as harsh,
+        MilterServer() as milter,
+        MilterServer() as idle,
+    ):
+        services = [
+            f'{{ name = "quiet", address = "{nobody}", default = "DUNNO" }}',
+            f'{{ name = "loud", address = "{nobody}" }}',
+            f'{{ name = "hangs", address = "{silent}", default = "DUNNO", timeout = "100s", stages = "helo" }}',
+            f'{{ name = "good", address = "{good}" }}',
+            f'{{ name = "grey", address = "{grey}" }}',
+            f'{{ name = "harsh", address = "{harsh}", stages = ["data"] }}',
+            f'{{ name = "out", address = "{good}", roles = "outbound" }}',
+        ]
+        milters = [
+            f'{{ name = "gone", address = "{nobody}", default = "accept" }}',
+            f'{{ name = "fine", address = "{milter.address}" }}',
+            f'{{ name = "elsewhere", address = "{idle.address}", clients = ["10.0.0.0/8"] }}',
+        ]
+        config = wiring(
+            tmp_path,
+            policy_services=f"services = [{', '.join(services)}]\n",
+            milters=f"milters = [{', '.join(milters)}]\n",
+        )
+        played = await asyncio.to_thread(selftest, tmp_path, "--config", config, *ONLY)
+    assert played.status == 1, played.said
+    ok, miss, skipped = (played.named(state) for state in ("ok", "miss", "skipped"))
+    services_row, milters_row = "your policy service {} answers", "your milter {} answers"
+    assert set(miss) == {*map(services_row.format, ("quiet", "loud", "hangs", "harsh")), milters_row.format("gone")}
+    assert f"connecting to {nobody}: Connection refused" in miss[services_row.format("quiet")]
+    assert f"connecting to {nobody}: Connection refused" in miss[services_row.format("loud")]
+    assert "no answer within 10 s" in miss[services_row.format("hangs")], "it has as much time as a scanner"
+    assert "got 550 5.7.1" in miss[services_row.format("harsh")] and "Go away" in miss[services_row.format("harsh")]
+    assert f"got {nobody}: [Errno 111] Connection refused, at connecting" in miss[milters_row.format("gone")]
+    assert "Greylisted" in ok[services_row.format("grey")] and "puts off" in ok[services_row.format("grey")]
+    assert set(ok) == {*map(services_row.format, ("good", "grey")), milters_row.format("fine"), "clean mail"}
+    assert set(skipped) == {services_row.format("out"), milters_row.format("elsewhere")} and not idle.heard
+    assert "got delivered:" in ok["clean mail"], "not marked: the milter that is away is left out"
+    assert milter.heard
+
+
+async def test_who_is_only_watched_is_asked_and_who_is_off_is_not(tmp_path: Path) -> None:
+    service = f'[[services]]\nname = "grey"\naddress = "inet:127.0.0.1:{free_port()}"\ndefault = "DUNNO"\n'
+    milter = f'mode = "off"\n[[milters]]\nname = "sign"\naddress = "inet:127.0.0.1:{free_port()}"\n'
+    config = wiring(tmp_path, policy_services=f'mode = "monitor"\n{service}', milters=milter)
+    played = await asyncio.to_thread(
+        selftest, tmp_path, "--config", config, "--only", "your policy", "--only", "your milter"
+    )
+    assert set(played.named("miss")) == {"your policy service grey answers"}, "who is only watched is asked"
+    assert "milters is in mode off" in played.named("skipped")["your milter sign answers"] and played.status == 1
