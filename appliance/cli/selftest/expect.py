@@ -12,13 +12,15 @@ Kind = Literal["deliver", "refuse", "defer", "keep", "drop", "skip"]
 
 
 class Expected(NamedTuple):
-    """`mark` ("check=outcome") stands in the delivered mail. `words` is for the table. `found`: what checks must find."""
+    """`mark` ("check=outcome") stands in the delivered mail. `words` is for the table. `found`: what checks must find.
+    `place`: where it must be kept."""
 
     kind: Kind
     words: str
     code: int = 0
     mark: str = ""
     found: tuple[tuple[str, str], ...] = ()
+    place: str = ""
 
 
 DELIVER = Expected("deliver", "delivered")
@@ -68,7 +70,7 @@ def _one(policies: PolicySet, check: str, outcome: str) -> Expected:
         code = code or _DEFERRING[action]
         return Expected("defer", f"{code} put off", code)
     if action in KEPT:
-        return Expected("keep", f"kept in {KEPT[action]}")
+        return Expected("keep", f"kept in {KEPT[action]}", place=KEPT[action])
     if action is Action.DISCARD:
         return Expected("drop", "taken and dropped")
     if action is Action.MARK:

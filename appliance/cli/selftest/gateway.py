@@ -125,6 +125,18 @@ class Gateway:
 
         return await asyncio.to_thread(look)
 
+    async def places(self) -> dict[str, str]:
+        """Where messages wait, by their senders: "quarantine" or the name of the queue. Raises ClickException."""
+
+        def look() -> dict[str, str]:
+            found: dict[str, str] = {}
+            for queue in ("queue", "quarantine"):
+                for message in queue_socket.messages(str(self.config), {"command": "list", "queue": queue}):
+                    found[message["sender"]] = queue if queue == "quarantine" else str(message["queue_name"])
+            return found
+
+        return await asyncio.to_thread(look)
+
     async def inspectors(self) -> list[dict[str, Any]]:
         """How each worker stands with scand: jobs that wait, whether it is connected."""
         told = (await self.status())["dependencies"].values()

@@ -140,8 +140,8 @@ class Play:
     async def _after(self, mail: Mail, expected: Expected) -> tuple[bool, str]:
         """What became of a mail that was taken."""
         if expected.kind == "keep":
-            where = await self._kept(mail.sender)
-            return bool(where), f"kept in {where}" if where else "250, and it is not kept"
+            where = await self._kept(mail)
+            return where == expected.place, f"kept in {where}" if where else "250, and it is not kept"
         if expected.kind == "drop":
             self.refused.add(mail.token)
             return True, "taken"
@@ -160,13 +160,13 @@ class Play:
         where = await self.gateway.kept(sender)
         return where if where in KEPT.values() else ""
 
-    async def _kept(self, sender: str) -> str:
-        """Where it waits; it takes a moment until delivery has it."""
-        for _ in range(40):
-            if where := await self.gateway.kept(sender):
-                return where
-            await asyncio.sleep(0.05)
-        return ""
+    async def _kept(self, mail: Mail) -> str:
+        """Where it is in the end, if it is not inside; it takes a moment until delivery has put it there."""
+        until = asyncio.get_running_loop().time() + ARRIVAL
+        while not (where := await self._aside(mail.sender)):
+            if await self.inner.has(mail.token.encode(), 0.05) or asyncio.get_running_loop().time() > until:
+                return await self.gateway.kept(mail.sender)
+        return where
 
 
 def header_of(mail: bytes) -> str:

@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections import Counter
 
-from appliance.cli.selftest.expect import expect
+from appliance.cli.selftest.expect import KEPT, expect
 from appliance.cli.selftest.gateway import Trouble
-from appliance.cli.selftest.play import Play, Result, Scenarios, unlike
+from appliance.cli.selftest.play import Mail, Play, Result, Scenarios, unlike
 from appliance.cli.selftest.plays_content import attached
 from appliance.cli.selftest.scanners import RECOVERY, recovered
 from appliance.cli.selftest.scripted import Scanner
+from appliance.cli.selftest.stranger import Reply
+from appliance.mail.verdict import Action
 
 AWAY, TROUBLE = Scenarios(), Scenarios()
 #: Not ours to kill one by one: they stand for what is outside.
@@ -61,9 +64,8 @@ async def no_inner(play: Play) -> Result:
 @TROUBLE("kill -9 of each process")
 async def killed(play: Play) -> Result:
     """Two senders go on while one process after the other dies: what got 250 arrives."""
-    accepted: set[str] = set()
-    unsure: set[str] = set()
-    sending = [asyncio.create_task(_flow(play, accepted, unsure, plain)) for plain in (True, False)]
+    accepted: dict[str, tuple[Mail, Reply]] = {}
+    sending = [asyncio.create_task(_flow(play, accepted, plain)) for plain in (True, False)]
     problems = []
     services = [service for service in await play.gateway.pids() if service not in OUTSIDE]
     try:
@@ -78,24 +80,50 @@ async def killed(play: Play) -> Result:
         for task in sending:
             task.cancel()
         await asyncio.gather(*sending, return_exceptions=True)
-    return await _counted(play, accepted, unsure, problems, services)
+    return await _counted(play, accepted, problems, services)
 
 
-async def _counted(play: Play, accepted: set[str], unsure: set[str], problems: list[str], services: list[str]) -> Result:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(RECOVERY):
-            for token in sorted(accepted):
-                await play.inner.has(token.encode(), RECOVERY)
-    arrived = [token for token in accepted if any(token.encode() in mail for mail in play.inner.mails)]
-    if lost := len(accepted) - len(arrived):
+async def _counted(
+    play: Play, accepted: dict[str, tuple[Mail, Reply]], problems: list[str], services: list[str]
+) -> Result:
+    became = await _became(play, accepted)
+    if lost := len(accepted) - became.total():
         problems.append(f"{lost} of {len(accepted)} accepted mails are lost")
     if not accepted:
         problems.append("no mail was accepted meanwhile")
         if play.turned_away and (first := await play.stopped(*play.turned_away)):
             return first
-    play.refused -= accepted | unsure
-    got = f"{len(accepted)} accepted, none lost"
-    return unlike(problems, "what got 250 is delivered", got, f"{', '.join(services)}, master")
+    aside = [f", {count} {place}" for place, count in sorted(became.items()) if place != "delivered"]
+    got = f"{len(accepted)} accepted{''.join(aside)}, none lost"
+    return unlike(problems, "what got 250 is not lost", got, f"{', '.join(services)}, master")
+
+
+async def _became(play: Play, accepted: dict[str, tuple[Mail, Reply]]) -> Counter[str]:
+    """How many are where in the end: delivered, or where policies put them (for what could not be judged meanwhile)."""
+    found: Counter[str] = Counter()
+    left = dict(accepted)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(RECOVERY):
+            while left:
+                places = await play.gateway.places()
+                for token, (mail, reply) in list(left.items()):
+                    if where := await _is_settled(play, mail, reply, places):
+                        found[where] += 1
+                        del left[token]
+                await asyncio.sleep(0.1)
+    return found
+
+
+async def _is_settled(play: Play, mail: Mail, reply: Reply, places: dict[str, str]) -> str:
+    """Where it is for good, or ""."""
+    if any(mail.token.encode() in one for one in play.inner.mails):
+        return "delivered"
+    place = places.get(mail.sender, "")
+    if place in KEPT.values():
+        return f"in {place}"
+    decided = await play.gateway.decided(reply) if not place else None
+    ruling = play.policies.checks[decided.check].rulings.get(decided.outcome) if decided else None
+    return "dropped" if ruling and ruling.action is Action.DISCARD else ""
 
 
 async def _killed(play: Play, service: str) -> list[str]:
@@ -116,18 +144,18 @@ async def _killed(play: Play, service: str) -> list[str]:
     return [f"{service} did not come back within {RECOVERY:.0f} s"]
 
 
-async def _flow(play: Play, accepted: set[str], unsure: set[str], plain: bool) -> None:
+async def _flow(play: Play, accepted: dict[str, tuple[Mail, Reply]], plain: bool) -> None:
     """Mail after mail, until cancelled; `plain`: without what scand must take apart."""
     while True:
         mail = play.mail() if plain else attached(play, b"some octets", "notes.bin")
-        unsure.add(mail.token)
         try:
             reply = await play.send(mail)
         except ConnectionError:
             await asyncio.sleep(0.05)
             continue
+        play.refused.discard(mail.token)  # who was cut off does not know
         if reply.code == 250:
-            accepted.add(mail.token)
+            accepted[mail.token] = mail, reply
         else:
             play.turned_away = mail, reply
         await asyncio.sleep(0.05)

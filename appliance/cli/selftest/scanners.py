@@ -17,7 +17,7 @@ from appliance.checks import antispam, antivirus
 from appliance.cli.selftest.expect import DELIVER, Expected, absent, expect, off
 from appliance.cli.selftest.play import Mail, Play, Result, Scenario
 from appliance.cli.selftest.plays_content import attached
-from appliance.cli.selftest.scene import Scene
+from appliance.cli.selftest.scene import PATIENCE, Scene
 from appliance.config.scanner_entry import ScannerEntry
 from appliance.connectors import yara
 from appliance.engine.rules import PolicySet
@@ -82,7 +82,10 @@ def _row(play: Play, name: str, entry: ScannerEntry, fact: dict[str, Any] | None
     if fact is None:
         return missed or Result("miss", "clean", "it was not asked", ", ".join(checks))
     if fact["kind"] == "error":
-        return Result("miss", "an answer", fact.get("why", "none"), "the rest is played without it")
+        trouble = fact.get("why", "none")
+        own = f"; {PATIENCE:.0f} s are the self-test's own limit, yours are {entry.timeout:g} s"
+        hurried = entry.timeout > PATIENCE and " answer within " in trouble
+        return Result("miss", "an answer", trouble, f"the rest is played without it{own if hurried else ''}")
     ok = fact["kind"] in ("clean", "spam")
     said = ", ".join(fact.get("names", ())) or fact.get("why", "")
     got = f"{fact['kind']}{f' ({said})' if said and not ok else ''} in {fact['seconds']:.2f} s"

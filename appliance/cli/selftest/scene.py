@@ -41,11 +41,15 @@ _SERVICES = {
 #: Sections of the wiring that a temporary gateway takes as they are.
 _KEPT = ("gateway", "smtp", "limits")
 #: Limits that count clients: all strangers here come from a few addresses, and much faster than in life.
-_UNLIMITED = {"connections_per_client": 0, "connection_rate": 0, "message_rate": 0, "recipient_rate": 0}
+_COUNTED = ("connections", "connections_reserve", "connections_per_client")
+_UNLIMITED = dict.fromkeys((*_COUNTED, "connection_rate", "message_rate", "recipient_rate"), 0)
 #: Seconds that a scanner or a service of theirs may take for a small mail: strangers wait for twenty.
-_PATIENCE = 10.0
+PATIENCE = 10.0
 #: Keys of a scanner that name files; the configuration knows where they are.
 _PATHS = ("password_file", "folder")
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def free_port() -> int:
@@ -155,13 +159,11 @@ class Scene:
 
     def _relays(self) -> list[str]:
         """Their relays, without networks of our strangers: these are to be judged."""
-        ours = [ipaddress.IPv4Network(f"{address}/24", strict=False) for address in (HONEST, NAMELESS, OTHER)]
         relays = [ipaddress.ip_network(net) for net in self.theirs.wiring.gateway.trusted_relays]
-        return [
-            str(net)
-            for net in relays
-            if not (isinstance(net, ipaddress.IPv4Network) and any(net.subnet_of(our) for our in ours))
-        ]
+        for address in (HONEST, NAMELESS, OTHER):
+            ours = ipaddress.IPv4Network(f"{address}/24", strict=False)
+            relays = [left for net in relays for left in _without(net, ours)]
+        return [str(net) for net in relays]
 
     def _listener(self, tls: tuple[str, str]) -> dict[str, Any]:
         """The operator's first inbound listener, on a port of ours, for strangers with addresses of our choice."""
@@ -182,7 +184,7 @@ class Scene:
             own = dict(self.raw["scanners"][name])
             if entry.address:
                 own["address"] = list(entry.address)
-            own["timeout"] = f"{min(entry.timeout, _PATIENCE):g}s"
+            own["timeout"] = f"{min(entry.timeout, PATIENCE):g}s"
             own |= {key: getattr(entry, key) for key in _PATHS if key in own}
             found[name] = own
         found[CLAMD] = {"kind": "clamd", "address": f"127.0.0.1:{clamd}", "timeout": "5s"}
@@ -219,7 +221,7 @@ class Scene:
         for check, (knob, timeouts) in _SERVICES.items():
             listed = self._read(folder, check).get(knob, [])
             for raw, entry in zip(listed, getattr(self.theirs.policies.checks[check].knobs, knob), strict=True):
-                raw |= {key: f"{min(getattr(entry, key), _PATIENCE):g}s" for key in timeouts}
+                raw |= {key: f"{min(getattr(entry, key), PATIENCE):g}s" for key in timeouts}
             if listed:
                 self._change(folder, check, {knob: listed})
 
@@ -233,6 +235,13 @@ class Scene:
         if exception is not None:
             values["exception"] = [exception, *values.get("exception", [])]
         (folder / f"{check}.toml").write_text(toml.dump(values), encoding="utf-8")
+
+
+def _without(net: Network, ours: ipaddress.IPv4Network) -> Iterable[Network]:
+    """What is left of a network."""
+    if not isinstance(net, ipaddress.IPv4Network) or not net.overlaps(ours):
+        return (net,)
+    return net.address_exclude(ours) if ours.subnet_of(net) else ()
 
 
 def _embedded() -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""The yardstick of the hostile tests: what a machine denies to a process is excused once, by that process's own count."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tests.faults.hostile import Canary, none_late
+
+#: Keeps a processor for half a second, before everything else.
+GREEDY = """
+import os, time
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+end = time.monotonic() + 0.5
+while time.monotonic() < end:
+    pass
+"""
+
+
+def loops(*peaks: tuple[float, float, float]) -> Any:
+    """A gateway whose one loop was late so: when, by how much, for how much of it the machine ran others."""
+    worker = {"worker": "smtpd.0", "health": {"lag_peaks": peaks}}
+    return cast("Any", SimpleNamespace(status=lambda: {"workers": [worker]}))
+
+
+def test_a_loop_that_was_kept_is_told_and_one_that_was_denied_is_not() -> None:
+    none_late(loops((5.0, 0.9, 0.85), (3.0, 0.4, 0.0)), 4.0, 0.0)
+    with pytest.raises(AssertionError, match=r"loops were kept: .*smtpd\.0"):
+        none_late(loops((5.0, 0.4, 0.25)), 4.0, 0.0)
+
+
+def test_the_canary_does_not_count_what_the_loops_count_for_themselves() -> None:
+    processor = min(os.sched_getaffinity(0))
+    with Canary() as canary:
+        pid = canary._process.pid
+        os.sched_setaffinity(pid, {processor})
+        greedy = subprocess.run(
+            [sys.executable, "-c", GREEDY],
+            preexec_fn=lambda: os.sched_setaffinity(0, {processor}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if "PermissionError" in greedy.stderr:
+            pytest.skip("no process may go before all others here")
+        denied = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    assert denied > 0.3, "the machine denied it a processor"
+    assert canary.worst < 0.1, "and that is not in its figure"

@@ -1,0 +1,72 @@
+"""Odd configurations, honestly meant, on which `postgate selftest` once told a miss that was none, or hid one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.interop.selftest_runs import Played, only, selftest, wiring
+
+_FINDS = '#!/bin/sh\ngrep -q EICAR-STANDARD "$1" && { echo "$1: Test.A FOUND"; exit 1; }\nexit 0\n'
+
+
+def _program(folder: Path, text: str = _FINDS) -> str:
+    """A section for a scanner that is a program."""
+    program = folder / "program.sh"
+    program.write_text(text)
+    program.chmod(0o755)
+    return (
+        f'[scanners.program]\nkind = "command"\ncommand = ["{program}", "{{file}}"]\npattern = ": (.+) FOUND$"\n'
+        'exit_codes = { "0" = "clean", "1" = "infected" }\n'
+    )
+
+
+def _aside(folder: Path) -> Played:
+    """Keeps what it cannot judge and what it finds, or drops it."""
+    config = wiring(
+        folder,
+        _program(folder),
+        antivirus='put_off = "0s"\n[on]\ninfected = "discard"\nerror = "quarantine"\nundecoded = "hold"\n',
+        attachments='put_off = "0s"\n[on]\nforbidden = "quarantine"\nundecided = "discard"\n',
+        dmarc='[on]\nquarantine = "hold"\nreject = "discard"\n',
+    )
+    return selftest(folder, "--config", config, *only("clean", "DMARC", "EICAR", "forbidden", "your program", "kill -9"))
+
+
+def _lenient(folder: Path) -> Played:
+    """Takes everybody's recipients, and errors badly; relays around our strangers; STARTTLS and BDAT for others only."""
+    limits = "[limits]\nerrors_soft = 1\nerrors_hard = 1\nconnections = 2\nconnections_reserve = 1\n"
+    config = wiring(
+        folder,
+        limits + "messages_per_session = 1\n",
+        'trusted_relays = ["192.0.0.0/16", "198.51.100.0/23", "203.0.113.9", "2001:db8::/32"]',
+        recipient='[on]\nunknown = "mark"\n',
+    )
+    text = Path(config).read_text()
+    off = 'ehlo_off = [{ networks = ["192.0.2.0/24"], keywords = ["starttls", "CHUNKING"] }]\n[relay]'
+    Path(config).write_text(text.replace("[relay]", off, 1))
+    return selftest(
+        folder,
+        "--config",
+        config,
+        *only("clean", "unkn", "relay", "BDAT", "TLS", "signed", "SPF", "spoof", "greylist"),
+    )
+
+
+def _loose(folder: Path) -> Played:
+    """Any recipient, any domain: an open relay."""
+    config = wiring(folder, recipient='[on]\nunknown = "dunno"\n', relay='[on]\nnot_ours = "dunno"\n')
+    return selftest(folder, "--config", config, *only("unknown", "relay"))
+
+
+def _slow(folder: Path) -> Played:
+    """A scanner that takes more time than the self-test has."""
+    config = wiring(folder, _program(folder, "#!/bin/sh\nexec sleep 12\n"))
+    return selftest(folder, "--config", config, *only("your program"))
+
+
+#: The longest first.
+ODD: dict[str, Callable[[Path], Played]] = {
+    "aside": _aside,
+    "slow": _slow,
+    "lenient": _lenient,
+    "loose": _loose,
+}

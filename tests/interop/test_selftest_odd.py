@@ -1,0 +1,66 @@
+"""`postgate selftest` on odd configurations that mean what they say: what is kept is not lost, what is loose is told."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.interop.selftest_odd import ODD
+from tests.interop.selftest_runs import Played, Runs
+
+
+@pytest.fixture(scope="module")
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Those that tests of this session ask for."""
+    base = tmp_path_factory.getbasetemp()
+    wanted = [item.callspec.params.get("odd") for item in request.session.items if hasattr(item, "callspec")]
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "odd"
+    made = Runs(folder, [name for name in wanted if name], ODD)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def odd(request: pytest.FixtureRequest, runs: Runs) -> Played:
+    return runs[request.param]
+
+
+def played(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("odd", [name], indirect=True)
+
+
+@played("aside")
+def test_what_is_kept_or_dropped_by_policy_is_where_it_must_be_and_not_lost(odd: Played) -> None:
+    assert odd.named("miss") == {} and odd.status == 0, (odd.named("miss"), odd.said)
+    told = odd.named("ok")
+    assert "expected kept in hold, got kept in hold:" in told["DMARC quarantine"]
+    assert "expected kept in quarantine, got kept in quarantine:" in told["your program away"]
+    assert "expected taken and dropped" in told["DMARC reject"] and "expected taken and dropped" in told["EICAR, plain"]
+    assert "none lost" in told["kill -9 of each process"], told
+
+
+@played("lenient")
+def test_limits_networks_and_words_of_the_listener_are_no_misses(odd: Played) -> None:
+    assert odd.named("miss") == {} and odd.status == 0, (odd.named("miss"), odd.said)
+    told = odd.named("ok")
+    assert "expected taken, recipient=unknown, got taken, recipient=unknown" in told["unknown recipient"]
+    assert "8 refused" in told["relay attempts"]
+    for name, keyword in (("STARTTLS", "STARTTLS"), ("STARTTLS injection", "STARTTLS"), ("BDAT", "CHUNKING")):
+        assert f"not offered: ehlo_off of your listener names {keyword}" in odd.named("skipped")[name]
+    assert {"clean mail", "signed mail", "SPF fail", "spoofed own domain"} <= set(told), (
+        "strangers are no relays of yours"
+    )
+    assert "greylist: a pool of addresses" in told
+
+
+@played("loose")
+def test_an_open_relay_is_a_miss_and_a_loose_recipient_check_is_none(odd: Played) -> None:
+    assert odd.status == 1 and set(odd.named("miss")) == {"relay attempts"}, odd.rows
+    assert "<victim@elsewhere.example> got 250" in odd.named("miss")["relay attempts"]
+    assert "taken, recipient=unknown" in odd.named("ok")["unknown recipient"]
+
+
+@played("slow")
+def test_a_scanner_that_is_too_slow_for_a_self_test_is_told_whose_limit_that_was(odd: Played) -> None:
+    assert odd.status == 1 and set(odd.named("miss")) == {"your program answers"}, odd.rows
+    assert "10 s are the self-test's own limit, yours are 60 s" in odd.named("miss")["your program answers"]
