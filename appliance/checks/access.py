@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from appliance.checks import knobs
+from appliance.checks.knobs import Bind
 from appliance.mail import actions
 from appliance.mail.actions import read_entry
 from appliance.mail.context import Context, Stage
@@ -18,6 +19,7 @@ from appliance.mail.lookup import Found, Key, address_keys, client_keys, domain_
 from appliance.mail.ports import Ports, Table, TableUnavailable
 from appliance.mail.replies import Subject
 from appliance.mail.verdict import ALWAYS, Action, Verdict
+from appliance.protocol.smtp.address import Address
 
 NAME = "access"
 STAGES: tuple[Stage, ...] = ("connect", "helo", "mail", "rcpt")
@@ -56,6 +58,18 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     if stage == "rcpt" and ctx.recipient is not None:
         return look_up(policy.recipient, ports, "recipient", _address_keys, ctx.recipient.address, delimiter, dotted)
     return _NOTHING
+
+
+def bind(ctx: Context, policy: Policy, ports: Ports) -> Bind:
+    """See checks."""
+    delimiter, dotted = ports.site.recipient_delimiter, not policy.parent_domain_matches_subdomains
+
+    def ask(address: Address, now: float) -> Verdict | None:
+        tables = [table for spec in policy.recipient if (table := _table(ports, spec))]
+        found = search(tables, address_keys(address, delimiter, dotted)) if tables else None
+        return _NOTHING if found is None else None
+
+    return ask
 
 
 def look_up(

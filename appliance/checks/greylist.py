@@ -15,10 +15,11 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Annotated, Literal, get_args
 
+import msgspec
 from pydantic import Field
 
 from appliance.checks import knobs
-from appliance.checks.knobs import Duration, Tables
+from appliance.checks.knobs import Bind, Duration, Tables
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later, then, waits
 from appliance.mail.lookup import Found, Key, search, split_extension
@@ -27,7 +28,7 @@ from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports
 from appliance.mail.promise import Promise
 from appliance.mail.subscribers import dynamic_name
 from appliance.mail.verdict import Action, Verdict
-from appliance.protocol.smtp.address import Address
+from appliance.protocol.smtp.address import NULL_SENDER, Address
 
 NAME = "greylist"
 STAGES: tuple[Stage, ...] = ("rcpt",)
@@ -66,6 +67,7 @@ FINDINGS: dict[tuple[str, str], tuple[Reason, str]] = {
     ("suspicion", "high"): ("suspicion", "suspicion_high"),
 }
 DAY = 86400.0
+_replace = msgspec.structs.replace
 
 _BATV = re.compile(r"(?:prvs=[0-9a-z]{4,32}=|btv1==[0-9a-z]{4,32}==)(?P<user>.+)\Z")
 _BATV_OLD = re.compile(r"prvs=(?P<user>[^/]+)/[0-9a-z]{4,32}\Z")
@@ -265,3 +267,31 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
         return answer.map(heard) if isinstance(answer, Promise) else later(answer, heard)
 
     return then(exemption(ctx, recipient, policy, ports), step)
+
+
+def bind(ctx: Context, policy: Policy, ports: Ports) -> Bind | None:
+    """See checks: for who is greylisted whomever they write to."""
+    sender, store = ctx.sender, ports.greylist
+    if sender is None or not sender.text or store is None or ctx.client.trusted_relay or proof(ctx, policy):
+        return None
+    reasons, names = suspicion(ctx, policy.reasons), client_names(ctx)
+    allowed = any(verdict.check == "dnsbl" and verdict.outcome == "allowed" for verdict in ctx.trail)
+    if allowed or (policy.when == "suspicious" and not reasons) or _listed(policy.exempt_clients, names, ports):
+        return None
+    delimiter, lists = ports.site.recipient_delimiter, [ports.tables[spec] for spec in policy.exempt_recipients]
+    usual = question(ctx, sender, NULL_SENDER, policy, delimiter)
+
+    def ask(address: Address, now: float) -> Verdict | Awaitable[Verdict] | None:
+        if address.local.lower() in REQUIRED or (lists and search(lists, [Key(address.text, True)]) is not None):
+            return None
+        asked = _replace(usual, recipient=recipient_key(address, delimiter), now=now)
+
+        def heard(answer: GreylistAnswer) -> Verdict:
+            return decide(asked, answer, reasons, address, [*names, address.text])
+
+        answer = store.step(asked)
+        if isinstance(answer, GreylistAnswer):
+            return heard(answer)
+        return answer.map(heard) if isinstance(answer, Promise) else later(answer, heard)
+
+    return ask

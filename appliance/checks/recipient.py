@@ -19,7 +19,7 @@ from functools import partial
 import msgspec
 
 from appliance.checks import knobs
-from appliance.checks.knobs import Tables
+from appliance.checks.knobs import Bind, Tables
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later, then
 from appliance.mail.lookup import Found, Searched, address_map_keys, search
@@ -85,6 +85,25 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     if isinstance(ours, bool):
         return _judge(address, policy, ports, ours)
     return later(ours, partial(_judge, address, policy, ports))
+
+
+def bind(ctx: Context, policy: Policy, ports: Ports) -> Bind | None:
+    """See checks: who is on a list is known. Whatever else there may be to say of an address, check() says."""
+    site, tables = ports.site, [ports.tables[spec] for spec in policy.tables]
+    if ports.aliases is not None or any(map(absence, tables)):
+        return None
+
+    def ask(address: Address, now: float) -> Verdict | None:
+        if address.local.lower() == "postmaster" or site.is_ours(address.domain) is not True:
+            return None
+        if site.undeliverable(address) is not None:
+            return None
+        found = listed(address, tables, site.recipient_delimiter)
+        if not isinstance(found, Found):
+            return None
+        return _verdict(address, "known", f"{found.key} is listed", key=found.key, place=found.place)
+
+    return ask
 
 
 def _judge(address: Address, policy: Policy, ports: Ports, ours: bool) -> Verdict | Awaitable[Verdict]:

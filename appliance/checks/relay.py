@@ -10,6 +10,7 @@ from collections.abc import Awaitable
 from functools import partial
 
 from appliance.checks import knobs
+from appliance.checks.knobs import Bind
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later
 from appliance.mail.ports import Ports
@@ -56,6 +57,16 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     address = ctx.recipient.address
     ours = ports.site.is_postmaster(address) or ports.site.is_ours(address.domain)
     return _verdict(address, ours) if isinstance(ours, bool) else later(ours, partial(_verdict, address))
+
+
+def bind(ctx: Context, policy: Policy, ports: Ports) -> Bind:
+    """See checks."""
+    is_ours = ports.site.is_ours
+
+    def ask(address: Address, now: float) -> Verdict | None:
+        return _OURS if address.domain and is_ours(address.domain) is True and not relay_tricks(address) else None
+
+    return ask
 
 
 def _verdict(address: Address, ours: bool) -> Verdict:

@@ -23,7 +23,7 @@ from appliance.observe import metrics, oplog, trouble
 
 _log = oplog.get("engine")
 _outcomes = metrics.tally("postgate_check_outcomes_total", "Verdicts by check and outcome.", ("check", "outcome")).counts
-_seconds = metrics.histogram("postgate_check_seconds", "Time of checks that had to wait.", ("check",))
+_seconds = metrics.spread("postgate_check_seconds", "Time of checks that had to wait.", ("check",))
 #: A check's histogram, found once.
 _timer = functools.cache(_seconds.labels)
 _crashes = metrics.counter("postgate_check_crashes_total", "Checks that failed by a mistake of ours.", ("check",))
@@ -48,7 +48,7 @@ def call(slot: Slot, ctx: Context, told: CheckPolicy, ports: Ports) -> Asked:
     return answer
 
 
-def failed(name: str, ctx: Context, error: Exception) -> Verdict:
+def failed(name: str, ctx: Context, error: BaseException) -> Verdict:
     """The verdict of a check that gave none."""
     if isinstance(error, Unavailable):
         if error.table:
@@ -82,6 +82,12 @@ def found_again(outcomes: Iterable[tuple[str, str]]) -> None:
         _outcomes[key] += 1
 
 
+def counted(verdicts: Iterable[Verdict]) -> None:
+    """Verdicts that were found and not stamped."""
+    for verdict in verdicts:
+        _outcomes[verdict.check, verdict.outcome] += 1
+
+
 async def settle(asked: Sequence[tuple[Slot, Asked]], ctx: Context, deadline: float) -> list[Verdict]:
     """The answers of one step, in list order, at most `deadline` seconds later."""
     waiting = [(slot, answer) for slot, answer in asked if not isinstance(answer, Verdict)]
@@ -107,13 +113,23 @@ async def _answer(slot: Slot, answer: Awaitable[Verdict], ctx: Context) -> Verdi
 
 def kept(slot: Slot, promise: Promise[Verdict], ctx: Context, deadline: float, seconds: float) -> Verdict:
     """The verdict of one check that answered by a promise; its time is counted."""
-    _timer(slot.check.name).observe(seconds)
+    waited(slot, seconds)
     try:
         answer: object = promise.result()
     except Exception as error:
-        late = isinstance(error, TimeoutError) and not error.args
-        answer = _missed(slot, deadline) if late else failed(slot.check.name, ctx, error)
+        answer = gone(slot, error, ctx, deadline)
     return stamp(slot, ctx, answer)
+
+
+def waited(slot: Slot, seconds: float) -> None:
+    """A check had to wait so long."""
+    _timer(slot.check.name).observe(seconds)
+
+
+def gone(slot: Slot, error: BaseException, ctx: Context, deadline: float) -> Verdict:
+    """The verdict of a check whose promise was broken: by `deadline` (seconds), or by what went wrong."""
+    late = isinstance(error, TimeoutError) and not error.args
+    return _missed(slot, deadline) if late else failed(slot.check.name, ctx, error)
 
 
 async def _alone(slot: Slot, answer: Awaitable[Verdict], ctx: Context, deadline: float) -> Verdict:

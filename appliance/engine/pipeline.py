@@ -78,6 +78,10 @@ class Engine:
         placed = (slot for stage in STAGES for step in self._steps.get((role, stage), ()) for slot in step)
         return next((slot.policy for slot in placed if slot.policy.name == name), None)
 
+    def steps(self, role: Role, stage: Stage) -> Steps:
+        """The checks that are asked, step by step."""
+        return self._steps.get((role, stage), ())
+
     def talks(self, role: Role) -> Talks | None:
         """For a session of this role: what holds its conversations, where any check has some. Give it up with close()."""
         return Talks() if role in self._talking else None

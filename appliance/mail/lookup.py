@@ -8,6 +8,7 @@ What failure means for the mail: an unreadable table or an empty result raises U
 
 import ipaddress
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -25,6 +26,15 @@ class Key(NamedTuple):
 
     text: str
     full: bool = False
+
+
+#: Makes a named tuple without a call of Python.
+_new = tuple.__new__
+
+
+@lru_cache(maxsize=1024)
+def _of_domain(domain: str) -> Key:
+    return Key(f"@{domain}")
 
 
 class Found(NamedTuple):
@@ -70,7 +80,7 @@ async def _search_on(key: Key, asked: Awaitable[Hit | None], further: Iterable[t
 def _found(key: Key, hit: Hit) -> Found:
     if not hit[0]:
         raise TableUnavailable(hit[1], f"{hit[1]}: empty result for {key.text}")
-    return Found(key.text, *hit)
+    return _new(Found, (key.text, *hit))
 
 
 def client_keys(name: str, address: str, dotted: bool = False) -> list[Key]:
@@ -123,7 +133,7 @@ def address_map_keys(address: Address, delimiter: str = "+") -> list[Key]:
     local, domain = address.local, address.domain
     bare = split_extension(local, delimiter)[0]
     if bare == local and domain:  # the usual case
-        return [Key(f"{local}@{domain}", True), Key(f"@{domain}")]
+        return [_new(Key, (f"{local}@{domain}", True)), _of_domain(domain)]
     locals_ = [local] if bare == local else [local, bare]
     return [*_mailboxes(locals_, domain), Key(f"@{domain}")]
 

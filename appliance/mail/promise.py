@@ -13,14 +13,20 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+_NONE: list[Callable[[Any], Any]] = []
+
+
 class Promise(Generic[T]):
     """See the module's head."""
 
-    __slots__ = ("_done", "_error", "_future", "_steps", "_then", "_value", "on_cancel")
+    __slots__ = ("_done", "_error", "_first", "_future", "_rescue", "_steps", "_then", "_value", "on_cancel")
 
     def __init__(self, future: Callable[[], Any]) -> None:
         self._future, self._done = future, False
         self._steps: list[Callable[[Any], Any]] = []
+        #: What makes an answer of an exception, and the steps before it.
+        self._rescue: Callable[[BaseException], Any] | None = None
+        self._first: list[Callable[[Any], Any]] = self._steps
         self._then: Callable[[Promise[T]], None] | None = None
         self._error: BaseException | None = None
         self._value: Any = None
@@ -33,10 +39,23 @@ class Promise(Generic[T]):
 
     def map(self, step: Callable[[T], R]) -> "Promise[R]":
         """This promise as one of what `step` makes of the answer, which may be there already."""
-        self._steps.append(step)
-        if self._done and self._error is None:
+        if not self._done:
+            self._steps.append(step)
+        elif self._error is None:
             self._go(self._value, (step,))
         return cast("Promise[R]", self)
+
+    def _answer(self, value: Any) -> None:
+        """All steps."""
+        rescue = self._rescue
+        if rescue is not None:
+            try:
+                for step in self._first:
+                    value = step(value)
+            except Exception as error:
+                self._go(error, (rescue, *self._steps))
+                return
+        self._go(value, self._steps)
 
     def _go(self, value: Any, steps: Iterable[Callable[[Any], Any]]) -> None:
         try:
@@ -45,6 +64,15 @@ class Promise(Generic[T]):
         except Exception as error:
             self._error = error
         self._value = value
+
+    def rescue(self, step: "Callable[[BaseException], T]") -> "Promise[T]":
+        """What `step` makes of an exception up to here is the answer; steps behind it never hear of one. Once."""
+        if not self._done:
+            self._first, self._steps, self._rescue = self._steps, [], step
+        elif self._error is not None:
+            error, self._error = self._error, None
+            self._go(error, (step,))
+        return self
 
     def when_done(self, call: "Callable[[Promise[T]], None]") -> None:
         """Call once it is kept: at once if it is."""
@@ -57,18 +85,25 @@ class Promise(Generic[T]):
         """The answer is there."""
         if self._done:
             return
-        self._go(value, self._steps)
+        self._answer(value)
         self._keep()
 
     def set_exception(self, error: BaseException) -> None:
         """There will be no answer."""
-        if not self._done:
+        if self._done:
+            return
+        if self._rescue is not None:
+            self._go(error, (self._rescue, *self._steps))
+        else:
             self._error = error
-            self._keep()
+        self._keep()
 
     def _keep(self) -> None:
         self._done = True
         call, self._then = self._then, None
+        # Steps know what waits with them, often this promise: no cycle is left for the collector.
+        self._steps = self._first = _NONE
+        self._rescue = self.on_cancel = None
         if call is not None:
             call(self)
 
@@ -76,8 +111,10 @@ class Promise(Generic[T]):
         """Nobody wants it any more."""
         self._done, self._then = True, None
         self._error = self._error or LookupError("nobody wanted the answer")
-        if self.on_cancel is not None:
-            self.on_cancel()
+        self._steps = self._first = _NONE
+        call, self.on_cancel, self._rescue = self.on_cancel, None, None
+        if call is not None:
+            call()
 
     def result(self) -> T:
         """The answer, or its exception is raised."""

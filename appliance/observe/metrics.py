@@ -5,12 +5,16 @@ values come from small fixed sets, never from what a stranger sent. Incrementing
 fail. The master counts in a registry of its own, so that its forks start at nought.
 """
 
+import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, TypeAlias, TypeVar
 
 import prometheus_client as prometheus
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
 
 prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -40,6 +44,45 @@ class Tally:
         for values, count in list(self.counts.items()):
             family.add_metric(values, count)
         yield family
+
+
+class Spread:
+    """A histogram for such paths; `labels(...)` is made once for each set of values, and kept by who observes."""
+
+    def __init__(self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
+        self.name, self.text, self.names, self.bounds = name, text, labels, (*bounds, math.inf)
+        self._made: dict[tuple[str, ...], _Spread] = {}
+
+    def labels(self, *values: str) -> "_Spread":
+        if values not in self._made:
+            self._made[values] = _Spread(self.bounds)
+        return self._made[values]
+
+    def collect(self) -> Iterable[Metric]:
+        """For the registry."""
+        family = HistogramMetricFamily(self.name, self.text, labels=self.names)
+        for values, one in list(self._made.items()):
+            counts = accumulate(one.counts)
+            buckets = [(_bound(bound), n) for bound, n in zip(self.bounds, counts, strict=True)]
+            family.add_metric(values, buckets, one.sum)
+        yield family
+
+
+class _Spread:
+    """Of one set of label values: how many stayed within each bound but not within the one before, and their sum."""
+
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds, self.counts, self.sum = bounds, [0] * len(bounds), 0.0
+
+    def observe(self, size: float) -> None:
+        self.counts[bisect_left(self._bounds, size)] += 1
+        self.sum += size
+
+
+def _bound(size: float) -> str:
+    return str(floatToGoString(size))  # type: ignore[no-untyped-call]
 
 
 class Registry:
@@ -81,6 +124,16 @@ class Registry:
             raise TypeError(f"{name} is a {type(made).__name__} already")
         return made
 
+    def spread(self, name: str, text: str, labels: Sequence[str] = (), buckets: Sequence[float] = SECONDS) -> Spread:
+        """Counts by size; see Spread."""
+        if name not in self._made:
+            self._made[name] = Spread(name, text, labels, buckets)
+            self.collectors.register(self._made[name])
+        made = self._made[name]
+        if not isinstance(made, Spread):
+            raise TypeError(f"{name} is a {type(made).__name__} already")
+        return made
+
     def exposition(self) -> bytes:
         """All metrics in the text format 0.0.4."""
         return prometheus.generate_latest(self.collectors)
@@ -90,6 +143,7 @@ REGISTRY = Registry()
 counter = REGISTRY.counter
 gauge = REGISTRY.gauge
 histogram = REGISTRY.histogram
+spread = REGISTRY.spread
 tally = REGISTRY.tally
 exposition = REGISTRY.exposition
 

@@ -1,6 +1,8 @@
 """Promises: kept once, mapped, broken, awaited, given up; the engine goes on behind them as behind anything awaited."""
 
 import asyncio
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,6 +47,46 @@ def test_a_step_may_come_after_the_answer() -> None:
     promise.map(lambda text: 1 // 0).map(lambda number: pytest.fail("not behind a failure"))
     with pytest.raises(ZeroDivisionError):
         promise.result()
+
+
+@pytest.mark.parametrize("when", ["before", "behind"])
+def test_a_rescue_makes_an_answer_of_what_went_wrong_before_it(when: str) -> None:
+    def found(settle: Callable[[Promise[Any]], None]) -> int:
+        promise: Promise[int] = promised()
+        if when == "behind":
+            settle(promise)
+        made = promise.map(lambda number: 1 // number).rescue(lambda error: -1).map(lambda number: number * 10)
+        if when == "before":
+            settle(promise)
+        return made.result()
+
+    assert found(lambda promise: promise.set_result(1)) == 10
+    assert found(lambda promise: promise.set_result(0)) == -10
+    assert found(lambda promise: promise.set_exception(OSError())) == -10
+
+
+def test_a_rescue_hears_of_nothing_behind_it_and_may_fail() -> None:
+    promise: Promise[int] = promised()
+    promise.rescue(lambda error: pytest.fail("it stands before the mistake")).map(lambda number: 1 // number)
+    promise.set_result(0)
+    with pytest.raises(ZeroDivisionError):
+        promise.result()
+    promise = promised()
+    promise.rescue(lambda error: 1 // 0)
+    promise.set_exception(ValueError())
+    with pytest.raises(ZeroDivisionError):
+        promise.result()
+
+
+@pytest.mark.parametrize("end", ["kept", "broken", "given up"])
+def test_it_leaves_no_cycle(end: str) -> None:
+    """Steps usually know what waits with the promise, and so the promise: the collector would have to find them all."""
+    promise: Promise[Any] = promised()
+    promise.on_cancel = lambda: promise
+    promise.map(lambda value: promise).rescue(lambda error: promise).map(lambda value: str(promise))
+    gone = weakref.finalize(promise._steps[0], lambda: None)
+    {"kept": promise.set_result, "broken": promise.set_exception}.get(end, lambda _: promise.cancel())(OSError())
+    assert not gone.alive
 
 
 def test_who_gave_it_up_hears_nothing() -> None:

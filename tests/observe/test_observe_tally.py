@@ -24,3 +24,17 @@ def test_a_name_that_is_taken_is_no_tally() -> None:
     registry.counter("t_taken_total", "x")
     with pytest.raises(TypeError):
         registry.tally("t_taken_total", "x")
+
+
+def test_a_spread_is_shown_as_a_histogram_is() -> None:
+    ours, theirs = metrics.Registry(), metrics.Registry()
+    spread, histogram = ours.spread("t_seconds", "Time.", ("check",)), theirs.histogram("t_seconds", "Time.", ("check",))
+    assert ours.spread("t_seconds", "Time.", ("check",)) is spread and spread.labels("spf") is spread.labels("spf")
+    for size in (0.0, 0.001, 0.0011, 0.75, 30.0, 31.5):
+        spread.labels("spf").observe(size)
+        histogram.labels("spf").observe(size)
+    spread.labels("dkim").observe(0.5)
+    histogram.labels("dkim").observe(0.5)
+    assert ours.exposition() == theirs.exposition()
+    with pytest.raises(TypeError):
+        ours.tally("t_seconds", "Time.", ("check",))

@@ -11,12 +11,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from appliance.daemons.policyd import record
 from appliance.daemons.policyd.answers import DUNNO
-from appliance.daemons.policyd.cutting import Cut, cut
-from appliance.daemons.policyd.facts import Facts
+from appliance.daemons.policyd.cutting import Cut, Lead, cut
+from appliance.daemons.policyd.likeness import Likeness, learn
 from appliance.daemons.policyd.messages import Session
 from appliance.daemons.policyd.question import Odd, Question
 from appliance.mail.promise import Promise
@@ -96,9 +97,8 @@ class Connection(asyncio.Protocol):
             self._session = session
             self.transport.write(_DUNNO)
             return
-        if one is not None and (read := self.door.leads.read(one)) is not None:
-            self._backlog.append(read[0])
-            self._go_on(one, read[1])
+        if one is not None and (alike := self.door.leads.find(one)) is not None:
+            self._alike(one, *alike)
             return
         try:
             self._reader.feed(data, found := [])  # type: ignore[var-annotated]
@@ -110,6 +110,18 @@ class Connection(asyncio.Protocol):
         elif len(self._backlog) > BACKLOG:
             self._read(False)
 
+    def _alike(self, one: Cut, lead: Lead[Likeness], recipient: str) -> None:
+        """All of the request but its recipient was read before."""
+        if (like := lead.likeness) is not None:
+            asked = like.ask(self.front, self.door, one, recipient, self._session)
+            if asked is not None:
+                self._session, action = asked
+                self.since, self._state, self._task = self.last, "RCPT", action
+                action.when_done(self._promised)
+                return
+        self._backlog.append(lead.attributes(one, recipient))
+        self._go_on(one, lead)
+
     # ------------------------------------------------------------------ requests
 
     @property
@@ -117,12 +129,12 @@ class Connection(asyncio.Protocol):
         """An answer is waited for, or a request has begun."""
         return self._task is not None or self._turn is not None or self._reader.midway
 
-    def _go_on(self, one: Cut | None = None, facts: Facts | None = None) -> None:
+    def _go_on(self, one: Cut | None = None, lead: Lead[Likeness] | None = None) -> None:
         """Answer what can be answered; at the end, or behind what cannot be read, hang up. `one`: the only request."""
         out: list[bytes] = []
         backlog, until, self._turn = self._backlog, time.monotonic() + TURN, None
         while backlog:
-            answer = self._answer(backlog.popleft(), one, facts)
+            answer = self._answer(backlog.popleft(), one, lead)
             if answer is None:
                 break
             out.append(answer)
@@ -143,11 +155,13 @@ class Connection(asyncio.Protocol):
             elif self._paused:
                 self._read(True)
 
-    def _answer(self, attributes: Attributes, one: Cut | None, facts: Facts | None) -> bytes | None:
+    def _answer(self, attributes: Attributes, one: Cut | None, lead: Lead[Likeness] | None) -> bytes | None:
         """The octets, or None while they are waited for."""
         try:
-            question = Question(self.front, self.door, attributes, self._session, facts)
-            if one is not None and facts is None:
+            question = Question(self.front, self.door, attributes, self._session, lead.facts if lead else None)
+            if lead is not None:
+                question.learn = partial(learn, lead)
+            elif one is not None:
                 self.door.leads.learn(one, attributes, question.facts)
             self._session, question.cut = question.session, one
             action = question.answer()

@@ -6,7 +6,9 @@ left can be put together again in one way only, so two requests with the same re
 what cannot be cut is read as any request.
 """
 
-from typing import NamedTuple
+from typing import Generic, TypeVar
+
+import msgspec
 
 from appliance.daemons.policyd.facts import Facts
 from appliance.protocol.policy import Attributes
@@ -19,7 +21,10 @@ _PORT, _RECIPIENT = b"\nclient_port=", b"\nrecipient="
 _QUEUE_ID, _INSTANCE = b"\nqueue_id=", b"\ninstance="
 
 
-class Cut(NamedTuple):
+L = TypeVar("L")
+
+
+class Cut(msgspec.Struct, frozen=True, gc=False):
     """`facts`: a request without the client's port, the queue id and the instance; `places`: where the port begins and
     ends, the queue id begins, the instance's line begins, its value begins and ends."""
 
@@ -28,6 +33,10 @@ class Cut(NamedTuple):
     instance: str
     octets: bytes
     places: tuple[int, int, int, int, int]
+
+    @property
+    def queue_id(self) -> str:
+        return _text(self.octets[self.places[2] : self.places[3]])
 
 
 def cut(octets: bytes) -> Cut | None:
@@ -70,23 +79,36 @@ def _lead(one: Cut) -> tuple[bytes, str] | None:
     return rest, _text(octets[recipient:recipient_end])
 
 
-class Leads:
+class Lead(Generic[L]):
+    """What requests that differ in their recipient only have in common. `likeness`: what was learnt of how they are
+    judged; None: nothing yet."""
+
+    __slots__ = ("_attributes", "facts", "likeness", "tried")
+
+    def __init__(self, attributes: Attributes, facts: Facts) -> None:
+        self._attributes, self.facts = attributes, facts
+        self.likeness: L | None = None
+        self.tried = 0
+
+    def attributes(self, one: Cut, recipient: str) -> Attributes:
+        """All of the request `one`."""
+        attributes = self._attributes.copy()
+        attributes["client_port"], attributes["recipient"], attributes["instance"] = one.port, recipient, one.instance
+        attributes["queue_id"] = one.queue_id
+        return attributes
+
+
+class Leads(Generic[L]):
     """What was read of requests that differ in their recipient only."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[Attributes, Facts]] = {}
+        self._known: dict[bytes, Lead[L]] = {}
 
-    def read(self, one: Cut) -> tuple[Attributes, Facts] | None:
-        """The attributes of the request, and what they say of client and sender."""
+    def find(self, one: Cut) -> tuple[Lead[L], str] | None:
+        """What is known of a request, and its recipient."""
         lead = _lead(one)
         known = self._known.get(lead[0]) if lead else None
-        if lead is None or known is None:
-            return None
-        attributes = known[0].copy()
-        attributes["client_port"], attributes["recipient"], attributes["instance"] = one.port, lead[1], one.instance
-        _, _, queue_id, instance, _ = one.places
-        attributes["queue_id"] = _text(one.octets[queue_id:instance])
-        return attributes, known[1]
+        return (known, lead[1]) if lead is not None and known is not None else None
 
     def learn(self, one: Cut, attributes: Attributes, facts: Facts) -> None:
         """A request was read."""
@@ -94,4 +116,4 @@ class Leads:
         if lead is not None and said_once(one, attributes):
             if len(self._known) >= MOST:
                 self._known.clear()
-            self._known[lead[0]] = attributes, facts
+            self._known[lead[0]] = Lead(attributes, facts)

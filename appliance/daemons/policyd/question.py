@@ -5,7 +5,7 @@ and this message yet. `answer` gives the action at once where nothing has to wai
 is judged once. What failure means for the mail: exceptions are the connection's (its default answer).
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from appliance.daemons.policyd import answers, record
@@ -71,6 +71,7 @@ class Question:
         "found",
         "front",
         "id",
+        "learn",
         "message",
         "now",
         "recipient",
@@ -102,6 +103,8 @@ class Question:
         self.front, self.now = front, front.clock()
         #: What the answer may be remembered by.
         self.cut: Cut | None = None
+        #: Told of the answer to the first request about a message.
+        self.learn: Callable[[Question, Decision], None] | None = None
         self.found: tuple[Verdict, ...] = ()
         #: What was known of the session, where this is the first request about its message.
         self.before: tuple[frozenset[str], tuple[Verdict, ...]] | None = None
@@ -161,7 +164,7 @@ class Question:
         return self._conclude(decision)
 
     def _judge(self, stage: Stage) -> Decision | Awaitable[Decision]:
-        ctx = self._context(stage)
+        ctx = self.context(stage)
         if stage != "message" or not ctx.recipients:
             engine = self.rules.early if self.state in EARLY else self.rules.engine
             return engine.ask(ctx)
@@ -170,7 +173,8 @@ class Question:
             return _joined(groups)
         return _later(groups)
 
-    def _context(self, stage: Stage) -> Context:
+    def context(self, stage: Stage) -> Context:
+        """What the engine is asked."""
         get, message = self.attributes.get, self.message
         return Context(
             stage=stage,
@@ -206,6 +210,10 @@ class Question:
 
     # ------------------------------------------------------------------ the answer
 
+    def conclude_rcpt(self, decision: Decision) -> str:
+        """The action, where RCPT was judged elsewhere."""
+        return self._conclude(self._heard("rcpt", decision))
+
     def _conclude(self, decision: Decision) -> str:
         refused = answers.refusal(decision)
         message = self.message
@@ -220,6 +228,8 @@ class Question:
         record.answered(self, action, decision, self.found)
         if self.cut is not None and action is answers.DUNNO and not decision.notes:
             self.door.memory.keep(self.front, self.cut, self)
+        if self.learn is not None and decision.verdicts:
+            self.learn(self, decision)
         return action
 
     def _effects(self, decision: Decision) -> str:

@@ -5,11 +5,12 @@ none; log and journal may lose, mail does not.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from appliance.daemons.fronts import events as message_events
+from appliance.daemons.policyd import texts
 from appliance.engine.asking import found_again
 from appliance.mail.verdict import Decision, Verdict
 from appliance.observe import events, lines, maillog, metrics, oplog
@@ -52,32 +53,29 @@ def answered(question: "Question", action: str, decision: Decision, verdicts: Se
             events.emit_line(_event(question.now, question.id, event))
         return
     _tell(question, action, verb, decision)
-    deciding = decision.deciding
-    events.emit(
-        {
-            "event": "policy",
-            "time": question.now,
-            "id": question.id,
-            "listener": question.door.name,
-            "state": state,
-            "queue_id": question.attributes.get("queue_id", ""),
-            "client": {"address": question.who.address, "name": question.who.name},
-            "helo": question.attributes.get("helo_name", ""),
-            "sender": question.attributes.get("sender", ""),
-            "recipient": question.attributes.get("recipient", ""),
-            "action": action,
-            "deciding": _deciding(deciding, verdicts) if deciding else None,
-            "verdicts": [message_events.plain(verdict) for verdict in verdicts],
-        }
-    )
+    told = {"time": question.now, "id": question.id, "action": action}
+    told |= {"deciding": texts.deciding(decision.deciding, verdicts)}
+    told |= {"verdicts": [message_events.plain(verdict) for verdict in verdicts]}
+    events.emit(texts.event(question, question.attributes, **told))
 
 
-def _deciding(deciding: Verdict, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """The verdict that decided; its evidence stands among all verdicts, where it is one of this request."""
-    if not any(verdict is deciding for verdict in verdicts):
-        return message_events.plain(deciding)
-    told = {"check": deciding.check, "outcome": deciding.outcome, "stage": deciding.stage, "reason": deciding.reason}
-    return told | {"recipient": deciding.recipient} if deciding.recipient else told
+def deferred(
+    ready: "texts.Texts",
+    message: "Message",
+    queue_id: str,
+    recipient: str,
+    action: str,
+    decision: Decision,
+    before: tuple[Verdict, ...],
+) -> None:
+    """A request at RCPT was put off, and its texts are ready. `before`: what was found before the recipient's turn."""
+    verb = action.partition(" ")[0]
+    _counts["RCPT", verb if verb in _KNOWN else f"{verb[:1]}xx"] += 1
+    maillog.log(ready.line(queue_id, action, recipient))
+    if decision.deciding is not None:
+        maillog.log(f"{message.id}: {decision.verb} by {message_events.why(decision.deciding)}")
+    found = before + decision.verdicts if before else decision.verdicts
+    events.emit(ready.event(message.touched, message.id, queue_id, recipient, action, decision.deciding, found))
 
 
 def plain_event(question: "Question") -> str:
@@ -103,26 +101,16 @@ def again(outcomes: Iterable[tuple[str, str]], ident: str, now: float, event: st
 
 def _tell(question: "Question", action: str, verb: str, decision: Decision) -> None:
     """The log line in Postfix's wording, and why."""
-    attributes = question.attributes
     refused = verb.isdecimal() or verb.startswith(_REFUSE)
-    text = lines.judged(
-        "reject" if refused else verb.lower(),
-        question.state,
-        question.who.name,
-        question.who.address,
-        action,
-        queue_id=attributes.get("queue_id", "") or lines.NOQUEUE,
-        sender=attributes.get("sender"),
-        recipient=attributes.get("recipient"),
-        protocol=attributes.get("protocol_name", ""),
-        helo=attributes.get("helo_name", ""),
-    )
+    name, address = question.who.name, question.who.address
+    word = "reject" if refused else verb.lower()
+    text = texts.judged(word, question.attributes, name, address, action, question.state)
     if action != "DUNNO":
         maillog.log(text)
     if refused and decision.deciding is not None:
         maillog.log(f"{question.id}: {decision.verb} by {message_events.why(decision.deciding)}")
     for note in decision.notes:
-        maillog.log(f"{question.id}: {note}; {question.state} from {lines.peer(question.who.name, question.who.address)}")
+        maillog.log(f"{question.id}: {note}; {question.state} from {lines.peer(name, address)}")
 
 
 def unreadable(peer: str, why: str) -> None:

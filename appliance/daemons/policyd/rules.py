@@ -8,7 +8,7 @@ prepare(), the old one stays.
 import ipaddress
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -25,6 +25,9 @@ from appliance.engine.plan import of_envelope
 from appliance.mail.context import STAGES, NameProof, Role, Stage
 from appliance.protocol.smtp.address import NULL_SENDER, Address, AddressError, parse_address, quoted
 
+if TYPE_CHECKING:
+    from appliance.daemons.policyd.likeness import Likeness
+
 
 class Asked(Protocol):
     """What only the composition knows of a snapshot."""
@@ -38,7 +41,8 @@ class Door:
     def __init__(self, front: Policyd, trusted: tuple[Network, ...]) -> None:
         self.name, self.front = front.name, front
         self._trusted = trusted
-        self.memory, self.leads = Memory(), Leads()
+        self.memory = Memory()
+        self.leads: Leads[Likeness] = Leads()
         self.who = lru_cache(maxsize=8192)(self._who)
 
     def _who(self, address: str, name: str, reverse_name: str) -> Who | None:

@@ -59,6 +59,8 @@ class Address(NamedTuple):
     utf8: bool = False
 
 
+#: Makes one without a call of Python.
+_new = tuple.__new__
 NULL_SENDER = Address("", "", "")
 _NOTHING: frozenset[str] = frozenset()
 
@@ -116,7 +118,7 @@ def parse_address(text: bytes, *, utf8: bool = False, strict: bool = False) -> t
     if plain and len(plain[1]) <= MAX_LOCAL and len(text) < MAX_PATH - 2:
         local, domain = plain[1].decode("ascii"), plain[2].decode("ascii").lower()
         if not domain.rpartition(".")[2].isdigit():
-            return Address(local, domain, f"{local}@{domain}"), _NOTHING
+            return _new(Address, (local, domain, f"{local}@{domain}", False)), _NOTHING
     return _parse_slowly(_decode(text, utf8), strict)
 
 

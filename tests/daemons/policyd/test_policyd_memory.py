@@ -20,7 +20,7 @@ from appliance.engine import asking
 from appliance.engine.exceptions import end_of
 from appliance.observe import events
 from appliance.protocol.policy import RequestReader
-from tests.daemons.policyd.whole import ENDS, Composed, Server, build, request
+from tests.daemons.policyd.whole import ENDS, PLAIN, Composed, Server, build, request
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,13 @@ def snapshots(tmp_path_factory: pytest.TempPathFactory) -> list[Snapshot]:
     """Two configurations that treat the same requests differently."""
     folder = tmp_path_factory.mktemp("memory")
     other = 'tables = ["inline:{user@example.com=ok}"]\ncallahead = false\n'
-    return [build(folder / "one"), build(folder / "two", recipient=other)]
+    two = build(folder / "two", recipient=other)
+    return [
+        build(folder / "one"),
+        two,
+        build(folder / "plain", **PLAIN),
+        build(folder / "other", **PLAIN | {"recipient": other}),
+    ]
 
 
 @pytest.fixture
@@ -69,6 +75,9 @@ _steps = st.lists(
         st.sampled_from([-1] * 8 + [0, 1, 2]),
         st.sampled_from(["1001"] * 3 + ["1002", "1003", "", "x"]),
         st.sampled_from(["", "4AB"]),
+        st.sampled_from(
+            [""] * 3 + ["u1", "u2", "U2+x", "postmaster", "abuse", "away", "broken", "a!b", '"a b"', "\u00fc"]
+        ),
         st.sampled_from([0.1, 0.1, 2.0, 5.5]),
     ),
     min_size=10,
@@ -78,16 +87,18 @@ _steps = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(asks=st.lists(_asks, min_size=3, max_size=3), steps=_steps)
+@pytest.mark.parametrize("first", [0, 2], ids=["exceptions", "plain"])
 def test_with_and_without_the_memory_everything_is_the_same(
-    snapshots: list[Snapshot], asks: list[dict[str, str]], steps: list[Any]
+    snapshots: list[Snapshot], first: int, asks: list[dict[str, str]], steps: list[Any]
 ) -> None:
     async def play(remembers: bool) -> Any:
-        server, said = Server(snapshots, remembers), []
+        server, said = Server(snapshots[first : first + 2], remembers), []
         before = dict(asking._outcomes), dict(record._counts)
-        for place, (what, number, which, instance, port, queue_id, seconds) in enumerate(steps):
+        for place, (what, number, which, instance, port, queue_id, local, seconds) in enumerate(steps):
             if what == "ask":
                 about = str(instance if instance >= 0 else 100 + place)
                 differs = {"instance": about, "client_port": port, "queue_id": queue_id}
+                differs |= {"recipient": f"{local}@example.com"} if local else {}
                 said.append((await server.ask(number, request(**asks[which] | differs)), list(told)))
                 told.clear()
             elif what == "pass":
@@ -174,8 +185,8 @@ def test_only_one_whole_usual_request_is_cut() -> None:
     octets = request(instance="1", client_port="2", queue_id="3")
     one = cut(octets)
     assert one is not None and (one.port, one.instance) == ("2", "1")
-    assert one == cut(octets) and cut(request(instance="9", client_port="8", queue_id="7"))[0] == one.facts  # type: ignore[index]
-    assert cut(request(instance="1", sender="other@example.org"))[0] != one.facts  # type: ignore[index]
+    assert one == cut(octets) and cut(request(instance="9", client_port="8", queue_id="7")).facts == one.facts  # type: ignore[union-attr]
+    assert cut(request(instance="1", sender="other@example.org")).facts != one.facts  # type: ignore[union-attr]
     others = octets[:-1], octets + octets, octets.replace(b"\n", b"\r\n"), request(instance=""), octets + b"x" * 5000
     assert [cut(other) for other in others] == [None] * 5
     assert cut(request(protocol_state="DATA")) is None
@@ -207,14 +218,39 @@ _values = st.fixed_dictionaries(
 def test_what_is_read_by_a_request_before_is_what_would_have_been_read(
     first: dict[str, str], second: dict[str, str]
 ) -> None:
-    leads, facts = Leads(), Facts(Who("192.0.2.7", "", "", "none", "inbound", False), None, "inbound", None)
+    facts = Facts(Who("192.0.2.7", "", "", "none", "inbound", False), None, "inbound", None)
+    leads: Leads[None] = Leads()
     for changes in (first, second, first | {"recipient": second["recipient"]}, second | {"queue_id": "4X"}):
         octets, read = request(**changes), []
         RequestReader().feed(octets, read)
         one = cut(octets)
         assert one is not None
-        known = leads.read(one)
-        assert known is None or known[0] == read[0]
+        known = leads.find(one)
+        assert known is None or known[0].attributes(one, known[1]) == read[0]
         leads.learn(one, read[0], facts)
-        again = leads.read(one)
-        assert again is not None and again[0] == read[0]
+        again = leads.find(one)
+        assert again is not None and again[0].attributes(one, again[1]) == read[0]
+
+
+def test_a_stranger_who_writes_to_many_is_not_judged_anew(
+    snapshots: list[Snapshot], told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play() -> None:
+        server = Server(snapshots[2:], True)
+        for number in range(2):
+            await server.ask(0, request(instance=f"m{number}", recipient=f"u{number}@example.com"))
+        told.clear()
+        engine = server.front.rules.engine
+        monkeypatch.setattr(engine, "ask", lambda ctx: pytest.fail(f"asked at {ctx.stage}"))
+        for number in range(2, 6):
+            answer = await server.ask(0, request(instance=f"m{number}", recipient=f"u{number}@example.com"))
+            assert answer.startswith("action=DEFER_IF_PERMIT 4.7.1 Greylisted")
+        monkeypatch.undo()
+        lines, events_ = [one for one in told if isinstance(one, str)], [one for one in told if isinstance(one, dict)]
+        assert len(lines) == 8 and "to=<u5@example.com>" in lines[-2] and "defer by greylist:early" in lines[-1]
+        assert [event["recipient"] for event in events_] == [f"u{number}@example.com" for number in range(2, 6)]
+        again = await server.ask(0, request(instance="m5", recipient="u5@example.com"))
+        assert again == answer, "the same message is told the same"
+        server.front._timer.cancel()
+
+    asyncio.run(play())

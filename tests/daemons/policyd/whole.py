@@ -14,7 +14,8 @@ from appliance.daemons.policyd.front import Front
 from appliance.daemons.policyd.rules import Rules
 from appliance.engine.exceptions import end_of
 from appliance.engine.pipeline import Engine
-from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports
+from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports, Unavailable
+from appliance.mail.promise import Promise
 from appliance.protocol.policy import encode_request
 from appliance.stores.known import RecentlyKnown
 from tests.peers.gateway import CONFIG
@@ -69,20 +70,36 @@ def build(folder: Path, **more: str) -> Snapshot:
     return snapshot.build(blob.read(str(config)))
 
 
+#: The same checks without exceptions.
+PLAIN = {
+    "greylist": GREYLIST.partition("[[exception]]")[0],
+    "recipient": RECIPIENT.partition("[[exception]]")[0],
+}
+
+
 class State:
-    """stated: who has come before is known, but for those that are forgotten."""
+    """stated: who has come before is known; `asked` counts questions. An answer comes a turn later, as a promise; of what
+    is `odd` it is an exception."""
 
     def __init__(self) -> None:
         self.asked = 0
         self.known: set[tuple[str, str]] = set()
 
-    async def step(self, ask: GreylistAsk) -> GreylistAnswer:
+    def step(self, ask: GreylistAsk) -> Promise[GreylistAnswer]:
+        loop = asyncio.get_running_loop()
+        promise: Promise[GreylistAnswer] = Promise(loop.create_future)
         self.asked += 1
-        await asyncio.sleep(0)
         key = ask.sender, ask.recipient
         word = "known" if key in self.known else "new"
         self.known.add(key)
-        return GreylistAnswer(state=word, first=1.0, attempts=2, wait=3.0, key=ask.keys[0])
+        if "away" in ask.recipient:
+            raise Unavailable("stated: away")
+        if "broken" in ask.recipient:
+            loop.call_soon(promise.set_exception, Unavailable("stated: broken"))
+        else:
+            answer = GreylistAnswer(state=word, first=1.0, attempts=2, wait=3.0, key=ask.keys[0])
+            loop.call_soon(promise.set_result, answer)
+        return promise
 
 
 class Composed:
