@@ -207,7 +207,8 @@ class SmtpSession(asyncio.Protocol):
 
     def _why(self, event: Closed) -> str:
         if event.reply is not None:
-            return f"host {self.target.peer} {event.text}"
+            refused = "refused to talk to me: " if event.text == event.reply.text else ""  # a 421
+            return f"host {self.target.peer} {refused}{event.text}"
         return event.text if self.target.peer in event.text else f"host {self.target.peer}: {event.text}"
 
     async def _start_tls(self, context: ssl.SSLContext) -> None:

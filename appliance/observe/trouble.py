@@ -7,12 +7,12 @@ What failure means for the mail: none; this only tells.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
-#: Ids that are remembered of one thing; and how many things.
-REMEMBERED, MOST = 20, 100
+#: Ids that are told of one thing; that are remembered, so as to count none twice; and how many things.
+REMEMBERED, KNOWN, MOST = 20, 10_000, 100
 #: Seconds for which what failed and was not asked since is in trouble.
 RECENT = 60.0
 Said = str | Mapping[str, Any]
@@ -47,32 +47,49 @@ def words(one: Mapping[str, Any]) -> str:
 class _One:
     """One thing in trouble, or that was."""
 
-    __slots__ = ("at", "last", "touched", "why")
+    __slots__ = ("at", "known", "touched", "why")
 
     def __init__(self) -> None:
         self.why, self.touched, self.at = "", 0, 0.0
-        self.last: deque[str] = deque(maxlen=REMEMBERED)
+        self.known: dict[str, None] = {}
+
+    def touch(self, message: str) -> None:
+        """Count it, unless it is known; it is the last one now."""
+        if message not in self.known:
+            self.touched += 1
+            if len(self.known) >= KNOWN:
+                del self.known[next(iter(self.known))]
+        else:
+            del self.known[message]
+        if message:
+            self.known[message] = None
+
+    @property
+    def last(self) -> list[str]:
+        return list(islice(reversed(self.known), REMEMBERED))[::-1]
 
 
 class Touched:
-    """The messages that things in trouble touched, by the thing. A message counts once in a row of looks."""
+    """The messages that things in trouble touched, by the thing. A message counts once, however often it is tried.
+    `recent`: for so many seconds what failed, and was not asked since, is in trouble."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, recent: float = RECENT) -> None:
+        self._clock, self._recent = clock, recent
         self._known: dict[str, _One] = {}
 
     def note(self, what: str, why: str, message: str = "") -> None:
         """`what` failed, for `message` (its queue id; "" while it has none)."""
+        self.failed(what, why)
+        self._known[what].touch(message)
+
+    def failed(self, what: str, why: str) -> None:
+        """`what` failed; which messages that touches is yet to be seen."""
         one = self._known.get(what)
         if one is None:
             if len(self._known) >= MOST:
                 del self._known[next(iter(self._known))]
             one = self._known[what] = _One()
         one.why, one.at = why, self._clock()
-        if message not in one.last:
-            one.touched += 1
-            if message:
-                one.last.append(message)
 
     def well(self, what: str) -> None:
         """It answered."""
@@ -80,16 +97,22 @@ class Touched:
         if one is not None:
             one.why = ""
 
-    def degraded(self) -> list[dict[str, Any]]:
-        """What is in trouble now."""
-        since = self._clock() - RECENT
+    def fails(self, what: str) -> bool:
+        """Is it in trouble now?"""
+        one = self._known.get(what)
+        return one is not None and bool(one.why) and one.at > self._clock() - self._recent
+
+    def degraded(self, lasting: Container[str] = ()) -> list[dict[str, Any]]:
+        """What is in trouble now; what is `lasting` even if it was not asked lately."""
         return [
-            said(what, one.why, one.touched, one.last) for what, one in self._known.items() if one.why and one.at > since
+            said(what, one.why, one.touched, one.last)
+            for what, one in self._known.items()
+            if self.fails(what) or (one.why and what in lasting)
         ]
 
     def facts(self) -> dict[str, str]:
         """What it did to messages since the start, also where it is over."""
-        return {what: f"{one.touched} (last: {', '.join(one.last)})" for what, one in self._known.items()}
+        return {what: f"{one.touched} (last: {', '.join(one.last)})" for what, one in self._known.items() if one.touched}
 
 
 #: Lookup tables, by "table SPEC": noted where a verdict or a way is not found for want of one.

@@ -223,9 +223,7 @@ class Delivery:
         degraded = list(workers.pop("degraded"))  # type: ignore[call-overload]
         dns = self.dispatch.ways.resolver_health()
         degraded += dns.pop("degraded", [])
-        degraded += [*self.dispatch.filtering.degraded(), *trouble.tables.degraded()]
-        dead = sorted(site.name for site in schedule.sites.values() if site.dead)
-        degraded += [f"next hop {name} is not reached" for name in dead[:20]]
+        degraded += [*self.dispatch.hops.degraded(), *self.dispatch.filtering.degraded(), *trouble.tables.degraded()]
         if alarms := self.settlement.alarms:
             degraded.append(f"{alarms} undeliverable messages wait in hold: postgate queue list --folder hold")
         if spool.damaged:
@@ -239,7 +237,7 @@ class Delivery:
                 {"name": s.name, "messages": s.jobs, "busy": s.busy, "window": s.window, "dead": s.dead}
                 for s in list(schedule.sites.values())[:100]
             ],
-            "next hops": self.dispatch.contacts.facts(),
+            "next hops": self.dispatch.hops.facts(),
             "dns": dns,
             "recovering": self._recovering,
             "reports": self._reported,

@@ -12,13 +12,13 @@ from collections.abc import Iterable
 
 from appliance.daemons.delivery.asking import Asking
 from appliance.daemons.delivery.filtering import Filtering
+from appliance.daemons.delivery.next_hops import NextHops
 from appliance.daemons.delivery.results import Results
 from appliance.daemons.delivery.routing import Destination, Routing
 from appliance.daemons.delivery.runner import Runner
 from appliance.daemons.delivery.settle import Settlement
 from appliance.daemons.delivery.way import Ways
 from appliance.observe import lines, maillog, oplog, trouble
-from appliance.observe.contact import Contacts
 from appliance.protocol.errors import Unavailable
 from appliance.queue.item import Item, Note
 from appliance.queue.schedule import Job, Limits, Schedule
@@ -58,7 +58,7 @@ class Dispatch:
         self._timer: asyncio.TimerHandle | None = None
         self._due = False
         self.unkept: dict[str, Item] = {}
-        self.contacts = Contacts()
+        self.hops = NextHops(self.schedule)
         self._asking = Asking(spool, self.pump)
 
     # ------------------------------------------------------------------ what comes

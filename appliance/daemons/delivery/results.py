@@ -64,7 +64,7 @@ class Results:
 
     def _one(self, item: Item, index: int, answer: Answer, trip: Trip) -> Result:
         """Log one recipient's answer and say what it means."""
-        text = _text(answer, trip.peer)
+        text = worded(answer, trip.peer)
         if answer.kind == "delivered":
             _SENT.inc()
             self._log(item, index, answer.enhanced or "2.0.0", "sent", answer.text, trip)
@@ -130,7 +130,8 @@ class Results:
             self._settlement.relayed(item, list(indexes), final=trip.lmtp)
 
 
-def _text(answer: Answer, peer: str) -> str:
+def worded(answer: Answer, peer: str) -> str:
+    """As log, queue and status have it."""
     if not answer.code:
         return answer.text
     if answer.code == 421 and not answer.command:

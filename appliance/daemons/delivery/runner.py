@@ -135,7 +135,7 @@ class Runner:
         dispatch = self._dispatch
         connecting = time.monotonic() - self._connecting
         trip = Trip((*dispatch.waited(item, self._connecting), connecting, 0.0), error.relay, "")
-        dispatch.contacts.of(job.destination).failed(str(error))
+        dispatch.hops.not_reached(self.destination, item, error)
         dispatch.filtering.failed(self.destination, item, str(error))
         indexes = dispatch.indexes(item, job.destination)
         if dispatch.results.no_way(item, indexes, str(error), error.status, error.final, trip):
@@ -173,6 +173,7 @@ class Runner:
         if isinstance(session.content_error, ContentDamaged):
             self._dispatch.set_aside(item, str(session.content_error))
             return False
+        self._tell(session, item, answers)
         again = self._dispatch.results.delivered(item, indexes, answers, trip)
         if again and len(self.destination.hops) > 1:
             return await self._elsewhere(session, item, trailer, indexes, answers)
@@ -205,6 +206,7 @@ class Runner:
         except NoWay:
             return True
         other, trip = await self._transact(self._session, item, trailer, rest, begun)
+        self._tell(self._session, item, other)
         self._dispatch.results.delivered(item, rest, other, trip)
         self._drop_session()  # the next message begins with the first place again
         return any(index in item.todo for index in indexes)
@@ -249,8 +251,6 @@ class Runner:
             answers = [answer._replace(kind="deferred") if is_confused(answer) else answer for answer in answers]
         elif isinstance(session, PipeSession) and session.made is not None:
             answers = await self._dispatch.filtering.goes_on(self.destination, item, indexes, session.made, answers)
-        if not isinstance(session, FixedSession):
-            self._tell(item, answers)
         trip = Trip(
             (*self._dispatch.waited(item, begun), connected - begun, now - connected),
             str(session.target),
@@ -262,14 +262,11 @@ class Runner:
         )
         return answers, trip
 
-    def _tell(self, item: Item, answers: list[Result]) -> None:
-        """Status shows when a destination answered last."""
-        contact = self._dispatch.contacts.of(self.destination.name)
-        if any(answer.code or answer.kind != "deferred" for answer in answers):
-            contact.answered()
-        elif answers:
-            contact.failed(answers[0].text)
-        self._dispatch.filtering.answered(self.destination, item, answers)
+    def _tell(self, session: Session, item: Item, answers: list[Result]) -> None:
+        """Status shows how a destination fares. Content that could not be read says nothing of it."""
+        if session.content_error is None and not isinstance(session, FixedSession):
+            self._dispatch.hops.answered(self.destination, item, answers, session.target.peer)
+            self._dispatch.filtering.answered(self.destination, item, answers)
 
 
 def _octets(content: Content, trailer: Trailer) -> bytes | Iterator[bytes]:

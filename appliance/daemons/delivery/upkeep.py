@@ -100,4 +100,5 @@ class Upkeep:
             OCTETS.labels(folder).set(self._spool.octets[folder])
             first = next(iter(items.values()), None)
             OLDEST.labels(folder).set(self._spool.clock.age(first.born) if first is not None else 0.0)
+        self._dispatch.hops.measure()
         DEAD.set(sum(site.dead for site in self._dispatch.schedule.sites.values()))

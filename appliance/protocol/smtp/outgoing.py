@@ -119,6 +119,14 @@ def is_confused(result: Result) -> bool:
     return result.kind == "failed" and (result.code in (500, 502, 503, 504, 555) or result.enhanced.startswith("5.5."))
 
 
+def is_of_host(result: Result) -> bool:
+    """Was it put off for a reason that is no single mailbox's or sender's (4.1.x, 4.2.x, or 450 and 452 at RCPT without a
+    class)? Then other mail will fare no better there."""
+    if result.kind != "deferred" or result.enhanced[:4] in ("4.1.", "4.2."):
+        return False
+    return bool(result.enhanced) or result.command != "RCPT TO" or result.code not in (450, 452)
+
+
 def needs_smtputf8(message: Outgoing) -> bool:
     """Was it accepted under SMTPUTF8, or has it an address that ASCII cannot write?"""
     return message.smtputf8 or not all(map(str.isascii, (message.sender, *(r.address for r in message.recipients))))

@@ -151,7 +151,6 @@ async def test_a_dead_next_hop_defers_without_an_attempt_counted_against_others(
     async with delivery(tmp_path, settings(tmp_path, f"smtp:[127.0.0.1]:{port}", queue='dead_probe = "1s"')) as running:
         ids = [await running.put() for _ in range(20)]
         await running.until(lambda: any(s.dead for s in running.dispatch.schedule.sites.values()))
-        assert "is not reached" in " ".join(running.delivery.health()["degraded"])
         assert log.of("relay=none", "Connection refused", "status=deferred", "dsn=4.4.1")
         facts = running.delivery.health()["next hops"][f"smtp:[127.0.0.1]:{port}"]
         assert facts["state"] == "in trouble" and "Connection refused" in facts["last trouble"]
