@@ -54,7 +54,12 @@ def policies(**files: dict[str, Any]) -> PolicySet:
         ({}, [("spf", "temperror"), ("dmarc", "temperror")], "defer", "451 put off"),
         ({"antivirus": {"on": {"infected": "quarantine"}}}, [("antivirus", "infected")], "keep", "kept in quarantine"),
         ({"antivirus": {"on": {"infected": "discard"}}}, [("antivirus", "infected")], "drop", "taken and dropped"),
-        ({"greylist": {"on": {"early": "dunno"}}}, [("greylist", "early")], "deliver", "delivered"),
+        (
+            {"greylist": {"on": {"early": "dunno"}}},
+            [("greylist", "early")],
+            "deliver",
+            "delivered though greylist:early",
+        ),
         ({"stages": {"inbound": {"message": []}}}, [("dmarc", "reject")], "skip", "dmarc stands in no stage"),
     ],
 )
@@ -63,6 +68,40 @@ def test_expectations_follow_the_policies(
 ) -> None:
     expected = expect(policies(**files), *found)
     assert (expected.kind, expected.words) == (kind, words)
+
+
+@pytest.mark.parametrize(
+    ("files", "found", "words", "loosened"),
+    [
+        (
+            {"antivirus": {"on": {"infected": "accept"}}},
+            [("antivirus", "infected")],
+            "delivered though antivirus:infected",
+            [("antivirus", '[on] infected = "accept"')],
+        ),
+        (
+            {"antivirus": {"on": {"infected": "mark"}}},
+            [("antivirus", "infected")],
+            "delivered, marked antivirus=infected",
+            [("antivirus", '[on] infected = "mark"')],
+        ),
+        (
+            {"spf": {"on": {"temperror": "dunno"}}, "dmarc": {"mode": "off"}},
+            [("spf", "temperror"), ("dmarc", "temperror")],
+            "delivered though spf:temperror",
+            [("spf", '[on] temperror = "dunno"')],
+        ),
+        ({"spf": {"on": {"fail": "dunno"}}}, [("spf", "fail"), ("dmarc", "reject")], "550 refused", []),
+        ({"antivirus": {"on": {"infected": "quarantine"}}}, [("antivirus", "infected")], "kept in quarantine", []),
+        ({}, [("spf", "fail")], "delivered, marked spf=fail", []),
+    ],
+)
+def test_what_is_let_pass_unlike_as_shipped_is_told_with_its_line(
+    files: dict[str, dict[str, Any]], found: list[tuple[str, str]], words: str, loosened: list[tuple[str, str]]
+) -> None:
+    expected = expect(policies(**files), *found)
+    assert (expected.words, list(expected.loosened)) == (words, loosened)
+    assert set(expected.found) <= set(found) and ("dmarc", "temperror") not in expected.found, "who is off finds nothing"
 
 
 def test_a_watched_check_makes_nothing_happen() -> None:

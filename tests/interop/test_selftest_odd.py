@@ -57,7 +57,10 @@ def test_limits_networks_and_words_of_the_listener_are_no_misses(odd: Played) ->
 def test_an_open_relay_is_a_miss_and_a_loose_recipient_check_is_none(odd: Played) -> None:
     assert odd.status == 1 and set(odd.named("miss")) == {"relay attempts"}, odd.rows
     assert "<victim@elsewhere.example> got 250" in odd.named("miss")["relay attempts"]
-    assert "taken, recipient=unknown" in odd.named("ok")["unknown recipient"]
+    told = odd.named("ok")["unknown recipient"]
+    assert (
+        "taken, recipient=unknown" in told and f'[on] unknown = "dunno" in {odd.folder}/policies/recipient.toml' in told
+    )
 
 
 @played("slow")

@@ -77,10 +77,15 @@ def why(policies: PolicySet, folders: Iterable[str], who: Who, decided: Decided)
     wanted = _wanted(policy, decided.outcome)
     if not wanted:
         return ""
-    paths = [Path(folder) / f"{decided.check}.toml" for folder in folders if folder]
-    file = next((path for path in paths if path.exists()), Path(f"{decided.check}.toml"))
     reason = f" ({decided.reason})" if decided.reason else ""
+    file = file_of(decided.check, folders)
     return f"{decided.check} stops this stranger first: {decided.outcome}{reason}; {wanted} in {file}"
+
+
+def file_of(check: str, folders: Iterable[str]) -> Path:
+    """The policy of a check that is in force."""
+    paths = [Path(folder) / f"{check}.toml" for folder in folders if folder]
+    return next((path for path in paths if path.exists()), Path(f"{check}.toml"))
 
 
 def _is_true(policy: CheckPolicy, who: Who, decided: Decided) -> bool:

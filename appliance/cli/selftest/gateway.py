@@ -95,14 +95,14 @@ class Gateway:
         line = await self._logged(re.compile(rf"\]: {name}: [a-z ]+ by (\w+):(\w+)(?: (.*))?$", re.MULTILINE))
         return Decided(line[1], line[2], line[3] or "") if line else None
 
-    async def verdicts(self, token: str) -> dict[str, dict[str, Any]]:
-        """What each check said about a mail at its end, by the event of it; nothing if it did not come so far."""
-        line = await self._logged(re.compile(rf'\{{"event":"message".*"sender":"{re.escape(token)}@.*$', re.MULTILINE))
+    async def verdicts(self, sender: str) -> list[dict[str, Any]]:
+        """What checks said about the last mail of a sender, by the event at its end; nothing if there is none."""
+        line = await self._logged(re.compile(rf'\{{"event":"message".*"sender":"{re.escape(sender)}".*$', re.MULTILINE))
         try:
             event = json.loads(line[0]) if line else {}
         except ValueError:
-            return {}
-        return {verdict["check"]: verdict for verdict in event.get("verdicts", ())}
+            return []
+        return list(event.get("verdicts", ()))
 
     async def _logged(self, wanted: re.Pattern[str]) -> re.Match[str] | None:
         """The last line of the mail log that fits, once it is there."""

@@ -20,6 +20,7 @@ from appliance.cli.selftest.scripted import Scanner
 from appliance.cli.selftest.stranger import Reply, Stranger, send
 from appliance.config.snapshot import Snapshot
 from appliance.engine.rules import PolicySet
+from appliance.mail.verdict import Action
 
 #: Seconds that a mail may take to arrive inside.
 ARRIVAL = 15.0
@@ -109,7 +110,7 @@ class Play:
         if result.state == "ok" and expected.kind not in ("refuse", "defer"):
             return result
         decided = await self.gateway.decided(reply)
-        if decided is None or (result.state == "ok" and decided.check in {check for check, _ in expected.found}):
+        if decided is None or (result.state == "ok" and (decided.check, decided.outcome) in expected.found):
             return result
         if first := self._first(decided, mail, expected.found, stranger):
             return first
@@ -129,13 +130,33 @@ class Play:
         return Result("skipped", "-", "-", self.scene.theirs_named(why)) if why else None
 
     async def _compared(self, mail: Mail, reply: Reply, expected: Expected, why: str) -> Result:
-        if expected.kind in ("refuse", "defer"):
-            ok = reply.code == expected.code
-            return Result("ok" if ok else "miss", expected.words, reply.short, why)
         if reply.code != 250:
-            return Result("miss", expected.words, reply.short, why)
-        ok, got = await self._after(mail, expected)
-        return Result("ok" if ok else "miss", expected.words, got, why)
+            ok = expected.kind in ("refuse", "defer") and reply.code == expected.code
+            return Result("ok" if ok else "miss", expected.words, reply.short, why)
+        ok, got = (False, reply.short) if expected.kind in ("refuse", "defer") else await self._after(mail, expected)
+        unfound, said = await self._said(mail, expected) if expected.found else (False, [])
+        if unfound or (ok and expected.loosened and not expected.mark):
+            got = f"{got}, {', '.join(said)}"
+        return Result("ok" if ok and not unfound else "miss", expected.words, got, self.because(expected, why))
+
+    def because(self, expected: Expected, why: str) -> str:
+        """The lines that let pass what was found, with their files; without any: `why`."""
+        folders = self.scene.policy_folders if expected.loosened else ()
+        lines = [f"{line} in {earlier.file_of(check, folders)}" for check, line in expected.loosened]
+        return "; ".join(lines) or why
+
+    async def _said(self, mail: Mail, expected: Expected) -> tuple[bool, list[str]]:
+        """Whether a check did not find what it must in a mail that was taken; what each of them said. Where one accepts,
+        others may not be asked."""
+        verdicts = await self.gateway.verdicts(mail.sender)
+        rulings = [self.policies.checks[check].rulings[outcome] for check, outcome in expected.found]
+        accepting = any(ruling.action is Action.ACCEPT for ruling in rulings)
+        unfound, said = False, []
+        for check, outcome in expected.found:
+            outcomes = dict.fromkeys(verdict["outcome"] for verdict in verdicts if verdict["check"] == check)
+            unfound = unfound or (outcome not in outcomes and bool(outcomes or not accepting))
+            said.append(f"{check}:{outcome if outcome in outcomes else '/'.join(outcomes) or 'not asked'}")
+        return unfound, said
 
     async def _after(self, mail: Mail, expected: Expected) -> tuple[bool, str]:
         """What became of a mail that was taken."""

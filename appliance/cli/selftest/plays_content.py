@@ -1,9 +1,8 @@
-"""Scenarios of content: viruses plain and hidden, spam, forbidden attachments, by scripted scanners and real ones."""
+"""Scenarios of content: viruses plain and hidden, spam, forbidden attachments, by scripted scanners."""
 
 import base64
 
-from appliance.checks import antispam, antivirus
-from appliance.cli.selftest.expect import expect, off
+from appliance.cli.selftest.expect import expect
 from appliance.cli.selftest.play import Mail, Play, Result, Scenarios, unlike
 from appliance.cli.selftest.scripted import EICAR, GTUBE
 
@@ -57,36 +56,6 @@ async def gtube(play: Play) -> Result:
 async def forbidden(play: Play) -> Result:
     mail = attached(play, b"MZ" + bytes(200), "invoice.pdf.exe")
     return await play.judge(mail, expect(play.policies, ("attachments", "forbidden")), "a program in disguise")
-
-
-@CONTENT("your virus scanners")
-async def real_virus(play: Play) -> Result:
-    mail = attached(play, EICAR, "eicar.com.txt", "text/plain")
-    return await _real(play, antivirus.KINDS, mail, "antivirus", "infected")
-
-
-@CONTENT("your spam scanners")
-async def real_spam(play: Play) -> Result:
-    kinds = antispam.KINDS - {"amavis"}  # it may have been told not to look for spam
-    return await _real(play, kinds, play.mail(GTUBE.decode() + "\r\n"), "antispam", "high")
-
-
-async def _real(play: Play, kinds: frozenset[str], mail: Mail, check: str, outcome: str) -> Result:
-    """The configured scanners alone must find it: the scripted one says clean."""
-    configured = [name for name, entry in play.scene.theirs.wiring.scanners.items() if entry.kind in kinds]
-    theirs = [name for name in configured if name not in play.dead]
-    if configured and not theirs:
-        return Result("skipped", "-", "-", "; ".join(play.dead[name] for name in configured))
-    if not theirs:
-        return Result("skipped", "-", "-", f"no [scanners.NAME] of kind {', '.join(sorted(kinds))} is configured")
-    if why := off(play.policies, check):
-        return Result("skipped", "-", "-", why)
-    scripted = play.clamd if check == "antivirus" else play.spamd
-    scripted.mute = True
-    try:
-        return await play.judge(mail, expect(play.policies, (check, outcome)), f"found by {', '.join(theirs)} alone")
-    finally:
-        scripted.mute = False
 
 
 @CONTENT("forged fields")

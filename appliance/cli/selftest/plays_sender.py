@@ -78,12 +78,8 @@ async def _greylisted(play: Play, domain: str, second: str) -> Result:
         return skipped
     play.refused.discard(mail.token)
     wanted = f"{expected.words} twice, then delivered"
-    return unlike(
-        [result.got for result in tries if result.state == "miss"],
-        wanted,
-        wanted,
-        f"delay {DELAY} s; the last from {second}",
-    )
+    why = tries[0].why or f"delay {DELAY} s; the last from {second}"
+    return unlike([result.got for result in tries if result.state == "miss"], wanted, wanted, why)
 
 
 @SENDER("greylist: first, early, late", ahead=True)

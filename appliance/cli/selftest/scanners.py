@@ -1,4 +1,4 @@
-"""The operator's own scanners and services: asked before all else, and then each of them away.
+"""The operator's own scanners: asked before all else, and then each of them away.
 
 Contract: one that does not answer is one miss; it is taken out of the temporary gateway's files, so that it does not
 spoil what is not about it. What failure means for the mail: none.
@@ -52,12 +52,12 @@ async def answering(play: Play) -> list[Row]:
     mail = play.mail()
     reply = await play.send(mail)
     missed = await play.stopped(mail, reply) if reply.code != 250 else None
-    heard = _heard(await play.gateway.verdicts(mail.token))
+    said = heard(await play.gateway.verdicts(mail.sender))
     seconds = time.monotonic() - began
     for name, entry in play.scene.theirs.wiring.scanners.items():
-        result = _row(play, name, entry, heard.get(name), missed)
-        if result.state == "miss" and heard.get(name, {}).get("kind") == "error":
-            play.dead[name] = f"your scanner {name} does not answer: {heard[name].get('why', '')}"
+        result = _row(play, name, entry, said.get(name), missed)
+        if result.state == "miss" and said.get(name, {}).get("kind") == "error":
+            play.dead[name] = f"your scanner {name} does not answer: {said[name].get('why', '')}"
         rows.append((f"your {name} answers", result, seconds))
     if play.dead:
         play.snapshot = play.scene.without(play.dead)
@@ -65,11 +65,11 @@ async def answering(play: Play) -> list[Row]:
     return rows
 
 
-def _heard(verdicts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def heard(verdicts: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What each scanner said, by its name; trouble before all else."""
     found: dict[str, dict[str, Any]] = {}
-    for check in _KINDS:
-        for fact in verdicts.get(check, {}).get("evidence", {}).get("scanners", ()):
+    for verdict in (verdict for verdict in verdicts if verdict["check"] in _KINDS):
+        for fact in verdict.get("evidence", {}).get("scanners", ()):
             if found.get(fact["scanner"], {}).get("kind") != "error":
                 found[fact["scanner"]] = fact
     return found

@@ -72,6 +72,7 @@ class Scene:
         self.config = folder / "postgate.toml"
         self._policies_of = [self.theirs.wiring.gateway.policies, self.shipped]
         self._wiring: dict[str, Any] = {}
+        self._aside = ""
 
     @property
     def policy_folders(self) -> list[str]:
@@ -88,10 +89,8 @@ class Scene:
         self._wiring["scanners"] = {k: v for k, v in self._wiring["scanners"].items() if k not in left}
         for check, scripted in _SCRIPTED.items():
             values = self._read(self.folder / "policies", check)
-            for told in [values, *(item.get("set", {}) for item in values.get("exception", ()))]:
-                if "scanners" in told:
-                    named = [told["scanners"]] if isinstance(told["scanners"], str) else told["scanners"]
-                    told["scanners"] = [name for name in named if name not in left] or [scripted]
+            for told in _naming(values, "scanners"):
+                told["scanners"] = [name for name in _names(told["scanners"]) if name not in left] or [scripted]
             self._change(self.folder / "policies", check, values)
         return self._save()
 
@@ -100,9 +99,8 @@ class Scene:
         left = set(services)
         for check, (knob, _) in _SERVICES.items():
             values = self._read(self.folder / "policies", check)
-            for told in [values, *(item.get("set", {}) for item in values.get("exception", ()))]:
-                if knob in told:
-                    told[knob] = [entry for entry in told[knob] if (check, entry["name"]) not in left]
+            for told in _naming(values, knob):
+                told[knob] = [entry for entry in told[knob] if (check, entry["name"]) not in left]
             self._change(self.folder / "policies", check, values)
         return self._save()
 
@@ -116,8 +114,21 @@ class Scene:
             entry["address"] = f"127.0.0.1:{free_port()}"
         self._save(self._wiring["scanners"] | {name: entry})
 
+    def alone(self, name: str) -> None:
+        """A virus scanner of theirs: no other is asked about viruses."""
+        path = self.folder / "policies" / "antivirus.toml"
+        self._aside = path.read_text(encoding="utf-8") if path.exists() else ""
+        values = self._read(path.parent, "antivirus") | {"scanners": [name]}
+        for told in _naming(values, "scanners"):
+            told["scanners"] = [name]
+        self._change(path.parent, "antivirus", values)
+
+    def together(self) -> None:
+        """After `alone`: all virus scanners are asked again."""
+        (self.folder / "policies" / "antivirus.toml").write_text(self._aside, encoding="utf-8")
+
     def back(self) -> None:
-        """All scanners where they are."""
+        """After `away`: all scanners where they are."""
         self._save()
 
     def _save(self, scanners: dict[str, Any] | None = None) -> Snapshot:
@@ -216,8 +227,10 @@ class Scene:
         listed = [tables] if isinstance(tables, str) else list(tables)
         self._change(folder, "recipient", {"tables": [*listed, f"inline:{{{MAILBOX}=ok}}"]})
         for check, scanner in _SCRIPTED.items():
-            if named := self._read(folder, check).get("scanners"):
-                self._change(folder, check, {"scanners": [*([named] if isinstance(named, str) else named), scanner]})
+            values = self._read(folder, check)
+            for told in _naming(values, "scanners"):
+                told["scanners"] = [*_names(told["scanners"]), scanner]
+            self._change(folder, check, values)
         for check, (knob, timeouts) in _SERVICES.items():
             listed = self._read(folder, check).get(knob, [])
             for raw, entry in zip(listed, getattr(self.theirs.policies.checks[check].knobs, knob), strict=True):
@@ -242,6 +255,15 @@ def _without(net: Network, ours: ipaddress.IPv4Network) -> Iterable[Network]:
     if not isinstance(net, ipaddress.IPv4Network) or not net.overlaps(ours):
         return (net,)
     return net.address_exclude(ours) if ours.subnet_of(net) else ()
+
+
+def _naming(values: dict[str, Any], knob: str) -> list[dict[str, Any]]:
+    """A policy and its exceptions, those that set a knob to something."""
+    return [told for told in [values, *(item.get("set", {}) for item in values.get("exception", ()))] if told.get(knob)]
+
+
+def _names(named: str | list[str]) -> list[str]:
+    return [named] if isinstance(named, str) else list(named)
 
 
 def _embedded() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.selftest import scanners, scripted, services
+from appliance.cli.selftest import plays_scanners, scanners, scripted, services
 from appliance.cli.selftest.gateway import Gateway, Trouble
 from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.play import Play, Result, Scenario
@@ -66,7 +66,7 @@ def _is_chosen(name: str, only: tuple[str, ...]) -> bool:
 
 def scenarios(scene: Scene, only: tuple[str, ...]) -> list[Scenario]:
     """What is played, in this order. Raises ClickException if nothing is."""
-    found = [*SMTP, *SENDER, *CONTENT, *AWAY, *scanners.away(scene), *TROUBLE]
+    found = [*SMTP, *SENDER, *CONTENT, *plays_scanners.finding(scene), *AWAY, *scanners.away(scene), *TROUBLE]
     chosen = [scenario for scenario in found if _is_chosen(scenario.name, only)]
     asked = [f"your {name} answers" for name in scene.theirs.wiring.scanners]
     asked += [service.row for service in services.configured(scene.theirs)]
