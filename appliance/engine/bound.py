@@ -14,12 +14,13 @@ import msgspec
 
 from appliance.checks.knobs import Bind
 from appliance.engine.asking import Slot, counted, gone, waited
-from appliance.engine.deadlines import expire
+from appliance.engine.deadlines import expire, since
 from appliance.engine.hearing import EARLY
-from appliance.engine.judge import Judgement
+from appliance.engine.judge import PUT_OFF, Judgement
 from appliance.engine.pipeline import Engine
 from appliance.mail.context import Context, Recipient
 from appliance.mail.promise import Promise
+from appliance.mail.replies import as_class, finish
 from appliance.mail.verdict import Action, Decision, Verdict
 from appliance.protocol.smtp.address import Address
 
@@ -33,11 +34,17 @@ def _future() -> asyncio.Future[None]:
 class Bound:
     """The checks of the stage with all but the recipient filled in."""
 
-    __slots__ = ("_at_once", "_ctx", "_deadline", "_last", "_rulings", "_slot", "_soft_bounce")
+    __slots__ = ("_at_once", "_ctx", "_deadline", "_deferrals", "_last", "_rulings", "_slot", "_soft_bounce")
 
     def __init__(self, engine: Engine, ctx: Context, slots: list[Slot], asks: list[Bind]) -> None:
         self._ctx, self._soft_bounce, self._deadline = ctx, engine.soft_bounce, engine.policies.plan.deadline
         self._slot, self._last, self._rulings = slots[-1], asks[-1], slots[-1].policy.rulings
+        #: What a Judgement says of outcomes that plainly put off.
+        self._deferrals = {
+            word: as_class(ruling.reply or PUT_OFF, False)
+            for word, ruling in self._rulings.items()
+            if ruling.action is Action.DEFER_IF_PERMIT and ruling.mode == "enforce"
+        }
         quiet = [
             frozenset(word for word, ruling in slot.policy.rulings.items() if ruling.action is Action.DUNNO)
             for slot in slots
@@ -64,20 +71,25 @@ class Bound:
     def _promised(
         self, promise: Promise[Verdict], found: list[Verdict], address: Address, transaction: str, now: float
     ) -> Promise[Decision]:
-        due = expire(self._deadline, promise)
+        then = expire(self._deadline, promise)
 
         def failed(error: BaseException) -> Verdict:
             ctx = _replace(self._ctx, recipient=Recipient(address=address), transaction=transaction, now=now)
             return gone(self._slot, error, ctx, self._deadline)
 
         def judge(verdict: Verdict) -> Decision:
-            waited(self._slot, due.over())
+            waited(self._slot, since(then))
             verdict = _replace(verdict, stage="rcpt", recipient=address.text)
             found.append(verdict)
             counted(found)
-            judgement = Judgement()
-            judgement.add(verdict, self._rulings[verdict.outcome])
-            return judgement.decision(tuple(found), transaction, self._soft_bounce)
+            refusal = self._deferrals.get(verdict.outcome)
+            if refusal is None or verdict.reply or verdict.edits:
+                judgement = Judgement()
+                judgement.add(verdict, self._rulings[verdict.outcome])
+                return judgement.decision(tuple(found), transaction, self._soft_bounce)
+            reply = finish(refusal, transaction, self._soft_bounce)
+            action, verdicts = Action.DEFER_IF_PERMIT, tuple(found)
+            return Decision(verb="defer", reply=reply, deciding=verdict, action=action, verdicts=verdicts)
 
         return promise.map(self._declared).rescue(failed).map(judge)
 

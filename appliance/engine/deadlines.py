@@ -30,43 +30,36 @@ class _Due:
         self.task.cancel()
 
 
-class DuePromise:
-    """A promise that is to be kept by `when`."""
-
-    __slots__ = ("_promise", "_since", "_watch", "when")
-
-    def __init__(self, promise: Promise[Any], watch: "_Watch", seconds: float) -> None:
-        self._promise, self._watch, self._since = promise, watch, watch.loop.time()
-        self.when = self._since + seconds
-
-    def fire(self) -> None:
-        self._promise.set_exception(TimeoutError())
-
-    def over(self) -> float:
-        """It is kept, or given up: the seconds that it took."""
-        self._watch.waiting.discard(self)
-        return self._watch.loop.time() - self._since
-
-
 class _Watch:
     """All that wait on one loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.waiting: set[_Due | DuePromise] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self.waiting: set[_Due] = set()
+        #: Promises and when they are due. Those that are kept stay until the next look: to find them costs more.
+        self.promised: list[tuple[float, Promise[Any]]] = []
+        self.timer: asyncio.TimerHandle | None = None
 
-    def add(self, due: _Due | DuePromise) -> None:
+    def add(self, due: _Due) -> None:
         self.waiting.add(due)
-        if self._timer is None:
-            self._timer = self.loop.call_later(STEP, self._look)
+        if self.timer is None:
+            self.look_later()
+
+    def look_later(self) -> None:
+        self.timer = self.loop.call_later(STEP, self._look)
 
     def _look(self) -> None:
-        now = self.loop.time()
+        self.timer, now = None, self.loop.time()
         for due in [due for due in self.waiting if due.when <= now]:
             self.waiting.discard(due)
             due.fire()
-        self._timer = self.loop.call_later(STEP, self._look) if self.waiting else None
+        asked = [(when, promise) for when, promise in self.promised if not promise.done()]
+        self.promised = [(when, promise) for when, promise in asked if when > now]
+        for when, promise in asked:
+            if when <= now:
+                promise.set_exception(TimeoutError())
+        if (self.waiting or self.promised) and self.timer is None:
+            self.look_later()
 
 
 _watch: _Watch | None = None
@@ -75,18 +68,27 @@ _watch: _Watch | None = None
 def _watching() -> _Watch:
     """The one of the running loop."""
     global _watch
+    if _watch is not None and _watch.loop.is_running():  # to ask which loop runs is a system call
+        return _watch
     loop = asyncio.get_running_loop()
     if _watch is None or _watch.loop is not loop:
         _watch = _Watch(loop)
     return _watch
 
 
-def expire(seconds: float, promise: Promise[Any]) -> DuePromise:
-    """Break the promise with TimeoutError behind `seconds`. Say to what comes back when it is over."""
+def expire(seconds: float, promise: Promise[Any]) -> float:
+    """Break the promise with TimeoutError behind `seconds`, unless it is kept or given up by then. Now, for `since`."""
     watch = _watching()
-    due = DuePromise(promise, watch, seconds)
-    watch.add(due)
-    return due
+    now = watch.loop.time()
+    watch.promised.append((now + seconds, promise))
+    if watch.timer is None:
+        watch.look_later()
+    return now
+
+
+def since(then: float) -> float:
+    """Seconds."""
+    return _watching().loop.time() - then
 
 
 async def within(seconds: float, answer: Awaitable[T]) -> T:

@@ -27,7 +27,7 @@ _VERBS: dict[Action, Verb] = {
     Action.DEFER: "defer",
 }
 _REFUSED = Refusal(550, "5.7.1", "Refused by local policy")
-_PUT_OFF = Refusal(451, "4.7.1", "Service unavailable, please try again later")
+PUT_OFF = Refusal(451, "4.7.1", "Service unavailable, please try again later")
 _CLOSED = Refusal(421, "4.7.0", "Service unavailable, closing connection")
 
 
@@ -182,7 +182,7 @@ class Judgement:
         """What a refusal of somebody else's would become."""
         assert self.if_reject is not None
         verdict, ruling = self.if_reject
-        return finish(as_class(_own_reply(verdict) or ruling.reply or _PUT_OFF, False), transaction, soft_bounce)
+        return finish(as_class(_own_reply(verdict) or ruling.reply or PUT_OFF, False), transaction, soft_bounce)
 
     def effects(self) -> tuple[object, ...]:
         """What it does to the message, for telling groups apart."""
@@ -207,7 +207,7 @@ class Judgement:
         if verb == "disconnect":
             return self.reply or _CLOSED
         permanent = verb == "reject"
-        return as_class(self.reply or (_REFUSED if permanent else _PUT_OFF), permanent)
+        return as_class(self.reply or (_REFUSED if permanent else PUT_OFF), permanent)
 
 
 def _own_reply(verdict: Verdict) -> Refusal | None:

@@ -14,7 +14,7 @@ import msgspec
 
 from appliance.checks import Check, catalogue
 from appliance.engine.asking import Slot, kept, settle
-from appliance.engine.deadlines import expire
+from appliance.engine.deadlines import expire, since
 from appliance.engine.hearing import EARLY, Asking, Hearing, Party, is_personal, parties
 from appliance.engine.judge import Combined, Group, Judgement, combine
 from appliance.engine.rules import CheckPolicy, PolicySet
@@ -152,10 +152,10 @@ class Engine:
         """The rest of the stage, once one check has promised its answer."""
         out: Promise[T] = Promise(_future)
         deadline = hearing.within(((slot, promise),))
-        due = expire(deadline, promise)
+        then = expire(deadline, promise)
 
         def go_on(_: Promise[Verdict]) -> None:
-            seconds = due.over()
+            seconds = since(then)
             try:
                 hearing.hear(((slot, promise),), (kept(slot, promise, hearing.ctx, deadline, seconds),))
                 rest = self._go(hearing, steps, conclude, allowed) if steps else conclude()
@@ -164,11 +164,7 @@ class Engine:
                 return
             _follow(out, rest)
 
-        def give_up() -> None:
-            due.over()
-            promise.cancel()
-
-        out.on_cancel = give_up
+        out.on_cancel = promise.cancel
         promise.when_done(go_on)
         return out
 

@@ -52,14 +52,13 @@ def search(tables: Sequence[Table], keys: Iterable[Key]) -> Searched:
     """The first hit, or None. Raises Unavailable if a table cannot answer or answers with nothing."""
     rest = iter(keys)
     for key in rest:
-        left = iter(tables)
-        for table in left:
+        for place, table in enumerate(tables):
             if table.pattern and not key.full:
                 continue
             if found := table.get(key.text):
                 if isinstance(found, tuple):
                     return _found(key, found)
-                further = chain(((key, other) for other in left), ((k, t) for k in rest for t in tables))
+                further = chain(((key, other) for other in tables[place + 1 :]), ((k, t) for k in rest for t in tables))
                 return _search_on(key, found, further)
     return None
 

@@ -11,7 +11,7 @@ import time
 from typing import ClassVar
 
 from appliance.observe.sink import Sink, is_syslog
-from appliance.observe.text import clean
+from appliance.observe.text import CAP, clean
 
 #: Numbers of syslog facilities an operator may name.
 FACILITIES = {"kern": 0, "user": 1, "mail": 2, "daemon": 3, "auth": 4, "syslog": 5, "lpr": 6, "news": 7} | {
@@ -113,7 +113,9 @@ def classic(service: str = "") -> str:
 def log(text: str, service: str | None = None) -> None:
     """Write one line as `service` (default: this process's; "smtpd", "cleanup", "qmgr", "smtp" as in Postfix)."""
     severity = _WARNING if text.startswith("warning: ") else _INFO
-    raw(prefix(service or "", severity) + clean(text))
+    if not text.isprintable() or len(text) > CAP:
+        text = clean(text)
+    _State.sink.put(f"{prefix(service or '', severity)}{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def capped(cause: str, text: str) -> None:

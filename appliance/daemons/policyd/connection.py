@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(_DUNNO)
             return
         if one is not None and (alike := self.door.leads.find(one)) is not None:
-            self._alike(one, *alike)
+            self._alike(one, alike)
             return
         try:
             self._reader.feed(data, found := [])  # type: ignore[var-annotated]
@@ -110,16 +110,16 @@ class Connection(asyncio.Protocol):
         elif len(self._backlog) > BACKLOG:
             self._read(False)
 
-    def _alike(self, one: Cut, lead: Lead[Likeness], recipient: str) -> None:
+    def _alike(self, one: Cut, lead: Lead[Likeness]) -> None:
         """All of the request but its recipient was read before."""
         if (like := lead.likeness) is not None:
-            asked = like.ask(self.front, self.door, one, recipient, self._session)
+            asked = like.ask(self.front, self.door, one, self._session)
             if asked is not None:
                 self._session, action = asked
                 self.since, self._state, self._task = self.last, "RCPT", action
                 action.when_done(self._promised)
                 return
-        self._backlog.append(lead.attributes(one, recipient))
+        self._backlog.append(lead.attributes(one))
         self._go_on(one, lead)
 
     # ------------------------------------------------------------------ requests

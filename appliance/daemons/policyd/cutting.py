@@ -25,18 +25,18 @@ L = TypeVar("L")
 
 
 class Cut(msgspec.Struct, frozen=True, gc=False):
-    """`facts`: a request without the client's port, the queue id and the instance; `places`: where the port begins and
-    ends, the queue id begins, the instance's line begins, its value begins and ends."""
+    """`rest`: a request without the client's port, the recipient, the queue id and the instance, which are beside it."""
 
-    facts: bytes
+    rest: bytes
     port: str
+    recipient: str
+    queue_id: str
     instance: str
-    octets: bytes
-    places: tuple[int, int, int, int, int]
 
     @property
-    def queue_id(self) -> str:
-        return _text(self.octets[self.places[2] : self.places[3]])
+    def key(self) -> tuple[bytes, str]:
+        """All but what differs from message to message."""
+        return self.rest, self.recipient
 
 
 def cut(octets: bytes) -> Cut | None:
@@ -44,39 +44,31 @@ def cut(octets: bytes) -> Cut | None:
     size = len(octets)
     if size > LONGEST or b"\nprotocol_state=RCPT\n" not in octets or octets.find(b"\n\n") != size - 2:
         return None
-    port = octets.find(_PORT) + 13
-    port_end = octets.find(b"\n", port)
-    queue_id = octets.find(_QUEUE_ID, port_end) + 10
-    instance = octets.find(b"\n", queue_id)
-    begin = instance + 10
-    end = octets.find(b"\n", begin)
-    if port < 13 or queue_id < 10 or octets[instance:begin] != _INSTANCE or begin == end or b"\r" in octets:
+    find = octets.find
+    port = find(_PORT) + 13
+    port_end = find(b"\n", port)
+    recipient = find(_RECIPIENT, port_end) + 11
+    recipient_end = find(b"\n", recipient)
+    queue_id = find(_QUEUE_ID, recipient_end) + 10
+    queue_id_end = find(b"\n", queue_id)
+    instance = queue_id_end + 10
+    end = find(b"\n", instance)
+    if port < 13 or recipient < 11 or queue_id < 10 or octets[queue_id_end:instance] != _INSTANCE or instance == end:
         return None
-    facts = octets[:port] + octets[port_end:queue_id] + octets[end:]
+    if b"\r" in octets:
+        return None
     return Cut(
-        facts, _text(octets[port:port_end]), _text(octets[begin:end]), octets, (port, port_end, queue_id, instance, end)
+        octets[:port] + octets[port_end:recipient] + octets[recipient_end:queue_id] + octets[end:],
+        str(octets[port:port_end], "utf-8", "surrogateescape"),
+        str(octets[recipient:recipient_end], "utf-8", "surrogateescape"),
+        str(octets[queue_id:queue_id_end], "utf-8", "surrogateescape"),
+        str(octets[instance:end], "utf-8", "surrogateescape"),
     )
-
-
-def _text(octets: bytes) -> str:
-    return octets.decode("utf-8", "surrogateescape")
 
 
 def said_once(one: Cut, attributes: Attributes) -> bool:
     """Whether no attribute of the request was said twice."""
-    return len(attributes) == one.facts.count(b"\n")  # one line was cut, one is empty
-
-
-def _lead(one: Cut) -> tuple[bytes, str] | None:
-    """What is left without the recipient, too, and the recipient."""
-    port, port_end, queue_id, _, end = one.places
-    octets = one.octets
-    recipient = octets.find(_RECIPIENT, port_end) + 11
-    recipient_end = octets.find(b"\n", recipient)
-    if recipient < 11 or recipient_end >= queue_id:
-        return None
-    rest = octets[:port] + octets[port_end:recipient] + octets[recipient_end:queue_id] + octets[end:]
-    return rest, _text(octets[recipient:recipient_end])
+    return len(attributes) == one.rest.count(b"\n")  # one line was cut, one is empty
 
 
 class Lead(Generic[L]):
@@ -90,10 +82,10 @@ class Lead(Generic[L]):
         self.likeness: L | None = None
         self.tried = 0
 
-    def attributes(self, one: Cut, recipient: str) -> Attributes:
+    def attributes(self, one: Cut) -> Attributes:
         """All of the request `one`."""
         attributes = self._attributes.copy()
-        attributes["client_port"], attributes["recipient"], attributes["instance"] = one.port, recipient, one.instance
+        attributes["client_port"], attributes["recipient"], attributes["instance"] = one.port, one.recipient, one.instance
         attributes["queue_id"] = one.queue_id
         return attributes
 
@@ -104,16 +96,13 @@ class Leads(Generic[L]):
     def __init__(self) -> None:
         self._known: dict[bytes, Lead[L]] = {}
 
-    def find(self, one: Cut) -> tuple[Lead[L], str] | None:
-        """What is known of a request, and its recipient."""
-        lead = _lead(one)
-        known = self._known.get(lead[0]) if lead else None
-        return (known, lead[1]) if lead is not None and known is not None else None
+    def find(self, one: Cut) -> Lead[L] | None:
+        """What is known of a request."""
+        return self._known.get(one.rest)
 
     def learn(self, one: Cut, attributes: Attributes, facts: Facts) -> None:
         """A request was read."""
-        lead = _lead(one)
-        if lead is not None and said_once(one, attributes):
+        if said_once(one, attributes):
             if len(self._known) >= MOST:
                 self._known.clear()
-            self._known[lead[0]] = Lead(attributes, facts)
+            self._known[one.rest] = Lead(attributes, facts)

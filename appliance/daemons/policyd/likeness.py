@@ -24,7 +24,6 @@ from appliance.engine.bound import Bound, bind
 from appliance.mail.identity import Identity
 from appliance.mail.promise import Promise
 from appliance.mail.verdict import ALWAYS, Decision, Verdict
-from appliance.protocol.policy import Attributes
 
 if TYPE_CHECKING:
     from appliance.daemons.policyd.front import Front
@@ -37,7 +36,6 @@ class Likeness:
     """See the module's head. No exception begins or ends between `since` and `ends` (wall clock); `until`: monotonic."""
 
     __slots__ = (
-        "attributes",
         "before",
         "bound",
         "ends",
@@ -45,6 +43,7 @@ class Likeness:
         "found",
         "helo",
         "identity",
+        "lead",
         "of_message",
         "of_session",
         "rules",
@@ -54,7 +53,7 @@ class Likeness:
         "utf8",
     )
 
-    attributes: Attributes
+    lead: "Lead[Likeness]"
     facts: Facts
     helo: str
     rules: Rules
@@ -69,11 +68,9 @@ class Likeness:
     since: float
     ends: float
 
-    def ask(
-        self, front: "Front", door: Door, one: Cut, recipient: str, session: Session | None
-    ) -> tuple[Session, Promise[str]] | None:
-        """Judge the request `one` about `recipient`: its session, and the action to come. None: not like this."""
-        address, client, now = address_of(recipient), self.facts.who.address, front.clock()
+    def ask(self, front: "Front", door: Door, one: Cut, session: Session | None) -> tuple[Session, Promise[str]] | None:
+        """Judge the request `one`: its session, and the action to come. None: not like this."""
+        address, client, now = address_of(one.recipient), self.facts.who.address, front.clock()
         if address is None or address.utf8 or self.rules is not front.rules or front.monotonic() >= self.until:
             return None
         if not self.since <= now < self.ends or front.messages.knows(one.instance, client):
@@ -95,12 +92,12 @@ class Likeness:
 
         def answer(decision: Decision) -> str:
             if decision.verb != "defer" or decision.notes or decision.deciding is None:
-                return self._conclude(front, door, one, recipient, session, message, decision)
+                return self._conclude(front, door, one, session, message, decision)
             refused = answers.refusal(decision)
-            message.remember(recipient, refused)
+            message.remember(one.recipient, refused)
             message.trail += decision.verdicts
             message.identity = decision.identity or message.identity
-            record.deferred(self.texts, message, one.queue_id, recipient, refused, decision, self.found)
+            record.deferred(self.texts, message, one, refused, decision, self.found)
             return refused
 
         return session, promise.map(answer)
@@ -110,14 +107,12 @@ class Likeness:
         front: "Front",
         door: Door,
         one: Cut,
-        recipient: str,
         session: Session,
         message: Message,
         decision: Decision,
     ) -> str:
         """As any request, from here on."""
-        differs = {"client_port": one.port, "recipient": recipient, "instance": one.instance, "queue_id": one.queue_id}
-        question = Question(front, door, self.attributes | differs, session, self.facts)
+        question = Question(front, door, self.lead.attributes(one), session, self.facts)
         question.now, question.before, question.cut = message.touched, self.before, one
         question.found = self.found
         return question.conclude_rcpt(decision)
@@ -127,10 +122,10 @@ def learn(lead: Lead[Likeness], question: Question, decision: Decision) -> None:
     """A request of this lead has been answered. What cannot be learnt is tried less and less often."""
     lead.tried += 1
     if lead.tried & (lead.tried - 1) == 0 or lead.likeness is not None:
-        lead.likeness = _learnt(question, decision)
+        lead.likeness = _learnt(lead, question, decision)
 
 
-def _learnt(question: Question, decision: Decision) -> Likeness | None:
+def _learnt(lead: Lead[Likeness], question: Question, decision: Decision) -> Likeness | None:
     """What can be learnt of a request that has been answered; None: nothing."""
     message, session, rules = question.message, question.session, question.rules
     count, before = len(decision.verdicts), question.before
@@ -150,7 +145,7 @@ def _learnt(question: Question, decision: Decision) -> Likeness | None:
     bound = bind(rules.engine, ctx)
     if bound is None:
         return None
-    made.attributes, made.facts, made.helo = question.attributes, question.facts, ctx.helo
+    made.lead, made.facts, made.helo = lead, question.facts, ctx.helo
     made.rules, made.bound, made.before, made.identity = rules, bound, before, ctx.identity
     made.texts, made.until, made.found = Texts(question), until, found
     place = bisect(rules.ends, question.now)

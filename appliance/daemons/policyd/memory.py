@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 #: Seconds for which an answer is told again at most, and how many a front remembers.
 KEPT, MOST = 5.0, 4096
-#: Behind the facts of a request of a session of which something is known.
-_KNOWN = b"+"
 
 Trail = tuple[Verdict, ...]
 
@@ -74,15 +72,16 @@ class Memory:
     """The answers of one front under one set of rules."""
 
     def __init__(self) -> None:
-        self._kept: dict[bytes, Kept] = {}
+        #: By what was asked, and whether anything was known of the session.
+        self._kept: dict[tuple[bytes, str, bool], Kept] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def again(self, front: "Front", one: Cut, session: Session | None) -> Session | None:
         """The session, if the answer to `one` is DUNNO as it was before, and all is done that belongs to it."""
-        known = session is not None and session.trail and session.key[1] == one.port
-        kept = self._kept.get(one.facts + _KNOWN if known else one.facts)
+        known = session is not None and session.key[1] == one.port and bool(session.trail)
+        kept = self._kept.get((one.rest, one.recipient, known))
         if kept is None or kept.rules is not front.rules or front.monotonic() >= kept.until:
             return None
         now, instance, messages = front.clock(), one.instance, front.messages
@@ -130,4 +129,4 @@ class Memory:
         kept.outcomes = tuple((verdict.check, verdict.outcome) for verdict in question.found)
         if len(self._kept) >= MOST:
             self._kept.clear()
-        self._kept[one.facts + _KNOWN if trail else one.facts] = kept
+        self._kept[one.rest, one.recipient, bool(trail)] = kept

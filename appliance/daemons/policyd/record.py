@@ -16,6 +16,7 @@ from appliance.mail.verdict import Decision, Verdict
 from appliance.observe import events, lines, maillog, metrics, oplog
 
 if TYPE_CHECKING:
+    from appliance.daemons.policyd.cutting import Cut
     from appliance.daemons.policyd.messages import Message
     from appliance.daemons.policyd.question import Question
 
@@ -62,8 +63,7 @@ def answered(question: "Question", action: str, decision: Decision, verdicts: Se
 def deferred(
     ready: "texts.Texts",
     message: "Message",
-    queue_id: str,
-    recipient: str,
+    one: "Cut",
     action: str,
     decision: Decision,
     before: tuple[Verdict, ...],
@@ -71,11 +71,11 @@ def deferred(
     """A request at RCPT was put off, and its texts are ready. `before`: what was found before the recipient's turn."""
     verb = action.partition(" ")[0]
     _counts["RCPT", verb if verb in _KNOWN else f"{verb[:1]}xx"] += 1
-    maillog.log(ready.line(queue_id, action, recipient))
+    maillog.log(ready.line(one.queue_id, action, one.recipient))
     if decision.deciding is not None:
         maillog.log(f"{message.id}: {decision.verb} by {message_events.why(decision.deciding)}")
     found = before + decision.verdicts if before else decision.verdicts
-    events.emit(ready.event(message.touched, message.id, queue_id, recipient, action, decision.deciding, found))
+    events.emit(ready.event(message.touched, message.id, one, action, decision.deciding, found))
 
 
 def plain_event(question: "Question") -> str:

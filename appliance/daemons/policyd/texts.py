@@ -12,6 +12,7 @@ from appliance.mail.verdict import Verdict
 from appliance.observe import lines
 
 if TYPE_CHECKING:
+    from appliance.daemons.policyd.cutting import Cut
     from appliance.daemons.policyd.question import Question
 
 #: What differs; no text that a client sends or an operator writes has these in it.
@@ -74,15 +75,14 @@ class Texts:
         self,
         now: float,
         ident: str,
-        queue_id: str,
-        recipient: str,
+        one: "Cut",
         action: str,
         decided: Verdict | None,
         found: Sequence[Verdict],
     ) -> dict[str, Any]:
         """The event."""
         told = self._event.copy()  # its keys keep their order
-        told["time"], told["id"], told["queue_id"], told["recipient"] = now, ident, queue_id, recipient
+        told["time"], told["id"], told["queue_id"], told["recipient"] = now, ident, one.queue_id, one.recipient
         told["action"], told["deciding"] = action, deciding(decided, found)
         told["verdicts"] = [message_events.plain(verdict) for verdict in found]
         return told
