@@ -40,15 +40,17 @@ def command(path: str | None, as_json: bool) -> None:
     except ConfigError as error:
         report(None, error.mistakes, blob.label, as_json)
         sys.exit(MISTAKES)
-    if useless := [
+    found = [
+        *snapshot.warnings,
         *zones.complaints(snapshot),
         *certificates(blob, snapshot),
         *tables(blob, snapshot),
         *handlers(blob, snapshot),
-    ]:
-        report(None, sorted([*useless, *snapshot.warnings]), blob.label, as_json)
+    ]
+    if any(mistake.fatal for mistake in found):
+        report(None, sorted(found), blob.label, as_json)
         sys.exit(MISTAKES)
-    doubts = [*snapshot.warnings, *resolvers(blob, snapshot), *circles(blob, snapshot)]
+    doubts = [*found, *resolvers(blob, snapshot), *circles(blob, snapshot)]
     report(snapshot, sorted(doubts), blob.label, as_json)
 
 

@@ -11,7 +11,9 @@ import pwd
 import signal
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from appliance.config.blob import Blob
 from appliance.config.mistakes import Mistake
@@ -22,43 +24,68 @@ from appliance.config.snapshot import Snapshot
 #: Seconds for one import.
 SECONDS = 20.0
 _USER = "postgate-smtpd"
+#: By its file: its package is a whole daemon. It needs nothing of ours, and finds what this process would find.
+_LOADING = Path(__file__).parents[1] / "daemons" / "smtpd" / "hook_loading.py"
+
+
+class Told(NamedTuple):
+    """What the import told: what would not work, hooks that nobody calls, and those that are there."""
+
+    problem: str
+    uncalled: Sequence[str] = ()
+    hooks: Sequence[str] = ()
 
 
 def handlers(blob: Blob, snapshot: Snapshot) -> list[Mistake]:
-    """Those that a worker could not load."""
-    found = []
+    """Those that a worker could not load; as warnings, hooks that are never called."""
+    found: list[Mistake] = []
     where = None
     for index, listen in enumerate(snapshot.wiring.listen):
         if not listen.handler:
             continue
-        if text := _problem(listen):
-            where = where or Layout(blob.main, blob.folder, blob.shipped, blob.files[blob.main]).parsed.where
-            key = "handler_args" if "handler_args" in text and listen.handler_args else "handler"
-            line, column = where.value(("listen", index, key))
-            found.append(Mistake(blob.label, line, column, text))
+        told = _told(listen)
+        doubts = [*told.uncalled, *_idle(listen, told.hooks)]
+        if not told.problem and not doubts:
+            continue
+        where = where or Layout(blob.main, blob.folder, blob.shipped, blob.files[blob.main]).parsed.where
+        key = "handler_args" if "handler_args" in told.problem and listen.handler_args else "handler"
+        line, column = where.value(("listen", index, key))
+        if told.problem:
+            found.append(Mistake(blob.label, line, column, told.problem))
+        found += [Mistake(blob.label, line, column, f"handler {listen.handler}: {text}", False) for text in doubts]
     return found
 
 
-def _problem(listen: Listen) -> str:
-    """What would not work with its handler, "" if nothing is known to."""
+def _idle(listen: Listen, hooks: Sequence[str]) -> Iterator[str]:
+    """Hooks that wait for what this listener does not do."""
+    if "handle_PROXY" in hooks and not listen.proxy:
+        yield "handle_PROXY is never called: this listener names no load balancers (proxy)"
+    if "handle_STARTTLS" in hooks and not listen.tls.certificate:
+        yield "handle_STARTTLS is never called: this listener has no certificate (tls)"
+
+
+def _told(listen: Listen) -> Told:
+    """What is known of its handler."""
     name = listen.handler
-    words = [sys.executable, "-m", "appliance.daemons.smtpd.hook_loading", name, json.dumps(listen.handler_args)]
+    words = [sys.executable, "-P", str(_LOADING), name, json.dumps(listen.handler_args)]
     process = subprocess.Popen(  # noqa: S603 - our own module; the names are the configuration's
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        **_rights(),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, **_rights(),
     )  # fmt: skip
     try:
         told, _ = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        return f"handler {name}: importing it takes longer than {SECONDS:g} s"
+        return Told(f"handler {name}: importing it takes longer than {SECONDS:g} s")
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    if process.returncode != 0:
+        return Told(_ended(name, process.returncode))
     try:
-        return str(json.loads(told.splitlines()[-1])) if process.returncode == 0 else _ended(name, process.returncode)
-    except (ValueError, IndexError):
-        return _ended(name, process.returncode)
+        return Told(**json.loads(told.splitlines()[-1]))
+    except (TypeError, ValueError, IndexError):
+        return Told(_ended(name, process.returncode))
 
 
 def _ended(name: str, code: int) -> str:

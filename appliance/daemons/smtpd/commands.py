@@ -14,11 +14,13 @@ from appliance.daemons.smtpd.wire import Step
 from appliance.mail.context import Stage
 from appliance.mail.verdict import Decision
 from appliance.protocol.smtp.command import Command
+from appliance.protocol.smtp.reply import Reply
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
 
 OK = b"250 2.0.0 Ok\r\n"
+BYE = Reply(221, "2.0.0", ("Bye",))
 _HELP = b"214 2.0.0 Commands: EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY STARTTLS HELP QUIT\r\n"
 _VRFY = b"252 2.5.2 Cannot VRFY user, but will take mail for it if RCPT says so\r\n"
 _EARLY: tuple[Stage, ...] = ("connect", "helo")
@@ -85,15 +87,13 @@ def _help(session: "Session", command: Command) -> Step:
 
 
 def _quit(session: "Session", command: Command) -> Step:
-    if session.plugged is not None:
-        return session.plugged.quit(session)
-    goodbye(session)
+    goodbye(session, BYE)
     return None
 
 
-def goodbye(session: "Session") -> None:
-    """The answer to QUIT."""
-    session.ok(b"221 2.0.0 Bye\r\n")
+def goodbye(session: "Session", reply: Reply) -> None:
+    """The answer to QUIT, and the end."""
+    session.ok(reply.encode())
     session.end = "quit"
     session.hang_up(linger=False)
 

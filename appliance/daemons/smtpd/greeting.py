@@ -19,7 +19,7 @@ import msgspec
 from appliance.checks.early_talker import Policy as Manners
 from appliance.daemons.smtpd import record
 from appliance.daemons.smtpd.limits import hit
-from appliance.daemons.smtpd.questions import ask, named, refused
+from appliance.daemons.smtpd.questions import Plug, ask, named, refused
 from appliance.engine.rules import CheckPolicy
 from appliance.mail.network import network
 from appliance.mail.ports import Unavailable
@@ -189,12 +189,23 @@ async def _behind_proxy(session: "Session") -> bool:
         if info is None:
             await session.arrival()
             continue
-        session.ahead = session.ahead[length:]
+        header, session.ahead = session.ahead[:length], session.ahead[length:]
         if info.address:
             session.facts = session.door.facts(info.address)._replace(proxy=True)
             session.client = msgspec.structs.replace(
                 session.client, address=info.address, port=info.port, trusted_relay=session.facts.trusted_relay
             )
-        return True
+        if session.plugged is None or await _consents(session, session.plugged, header):
+            return True
+        break
     session.cut()
+    return False
+
+
+async def _consents(session: "Session", plugged: Plug, header: bytes) -> bool:
+    """Does the operator's handler take the connection?"""
+    session.deadline = math.inf  # it has its own
+    if await plugged.proxied(header):
+        return not session.lost
+    record.log.info("handle_PROXY refuses the connection", client=session.who, id=session.id)
     return False

@@ -1,6 +1,7 @@
 """An operator's handler class by its name: "module:Class", or an entry point of the group postgate.filters.
 
-Contract: `find` imports and gives the class, `problem` says in words what would not work; neither makes an object.
+Contract: `find` imports and gives the class, `problem` says in words what would not work, `uncalled` what nobody will
+ever call; none makes an object.
 Importing runs code of the operator's: `postgate check` does it in a process of its own (`python -m` this module). What
 failure means for the mail: a reload that names such a handler is refused, and a start fails.
 """
@@ -18,22 +19,22 @@ from typing import Any
 GROUP = "postgate.filters"
 #: Hooks that are called, with what they get beside server, session and envelope (aiosmtpd: the least and the most).
 HOOKS = {
+    "handle_PROXY": (1, 1),
     "handle_HELO": (1, 1),
     "handle_EHLO": (1, 2),
+    "handle_STARTTLS": (0, 0),
     "handle_MAIL": (2, 2),
     "handle_RCPT": (2, 2),
     "handle_DATA": (0, 0),
+    "handle_RSET": (0, 0),
+    "handle_NOOP": (1, 1),
+    "handle_VRFY": (1, 1),
     "handle_QUIT": (0, 0),
 }
-_OTHERS: tuple[str, ...] = (
-    "handle_exception",
-    "handle_message",
-    "handle_STARTTLS",
-    "handle_AUTH",
-    "handle_PROXY",
-    "handle_NOOP",
-)
-_OTHERS += ("handle_RSET", "handle_VRFY")
+#: Names that aiosmtpd knows and that have another meaning.
+_OTHERS = frozenset({"handle_exception", "handle_message"})
+#: Commands that aiosmtpd has no hook for, or we no answer: none of them is another hook misspelt.
+_COMMANDS = frozenset({"AUTH", "BDAT", "ETRN", "EXPN", "HELP", "LHLO", "XCLIENT", "XFORWARD"})
 
 
 def find(spec: str) -> Any:
@@ -77,6 +78,30 @@ def problem(spec: str, arguments: Sequence[str | int]) -> str:
         if why := _unfit_hook(cls, name):
             return f"handler {spec}: {why}"
     return ""
+
+
+def uncalled(cls: Any) -> list[str]:
+    """What looks like a hook and is never called, each with why and where it stands."""
+    found = []
+    for name in dir(cls):
+        text = _why_not(cls, name)
+        if text and callable(hook := getattr(cls, name)):
+            code = getattr(inspect.unwrap(hook), "__code__", None)
+            place = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+            found.append(f"{name}{place} is never called: {text}")
+    return found
+
+
+def _why_not(cls: Any, name: str) -> str:
+    if name in HOOKS or name in _OTHERS:
+        return ""
+    if name == "handle_AUTH" or name.startswith("auth_"):
+        return "AUTH is not offered"
+    if name == "handle_LHLO":
+        return "LMTP is not served"
+    if name == "process_message":
+        return "" if hasattr(cls, "handle_DATA") else "handle_DATA(self, server, session, envelope) took its place"
+    return "aiosmtpd has no such hook" if name.startswith("handle_") and name[7:].isupper() else ""
 
 
 def _entry_point(name: str) -> importlib.metadata.EntryPoint:
@@ -124,8 +149,8 @@ def _unfit_hook(cls: Any, name: str) -> str:
     if not callable(hook):
         return f"{name} cannot be called"
     if name not in HOOKS:
-        close = get_close_matches(name, HOOKS, 1, 0.8)
-        return f"there is no hook {name} (did you mean {close[0]}?)" if close and name not in _OTHERS else ""
+        close = get_close_matches(name, HOOKS, 1, 0.8) if name not in _OTHERS and name[7:] not in _COMMANDS else []
+        return f"there is no hook {name} (did you mean {close[0]}?)" if close else ""
     own = 0 if isinstance(inspect.getattr_static(cls, name), staticmethod) or inspect.ismethod(hook) else 1
     least, most = HOOKS[name]
     if any(takes(hook, own + 3 + count) for count in range(least, most + 1)):
@@ -144,8 +169,16 @@ def takes(hook: Any, count: int) -> bool:
     return True
 
 
+def _tell(spec: str, arguments: Sequence[str | int]) -> dict[str, Any]:
+    """What `postgate check` wants to know."""
+    if text := problem(spec, arguments):
+        return {"problem": text, "uncalled": [], "hooks": []}
+    cls = find(spec)
+    return {"problem": "", "uncalled": uncalled(cls), "hooks": [name for name in HOOKS if hasattr(cls, name)]}
+
+
 if __name__ == "__main__":
-    told = problem(sys.argv[1], json.loads(sys.argv[2]))
+    told = _tell(sys.argv[1], json.loads(sys.argv[2]))
     sys.stdout.write(f"\n{json.dumps(told)}\n")  # behind what the import said
     sys.stdout.flush()
     os._exit(0)  # threads that the import began hold nothing up

@@ -1,5 +1,5 @@
-"""Any aiosmtpd handler class as a content filter: its hook contract over our session (handle_HELO, handle_EHLO,
-handle_MAIL, handle_RCPT, handle_DATA, handle_QUIT, handle_exception).
+"""Any aiosmtpd handler class as a content filter: its hook contract over our session (hook_loading.HOOKS; hook_verbs has
+the commands that are no part of a transaction).
 
 Contract: hooks get aiosmtpd's own Session and Envelope; they are asked about what our engine has accepted, and may
 refuse it. What handle_DATA leaves in envelope.content, mail_from and rcpt_tos is what goes on (edits; the content as
@@ -18,20 +18,20 @@ from functools import cache, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from aiosmtpd.proxy_protocol import ProxyData, get_proxy
 from aiosmtpd.smtp import Envelope
 from aiosmtpd.smtp import Session as HookSession
 
-from appliance.daemons.smtpd import commands, hook_loading, record
+from appliance.daemons.smtpd import commands, hook_loading, hook_replies, hook_verbs, record
 from appliance.daemons.smtpd.hook_room import Late, Rooms
 from appliance.mail.context import Context
 from appliance.mail.differing import changes, crlf
 from appliance.mail.edits import Edit
 from appliance.mail.ports import Content
-from appliance.mail.replies import MAX_REPLY
-from appliance.mail.verdict import Decision, Verb
+from appliance.mail.verdict import Decision
 from appliance.observe import metrics
 from appliance.protocol.smtp.address import AddressError, parse_address
-from appliance.protocol.smtp.reply import Reply, from_text
+from appliance.protocol.smtp.reply import Reply
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
@@ -50,6 +50,7 @@ class Hooked:
     def __init__(self, handler: object, name: str, seconds: float) -> None:
         self.handler, self.name, self.seconds = handler, name, seconds
         self.rooms = Rooms(name)
+        self.verbs = hook_verbs.verbs(handler)
 
     async def call(self, name: str, *arguments: object) -> Any:
         """Its hook handle_`name`. Raises what that raises, and Late."""
@@ -71,6 +72,8 @@ def plug(handler: object, name: str = "", seconds: float = SECONDS) -> "Callable
 @cache
 def load(spec: str, arguments: tuple[str | int, ...] = (), seconds: float = SECONDS) -> "Callable[[Session], Plug]":
     """The same for "module:Class" or an entry point, one object a worker. Raises ValueError with what is wrong."""
+    for text in hook_loading.uncalled(hook_loading.find(spec)):
+        record.log.warning("a hook of a handler is never called", handler=spec, hook=text)
     return plug(hook_loading.make(spec, arguments), spec, seconds)
 
 
@@ -79,6 +82,7 @@ class Plug:
 
     def __init__(self, hooked: Hooked, session: "Session") -> None:
         self._hooked, self._handler, self._session = hooked, hooked.handler, session
+        self.verbs = hooked.verbs
         self._facts = HookSession(session.loop)
         self._envelope = Envelope()
         self._server = SimpleNamespace(
@@ -101,41 +105,84 @@ class Plug:
         return None
 
     async def hello(self, session: "Session") -> None:
-        """Answer EHLO or HELO. A handle_EHLO with a parameter `responses` gives the whole answer."""
+        """Answer EHLO or HELO. A handle_EHLO with a parameter `responses` gives the whole answer, else its last line."""
         self._know()
+        self._renew()
         verb = "EHLO" if session.esmtp else "HELO"
         self._facts.host_name, self._facts.extended_smtp = session.helo, session.esmtp
         hook = getattr(self._handler, f"handle_{verb}", None)
         if hook is None:
             commands.greet(session)
             return
+        offered = commands.offer(session).decode("ascii").splitlines() if session.esmtp else []
         if verb == "EHLO" and hook_loading.takes(hook, 5):
-            offered = commands.offer(session).decode("ascii").splitlines()
-            session.ok(_lines(await self._call(verb, session.helo, offered)))
+            session.ok(hook_replies.lines(await self._call(verb, session.helo, offered)))
             return
-        objection = self._decision(await self._call(verb, session.helo))
-        if objection is None:
-            commands.greet(session)
-        else:
+        reply = hook_replies.read(await self._call(verb, session.helo))
+        if self._objects(reply):
             session.helo = ""
-            session.reject(objection.reply)
+        else:
+            session.ok(hook_replies.greeting(reply, offered))
 
-    async def quit(self, session: "Session") -> None:
-        """Answer QUIT."""
-        if hasattr(self._handler, "handle_QUIT"):
-            await self._call("QUIT")
-        commands.goodbye(session)
+    async def outside(self, verb: str, *arguments: object) -> None:
+        """Answer a command that is no part of a transaction as its hook says."""
+        self._know()
+        if verb == "RSET":
+            self._renew()
+        reply = hook_replies.read(await self._call(verb, *arguments))
+        if not self._objects(reply):
+            self._session.ok(hook_replies.good(reply))
+
+    async def quit(self) -> None:
+        """Answer QUIT as the hook says."""
+        self._know()
+        commands.goodbye(self._session, hook_replies.read(await self._call("QUIT")))
+
+    async def secured(self) -> bool:
+        """Is TLS, which has just begun, good enough? Raises what the hook raises."""
+        self._know()
+        self._renew()
+        return await self._consents("STARTTLS")
+
+    async def proxied(self, header: bytes) -> bool:
+        """May the connection come in that a load balancer hands over with this header? Raises what the hook raises."""
+        self._know()
+        self._facts.proxy_data = data = await _proxy_data(header)
+        return not hasattr(self._handler, "handle_PROXY") or (bool(data) and await self._consents("PROXY", data))
+
+    async def _consents(self, name: str, *arguments: object) -> bool:
+        """Hooks that return no status; what they raise is no matter of handle_exception."""
+        return bool(await self._hooked.call(name, self._server, self._facts, self._envelope, *arguments))
+
+    def _objects(self, reply: Reply) -> bool:
+        """Does it refuse? Then that is said."""
+        objection = hook_replies.objection(reply, self._session.id)
+        if objection is None:
+            return False
+        if objection.verb == "disconnect":
+            self._session.dismiss(objection.reply, "policy")
+        else:
+            self._session.reject(objection.reply)
+        return True
+
+    def _renew(self) -> None:
+        """The transaction is over."""
+        self._envelope = self._server.envelope = Envelope()
 
     def _know(self) -> None:
         """What the connection is now: XCLIENT and STARTTLS change it, the Session stays the same."""
         session = self._session
         self._facts.peer = cast(Any, (session.client.address, session.client.port))
-        tls = session.client.tls
-        self._facts.ssl = {"version": tls.version, "cipher": tls.cipher} if tls else None
+        tls, transport = session.client.tls, session.transport
+        if tls is None or transport is None:
+            self._facts.ssl = None
+            return
+        known = {name: transport.get_extra_info(name) for name in ("peername", "cipher", "compression", "peercert")}
+        self._facts.ssl = {"version": tls.version, **known}
 
     async def _mail(self, ctx: Context) -> Decision | None:
         self._know()
-        self._envelope = self._server.envelope = Envelope()
+        self._renew()
         transaction, sender = self._session.transaction, ctx.sender.text if ctx.sender else ""
         options = transaction.options if transaction is not None else []
         self._envelope.mail_options, self._envelope.smtp_utf8 = options, ctx.smtputf8
@@ -174,7 +221,8 @@ class Plug:
     async def _hook(self, name: str, *arguments: object, envelope: Envelope | None = None) -> Decision | None:
         if not hasattr(self._handler, f"handle_{name}"):
             return None
-        return self._decision(await self._call(name, *arguments, envelope=envelope))
+        status = await self._call(name, *arguments, envelope=envelope)
+        return hook_replies.objection(hook_replies.read(status), self._session.id)
 
     async def _call(self, name: str, *arguments: object, envelope: Envelope | None = None) -> Any:
         """Call handle_`name`; what it raises goes to its handle_exception, else up."""
@@ -192,18 +240,13 @@ class Plug:
                 raise
             return status
 
-    def _decision(self, status: object) -> Decision | None:
-        """What a hook's status means; None: go on. Raises ValueError on one that is no reply."""
-        reply = from_text(str(status))
-        if reply.code < 400:
-            return None
-        verb: Verb = "disconnect" if reply.code in (421, 521) else "defer" if reply.code < 500 else "reject"
-        return Decision(verb=verb, reply=self._finished(reply))
 
-    def _finished(self, reply: Reply) -> str:
-        enhanced = reply.enhanced or f"{reply.code // 100}.7.1"
-        tail = f" [{self._session.id}]"
-        return f"{reply.code} {enhanced} {' '.join(reply.lines)}"[: MAX_REPLY - len(tail)] + tail
+async def _proxy_data(header: bytes) -> ProxyData:
+    """A header that we have read, as aiosmtpd tells it."""
+    reader = asyncio.StreamReader()
+    reader.feed_data(header)
+    reader.feed_eof()
+    return await get_proxy(reader)
 
 
 async def _whole(content: Content) -> bytes:
@@ -251,14 +294,3 @@ def _differing(before: bytes, after: bytes) -> tuple[Edit, ...]:
         return changes(before, crlf(after) if after.strip() else b"")
     except ValueError as error:
         raise ValueError(f"the handler left no message in envelope.content: {error}") from error
-
-
-def _lines(answer: object) -> bytes:
-    """An answer to EHLO. Raises ValueError for what is none."""
-    lines = answer if isinstance(answer, list | tuple) else [answer]
-    last = len(lines) - 1
-    for number, line in enumerate(lines):
-        start = "250 " if number == last else "250-"
-        if not isinstance(line, str) or not (line.startswith(start) and line.isascii() and line.isprintable()):
-            raise ValueError(f"handle_EHLO returned {line!r}, which is no line of an answer to EHLO")
-    return "".join(f"{line}\r\n" for line in lines).encode("ascii")

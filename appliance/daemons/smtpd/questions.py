@@ -5,7 +5,7 @@ gone. Before the first question the client's name is awaited. What failure means
 session's `on_error` (451); the engine turns what checks could not find out into `temperror` itself.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from appliance.daemons.smtpd import record
@@ -15,10 +15,14 @@ from appliance.mail.verdict import ACCEPT, Decision
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
+    from appliance.protocol.smtp.command import Command
 
 
 class Plug(Protocol):
     """A conversation with a content filter that follows the session's commands (hooks.Plug)."""
+
+    #: The session's table of commands.
+    verbs: "Mapping[str, Callable[[Session, Command], Step]]"
 
     async def ask(self, ctx: Context) -> Decision | None:
         """Its objection to what the engine has accepted, or what it changed in a message, or None."""
@@ -26,8 +30,17 @@ class Plug(Protocol):
     async def hello(self, session: "Session") -> None:
         """Answer EHLO or HELO."""
 
-    async def quit(self, session: "Session") -> None:
+    async def outside(self, verb: str, *arguments: object) -> None:
+        """Answer a command that is no part of a transaction."""
+
+    async def quit(self) -> None:
         """Answer QUIT."""
+
+    async def secured(self) -> bool:
+        """Is TLS, which has just begun, good enough?"""
+
+    async def proxied(self, header: bytes) -> bool:
+        """May the connection come in that a load balancer hands over with this header?"""
 
 
 Make = Callable[[Stage], Context]

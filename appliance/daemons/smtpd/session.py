@@ -48,6 +48,7 @@ class Session(Wire):
         #: The conversation with an aiosmtpd handler, if one is plugged in.
         plug = door.plug or front.plug
         self.plugged = plug(self) if plug is not None else None
+        self.verbs = commands.VERBS if self.plugged is None else self.plugged.verbs
         #: Conversations of checks (milters), if any check has some.
         self.talks = rules.engine.talks(door.role)
         self.id = next(front.ids)
@@ -131,7 +132,7 @@ class Session(Wire):
                 command = parse(line, utf8=utf8, strict=self.rules.smtp.strict)
             except ProtocolError as error:
                 return self._misspelt(line, error)
-        run = commands.VERBS.get(command.verb)
+        run = self.verbs.get(command.verb)
         if run is None:
             return self._misspelt(line, ProtocolError("unknown", "500 5.5.2 Error: command not recognized"))
         self.count(command.verb)
