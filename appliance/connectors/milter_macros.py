@@ -23,6 +23,7 @@ def macros(ctx: Context, hostname: str, daemon_name: str = "", version: str = "P
         "client_ptr": client.reverse_name,
         "client_resolve": {"pass": "OK", "fail": "FORGED", "temperror": "TEMP"}.get(client.proof, "FAIL"),
     }
+    told |= _server(client, hostname)
     if client.tls is not None:
         told |= {"tls_version": client.tls.version, "cipher": client.tls.cipher, "cipher_bits": str(client.tls.bits)}
         told |= {"cert_subject": client.tls.subject} if client.tls.subject else {}
@@ -40,6 +41,20 @@ def of_recipient(known: dict[str, str], address: Address) -> dict[str, str]:
 
 def _mail(kind: str, address: Address) -> dict[str, str]:
     return {f"{kind}_addr": internal(address), f"{kind}_host": address.domain}
+
+
+def _server(client: Client, hostname: str) -> dict[str, str]:
+    """Our end of the connection. {if_addr} and {if_name} are Sendmail's: not there for loopback, IPv6 marked; the name
+    that we give to every address of ours is our own."""
+    address = "127.0.0.1" if client.server_address == "local" else client.server_address
+    if not address:
+        return {}
+    told = {"daemon_addr": address}
+    if client.server_port:
+        told["daemon_port"] = str(client.server_port)
+    if not address.startswith("127.") and address != "::1":
+        told |= {"if_addr": f"IPv6:{address}" if ":" in address else address, "if_name": hostname}
+    return told
 
 
 def _address(client: Client) -> str:

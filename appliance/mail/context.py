@@ -36,7 +36,8 @@ class Tls(msgspec.Struct, frozen=True, gc=False):
 class Client(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who is connected. `address` is textual and compressed ("192.0.2.1", "2001:db8::1", or "local" for a unix socket).
 
-    `name` is the forward-confirmed name or "unknown"; `reverse_name` is what PTR claims or "unknown".
+    `name` is the forward-confirmed name or "unknown"; `reverse_name` is what PTR claims or "unknown". `server_address`
+    and `server_port` are our end of its connection, "" and 0 where nobody knows.
     """
 
     address: str
@@ -46,6 +47,8 @@ class Client(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     proof: NameProof = "unknown"
     tls: Tls | None = None
     trusted_relay: bool = False
+    server_address: str = ""
+    server_port: int = 0
 
 
 class Recipient(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -42,6 +42,13 @@ def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
     return getattr(found, "ipv4_mapped", None) or found
 
 
+@lru_cache(maxsize=4096)
+def textual(address: str) -> str:
+    """The address as a Client has it, compressed, however an MTA marks it ("IPv6:2001:db8::1"); "" for what is none."""
+    found = _parsed(address[5:] if address[:5].lower() == "ipv6:" else address)
+    return "" if found is None else str(found)
+
+
 def _spans(networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> dict[int, list[tuple[int, int]]]:
     """By version of IP: the first and the last address of each network."""
     spans: dict[int, list[tuple[int, int]]] = {4: [], 6: []}

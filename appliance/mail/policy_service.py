@@ -79,15 +79,22 @@ def internal(address: Address | None) -> str:
     return f"{address.local}@{address.domain}" if address.domain else address.local
 
 
+def _numeric(address: str) -> str:
+    """A unix socket is this host."""
+    return "127.0.0.1" if address == "local" else address
+
+
 def attributes(ctx: Context, context: str = "") -> dict[str, str]:
     """The request about `ctx`; `context` is policy_context."""
     known = {
         "protocol_state": "HELO" if ctx.stage == "helo" and not ctx.esmtp else STATES[ctx.stage],
         "protocol_name": "ESMTP" if ctx.helo and ctx.esmtp else "SMTP",
-        "client_address": "127.0.0.1" if ctx.client.address == "local" else ctx.client.address,
+        "client_address": _numeric(ctx.client.address),
         "client_name": ctx.client.name,
         "client_port": str(ctx.client.port or "unknown"),
         "reverse_client_name": ctx.client.reverse_name,
+        "server_address": _numeric(ctx.client.server_address),
+        "server_port": str(ctx.client.server_port or ""),
         "helo_name": _ODD.sub("?", ctx.helo),
         "sender": internal(ctx.sender),
         "recipient_count": "0",

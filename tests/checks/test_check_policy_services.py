@@ -229,6 +229,10 @@ def test_the_request_is_a_whole_one() -> None:
     asked = attributes(ctx, "in")
     assert ("request", *asked) == ATTRIBUTES
     assert asked["client_address"] == "2001:db8::7" and asked["client_port"] == "unknown"
+    assert asked["server_address"] == "" and asked["server_port"] == ""
+    for address, said in (("2001:db8::25", "2001:db8::25"), ("local", "127.0.0.1")):
+        known = attributes(context(client=Client(address="192.0.2.7", server_address=address, server_port=587)))
+        assert (known["server_address"], known["server_port"]) == (said, "587")
     assert asked["helo_name"] == "a?b?c?" and asked["sender"] == "odd one@example.org"
     assert asked["recipient"] == "user@example.com" and asked["recipient_count"] == "0"
     assert asked["instance"] == "4jTRANSACTION" and asked["queue_id"] == "" and asked["size"] == "99"

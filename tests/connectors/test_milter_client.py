@@ -118,6 +118,30 @@ async def test_macros_that_are_asked_for_and_tls() -> None:
 
 
 @pytest.mark.parametrize(
+    ("server_address", "told"),
+    [
+        ("192.0.2.25", {"{daemon_addr}": "192.0.2.25", "{if_addr}": "192.0.2.25"}),
+        ("2001:db8::25", {"{daemon_addr}": "2001:db8::25", "{if_addr}": "IPv6:2001:db8::25"}),
+        ("::1", {"{daemon_addr}": "::1"}),
+        ("local", {"{daemon_addr}": "127.0.0.1"}),
+        ("", {}),
+    ],
+)
+async def test_the_address_that_a_client_came_to(server_address: str, told: dict[str, str]) -> None:
+    """As Sendmail: no interface for loopback, the host's own name for the others."""
+    lists = b"\0\0\0\0{daemon_addr} {daemon_port} {if_addr} {if_name}\0"
+    port = 587 if server_address not in ("", "local") else 0
+    client = msgspec.structs.replace(CONTEXT.client, server_address=server_address, server_port=port)
+    async with MilterServer(macros=lists) as server:
+        _, link = linked(server)
+        await session(link, at("connect", client=client))
+        link.close()
+    told = told | ({"{daemon_port}": "587"} if port else {})
+    told |= {"{if_name}": "mx.example.com"} if "{if_addr}" in told else {}
+    assert server.macros(b"C") == told
+
+
+@pytest.mark.parametrize(
     ("version", "steps", "heard"),
     [
         (2, 0, b"OCHMRLLLLLNBEQ"),

@@ -79,10 +79,12 @@ def entry(name: str, server: MilterServer, more: str = "") -> str:
     return f'name = "{name}", address = "{server.address}", {timeouts}{", " if more else ""}{more}'
 
 
-def send(port: int, *recipients: str, content: bytes = MAIL, sender: str = "s@example.org") -> list[tuple[int, str]]:
+def send(
+    port: int, *recipients: str, content: bytes = MAIL, sender: str = "s@example.org", host: str = "127.0.0.1"
+) -> list[tuple[int, str]]:
     """The replies to MAIL, each RCPT, and the content."""
     replies = []
-    with smtplib.SMTP("127.0.0.1", port, local_hostname="client.example.org", timeout=30) as client:
+    with smtplib.SMTP(host, port, local_hostname="client.example.org", timeout=30) as client:
         client.ehlo()
         replies.append(client.mail(sender))
         if replies[0][0] != 250:

@@ -20,6 +20,7 @@ from tests.peers.spamd import GTUBE, Spamd
 
 pytestmark = pytest.mark.peer
 NOTHING = 'mode = "off"\n'
+FROM_US = MAIL.replace(b"a@example.org", b"a@example.com")
 OFF = ("greylist", "dnsbl", "antivirus", "antispam", "impersonation", "attachments", "own_domain", "dmarc")
 
 
@@ -72,6 +73,24 @@ def test_opendkim_signs_what_goes_out_and_verifies_what_comes_in(
         assert send(made.port, "user@example.com", content=body)[-1][0] == 250
         got = inner.wait(before + 1)[-1].content
         assert re.search(rb"^Authentication-Results: filter\.example\.com;\s+dkim=" + word, got, re.MULTILINE)
+
+
+@needs("opendkim", "opendkim-genkey")
+@pytest.mark.parametrize("wanted", ["daemon_addr=127.0.0.2", "daemon_port={port}"])
+def test_opendkim_signs_by_the_address_that_a_client_came_to(
+    wanted: str, gateway: Callable[..., Gateway], inner: Inner, run: Callable[..., None], tmp_path: Path
+) -> None:
+    """Its MacroList: mail is that of insiders if the MTA says that it came here."""
+    port = free_port()
+    signer = OpenDkim(tmp_path / "sign", "s", macros=wanted.format(port=port))
+    run(signer)
+    more = f'[[listen]]\nname = "second"\naddress = "127.0.0.2:{port}"\n'
+    made = gateway(policies=policies(f'  {{ name = "sign", address = "{signer.address}" }},\n'), more=more)
+    for host, to in (("127.0.0.1", made.port), ("127.0.0.2", port)):
+        assert send(to, "user@example.com", sender="a@example.com", content=FROM_US, host=host)[-1][0] == 250
+        inner.wait(1 if host == "127.0.0.1" else 2)
+    first, second = inner.messages
+    assert b"DKIM-Signature:" not in first.content and b"DKIM-Signature:" in second.content
 
 
 @needs("clamav-milter")

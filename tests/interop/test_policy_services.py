@@ -139,11 +139,13 @@ def test_policyd_spf_judges_and_writes_its_field(gateway: Callable[..., Gateway]
 def test_postfwd_rules(gateway: Callable[..., Gateway], tmp_path: Path) -> None:
     if not shutil.which("postfwd"):
         pytest.skip("Debian package postfwd is not installed (make packages)")
-    port = free_port()
+    port, ours = free_port(), free_port()
     rules = tmp_path / "postfwd.cf"
     rules.write_text(
         "id=R1; sender=bad@example.org; action=REJECT not from you\n"
         "id=R2; sender=slow@example.org; action=450 4.7.1 slow down\n"
+        "id=R4; sender=came@example.org; server_address=127.0.0.9; action=REJECT another address\n"
+        f"id=R5; sender=came@example.org; server_address=127.0.0.1; server_port={ours}; action=450 4.7.1 you came here\n"
         "id=R3; protocol_state=END-OF-MESSAGE; sender=late@example.org; action=554 5.7.1 too late\n"
     )
     rules.chmod(0o644)
@@ -152,7 +154,11 @@ def test_postfwd_rules(gateway: Callable[..., Gateway], tmp_path: Path) -> None:
     try:
         wait_for(lambda: answers(port), 30, f"postfwd: {process.output()}")
         services = f'  {{ name = "fwd", address = "inet:127.0.0.1:{port}", stages = ["rcpt", "message"] }},\n'
-        made = gateway(policies=policies(services), zone=ZONE)
+        more = f'[[listen]]\nname = "second"\naddress = "127.0.0.1:{ours}"\n'
+        made = gateway(policies=policies(services), zone=ZONE, more=more)
+        ((code, text),) = rcpt(ours, "came@example.org", "user@example.com")
+        assert (code, "you came here" in text) == (450, True)
+        assert rcpt(made.port, "came@example.org", "user@example.com")[0][0] == 250
         ((code, text),) = rcpt(made.port, "bad@example.org", "user@example.com")
         assert (code, "not from you" in text) == (554, True)
         ((code, text),) = rcpt(made.port, "slow@example.org", "user@example.com")

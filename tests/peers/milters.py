@@ -52,12 +52,12 @@ class _Milter:
 
 class OpenDkim(_Milter):
     """`mode`: "s" signs for example.com with a key of its own (selector "sel"), "v" verifies with the name server
-    `names`."""
+    `names`. `macros`: who is not inside is signed for if the MTA tells these ("name=value,...")."""
 
     name = "opendkim"
 
-    def __init__(self, root: Path, mode: str, names: Nsd | None = None) -> None:
-        self.mode, self.names, self.record = mode, names, ""
+    def __init__(self, root: Path, mode: str, names: Nsd | None = None, macros: str = "") -> None:
+        self.mode, self.names, self.record, self.macros = mode, names, "", macros
         super().__init__(root)
 
     def prepare(self) -> None:
@@ -71,7 +71,8 @@ class OpenDkim(_Milter):
             common += (
                 f"Domain example.com\nSelector sel\nKeyFile {self.root}/sel.private\nInternalHosts {self.root}/inside\n"
             )
-            (self.root / "inside").write_text("127.0.0.1\n")
+            common += f"MacroList {self.macros}\n" if self.macros else ""
+            (self.root / "inside").write_text("203.0.113.254\n" if self.macros else "127.0.0.1\n")
         else:
             (self.root / "others").write_text("203.0.113.254\n")
             assert self.names

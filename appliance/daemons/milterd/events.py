@@ -14,6 +14,7 @@ from appliance.daemons.milterd.message import Message
 from appliance.daemons.milterd.outcome import CONTINUE, DISCARD
 from appliance.daemons.milterd.session import Answer, Session
 from appliance.mail.context import Client, Context, Recipient, Stage
+from appliance.mail.network import textual
 from appliance.mail.verdict import Decision
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.milter import packets as p
@@ -65,12 +66,24 @@ def _connect(session: Session, event: p.Connect) -> Answer:
     session.forget()
     session.renew()
     address = address_of(event)
-    session.client = Client(address=address, port=event.port, trusted_relay=session.door.trusts(address))
+    ours, port = _server(session)
+    trusted = session.door.trusts(address)
+    session.client = Client(
+        address=address, port=event.port, trusted_relay=trusted, server_address=ours, server_port=port
+    )
     session.role = session.door.role(address)
     session.naming = session.front.name_of(session)
     if session.rules.delay_reject:
         return CONTINUE
     return session.ask(("connect",), session.context, lambda decision: session.stage_reply(decision, "CONNECT"))
+
+
+def _server(session: Session) -> tuple[str, int]:
+    """The MTA's end of the connection. Sendmail's {daemon_addr} is what it listens on, which may be any address of its;
+    {if_addr} is the one that the client came to."""
+    macro = session.machine.macro
+    address, port = textual(macro("if_addr") or macro("daemon_addr")), macro("daemon_port")
+    return "" if address in ("0.0.0.0", "::") else address, int(port) if port.isdecimal() and len(port) < 6 else 0
 
 
 def address_of(event: p.Connect) -> str:

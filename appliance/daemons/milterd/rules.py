@@ -33,7 +33,7 @@ _TAKES = {
 #: Knobs of rules that may write a new body.
 _BODY_RULES = ("body", "nested_header", "mime_header")
 _MACROS: Mapping[int, tuple[str, ...]] = {
-    0: ("j", "v", "_", "daemon_name"),
+    0: ("j", "v", "_", "daemon_name", "daemon_addr", "daemon_port", "if_addr"),
     1: ("tls_version", "cipher", "cipher_bits", "cert_subject"),
     2: ("i", "auth_type", "auth_authen"),
     3: ("i",),

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from appliance.mail.context import Client, NameProof, Role, Tls
+from appliance.mail.network import textual
 from appliance.protocol.policy import Attributes
 from appliance.protocol.smtp.address import Address
 
@@ -68,7 +69,7 @@ def _unxtext(text: str) -> str:
 
 
 @lru_cache(maxsize=8192)
-def client_of(who: Who, port: str, tls: Tls | None) -> Client:
+def client_of(who: Who, port: str, tls: Tls | None, server: str = "", server_port: str = "") -> Client:
     """The client as checks see it."""
     return Client(
         address=who.address,
@@ -78,4 +79,6 @@ def client_of(who: Who, port: str, tls: Tls | None) -> Client:
         proof=who.proof,
         tls=tls,
         trusted_relay=who.trusted,
+        server_address=textual(server),
+        server_port=number(server_port),
     )

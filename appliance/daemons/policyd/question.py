@@ -99,7 +99,8 @@ class Question:
             self.recipient = address_of(recipient)
             if self.recipient is None:
                 raise Unreadable(f"recipient={recipient[:100]!r} is no address", "RCPT")
-        self.client = client_of(self.who, attributes.get("client_port", ""), tls)
+        get = attributes.get
+        self.client = client_of(self.who, get("client_port", ""), tls, get("server_address", ""), get("server_port", ""))
         self.front, self.now = front, front.clock()
         #: What the answer may be remembered by.
         self.cut: Cut | None = None

@@ -23,6 +23,7 @@ from appliance.daemons.smtpd.questions import Plug
 from appliance.daemons.smtpd.rules import Rules
 from appliance.daemons.smtpd.session import Session
 from appliance.daemons.smtpd.transaction import Transaction
+from appliance.mail.context import Client
 from appliance.net.client_name import ClientName
 from appliance.observe import metrics, oplog
 from appliance.queue.envelope import Space, Trailer
@@ -244,9 +245,11 @@ class Front:
     async def welcome(self, sock: socket.socket, peer: object, door: str) -> None:
         """One connection, from accept to the first batch of commands."""
         rules = self.rules
-        address, port = textual(peer)
+        (address, port), (ours, our_port) = textual(peer), textual(sock.getsockname())
         early = _spoke(sock)
-        session = Session(self, rules, rules.doors[door], address, port)
+        trusted = rules.doors[door].facts(address).trusted_relay
+        client = Client(address=address, port=port, trusted_relay=trusted, server_address=ours, server_port=our_port)
+        session = Session(self, rules, rules.doors[door], client)
         try:
             await self.loop.connect_accepted_socket(lambda: session, sock)
         except OSError as error:
@@ -257,7 +260,7 @@ class Front:
 
 
 def textual(peer: object) -> tuple[str, int]:
-    """(address, port) of what accept() says; ("local", 0) for a unix socket."""
+    """(address, port) of what accept() and getsockname() say; ("local", 0) for a unix socket."""
     if not isinstance(peer, tuple):
         return "local", 0
     address = str(peer[0])

@@ -193,7 +193,12 @@ async def _behind_proxy(session: "Session") -> bool:
         if info.address:
             session.facts = session.door.facts(info.address)._replace(proxy=True)
             session.client = msgspec.structs.replace(
-                session.client, address=info.address, port=info.port, trusted_relay=session.facts.trusted_relay
+                session.client,
+                address=info.address,
+                port=info.port,
+                trusted_relay=session.facts.trusted_relay,
+                server_address=info.destination,
+                server_port=info.destination_port,
             )
         if session.plugged is None or await _consents(session, session.plugged, header):
             return True

@@ -116,8 +116,11 @@ def _other(client: Client, attributes: dict[str, str]) -> Client:
         address = attributes["ADDR"]
         changed |= {"address": "unknown" if address == UNAVAILABLE else address, "port": 0}
         changed |= {"name": "unknown", "reverse_name": "unknown", "proof": "unknown"}
-    if "PORT" in attributes:
-        changed["port"] = int(attributes["PORT"]) if attributes["PORT"] != UNAVAILABLE else 0
+    for name, field in (("PORT", "port"), ("DESTPORT", "server_port")):
+        if name in attributes:
+            changed[field] = int(attributes[name]) if attributes[name] != UNAVAILABLE else 0
+    if "DESTADDR" in attributes:
+        changed["server_address"] = attributes["DESTADDR"] if attributes["DESTADDR"] != UNAVAILABLE else ""
     if "NAME" in attributes:
         changed |= _name(attributes["NAME"])
     if "REVERSE_NAME" in attributes:

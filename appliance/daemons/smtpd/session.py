@@ -34,12 +34,11 @@ TOO_LONG = "500 5.5.2 Error: line too long"
 class Session(Wire):
     """A client's session, from accept to its end."""
 
-    def __init__(self, front: "Front", rules: "Rules", door: "Door", address: str, port: int) -> None:
+    def __init__(self, front: "Front", rules: "Rules", door: "Door", client: Client) -> None:
         super().__init__(front.loop)
         self.front, self.rules, self.door = front, rules, door
-        self.peer_address = address
-        self.facts = door.facts(address)
-        self.client = Client(address=address, port=port, trusted_relay=self.facts.trusted_relay)
+        self.peer_address, self.client = client.address, client
+        self.facts = door.facts(client.address)
         #: The question for the client's name, as long as it is open.
         self.naming: asyncio.Task[ClientName] | None = None
         #: The address that limits count this session under; "" before it is counted.

@@ -49,6 +49,24 @@ async def test_a_message_from_connect_to_its_end(tmp_path: Path) -> None:
         assert {ctx.transaction for ctx in stage.engine.asked} == {last.transaction} and last.listener == "milter"
 
 
+@pytest.mark.parametrize(
+    ("macros", "ours"),
+    [
+        ({"daemon_addr": "192.0.2.25", "daemon_port": "587"}, ("192.0.2.25", 587)),
+        ({"daemon_addr": "0.0.0.0", "daemon_port": "25", "if_addr": "IPv6:2001:DB8::25"}, ("2001:db8::25", 25)),
+        ({"daemon_addr": "::", "daemon_port": "x"}, ("", 0)),
+        ({}, ("", 0)),
+    ],
+    ids=["Postfix", "Sendmail", "Sendmail on loopback", "nothing is told"],
+)
+async def test_the_address_that_the_client_came_to(tmp_path: Path, macros: dict[str, str], ours: tuple[str, int]) -> None:
+    async with Stage(tmp_path) as stage:
+        mta = await (await stage.mta(**macros)).begin()
+        await mta.envelope()
+        client = stage.engine.asked[-1].client
+        assert (client.server_address, client.server_port) == ours
+
+
 async def test_without_delay_each_stage_is_asked_where_it_stands(tmp_path: Path) -> None:
     async with Stage(tmp_path, delay_reject=False) as stage:
         mta = await stage.mta()

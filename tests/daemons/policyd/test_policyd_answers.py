@@ -75,12 +75,17 @@ async def test_who_asks_is_in_the_context(tmp_path: Path) -> None:
         assert ctx.client.tls is not None
         assert (ctx.client.tls.version, ctx.client.tls.bits, ctx.client.tls.subject) == ("TLSv1.3", 256, "a b")
         assert (ctx.client.address, ctx.client.port, ctx.client.proof) == ("192.0.2.7", 54321, "pass")
+        assert (ctx.client.server_address, ctx.client.server_port) == ("192.0.2.1", 25)
         assert ctx.sender is not None and ctx.sender.text == '"odd one"@example.org'
         assert ctx.declared_size == 99 and ctx.esmtp and ctx.role == "inbound" and ctx.listener == "policy"
         await client.ask(client_name="unknown", instance="2")
         assert stage.engine.asked[-1].client.proof == "fail"
         await client.ask(client_name="unknown", reverse_client_name="unknown", instance="3")
         assert stage.engine.asked[-1].client.proof == "none"
+        for said, address in (("2001:DB8::25", "2001:db8::25"), ("unknown", ""), ("", "")):
+            await client.ask(server_address=said, server_port=said, instance="33" + said)
+            ours = stage.engine.asked[-1].client
+            assert (ours.server_address, ours.server_port) == (address, 0)
         await client.ask(client_address="198.51.100.9", instance="4")
         assert stage.engine.asked[-1].role == "outbound"
         await client.ask(sasl_username="anna", instance="5")

@@ -285,6 +285,25 @@ async def test_b12_xclient_makes_another_client_of_it() -> None:
         assert (await client.say("XCLIENT ADDR=nonsense")).startswith("501 5.5.4")
 
 
+async def test_our_end_of_the_connection_is_known_and_a_relay_may_name_it() -> None:
+    async with Stage(listen={"xclient": ["127.0.0.0/8"]}) as stage:
+        client = await xclient_stage(stage)
+        ours = client.writer.get_extra_info("peername")
+        for words, seen in (
+            ("", ("127.0.0.1", ours[1])),
+            ("ADDR=192.0.2.1", ("127.0.0.1", ours[1])),
+            ("DESTADDR=IPV6:2001:db8::25 DESTPORT=587", ("2001:db8::25", 587)),
+            ("DESTADDR=[UNAVAILABLE] DESTPORT=[UNAVAILABLE]", ("", 0)),
+        ):
+            if words:
+                assert (await client.say(f"XCLIENT {words}")).startswith("220")
+                await client.say(HELLO)
+            assert (await client.say("MAIL FROM:<a@example.org>")).startswith("250")
+            asked = stage.engine_.at("mail")[-1].client
+            assert (asked.server_address, asked.server_port) == seen
+            await client.say("RSET")
+
+
 async def test_b12_xforward_is_for_the_log_only(capfd: pytest.CaptureFixture[str]) -> None:
     async with Stage(listen={"xclient": ["127.0.0.0/8"]}) as stage:
         client = await xclient_stage(stage)
@@ -316,6 +335,7 @@ async def test_b12_proxy_names_the_client(header: bytes, split: bool) -> None:
         await client.say("MAIL FROM:<a@example.org>")
         ctx = stage.engine_.at("mail")[0]
         assert (ctx.client.address, ctx.client.port) == ("192.0.2.5", 1234)
+        assert (ctx.client.server_address, ctx.client.server_port) == ("192.0.2.1", 25)
         assert not ctx.signs
         assert stage.state.open == {"192.0.2.5": 1}
 
