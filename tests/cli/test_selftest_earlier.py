@@ -85,3 +85,35 @@ def test_the_checks_that_ask_a_scanner() -> None:
     assert asked_by(named, "av", clamd) == ([], "no check asks it")
     assert asked_by(named, "am", amavis) == (["antispam"], "")
     assert asked_by(policies({"antivirus": {"mode": "off"}}), "av", clamd) == ([], "antivirus is in mode off")
+
+
+SIGNED_OR_TLS = {"dkim": {"on": {"none": "reject"}}} | TLS
+WEIGHED = {"suspicion": {"weights": {"dkim:none": 8, "rdns:none": 1}, "on": {"high": "reject"}}}
+
+
+@pytest.mark.parametrize(
+    ("files", "who", "decided", "remedies"),
+    [
+        (SIGNED_OR_TLS, Who(HONEST, "regular.example"), Decided("dkim", "none", ""), {earlier.UNSIGNED}),
+        (SIGNED_OR_TLS, Who(HONEST, "regular.example"), Decided("tls", "missing", ""), {earlier.NO_TLS}),
+        (SIGNED_OR_TLS, Who(HONEST, "regular.example", signed=True), Decided("dkim", "none", ""), set()),
+        (SIGNED_OR_TLS, Who(HONEST, "regular.example"), Decided("spf", "fail", ""), set()),
+        (
+            WEIGHED,
+            Who(NAMELESS, "plain.example"),
+            Decided("suspicion", "high", "9: dkim:none +8, rdns:none +1"),
+            {earlier.UNSIGNED},
+        ),
+        (HIGH, Who(NAMELESS, "spffail.example"), Decided("suspicion", "high", "3: rdns:none +1, spf:fail +2"), set()),
+    ],
+)
+def test_a_stranger_does_what_it_is_asked_for(
+    files: dict[str, dict[str, Any]], who: Who, decided: Decided, remedies: set[earlier.Finding]
+) -> None:
+    compiled = policies(files)
+    assert earlier.asks(compiled) and earlier.remedies(compiled, who, decided) == remedies
+
+
+def test_a_configuration_that_asks_nothing_of_strangers() -> None:
+    assert not earlier.asks(policies({}))
+    assert not earlier.asks(policies({"dkim": {"mode": "monitor", "on": {"none": "reject"}}}))

@@ -63,10 +63,40 @@ def _slow(folder: Path) -> Played:
     return selftest(folder, "--config", config, *only("your program"))
 
 
+def _signing(folder: Path) -> Played:
+    """Takes signed mail only. A virus scanner is not there: that must show all the same."""
+    more = '[smtp]\nbare_lf = "normalize"\n[scanners.clamav]\nkind = "clamd"\naddress = "127.0.0.1:1"\n'
+    config = wiring(folder, more, dkim='[on]\nnone = "reject"\n')
+    return selftest(folder, "--config", config)
+
+
+def _encrypting(folder: Path) -> Played:
+    """Demands TLS of one network and one sender, signatures by weight."""
+    config = wiring(
+        folder,
+        tls='clients = ["inline:{203.0.113=required}"]\nsenders = ["inline:{regular.example=required}"]\n',
+        suspicion='weights = { "dkim:none" = 8, "rdns:none" = 1 }\n[on]\nhigh = "reject"\n',
+    )
+    words = ("clean", "relay", "BDAT", "8-bit", "TLS", "bare LF", "greylist", "forged", "EICAR", "inner", "refused")
+    return selftest(folder, "--config", config, *only(*words))
+
+
+def _deaf(folder: Path) -> Played:
+    """Demands TLS of all who send, and offers it to nobody."""
+    config = wiring(folder, tls='clients = ["inline:{192.0.2=required}"]\n')
+    text = Path(config).read_text()
+    off = 'ehlo_off = [{ networks = ["0.0.0.0/0"], keywords = ["STARTTLS"] }]\n[relay]'
+    Path(config).write_text(text.replace("[relay]", off, 1))
+    return selftest(folder, "--config", config, *only("clean", "relay", "STARTTLS"))
+
+
 #: The longest first.
 ODD: dict[str, Callable[[Path], Played]] = {
+    "signing": _signing,
     "aside": _aside,
+    "encrypting": _encrypting,
     "slow": _slow,
     "lenient": _lenient,
     "loose": _loose,
+    "deaf": _deaf,
 }

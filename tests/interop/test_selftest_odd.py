@@ -67,3 +67,24 @@ def test_an_open_relay_is_a_miss_and_a_loose_recipient_check_is_none(odd: Played
 def test_a_scanner_that_is_too_slow_for_a_self_test_is_told_whose_limit_that_was(odd: Played) -> None:
     assert odd.status == 1 and set(odd.named("miss")) == {"your program answers"}, odd.rows
     assert "10 s are the self-test's own limit, yours are 60 s" in odd.named("miss")["your program answers"]
+
+
+@played("signing")
+def test_where_unsigned_mail_is_refused_strangers_sign(odd: Played) -> None:
+    assert odd.status == 1 and set(odd.named("miss")) == {"your clamav answers"}, odd.named("miss")
+    assert set(odd.named("skipped")) == {"your clamav finds EICAR", "your spam scanners", "your clamav away"}
+    assert "got 550 5.7.26" in odd.named("ok")["DMARC reject"], "a signature of somebody else does not help"
+    assert odd.seconds < 120
+
+
+@played("encrypting")
+def test_where_tls_is_demanded_strangers_use_it(odd: Played) -> None:
+    assert odd.named("miss") == {} and odd.status == 0, (odd.named("miss"), odd.said)
+    assert odd.named("skipped") == {}
+    assert "greylist: a pool of addresses" in odd.named("ok")
+
+
+@played("deaf")
+def test_who_cannot_do_what_is_demanded_is_skipped_with_the_reason(odd: Played) -> None:
+    assert odd.named("miss") == {} and odd.status == 0, (odd.named("miss"), odd.said)
+    assert "tls stops this stranger first: missing" in odd.named("skipped")["clean mail"]

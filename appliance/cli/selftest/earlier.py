@@ -23,6 +23,8 @@ _OF_DOMAINS: dict[str, tuple[Finding, ...]] = {
     "spffail.example": (("spf", "fail"), ("dmarc", "none"), ("identity", "unproven")),
     DOMAIN: (("own_domain", "spoofed"), ("spf", "fail"), ("dmarc", "none"), ("identity", "unproven")),
 }
+#: What a stranger can do something about.
+UNSIGNED, NO_TLS = ("dkim", "none"), ("tls", "missing")
 #: Its name servers do not answer.
 UNREACHABLE = "unreachable.test"
 _STOPPING = {
@@ -62,10 +64,10 @@ class Who(NamedTuple):
         if self.address in (NAMELESS, OTHER):
             found.add(("rdns", "none"))
         if not self.tls:
-            found.add(("tls", "missing"))
+            found.add(NO_TLS)
         if not self.signed:
-            found |= {("dkim", "none"), ("arc", "none")}
-        return found
+            found.add(UNSIGNED)
+        return found | {("arc", "none")}
 
 
 def why(policies: PolicySet, folders: Iterable[str], who: Who, decided: Decided) -> str:
@@ -86,6 +88,27 @@ def file_of(check: str, folders: Iterable[str]) -> Path:
     """The policy of a check that is in force."""
     paths = [Path(folder) / f"{check}.toml" for folder in folders if folder]
     return next((path for path in paths if path.exists()), Path(f"{check}.toml"))
+
+
+def asks(policies: PolicySet) -> bool:
+    """Whether a stranger may be stopped by what it can do something about."""
+    findings = [UNSIGNED, NO_TLS, *(("suspicion", outcome) for outcome in policies.checks["suspicion"].rulings)]
+    return any(_wanted(policies.checks[check], outcome) for check, outcome in findings if _demands(policies, check))
+
+
+def remedies(policies: PolicySet, who: Who, decided: Decided) -> set[Finding]:
+    """What of that which stopped `who` it can do something about."""
+    policy = policies.checks.get(decided.check)
+    if policy is None or not _is_true(policy, who, decided):
+        return set()
+    found = {(decided.check, decided.outcome), *_PART.findall(decided.reason)}
+    return found & who.facts() & {UNSIGNED, NO_TLS}
+
+
+def _demands(policies: PolicySet, check: str) -> bool:
+    """TLS is demanded by tables only."""
+    knobs = policies.checks[check].knobs
+    return not isinstance(knobs, tls.Policy) or bool(knobs.senders or knobs.clients)
 
 
 def _is_true(policy: CheckPolicy, who: Who, decided: Decided) -> bool:

@@ -17,13 +17,14 @@ from appliance.cli.selftest.gateway import Gateway
 from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.scene import DOMAIN, HONEST, MAILBOX, Scene
 from appliance.cli.selftest.scripted import Scanner
-from appliance.cli.selftest.stranger import Reply, Stranger, send
+from appliance.cli.selftest.stranger import Reply, Stranger, Way, send
 from appliance.config.snapshot import Snapshot
 from appliance.engine.rules import PolicySet
 from appliance.mail.verdict import Action
 
 #: Seconds that a mail may take to arrive inside.
 ARRIVAL = 15.0
+PLAINLY = Way()
 State = Literal["ok", "miss", "skipped"]
 
 
@@ -57,6 +58,10 @@ class Play:
         #: Scanners of the operator's that do not answer, and why.
         self.dead: dict[str, str] = {}
         self.refused: set[str] = set()
+        #: What strangers do since they were asked for it, and the tokens of mails that went so.
+        self.signs = self.tls = False
+        self._signed: set[str] = set()
+        self._encrypted: set[str] = set()
         #: The last mail in a flow of mails that was not taken.
         self.turned_away: tuple[Mail, Reply] | None = None
         self._numbers = itertools.count(1)
@@ -88,12 +93,42 @@ class Play:
         )
         return Mail(token, sender, text.encode("utf-8", "surrogateescape"))
 
-    async def send(self, mail: Mail, stranger: Stranger | None = None, recipient: str = MAILBOX) -> Reply:
-        """The whole dialogue; the reply that decided."""
-        reply = await send(stranger or self.stranger(), mail.sender, recipient, mail.octets)
+    async def send(
+        self, mail: Mail, stranger: Stranger | None = None, recipient: str = MAILBOX, way: Way = PLAINLY
+    ) -> Reply:
+        """The whole dialogue; the reply that decided. Who is asked for a signature, or for TLS, comes again with it."""
+        stranger = stranger or self.stranger()
+        reply = await self._sent(mail, stranger, recipient, way)
+        while reply.code != 250 and await self._learns(mail, reply, stranger):
+            reply = await self._sent(mail, stranger, recipient, way)
         if reply.code != 250:
             self.refused.add(mail.token)
         return reply
+
+    async def _sent(self, mail: Mail, stranger: Stranger, recipient: str, way: Way) -> Reply:
+        octets = mail.octets
+        if self.signs and not mail.signed:
+            octets = self.scene.signer.sign(octets, mail.sender.rpartition("@")[2])
+        self._signed |= {mail.token} if octets != mail.octets else set()
+        reply = await send(stranger, mail.sender, recipient, octets, way._replace(tls=way.tls or self.tls))
+        self._encrypted |= {mail.token} if stranger.tls else set()
+        return reply
+
+    async def _learns(self, mail: Mail, reply: Reply, stranger: Stranger) -> bool:
+        """Whether strangers are asked for something that they have not done so far: from now on they do."""
+        if (self.signs and self.tls) or not earlier.asks(self.policies):
+            return False
+        decided = await self.gateway.decided(reply)
+        asked = earlier.remedies(self.policies, self._who(mail, stranger), decided) if decided else set()
+        before = self.signs, self.tls
+        self.signs, self.tls = self.signs or earlier.UNSIGNED in asked, self.tls or earlier.NO_TLS in asked
+        return before != (self.signs, self.tls)
+
+    def _who(self, mail: Mail, stranger: Stranger | None, found: tuple[Finding, ...] = ()) -> Who:
+        address = stranger.address if stranger else HONEST
+        encrypted = mail.token in self._encrypted or bool(stranger and stranger.tls)
+        signed = mail.signed or mail.token in self._signed
+        return Who(address, mail.sender.rpartition("@")[2], encrypted, signed, (*mail.facts, *found))
 
     async def judge(self, mail: Mail, expected: Expected, why: str = "", stranger: Stranger | None = None) -> Result:
         """Send it, and see whether what comes of it is what was expected."""
@@ -124,8 +159,7 @@ class Play:
     def _first(
         self, decided: earlier.Decided, mail: Mail, found: tuple[Finding, ...], stranger: Stranger | None
     ) -> Result | None:
-        address, tls = (stranger.address, stranger.tls) if stranger else (HONEST, False)
-        who = Who(address, mail.sender.rpartition("@")[2], tls, mail.signed, (*mail.facts, *found))
+        who = self._who(mail, stranger, found)
         why = earlier.why(self.policies, self.scene.policy_folders, who, decided)
         return Result("skipped", "-", "-", self.scene.theirs_named(why)) if why else None
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from appliance.cli.selftest.expect import DELIVER, expect
 from appliance.cli.selftest.play import DOMAIN, Play, Result, Scenarios, unlike
 from appliance.cli.selftest.scene import HONEST, MAILBOX
-from appliance.cli.selftest.stranger import Reply
+from appliance.cli.selftest.stranger import Reply, Stranger, Way
 from appliance.daemons.fronts.networks import listed
 
 SMTP = Scenarios()
@@ -72,7 +72,7 @@ async def relay(play: Play) -> Result:
 async def _asked(play: Play, recipients: Iterable[str]) -> list[Reply]:
     """The reply to each RCPT, on one connection."""
     async with play.stranger() as stranger:
-        await stranger.hello()
+        await stranger.hello(play.tls)
         await stranger.say("MAIL FROM:<probe@regular.example>")
         return [await stranger.say(f"RCPT TO:<{recipient}>") for recipient in recipients]
 
@@ -83,7 +83,7 @@ async def announced(play: Play) -> Result:
     if not limit:
         return Result("skipped", "-", "-", "size_limit = 0")
     async with play.stranger() as stranger:
-        await stranger.hello()
+        await stranger.hello(play.tls)
         reply = await stranger.say(f"MAIL FROM:<big@regular.example> SIZE={limit + 1}")
     if reply.code != 552 and (first := await play.stopped(play.mail(), reply)):
         return first
@@ -143,28 +143,26 @@ def _not_offered(play: Play, keyword: str) -> Result:
 
 @SMTP("BDAT")
 async def bdat(play: Play) -> Result:
-    mail = play.mail("first chunk\r\n.\r\nsecond chunk\r\n")
-    half = len(mail.octets) // 2
-    async with play.stranger() as stranger:
-        await stranger.hello()
-        if "CHUNKING" not in stranger.features:
-            return _not_offered(play, "CHUNKING")
-        reply = await stranger.envelope(mail.sender, MAILBOX)
-        for chunk, last in ((mail.octets[:half], ""), (mail.octets[half:], " LAST")):
-            if reply.code == 250:
-                await stranger.raw(f"BDAT {len(chunk)}{last}\r\n".encode() + chunk)
-                reply = await stranger.reply()
+    mail, stranger = play.mail("first chunk\r\n.\r\nsecond chunk\r\n"), play.stranger()
+    reply = await play.send(mail, stranger, way=Way(content=_in_chunks))
+    if stranger.features and "CHUNKING" not in stranger.features:
+        return _not_offered(play, "CHUNKING")
     return await play.compare(mail, reply, DELIVER, "two chunks, a lone dot between")
+
+
+async def _in_chunks(stranger: Stranger, octets: bytes) -> Reply:
+    half, reply = len(octets) // 2, Reply(250, "")
+    for chunk, last in ((octets[:half], ""), (octets[half:], " LAST")):
+        if reply.code == 250:
+            await stranger.raw(f"BDAT {len(chunk)}{last}\r\n".encode() + chunk)
+            reply = await stranger.reply()
+    return reply
 
 
 @SMTP("8-bit content")
 async def eight_bit(play: Play) -> Result:
     mail = play.mail("Grüße, 你好, \udcff\udcfe\r\n")
-    async with play.stranger() as stranger:
-        await stranger.hello()
-        reply = await stranger.envelope(mail.sender, MAILBOX, options=" BODY=8BITMIME")
-        if reply.code == 250:
-            reply = await stranger.content(mail.octets)
+    reply = await play.send(mail, way=Way(options=" BODY=8BITMIME"))
     result = await play.compare(mail, reply, DELIVER, "octets unchanged")
     body = mail.octets.partition(b"\r\n\r\n")[2]
     arrived = await play.inner.has(mail.token.encode(), 0.1)
@@ -175,18 +173,10 @@ async def eight_bit(play: Play) -> Result:
 
 @SMTP("STARTTLS")
 async def starttls(play: Play) -> Result:
-    mail = play.mail()
-    async with play.stranger() as stranger:
-        await stranger.hello()
-        if "STARTTLS" not in stranger.features:
-            return _not_offered(play, "STARTTLS")
-        reply = await stranger.starttls()
-        if reply.code == 220:
-            reply = await stranger.hello()
-        if reply.code == 250:
-            reply = await stranger.envelope(mail.sender, MAILBOX)
-        if reply.code == 250:
-            reply = await stranger.content(mail.octets)
+    mail, stranger = play.mail(), play.stranger()
+    reply = await play.send(mail, stranger, way=Way(tls=True))
+    if not stranger.tls and stranger.features and "STARTTLS" not in stranger.features:
+        return _not_offered(play, "STARTTLS")
     result = await play.compare(mail, reply, DELIVER, "the mail comes over TLS", stranger)
     arrived = await play.inner.has(mail.token.encode(), 0.1)
     if result.state == "ok" and (arrived is None or b"with ESMTPS" not in arrived):

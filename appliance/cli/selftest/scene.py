@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.cli.selftest import toml
+from appliance.cli.selftest.signer import Signer
 from appliance.config import blob as files
 from appliance.config import default
 from appliance.config.references import LISTS
@@ -69,6 +70,7 @@ class Scene:
         self.raw: dict[str, Any] = tomllib.loads(blob.files[blob.main].decode("utf-8")) if config else _embedded()
         self.shipped = blob.shipped
         self.port = free_port()
+        self.signer = Signer()
         self.config = folder / "postgate.toml"
         self._policies_of = [self.theirs.wiring.gateway.policies, self.shipped]
         self._wiring: dict[str, Any] = {}
@@ -140,7 +142,7 @@ class Scene:
         """Write everything for peers on these ports; `tls`: certificate and key files for a listener without its own."""
         self._policies()
         names = (HERE / "selftest.zone").read_text(encoding="utf-8")
-        (self.folder / "zone").write_text(names + self._lists(), encoding="utf-8")
+        (self.folder / "zone").write_text(names + self.signer.zone() + self._lists(), encoding="utf-8")
         wiring: dict[str, Any] = {key: dict(self.raw[key]) for key in _KEPT if key in self.raw}
         wiring["limits"] = wiring.get("limits", {}) | _UNLIMITED
         gateway = wiring.setdefault("gateway", {})

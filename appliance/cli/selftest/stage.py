@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.selftest import plays_scanners, scanners, scripted, services
+from appliance.cli.selftest import earlier, plays_scanners, scanners, scripted, services
 from appliance.cli.selftest.gateway import Gateway, Trouble
 from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.play import Play, Result, Scenario
@@ -95,6 +95,8 @@ async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: 
         await gateway.start()
         play = Play(scene, snapshot, gateway, inner, clamd, spamd)
         shown.doing("asking your services and scanners")
+        if earlier.asks(play.policies):
+            await play.send(play.mail())  # strangers learn what is asked of all of them
         for name, result, seconds in [*await services.answering(play), *await scanners.answering(play)]:
             if result.state == "miss" or _is_chosen(name, only):
                 shown.row(name, result, seconds)

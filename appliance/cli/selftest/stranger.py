@@ -7,6 +7,7 @@ words ("hung up", "no answer within 20 s"), so that a scenario compares replies 
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -49,6 +50,7 @@ class Stranger:
             family = "TCP6" if ":" in self._address else "TCP4"
             other = "2001:db8::25" if ":" in self._address else "198.51.100.1"
             self._writer.write(f"PROXY {family} {self._address} {other} 40000 25\r\n".encode())
+        self.tls = False
         self.greeting = await self.reply()
         return self
 
@@ -87,11 +89,13 @@ class Stranger:
         await self.raw(line.encode("utf-8", "surrogateescape") + b"\r\n")
         return await self.reply()
 
-    async def hello(self) -> Reply:
-        """EHLO; `features` are known afterwards."""
+    async def hello(self, tls: bool = False) -> Reply:
+        """EHLO; `features` are known afterwards. `tls`: and once more behind STARTTLS, if that is offered."""
         answer = await self.say(f"EHLO {self.helo}")
         words = [line.partition(" ") for line in answer.text.split("\n")[1:]]
         self.features = {word[0].upper(): word[2] for word in words}
+        if tls and "STARTTLS" in self.features and (answer := await self.starttls()).code == 220:
+            return await self.hello()
         return answer
 
     async def starttls(self) -> Reply:
@@ -128,15 +132,23 @@ class Stranger:
         return await self.reply()
 
 
-async def send(stranger: Stranger, sender: str, recipient: str, octets: bytes) -> Reply:
+class Way(NamedTuple):
+    """How a mail is sent: over TLS, with more words behind MAIL FROM, its content by other means than DATA."""
+
+    tls: bool = False
+    options: str = ""
+    content: Callable[[Stranger, bytes], Awaitable[Reply]] = Stranger.content
+
+
+async def send(stranger: Stranger, sender: str, recipient: str, octets: bytes, way: Way) -> Reply:
     """One whole mail on a connection of its own: the reply that decided."""
     async with stranger:
         if stranger.greeting.code != 220:
             return stranger.greeting
-        answer = await stranger.hello()
+        answer = await stranger.hello(way.tls)
         if answer.code == 250:
-            answer = await stranger.envelope(sender, recipient)
+            answer = await stranger.envelope(sender, recipient, options=way.options)
         if answer.code == 250:
-            answer = await stranger.content(octets)
+            answer = await way.content(stranger, octets)
         await stranger.raw(b"QUIT\r\n")
         return answer
