@@ -25,8 +25,8 @@ log = oplog.get("stated")
 #: Octets of answers that a worker may leave unread.
 BACKLOG = 16 * 1024 * 1024
 
-_asks = metrics.counter("postgate_stated_asks_total", "Questions that the workers asked stated.")
-_frames = metrics.counter("postgate_stated_frames_total", "Frames of questions (all questions of one loop turn).")
+_asks = metrics.tally("postgate_stated_asks_total", "Questions that the workers asked stated.").counts
+_frames = metrics.tally("postgate_stated_frames_total", "Frames of questions (asked together).").counts
 _records = metrics.gauge("postgate_stated_records", "Records in memory.", ["table"])
 _unwritten = metrics.gauge("postgate_stated_unwritten", "Changes that are not on disk yet.")
 _write_lag = metrics.gauge("postgate_stated_write_lag_seconds", "Age of the oldest change at the last write.")
@@ -84,15 +84,16 @@ class Stated:
             log.error("a worker sent what is no question", error=str(error))
             worker.channel.close()
             return
-        _asks.inc(len(asks))
-        _frames.inc()
+        _asks[()] += len(asks)
+        _frames[()] += 1
         answers = self._state.answer(asks, worker.open)
-        if worker.channel.closed:
+        channel = worker.channel
+        if channel.closed:
             return
-        worker.channel.send((sequence, answers))
-        if worker.channel.backlog > BACKLOG:
+        channel.send((sequence, answers))
+        if channel.wants_write and channel.backlog > BACKLOG:
             log.error("a worker does not read its answers")
-            worker.channel.close()
+            channel.close()
 
     def _gone(self, worker: Worker) -> None:
         self._state.gone(worker.open)

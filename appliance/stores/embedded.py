@@ -9,7 +9,8 @@ What failure means for the mail: none. Strangers may have to wait once more; `tr
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ DAMAGE = (apsw.CorruptError, apsw.NotADBError)
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS {0} (key TEXT PRIMARY KEY, value BLOB NOT NULL, expires REAL NOT NULL) WITHOUT ROWID"""
 )
+#: Rows of one statement. Each statement lets the loop's thread go on and must wait for it behind: so few of them.
+TOGETHER = 100
+_ROW = "(?, ?, ?)"
+_TOGETHER = ", ".join([_ROW] * TOGETHER)
 
 
 class Damaged(Exception):
@@ -141,15 +146,20 @@ class Database:
     def _change(writer: apsw.Connection, table: str, changes: Iterable[Row]) -> None:
         gone: list[tuple[str]] = []
 
-        def kept() -> Iterable[Row]:
+        def kept() -> Iterator[Row]:
             for row in changes:
                 if row[1] is None:
                     gone.append((row[0],))
                 else:
                     yield row
 
-        writer.executemany(f"REPLACE INTO {table} VALUES (?, ?, ?)", kept())  # noqa: S608
-        writer.executemany(f"DELETE FROM {table} WHERE key = ?", gone)  # noqa: S608
+        put, rows = f"REPLACE INTO {table} VALUES ", kept()  # noqa: S608
+        while len(some := list(islice(rows, TOGETHER))) == TOGETHER:
+            writer.execute(put + _TOGETHER, tuple(chain.from_iterable(some)))
+        if some:
+            writer.executemany(put + _ROW, some)
+        if gone:
+            writer.executemany(f"DELETE FROM {table} WHERE key = ?", gone)  # noqa: S608
 
     def checkpoint(self) -> None:
         """Move the WAL into the database; what cannot be moved now is moved later."""

@@ -18,7 +18,9 @@ from appliance.stores.embedded import Damaged, Database, packed
 from appliance.stores.shelf import Shelf, rows
 
 INTERVAL = 0.2
-BATCH = 1000
+BATCH = 4000
+#: Asks behind which it is looked whether there are so many.
+LOOK = 250
 RETRY = 2.0
 CHECKPOINT = 30.0
 PAGE = 500
@@ -33,7 +35,7 @@ class Keeper:
         self.database, self.shelves, self.clock = database, shelves, clock
         #: How old the oldest change is that is not on disk (seconds), at the last flush.
         self.lag_seconds = 0.0
-        self.expired = 0
+        self.expired = self._asks = 0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="stated-writer")
         self._tasks: list[asyncio.Task[None]] = []
         self._flushing = asyncio.Lock()
@@ -56,10 +58,13 @@ class Keeper:
         self._writer.shutdown()
         self.database.close()
 
-    def changed(self) -> None:
-        """Called after asks: many changes do not wait for the clock."""
-        if not self._wake.is_set() and sum(len(shelf.dirty) for shelf in self.shelves) >= BATCH:
-            self._wake.set()
+    def changed(self, asks: int) -> None:
+        """Called after each frame of `asks`: many changes do not wait for the clock. Looks now and then only."""
+        self._asks += asks
+        if self._asks >= LOOK:
+            self._asks = 0
+            if not self._wake.is_set() and sum(len(shelf.dirty) for shelf in self.shelves) >= BATCH:
+                self._wake.set()
 
     @property
     def lag(self) -> int:
@@ -142,8 +147,7 @@ class Keeper:
         """One step (well below 20 ms). False: the RAM has no room for all."""
         now, room = self.clock.now(), True
         for key, raw, expires in page:
-            if shelf.seeing is not None:
-                shelf.seeing.add(key)
+            shelf.met(key)
             if expires < now:
                 if not shelf.waits(key):
                     shelf.delete(key)

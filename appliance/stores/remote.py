@@ -1,13 +1,14 @@
 """The workers' end of `stated`: greylist steps, token buckets, client counts, the call-ahead cache.
 
-Contract: all asks of one turn of the loop go in one frame; each has its own answer. An ask raises Unavailable at once
-while `stated` is away, after DEADLINE seconds if it hangs (the connection is then given up), and if `stated` could not
-do it. The client reconnects by itself with jitter and reports the connections that are open in this worker.
+Contract: all asks of one turn of the loop go in one frame; each has its own answer. One frame is under way at a time:
+what is asked meanwhile goes together behind its answer, so that under load a wake-up of either side serves many asks, and
+a lone ask waits for nobody. An ask raises Unavailable at once while `stated` is away, after DEADLINE seconds if it hangs
+(the connection is then given up), and if `stated` could not do it. The client reconnects by itself with jitter and
+reports the connections that are open in this worker.
 What failure means for the mail: Unavailable becomes `temperror` of the check that asked; connection limits do not hold.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
@@ -50,8 +51,12 @@ class StateClient(Lifeline):
         self._sequence = 0
         self._batch: list[msgspec.Struct] = []
         self._batch_waiting: Waiting = []
+        #: Somebody waits for an answer to what is in the batch: it is to go soon.
         self._urgent = False
-        self._frames: deque[tuple[int, float, Waiting]] = deque()
+        #: When the batch would have gone, had no frame been under way; 0.0: it does not wait for that.
+        self._held = 0.0
+        #: The frame that is under way: its number, when it is late, who waits for its answers.
+        self._frame: tuple[int, float, Waiting] | None = None
         self._open: dict[str, int] = {}
 
     # -- the connection ------------------------------------------------------------------------------------------
@@ -62,10 +67,10 @@ class StateClient(Lifeline):
         return {"ready": self.ready, "failures": self.failures, "why": self.why, "degraded": degraded}
 
     def _abandon(self, why: str) -> None:
-        waiting = [future for _, _, futures in self._frames for future in futures] + self._batch_waiting
-        self._frames.clear()
+        waiting = [*(self._frame[2] if self._frame is not None else ()), *self._batch_waiting]
+        self._frame = None
         self._batch, self._batch_waiting = [], []
-        self._urgent = False
+        self._urgent, self._held = False, 0.0
         for future in waiting:
             if future is not None and not future.done():
                 future.set_exception(Unavailable(f"stated: {why}"))
@@ -79,10 +84,13 @@ class StateClient(Lifeline):
         self.contact.answered()
         if sequence == 0:
             self._greeted(answers)
-        elif self._frames and self._frames[0][0] == sequence and len(self._frames[0][2]) == len(answers):
-            for future, answer in zip(self._frames.popleft()[2], answers, strict=True):
+        elif (frame := self._frame) is not None and frame[0] == sequence and len(frame[2]) == len(answers):
+            self._frame = None
+            for future, answer in zip(frame[2], answers, strict=True):
                 if future is not None and not future.done():
                     future.set_result(answer)
+            if self._held:
+                self._loop.call_soon(self._flush)
         else:
             self._lose("answer out of order")
 
@@ -107,14 +115,18 @@ class StateClient(Lifeline):
         self._batch_waiting.append(future)
 
     def _flush(self) -> None:
-        self._urgent = False
         if not self._batch or self._channel is None:
+            self._urgent = False
+            return
+        if self._frame is not None:
+            self._held = self._held or self._loop.time()
             return
         self._sequence += 1
         batch, waiting = self._batch, self._batch_waiting
+        deadline = (self._held or self._loop.time()) + DEADLINE
         self._batch, self._batch_waiting = [], []
-        deadline = self._loop.time() + DEADLINE
-        self._frames.append((self._sequence, deadline, waiting))
+        self._urgent, self._held = False, 0.0
+        self._frame = (self._sequence, deadline, waiting)
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._overdue)
         try:
@@ -123,15 +135,15 @@ class StateClient(Lifeline):
             self._lose("it is gone")
 
     def _overdue(self) -> None:
-        """One timer for all frames: it looks at the oldest one only."""
+        """One timer for all frames: it looks at the one that is under way then."""
         self._timer = None
-        if not self._frames:
+        if self._frame is None:
             return
-        if self._frames[0][1] <= self._loop.time():
+        if self._frame[1] <= self._loop.time():
             self.failures += 1
             self._lose("no answer in time")
         else:
-            self._timer = self._loop.call_at(self._frames[0][1], self._overdue)
+            self._timer = self._loop.call_at(self._frame[1], self._overdue)
 
     async def ask(self, ask: msgspec.Struct) -> Any:
         """The answer to one ask of stores.wire. Raises Unavailable."""

@@ -18,9 +18,8 @@ T = TypeVar("T")
 #: Records of a shelf in RAM, and changes that may wait for the disk. Growing a dictionary copies it in one go: beyond
 #: these sizes that takes more of the loop's time than a call may (20 ms; several shelves may grow in one call).
 HOT_CAP, DIRTY_CAP = 50_000, 87_000
-#: Octets for `Seen`: 1 MB for a kind of record.
+#: Slots (octets) of `Seen` for a kind of record: a power of two.
 SEEN = 1 << 20
-_MASK = SEEN - 1
 #: (key, record as msgpack or None = delete, expiry in steady seconds): one row of a batch.
 Row = tuple[str, bytes | None, float]
 #: Reads one record of a table: (table, key) -> msgpack or None.
@@ -31,30 +30,41 @@ _encode = msgspec.msgpack.Encoder().encode
 
 class Seen:
     """Which keys may be in a table: never wrong about one that is, hardly ever about one that is not (a Bloom filter of
-    two bits a key; beyond some millions of keys it is of no use)."""
+    two slots a key, an octet each: quicker than bits; of no use beyond as many keys as there are slots)."""
 
-    __slots__ = ("_bits",)
+    __slots__ = ("_mask", "_slots")
 
-    def __init__(self) -> None:
-        self._bits = bytearray(SEEN)
+    def __init__(self, slots: int = SEEN) -> None:
+        self._slots, self._mask = bytearray(slots), slots - 1
 
     def add(self, key: str) -> None:
-        one, bits = hash(key), self._bits
-        two = one >> 32
-        bits[(one >> 3) & _MASK] |= 1 << (one & 7)
-        bits[(two >> 3) & _MASK] |= 1 << (two & 7)
+        mark, mask, slots = hash(key), self._mask, self._slots
+        slots[mark & mask] = slots[mark >> 32 & mask] = 1
 
     def __contains__(self, key: str) -> bool:
-        one, bits = hash(key), self._bits
-        two = one >> 32
-        return bool(bits[(one >> 3) & _MASK] >> (one & 7) & bits[(two >> 3) & _MASK] >> (two & 7) & 1)
+        mark, mask = hash(key), self._mask
+        return self._slots[mark & mask] == 1 == self._slots[mark >> 32 & mask]
+
+
+def itself(key: str) -> str:
+    """What most keys are about."""
+    return key
 
 
 class Shelf(Generic[T]):
-    """See the module's head. `hot_cap` bounds the records in RAM, `dirty_cap` those that wait to be written."""
+    """See the module's head. `hot_cap` bounds the records in RAM, `dirty_cap` those that wait to be written. `seen` is
+    about what `about` makes of a key, and so can tell of many keys at once that none is there."""
 
     def __init__(
-        self, table: str, kind: type[T], read: Read, *, hot_cap: int = HOT_CAP, dirty_cap: int = DIRTY_CAP
+        self,
+        table: str,
+        kind: type[T],
+        read: Read,
+        *,
+        hot_cap: int = HOT_CAP,
+        dirty_cap: int = DIRTY_CAP,
+        about: Callable[[str], str] = itself,
+        slots: int = SEEN,
     ) -> None:
         self.table = table
         # An OrderedDict: taking the oldest out of a plain dict costs time in proportion to those taken before.
@@ -68,6 +78,7 @@ class Shelf(Generic[T]):
         self.seeing: Seen | None = None
         self.dropped = self.evicted = 0
         self._read, self._hot_cap, self._dirty_cap = read, hot_cap, dirty_cap
+        self._about, self._slots = about, slots
         self._decoder = msgspec.msgpack.Decoder(kind)
 
     def get(self, key: str) -> T | None:
@@ -79,7 +90,7 @@ class Shelf(Generic[T]):
         waiting = self.dirty.get(key) or self.flushing.get(key)
         if waiting is not None:
             return waiting[0]
-        if self.complete or (self.seen is not None and key not in self.seen):
+        if self.complete or (self.seen is not None and self._about(key) not in self.seen):
             return None
         if (raw := self._read(self.table, key)) is None:
             return None
@@ -100,6 +111,21 @@ class Shelf(Generic[T]):
         self._heat(key, record)
         self._soil(key, record, expires)
 
+    def put_new(self, key: str, row: tuple[T, float], about: str) -> None:
+        """As `put`, for a key that is not there: (record, expires), and what the key is about."""
+        hot, dirty = self.hot, self.dirty
+        hot[key] = row[0]
+        if len(hot) > self._hot_cap:
+            self._evict()
+        if self.seen is not None:
+            self.seen.add(about)
+        if self.seeing is not None:
+            self.seeing.add(about)
+        if len(dirty) >= self._dirty_cap:
+            self.dropped += 1
+        else:
+            dirty[key] = row
+
     def touch(self, key: str, record: T, expires: float) -> None:
         """As `put`, for a change that is not worth a write of its own: a restart may show the record before it."""
         self._heat(key, record)
@@ -112,20 +138,29 @@ class Shelf(Generic[T]):
         self._soil(key, None, 0.0)
 
     def _soil(self, key: str, record: T | None, expires: float) -> None:
+        about = self._about(key)
+        if self.seen is not None:
+            self.seen.add(about)
+        if self.seeing is not None:
+            self.seeing.add(about)
         if len(self.dirty) >= self._dirty_cap and key not in self.dirty:
             self.dropped += 1  # the disk has taken nothing for long: this change lives in RAM only
             return
         self.dirty[key] = (record, expires)
-        if self.seen is not None:
-            self.seen.add(key)
-        if self.seeing is not None:
-            self.seeing.add(key)
 
     def look_through(self) -> None:
         """A sweep of the whole table begins."""
-        self.seeing = Seen()
+        self.seeing = Seen(self._slots)
         for key in (*self.dirty, *self.flushing):
-            self.seeing.add(key)
+            self.met(key)
+        if self.dropped:  # some records are in RAM alone
+            for key in self.hot:
+                self.met(key)
+
+    def met(self, key: str) -> None:
+        """The sweep under way came by this key."""
+        if self.seeing is not None:
+            self.seeing.add(self._about(key))
 
     def looked_through(self, whole: bool) -> None:
         """The sweep is over; `whole`: it met every row."""
@@ -136,9 +171,12 @@ class Shelf(Generic[T]):
         self.hot[key] = record
         self.hot.move_to_end(key)
         if len(self.hot) > self._hot_cap:
-            self.hot.popitem(last=False)
-            self.complete = False
-            self.evicted += 1
+            self._evict()
+
+    def _evict(self) -> None:
+        self.hot.popitem(last=False)
+        self.complete = False
+        self.evicted += 1
 
     def warm(self, key: str, raw: bytes) -> bool:
         """Take a record that the sweep met into RAM if it is not there and there is room; False = no room."""

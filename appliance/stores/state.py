@@ -15,19 +15,15 @@ import msgspec
 
 from appliance.mail.network import network
 from appliance.mail.ports import Probe
-from appliance.observe import oplog
-from appliance.stores import greylist, wire
+from appliance.stores import wire
 from appliance.stores.clock import STEP, SavedClock, SteadyClock
 from appliance.stores.embedded import Database
 from appliance.stores.keeper import Keeper
 from appliance.stores.rates import Buckets, Clients
 from appliance.stores.senders import Senders
 from appliance.stores.shelf import Shelf
+from appliance.stores.steps import Steps
 
-log = oplog.get("stated")
-
-#: Joins origin, sender and recipient in keys; no address and no network can contain it.
-SEP = "\x1f"
 #: How long a client's network counts as known-good after its last accepted message, and how exact that is (seconds).
 GOOD, GOOD_TOUCH = 36 * 86400.0, 3600.0
 
@@ -51,9 +47,8 @@ class State:
         self.database.open()
         self.clock = clock or SteadyClock(self._saved_clock())
         read = self.database.read
-        self.triplets = Shelf("triplet", greylist.Triplet, read)
-        self.origins = Shelf("origin", greylist.Origin, read)
-        self.pairs = Shelf("pair", greylist.Pair, read)
+        self.steps = Steps(read)
+        self.triplets, self.origins, self.pairs = self.steps.triplets, self.steps.origins, self.steps.pairs
         self.good = Shelf("good", Good, read)
         self.probes = Shelf("probe", Probe, read)
         self.senders = Senders(read, self.clock, self._is_good)
@@ -63,10 +58,9 @@ class State:
         self.buckets, self.clients = Buckets(), Clients()
         self.monotonic = monotonic
         self.asks = 0
-        self.outcomes: dict[str, int] = {}
+        self.outcomes = self.steps.outcomes
         self._offset = self.clock.offset
         self._methods: Mapping[type, Callable[[Any, Open], Any]] = {
-            wire.Step: self._step,
             wire.Take: lambda ask, _: self.buckets.take(ask.asks, self.monotonic()),
             wire.Charge: self._charge,
             wire.Connect: self._connect,
@@ -79,7 +73,7 @@ class State:
             wire.ProbePut: self._put_probe,
             wire.List: self._list,
             wire.Delete: self._delete,
-            wire.PassGreylist: self._let_pass,
+            wire.PassGreylist: lambda ask, _: self.steps.let_pass(ask, self.clock.now()),
             wire.Facts: lambda _, __: self.health(),
             **self.senders.methods,
         }
@@ -94,13 +88,17 @@ class State:
     def answer(self, asks: Sequence[wire.Ask], opened: Open) -> list[Any]:
         """One answer for each ask, in order."""
         answers: list[Any] = []
+        step, offset, now = self.steps.step, self._offset, self.clock.now()
         for ask in asks:
             try:
-                answers.append(self._methods[type(ask)](ask, opened))
+                if type(ask) is wire.Step:
+                    answers.append(step(ask, now, offset))
+                else:
+                    answers.append(self._methods[type(ask)](ask, opened))
             except Exception as error:  # one broken ask must not cost the frame
                 answers.append({"error": f"{type(ask).__name__}: {type(error).__name__}: {error}"})
         self.asks += len(asks)
-        self.keeper.changed()
+        self.keeper.changed(len(asks))
         return answers
 
     def gone(self, opened: Open) -> None:
@@ -108,34 +106,6 @@ class State:
         for address, count in opened.items():
             self.clients.disconnect(address, count)
         opened.clear()
-
-    def _step(self, ask: wire.Step, _: Open) -> Sequence[Any]:
-        now = self.clock.now()
-        tail = f"{SEP}{ask.sender}{SEP}{ask.recipient}"
-        keys = [key + tail for key in ask.keys]
-        get, origin = self.triplets.get, self.origins.get
-        known = greylist.Known([get(key) for key in keys], [origin(key) for key in ask.keys], self.pairs.get(tail[1:]))
-        step = greylist.decide(ask, now, known)
-        self._write(ask, step, known, keys, tail[1:])
-        answer = step.answer
-        self.outcomes[answer.state] = self.outcomes.get(answer.state, 0) + 1
-        if answer.state == "loop":
-            log.warning("greylist let a pool in", sender=ask.sender, recipient=ask.recipient, client=ask.client)
-        return answer.state, answer.first + self._offset, answer.attempts, answer.passes, answer.wait, answer.key
-
-    def _write(self, ask: wire.Step, step: greylist.Step, known: greylist.Known, keys: Sequence[str], pair: str) -> None:
-        if step.triplet is not None:
-            first, end = step.triplet.first, greylist.expires(step.triplet, ask.window, ask.remember)
-            # A retry that came too early changes counts only, not the clock: not worth a write.
-            same = step.answer.state == "early" and all(t is not None and t.first == first for t in known.triplets)
-            store = self.triplets.touch if same else self.triplets.put
-            for key in keys:
-                store(key, step.triplet, end)
-        for key, origin in zip(ask.keys, step.origins, strict=False):
-            if origin is not None:
-                self.origins.put(key, origin, origin.last + ask.remember)
-        if step.pair is not None:
-            self.pairs.put(pair, step.pair, greylist.expires(step.pair, ask.window, ask.remember))
 
     def _charge(self, ask: wire.Charge, _: Open) -> None:
         now = self.monotonic()
@@ -199,11 +169,6 @@ class State:
         there = shelf.get(ask.key) is not None
         shelf.delete(ask.key)
         return there
-
-    def _let_pass(self, ask: wire.PassGreylist, _: Open) -> None:
-        now = self.clock.now()
-        pair = greylist.Pair(now, now, ("operator",), now)
-        self.pairs.put(f"{ask.sender}{SEP}{ask.recipient}", pair, now + ask.remember)
 
     def refresh(self) -> None:
         """Once a second: what is shown to people follows the wall clock."""
