@@ -61,6 +61,12 @@ def policies(**files: dict[str, Any]) -> PolicySet:
             "delivered though greylist:early",
         ),
         ({"stages": {"inbound": {"message": []}}}, [("dmarc", "reject")], "skip", "dmarc stands in no stage"),
+        (
+            {"stages": {"inbound": {"mail": ["size"], "message": []}}},  # it stands in outbound's
+            [("own_domain", "spoofed")],
+            "skip",
+            "own_domain stands in no stage",
+        ),
     ],
 )
 def test_expectations_follow_the_policies(

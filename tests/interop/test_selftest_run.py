@@ -89,7 +89,7 @@ def test_who_does_not_answer_is_one_miss_and_spoils_nothing_else(played: Played)
     assert "got /no/such/clamscan: exit code 127: cannot run" in missed["your program answers"]
     assert "waiting for the program /no/such/clamscan" in missed["your program answers"]
     for name in ("your clamav finds EICAR", "your clamav away"):
-        assert "your scanner clamav does not answer: 127.0.0.1:1" in played.named("skipped")[name]
+        assert "your clamav does not answer" in played.named("skipped")[name]
     wanted = {"clean mail", "EICAR, plain", "virus scanner away", "scand away", "DNS away", "inner server away and back"}
     assert wanted <= set(played.named("ok")), played.rows
     assert "greylist is in mode off" in played.named("skipped")["greylist: first, early, late"]

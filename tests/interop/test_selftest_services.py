@@ -49,7 +49,7 @@ async def test_each_service_and_milter_has_a_row_and_spoils_nothing_else(tmp_pat
         ]
         milters = [
             f'{{ name = "gone", address = "{nobody}", default = "accept" }}',
-            f'{{ name = "fine", address = "{milter.address}" }}',
+            f'{{ name = "fine", address = "{milter.address}", listeners = ["mx"] }}',
             f'{{ name = "elsewhere", address = "{idle.address}", clients = ["10.0.0.0/8"] }}',
         ]
         config = wiring(
@@ -57,6 +57,7 @@ async def test_each_service_and_milter_has_a_row_and_spoils_nothing_else(tmp_pat
             policy_services=f"services = [{', '.join(services)}]\n",
             milters=f"milters = [{', '.join(milters)}]\n",
         )
+        Path(config).write_text(Path(config).read_text().replace("[[listen]]", '[[listen]]\nname = "mx"', 1))
         played = await asyncio.to_thread(selftest, tmp_path, "--config", config, *ONLY)
     assert played.status == 1, played.said
     ok, miss, skipped = (played.named(state) for state in ("ok", "miss", "skipped"))
@@ -83,3 +84,16 @@ async def test_who_is_only_watched_is_asked_and_who_is_off_is_not(tmp_path: Path
     )
     assert set(played.named("miss")) == {"your policy service grey answers"}, "who is only watched is asked"
     assert "milters is in mode off" in played.named("skipped")["your milter sign answers"] and played.status == 1
+
+
+async def test_a_scanner_that_is_away_hides_no_service_behind_it(tmp_path: Path) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    service = f'[[services]]\nname = "last"\naddress = "inet:{nobody}"\ndefault = "DUNNO"\nstages = ["message"]\n'
+    stages = '[inbound]\nmessage = ["size", "loop", "antivirus", "policy_services"]\n'
+    scanner = f'[scanners.clamav]\nkind = "clamd"\naddress = "{nobody}"\n'
+    config = wiring(tmp_path, scanner, policy_services=service, stages=stages)
+    played = await asyncio.to_thread(
+        selftest, tmp_path, "--config", config, "--only", "your policy", "--only", "clean mail"
+    )
+    assert set(played.named("miss")) == {"your clamav answers", "your policy service last answers"}, played.rows
+    assert set(played.named("ok")) == {"clean mail"}

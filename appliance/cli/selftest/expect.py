@@ -43,7 +43,8 @@ def absent(policies: PolicySet, check: str) -> str:
     """Why a check does not even look, or ""."""
     if policies.checks[check].mode == "off":
         return f"{check} is in mode off"
-    if not any(check in step for steps in policies.plan.steps.values() for step in steps):
+    inbound = [steps for (role, _), steps in policies.plan.steps.items() if role == "inbound"]
+    if not any(check in step for steps in inbound for step in steps):
         return f"{check} stands in no stage"
     return ""
 

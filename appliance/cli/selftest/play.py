@@ -168,10 +168,20 @@ class Play:
             ok = expected.kind in ("refuse", "defer") and reply.code == expected.code
             return Result("ok" if ok else "miss", expected.words, reply.short, why)
         ok, got = (False, reply.short) if expected.kind in ("refuse", "defer") else await self._after(mail, expected)
-        unfound, said = await self._said(mail, expected) if expected.found else (False, [])
-        if unfound or (ok and expected.loosened and not expected.mark):
+        if not expected.found:
+            return Result("ok" if ok else "miss", expected.words, got, why)
+        unfound, said = await self._said(mail, expected)
+        if unfound or not ok or (expected.kind == "deliver" and not expected.mark):
             got = f"{got}, {', '.join(said)}"
-        return Result("ok" if ok and not unfound else "miss", expected.words, got, self.because(expected, why))
+        why = self.because(expected, why)
+        if not ok and not unfound and (excepting := self._excepting(expected)):
+            why = f"{why}; perhaps an [[exception]] in {excepting}"
+        return Result("ok" if ok and not unfound else "miss", expected.words, got, why)
+
+    def _excepting(self, expected: Expected) -> str:
+        """Policies with exceptions, of checks that found what they must."""
+        checks = [check for check, _ in expected.found if self.policies.checks[check].exceptions]
+        return ", ".join(str(earlier.file_of(check, self.scene.policy_folders)) for check in checks)
 
     def because(self, expected: Expected, why: str) -> str:
         """The lines that let pass what was found, with their files; without any: `why`."""

@@ -57,7 +57,7 @@ async def answering(play: Play) -> list[Row]:
     for name, entry in play.scene.theirs.wiring.scanners.items():
         result = _row(play, name, entry, said.get(name), missed)
         if result.state == "miss" and said.get(name, {}).get("kind") == "error":
-            play.dead[name] = f"your scanner {name} does not answer: {said[name].get('why', '')}"
+            play.dead[name] = f"your {name} does not answer"
         rows.append((f"your {name} answers", result, seconds))
     if play.dead:
         play.snapshot = play.scene.without(play.dead)
@@ -120,7 +120,8 @@ async def _away(play: Play, name: str) -> Result:
 async def no_scand(play: Play) -> Result:
     """The process that takes messages apart dies with a message in its hands."""
     findings = []
-    for check, late in (("attachments", "undecided"), (antivirus.NAME, "undecoded")):
+    offered = getattr(play.policies.checks[antivirus.NAME].knobs, "parts_limit", 0)
+    for check, late in (("attachments", "undecided"), *([(antivirus.NAME, "undecoded")] if offered else [])):
         waits = getattr(play.policies.checks[check].knobs, "put_off", 0)
         findings.append((check, "temperror" if waits else late))
     expected = expect(play.policies, *findings)

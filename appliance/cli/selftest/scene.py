@@ -187,7 +187,7 @@ class Scene:
             raw.pop(key, None)
         own = theirs[index].tls if index is not None else None
         certificate, key = (own.certificate, own.key) if own is not None and own.certificate else tls
-        raw |= {"name": "public", "role": "inbound", "protocol": "smtp", "address": f"127.0.0.1:{self.port}"}
+        raw |= {"role": "inbound", "protocol": "smtp", "address": f"127.0.0.1:{self.port}"}
         raw |= {"proxy": ["127.0.0.1/32"], "workers": 2, "tls": {"certificate": certificate, "key": key}}
         return raw
 

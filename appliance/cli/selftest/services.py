@@ -6,7 +6,7 @@ failure means for the mail: none.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from appliance.checks import milters, policy_services
@@ -44,14 +44,12 @@ def configured(snapshot: Snapshot) -> Iterator[Service]:
             yield Service(check, entry.name)
 
 
-async def answering(play: Play) -> list[Row]:
-    """A clean mail goes past all of them, again without those that stop it or do not answer."""
+async def answering(play: Play, wanted: Iterable[Service], last: bool = False) -> dict[Service, Row]:
+    """A clean mail goes past all of them, again without those that stop it or do not answer. Unless it is the `last`
+    time, those that it did not reach because another check stopped it get no row yet."""
     told: dict[Service, Row] = {}
-    wanted = list(configured(play.snapshot))
-    for _ in range(len(wanted) + 1):
-        left = [one for one in wanted if one not in told]
-        if not left:
-            break
+    left = list(wanted)
+    while left:
         began = time.monotonic()
         reply = await play.send(play.mail())
         decided = await play.gateway.decided(reply) if reply.code != 250 else None
@@ -61,12 +59,14 @@ async def answering(play: Play) -> list[Row]:
             out[one] = _stopped(decided, reply.short)
         seconds = time.monotonic() - began
         if not out:
-            told |= {one: (one.row, _row(play, one, facts.get(one, {}), decided), seconds) for one in left}
-            break
+            known = {one: facts.get(one, {}) for one in left}
+            sure = [one for one in left if last or decided is None or known[one].get("state") == "well"]
+            return told | {one: (one.row, _row(play, one, known[one], decided), seconds) for one in sure}
         told |= {one: (one.row, result, seconds) for one, result in out.items()}
+        left = [one for one in left if one not in out]
         play.snapshot = play.scene.without_services(out)
         await play.gateway.reload()
-    return [told[one] for one in wanted if one in told]
+    return told
 
 
 async def _facts(play: Play) -> dict[Service, Mapping[str, Any]]:

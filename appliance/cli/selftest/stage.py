@@ -97,7 +97,7 @@ async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: 
         shown.doing("asking your services and scanners")
         if earlier.asks(play.policies):
             await play.send(play.mail())  # strangers learn what is asked of all of them
-        for name, result, seconds in [*await services.answering(play), *await scanners.answering(play)]:
+        for name, result, seconds in await _asked(play):
             if result.state == "miss" or _is_chosen(name, only):
                 shown.row(name, result, seconds)
         await _scenarios(play, chosen, shown)
@@ -107,6 +107,15 @@ async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: 
         await inner.down()
         await clamd.down()
         await spamd.down()
+
+
+async def _asked(play: Play) -> list[services.Row]:
+    """Everybody whom the operator's files ask. A scanner that is away may hide services behind it."""
+    wanted = list(services.configured(play.snapshot))
+    told = await services.answering(play, wanted)
+    rows = await scanners.answering(play)
+    told |= await services.answering(play, [one for one in wanted if one not in told], last=True)
+    return [told[one] for one in wanted] + rows
 
 
 async def _scenarios(play: Play, chosen: list[Scenario], shown: Shown) -> None:
