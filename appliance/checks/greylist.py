@@ -216,6 +216,7 @@ def decide(
     ask: GreylistAsk, answer: GreylistAnswer, reasons: Sequence[str], recipient: Address, tried: Sequence[str] = ()
 ) -> Verdict:
     """The store's answer as a verdict; `tried` are the keys that no exempt list had."""
+    wait, attempts = max(0.0, answer.wait), answer.attempts
     evidence = {
         "state": answer.state,
         "key": answer.key,
@@ -223,10 +224,10 @@ def decide(
         "sender": ask.sender,
         "recipient": ask.recipient,
         "first": round(answer.first, 3),
-        "attempts_before": max(0, answer.attempts - 1),
-        "attempts": answer.attempts,
+        "attempts_before": attempts - 1 if attempts > 1 else 0,
+        "attempts": attempts,
         "passes": answer.passes,
-        "wait": round(max(0.0, answer.wait), 3),
+        "wait": round(wait, 3),
         "suspicion": list(reasons),
         "not_exempt": list(tried),
     }

@@ -92,6 +92,8 @@ class Routes:
     def undeliverable(self, to: Address) -> Undeliverable | Awaitable[Undeliverable | None] | None:
         """Whether a route says `error:` of an address. Raises Unavailable."""
         if not self._tables:
+            if not self._routes:
+                return None
             route = self._written(to)
             answer = route.hops[0] if route is not None and route.hops else None
             return _reply(answer, ROUTES) if answer is not None and answer.kind == "error" else None

@@ -77,13 +77,14 @@ class Likeness:
             return None
         if session is None or session.key != (client, one.port, self.helo):
             session = Session((client, one.port, self.helo))
-        if (session.asked, session.trail) != self.before or not one.port.isdecimal():
+        if session.trail != self.before[1] or session.asked != self.before[0] or not one.port.isdecimal():
             return None
         asked = self.bound.ask(address, now, front.ids)
         if asked is None:
             return None
         ident, promise = asked
-        counted(self.found)
+        if self.found:
+            counted(self.found)
         session.asked, session.trail = self.of_session
         message = Message(ident, self.rules, session, now)
         message.asked, message.trail = self.of_message
