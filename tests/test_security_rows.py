@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.lanes import hook_lanes, scanner_lanes, table_lanes
+from tests.soak.lanes import OTHERS, hook_lanes, scanner_lanes, source_lane, table_lanes
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/security.md").read_text()
@@ -101,5 +101,5 @@ def test_a_row_of_the_matrix_names_tests_that_walk_the_whole_list(row: list[str]
 
 def test_the_lanes_of_the_matrix_are_those_of_the_soak() -> None:
     named = {lane for row in matrix() for lane in row[4].split(", ") if lane.isalpha()}
-    made = {lane.name for lane in (*scanner_lanes(), *hook_lanes(), *table_lanes())}
-    assert named == made | {"inner", "filter", "proxy", "callahead", "command", "front"}
+    made = {lane.name for lane in (*scanner_lanes(), *hook_lanes(), *table_lanes(), source_lane())}
+    assert named == made | OTHERS.keys() - {"clean"} | {"inner", "filter", "proxy", "callahead", "front"}

@@ -2,56 +2,25 @@
 a scanner behind the head of its question. What is left of the content is some MB, more than any buffer holds."""
 
 import asyncio
-import re
 
 import pytest
 
 from appliance.connectors.conversation import Server
+from appliance.connectors.icap import Options
 from appliance.connectors.scanner import Scanner, Settings
 from appliance.connectors.smtp import connect
 from appliance.connectors.target import Target, Timeouts
 from appliance.daemons.fronts.content import RamContent
 from appliance.protocol.smtp.outgoing import Outgoing, OutgoingRecipient
 from tests.connectors.scanner_peer import MAIL, context
+from tests.peers.deaths import Death
 from tests.peers.good_scanners import KINDS
 from tests.peers.good_smtp import SmtpQuestion
-from tests.peers.hostile import Hostile, Question, Reader, Writer, reset
-from tests.peers.icap import Service
+from tests.peers.hostile import Hostile
 
 MB = 1 << 20
 SMALL = 4096
 PIECES = [b"Subject: x\r\n\r\n", *[b"a line of the body\r\n" * 3000] * 400]
-
-
-class Death:
-    """Takes `octets` of the content in small reads, and is gone; `reached` says that it came so far."""
-
-    def __init__(self, octets: int) -> None:
-        self.octets, self.reached = octets, 0
-
-    async def dies(self, reader: Reader, writer: Writer) -> None:
-        while self.reached < self.octets:
-            part = await reader.read(min(4096, self.octets - self.reached))
-            assert part, "the content ended before the death"
-            self.reached += len(part)
-        reset(writer)
-
-    async def smtp(self, question: Question, reader: Reader, writer: Writer) -> None:
-        await question.read(reader, writer)
-        writer.write(question.answer)
-        await self.dies(reader, writer)
-
-    async def icap(self, _question: Question, reader: Reader, writer: Writer) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        if head.startswith(b"OPTIONS"):
-            writer.write(Service(preview=None).said())
-            head = await reader.readuntil(b"\r\n\r\n")
-        assert re.match(rb"RE(SP|Q)MOD ", head)
-        await self.dies(reader, writer)
-
-    async def rspamd(self, _question: Question, reader: Reader, writer: Writer) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        await self.dies(reader, writer)
 
 
 @pytest.mark.parametrize("octets", [1, 300, MB])
@@ -70,12 +39,14 @@ async def test_d1_a_next_hop_that_dies_behind_its_354(octets: int) -> None:
 
 
 @pytest.mark.parametrize("octets", [1, 300, MB])
-@pytest.mark.parametrize("kind", ["icap", "rspamd"])
+@pytest.mark.parametrize("kind", ["icap", "reqmod", "rspamd"])
 async def test_d1_a_scanner_that_dies_in_the_content(kind: str, octets: int) -> None:
     death = Death(octets)
-    async with Hostile(KINDS[kind].good, getattr(death, kind), limit=SMALL) as peer:
+    known = "icap" if kind == "reqmod" else kind
+    options = Options("avscan", "reqmod") if kind == "reqmod" else KINDS[known].options
+    async with Hostile(KINDS[known].good, getattr(death, kind), limit=SMALL) as peer:
         servers = (Server(host="127.0.0.1", port=peer.port),)
-        scanner = Scanner(Settings("x", kind, servers, 5.0, options=KINDS[kind].options))
+        scanner = Scanner(Settings("x", known, servers, 5.0, options=options))
         found = await scanner.scan(RamContent(MAIL + b"x" * 24 * MB), context())
         scanner.close()
         assert found.kind == "error" and found.seconds < 4.0, found

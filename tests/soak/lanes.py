@@ -1,6 +1,7 @@
 """The lanes of the soak: each is a domain of ours (LANE.example.com) whose mail meets one kind of peer with faults."""
 
 import asyncio
+import json
 import random
 from collections.abc import Callable
 from typing import NamedTuple, cast
@@ -8,6 +9,7 @@ from typing import NamedTuple, cast
 from appliance.protocol import resp, socketmap, tcp_table
 from appliance.protocol.policy import encode_answer
 from tests.peers import good_milter, good_scanners, good_tables
+from tests.peers.deaths import dies
 from tests.peers.good_smtp import SMTP_FAULTS, STEPS, Judge, SmtpQuestion
 from tests.peers.hostile import FAULTS, Act, Good, Question, Reader, Writer, answers, goes_on, trickles
 from tests.peers.icap import blocked
@@ -17,19 +19,39 @@ from tests.soak.judging import Overheard, judged, names_nobody_good
 Make = Callable[[random.Random], Callable[[], Question]]
 
 
+class Rule(NamedTuple):
+    """What is asked of a lane's mail that was delivered: `law` "refused" (evil never is), "marked" (evil only with
+    `mark`), "sealed" (everything bears `mark`), "" (anything). `evil`: some of it is. `port`: where it is handed in."""
+
+    law: str = "refused"
+    mark: bytes = b""
+    evil: bool = True
+    port: str = "public"
+    sender: str = "{word}{number}@example.org"
+    recipient: str = "{word}{number}@{lane}.example.com"
+
+
+HARMLESS = Rule("", evil=False)
+
+
+DYING = "dies_in_the_content"
+
+
 class Lane(NamedTuple):
     """`make(rng)` is the question that is spoilt (at a step chosen at random, where there are several); `whole` is that
-    of a peer that is well, `well` how it serves. `law`: what is asked of mail that was delivered: "refused" (evil never
-    is), "marked" (evil only with `mark`), "sealed" (everything bears `mark`), "" (nothing evil is sent)."""
+    of a peer that is well, `well` how it serves."""
 
     name: str
     make: Make
     whole: Callable[[], Question]
     well: Act = answers
-    law: str = "refused"
-    mark: bytes = b""
+    rule: Rule = Rule()
     faults: dict[str, Act | None] = FAULTS
-    port: str = "public"
+
+    @property
+    def streamed(self) -> bool:
+        """It may die in the middle of the content."""
+        return DYING in self.faults
 
 
 def _same(name: str, question: Callable[[], Question], **more: object) -> Lane:
@@ -47,10 +69,25 @@ SCANNERS = {
 }
 
 
+#: Those that are told of the content before they have it all.
+STREAMED = ("icap", "rspamd")
+
+
+def dying(kind: str, faults: dict[str, Act | None] = FAULTS) -> dict[str, Act | None]:
+    return {**faults, DYING: dies(kind)}
+
+
 def scanner_lanes() -> list[Lane]:
-    lanes = [_same(name, judged(good_scanners.KINDS[name].good, *SCANNERS[name])) for name in SCANNERS]
-    marked = {"law": "marked", "mark": b"X-Postgate-Mark: antispam=error"}
-    lanes.append(_same("spamdopen", judged(good_scanners.KINDS["spamd"].good, *SCANNERS["spamd"]), **marked))
+    lanes = [
+        _same(
+            name,
+            judged(good_scanners.KINDS[name].good, *SCANNERS[name]),
+            faults=dying(name) if name in STREAMED else FAULTS,
+        )
+        for name in SCANNERS
+    ]
+    marked = Rule("marked", b"X-Postgate-Mark: antispam=error")
+    lanes.append(_same("spamdopen", judged(good_scanners.KINDS["spamd"].good, *SCANNERS["spamd"]), rule=marked))
     lanes.append(_same("amavis", judged(Good(good_scanners.read_amavis, b""), good_scanners.CONTINUE, VIRUS)))
     return lanes
 
@@ -75,12 +112,13 @@ def _milter(rng: random.Random) -> Callable[[], Question]:
 
 def hook_lanes() -> list[Lane]:
     whole = judged(good_milter.good("END-OF-MESSAGE"), *MILTER)
-    milter = Lane("milter", _milter, whole, goes_on, "sealed", b"X-Soak-Milter: yes", port="milter")
+    sealed = Rule("sealed", b"X-Soak-Milter: yes", port="milter")
+    marked = Rule("marked", b"X-Postgate-Mark: milters=unfiltered", port="milteropen")
     policy = judged(Good(read_policy, b""), encode_answer("DUNNO"), encode_answer("REJECT no"))
     return [
         _same("policy", policy, well=goes_on),
-        milter,
-        milter._replace(name="milteropen", law="marked", mark=b"X-Postgate-Mark: milters=unfiltered", port="milteropen"),
+        Lane("milter", _milter, whole, goes_on, sealed, dying("milter")),
+        Lane("milteropen", _milter, whole, goes_on, marked, dying("milter")),
     ]
 
 
@@ -123,15 +161,43 @@ def table_lanes() -> list[Lane]:
     return [*lanes, _same("ldap", KnowingLdap, well=goes_on)]
 
 
+# ---------------------------------------------------------------- sources of recipients
+
+_KNOWN = json.dumps(["good@source.example.com"]).encode()
+LIST = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(_KNOWN), _KNOWN)
+
+
+async def read_get(reader: Reader, _writer: Writer) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+
+
+def source_lane() -> Lane:
+    """A list of recipients that is fetched again and again: whatever its source does, the old one stays."""
+    return _same("source", lambda: Good(read_get, LIST), rule=Rule(recipient="{word}@source.example.com"))
+
+
 # ---------------------------------------------------------------- servers that speak SMTP
 
 
-def smtp_lane(name: str, judge: Judge, steps: tuple[str, ...] = STEPS, **more: object) -> Lane:
+def smtp_lane(name: str, judge: Judge, steps: tuple[str, ...] = STEPS, rule: Rule = HARMLESS) -> Lane:
     def make(rng: random.Random) -> Callable[[], Question]:
         step = rng.choice(steps)
         return lambda: SmtpQuestion(step, judge)
 
-    return Lane(name, make, lambda: SmtpQuestion("", judge), goes_on, faults=SMTP_FAULTS, **more)  # type: ignore[arg-type]
+    return Lane(name, make, lambda: SmtpQuestion("", judge), goes_on, rule, dying("smtp", SMTP_FAULTS))
+
+
+# ---------------------------------------------------------------- no peers of one connection each
+
+FILTERED = b"X-Filtered: yes"
+#: Programs (a scanner, a filter), rules in scand, name servers, mail that meets nobody.
+OTHERS = {
+    "command": Rule(),
+    "pipe": Rule("sealed", FILTERED, evil=False, port="pipe"),
+    "yara": Rule(),
+    "names": Rule(sender="{word}{number}@{word}{number}.example"),
+    "clean": HARMLESS,
+}
 
 
 def draw(lane: Lane, rng: random.Random) -> tuple[Act | None, Callable[[], Question]]:

@@ -14,6 +14,8 @@ from tests.peers.good_smtp import send
 from tests.soak.world import World
 
 SIZES = (500, 2000, 2000, 10_000, 60_000)
+#: Now and then one that no buffer of a connection holds: peers may die in the middle of it.
+LARGE, SELDOM = b"a line of many that are all alike\r\n" * 40_000, 0.04
 QUEUED = re.compile(r"queued as (\w+)")
 
 
@@ -34,7 +36,7 @@ class Senders:
 
     def __init__(self, world: World, rng: random.Random, rate: float) -> None:
         self.world, self.rng = world, rng
-        self.lanes = [*world.lanes, "command", "clean", "clean"]
+        self.lanes = [*world.rules, "clean"]
         self.pause = len(self.lanes) / rate
         self.sent: list[Sent] = []
         self.numbers = itertools.count()
@@ -54,19 +56,21 @@ class Senders:
             await self.one(lane, self._evil(lane))
             await asyncio.sleep(max(0.0, self.rng.uniform(0.5, 1.5) * self.pause - (time.monotonic() - began)))
 
-    def law(self, lane: str) -> str:
-        return self.world.lanes[lane].law if lane in self.world.lanes else "refused" if lane == "command" else ""
-
     def _evil(self, lane: str) -> bool:
-        return bool(self.law(lane)) and lane not in ("filter", "proxy") and self.rng.random() < 0.4
+        return self.world.rules[lane].evil and self.rng.random() < 0.4
+
+    def _more(self, lane: str) -> bytes:
+        large = lane == "pipe" or (lane in self.world.lanes and self.world.lanes[lane].streamed)
+        return LARGE if large and self.rng.random() < SELDOM else b""
 
     async def one(self, lane: str, evil: bool = False, size: int = 0) -> Sent:
-        number = next(self.numbers)
+        number, rule = next(self.numbers), self.world.rules[lane]
         word = "evil" if evil else "good"
-        content = message(number, size or self.rng.choice(SIZES)) + f"soak {word}\r\n".encode()
+        content = message(number, size or self.rng.choice(SIZES)) + self._more(lane) + f"soak {word}\r\n".encode()
+        facts = {"number": number, "word": word, "lane": lane}
         began = time.monotonic()
         kind, reply = await send(
-            self.world.port_of(lane), f"{word}{number}@example.org", [f"{word}{number}@{lane}.example.com"], content
+            self.world.port_of(lane), rule.sender.format(**facts), [rule.recipient.format(**facts)], content
         )
         sent = Sent(number, lane, evil, kind, reply, digest(content), time.monotonic() - began)
         self.sent.append(sent)
@@ -89,10 +93,10 @@ class Reckoning(NamedTuple):
 
 def reckon(world: World, sent: list[Sent], queued: set[str]) -> Reckoning:
     """`queued`: the ids that the queue names."""
-    inside, lanes = world.inside, world.lanes
+    inside, rules = world.inside, world.rules
 
     def marked(one: Sent) -> bool:
-        mark = lanes[one.lane].mark if one.lane in lanes else b""
+        mark = rules[one.lane].mark
         return bool(mark) and all(mark in content.partition(b"\r\n\r\n")[0] for content in inside.arrived[one.number])
 
     arrived = [one for one in sent if one.number in inside.arrived]
@@ -102,18 +106,24 @@ def reckon(world: World, sent: list[Sent], queued: set[str]) -> Reckoning:
         ghosts=[one for one in arrived if one.kind in ("refused", "unsent") and not _unheard(one)],
         changed=[one for one in arrived if inside.digests(one.number) != {one.digest}],
         passed=[one for one in arrived if one.evil and not marked(one)],
-        unsealed=[one for one in arrived if _law(world, one) == "sealed" and not marked(one)],
-        refused=[one for one in sent if not one.evil and one.reply.startswith("5")],
+        unsealed=[one for one in arrived if rules[one.lane].law == "sealed" and not marked(one)],
+        refused=[one for one in sent if not one.evil and one.reply.startswith("5")] + _forgotten(sent),
     )
+
+
+def _forgotten(sent: list[Sent]) -> list[Sent]:
+    """A source of recipients that is in trouble makes nobody unknown: once there is a list it stays."""
+    mine = [one for one in sent if one.lane == "source" and not one.evil]
+    return [one for one in itertools.dropwhile(_unknown, mine) if _unknown(one)]
+
+
+def _unknown(one: Sent) -> bool:
+    return one.reply.startswith("451 4.1.1 ")
 
 
 def _unheard(one: Sent) -> bool:
     """A filter before the queue took it, and its answer was lost: the client is to send it again."""
     return one.lane == "proxy" and one.reply.startswith("451 4.3.0 ")
-
-
-def _law(world: World, one: Sent) -> str:
-    return world.lanes[one.lane].law if one.lane in world.lanes else ""
 
 
 def _id(one: Sent) -> str:

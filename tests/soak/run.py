@@ -4,15 +4,14 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.faults.hostile import Canary, lag_since
-from tests.peers.hostile import Act, Question
-from tests.soak import lanes as kinds
 from tests.soak import mail, watch
 from tests.soak.clients import Strangers
+from tests.soak.weather import Weather
 from tests.soak.world import World
 
 Say = Callable[[str], None]
@@ -28,7 +27,6 @@ class Soak:
     def __init__(self, root: Path, seed: int, seconds: float, rate: float = 25.0, say: Say = print) -> None:
         self.root, self.seed, self.seconds, self.rate, self.say = root, seed, seconds, rate, say
         self.wrong: list[str] = []
-        self.faults = 0
 
     async def run(self) -> None:
         """Raises Failed."""
@@ -47,6 +45,7 @@ class Soak:
 
     async def _played(self) -> None:
         self.senders = mail.Senders(self.world, self._rng("senders"), self.rate)
+        self.weather = Weather(self.world, self._rng)
         await self._all_well("before")
         await self._load(min(15.0, max(5.0, self.seconds / 10)))
         before = await self._settled(None)
@@ -55,7 +54,7 @@ class Soak:
             await self._storm()
         await asyncio.to_thread(self._loops, moment, canary)
         calm_end = len(self.senders.sent)
-        await self._everybody_well()
+        await self.weather.good()
         await self._all_well("after")
         await self._load(min(15.0, max(3.0, self.seconds / 20)))
         await self._settled(before)
@@ -73,7 +72,7 @@ class Soak:
                     self.wrong.append(f"{when} the storm, lane {lane} takes nothing: {sent.reply}")
                     break
                 await asyncio.sleep(0.2)
-            if self.senders.law(lane) in ("", "sealed") and lane != "milter":
+            if not self.world.rules[lane].evil:
                 continue
             while (sent := await self.senders.one(lane, evil=True)).reply[:1] != "5":
                 if sent.kind == "accepted" or time.monotonic() > end:
@@ -94,7 +93,7 @@ class Soak:
         senders.sent, senders.numbers = self.senders.sent, self.senders.numbers
         strangers = Strangers(self.world, self._rng("strangers"))
         senders.start()
-        tasks = [asyncio.create_task(work) for work in (*self._weather(over), *strangers.visits(over))]
+        tasks = [asyncio.create_task(work) for work in (*self.weather.bad(over), *strangers.visits(over))]
         await self._watched(over)
         await senders.stop()
         for task in tasks:
@@ -105,35 +104,6 @@ class Soak:
                 self.wrong.append(f"the soak itself: {result!r}")
         self.wrong += strangers.wrong
         self.said = strangers.said
-
-    def _weather(self, over: asyncio.Event) -> list[Awaitable[None]]:
-        return [*(self._lane(name, over) for name in self.world.lanes), self._program(over)]
-
-    async def _lane(self, name: str, over: asyncio.Event) -> None:
-        """One peer's faults, each for a while."""
-        rng, lane = self._rng(name), self.world.lanes[name]
-        while not over.is_set():
-            act, question = kinds.draw(lane, rng)
-            self.faults += 1
-            await self._become(name, act, question)
-            await _until(over, rng.uniform(0.3, 2.5))
-            await self._become(name, lane.well, lane.whole)
-            await _until(over, rng.uniform(0.3, 4.0))
-
-    async def _become(self, name: str, act: Act | None, question: Callable[[], Question]) -> None:
-        """Connections of before are cut."""
-        peer = self.world.peers[name]
-        await peer.be(None)
-        peer.good = question
-        await peer.be(act)
-
-    async def _program(self, over: asyncio.Event) -> None:
-        rng = self._rng("program")
-        while not over.is_set():
-            mode = self.world.program.draw(rng)
-            self.faults += mode != "well"
-            self.world.program.be(mode)
-            await _until(over, rng.uniform(0.5, 3.0))
 
     async def _watched(self, over: asyncio.Event) -> None:
         end, every = time.monotonic() + self.seconds, min(5.0, self.seconds / 4)
@@ -150,13 +120,8 @@ class Soak:
         accepted, left = sum(one.kind == "accepted" for one in sent), max(0.0, end - time.monotonic())
         self.say(
             f"{left:4.0f} s left: {len(sent)} sent, {accepted} accepted, {len(self.world.inside.arrived)} arrived, "
-            f"{self.faults} faults, {degraded} degraded"
+            f"{self.weather.faults} faults, {degraded} degraded"
         )
-
-    async def _everybody_well(self) -> None:
-        self.world.program.be("well")
-        for name, lane in self.world.lanes.items():
-            await self._become(name, lane.well, lane.whole)
 
     # -------------------------------------------------------------------------------------------- what is left
 
@@ -174,9 +139,11 @@ class Soak:
         """What the processes hold once nothing is under way; `before`: what they may hold."""
         end = time.monotonic() + (60 if before else 20)
         last: dict[str, watch.Held] = {}
+        process = self.world.gateway.process
+        assert process is not None
         while True:
             await asyncio.sleep(1.5)
-            now = watch.held(await self._status())
+            now = watch.held(await self._status(), process.pid)
             grown = watch.grown(before, now) if before else {}
             quiet = not grown if before else {k: v[:3] for k, v in now.items()} == {k: v[:3] for k, v in last.items()}
             if quiet or time.monotonic() > end:
@@ -205,11 +172,3 @@ class Soak:
         if slow > 2.0:
             self.wrong.append(f"clean mail was slow: 99 of 100 within {slow:.2f} s")
         self.say(f"{mail.table(storm)}\n  strangers: {self.said}\n  clean mail: 99 of 100 within {slow * 1000:.0f} ms")
-
-
-async def _until(over: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await over.wait()
-    except TimeoutError:
-        pass

@@ -23,18 +23,19 @@ class Held(NamedTuple):
     names: Counter[str] = NO_NAMES
 
 
-def held(status: Any) -> dict[str, Held]:
-    """By worker; those between two lives are left out."""
+def held(status: Any, master: int) -> dict[str, Held]:
+    """By worker, and of the master; those between two lives are left out."""
+    processes = {worker["worker"]: (worker["pid"], worker["health"].get("tasks", 0)) for worker in status["workers"]}
     found = {}
-    for worker in status["workers"]:
+    for name, (pid, tasks) in {"master": (master, 0), **processes}.items():
         try:
-            links = [os.readlink(path) for path in Path(f"/proc/{worker['pid']}/fd").iterdir()]
-            memory = int(Path(f"/proc/{worker['pid']}/statm").read_text().split()[1]) * PAGE / 1e6
+            links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+            memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 1e6
         except OSError:
             continue
         sockets = sum(link.startswith("socket:") for link in links)
         names = Counter(re.sub(r"\d+", "N", link) for link in links)
-        found[worker["worker"]] = Held(len(links), worker["health"].get("tasks", 0), sockets, memory, names)
+        found[name] = Held(len(links), tasks, sockets, memory, names)
     return found
 
 

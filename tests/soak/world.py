@@ -12,10 +12,21 @@ from tests.peers.good_tables import KINDS
 from tests.peers.hostile import Hostile, answers, goes_on, trickles, two_answers
 from tests.peers.policies import STAGES
 from tests.peers.ports import free_port
-from tests.soak.lanes import Lane, hook_lanes, scanner_lanes, smtp_lane, table_lanes
-from tests.soak.program import Program
+from tests.soak import names
+from tests.soak.lanes import (
+    FILTERED,
+    OTHERS,
+    Lane,
+    Rule,
+    hook_lanes,
+    scanner_lanes,
+    smtp_lane,
+    source_lane,
+    table_lanes,
+)
+from tests.soak.program import FAULTS, FILTER, FILTER_FAULTS, SCANNER, Program
+from tests.soak.wiring import EXCEPTION, LISTENERS, MILTER, RULES, SERVER, WIRING
 
-FILTERED = b"X-Filtered: yes"
 NUMBER = re.compile(rb"^X-Number: (\d+)\r$", re.MULTILINE)
 #: Behind these, whoever is spoken to has heard our answer: what he was given is his.
 ANSWERED = (answers, goes_on, trickles, two_answers, SMTP_FAULTS["too_late"])
@@ -36,92 +47,30 @@ class Inside:
         return {digest(content) for content in self.arrived.get(number, [])}
 
 
-WIRING = """\
-[limits]
-connections_per_client = 2000
-errors_soft = 1000
-errors_hard = 2000
-timeout_command = "10s"
-timeout_data = "10s"
-connections = 400
-[queue]
-retry_min = "1s"
-retry_max = "2s"
-dead_probe = "1s"
-[[listen]]
-name = "milter"
-address = "127.0.0.1:{milter}"
-workers = 1
-[[listen]]
-name = "milteropen"
-address = "127.0.0.1:{milteropen}"
-workers = 1
-[[listen]]
-name = "filter"
-address = "127.0.0.1:{filter}"
-workers = 1
-content_filter = "smtp:[127.0.0.1]:{filter_peer}"
-[[listen]]
-name = "proxy"
-address = "127.0.0.1:{proxy}"
-workers = 1
-proxy_filter = "before"
-[filters.before]
-next_hop = "smtp:[127.0.0.1]:{proxy_peer}"
-timeout = "1s"
-total_timeout = "4s"
-[[listen]]
-name = "reinject"
-role = "reinject"
-address = "127.0.0.1:{reinject}"
-workers = 1
-[[policyd]]
-name = "policyd"
-address = "inet:127.0.0.1:{policyd}"
-workers = 1
-connections = 300
-deadline = "3s"
-idle = "5s"
-[[milterd]]
-name = "milterd"
-address = "inet:127.0.0.1:{milterd}"
-workers = 1
-connections = 300
-deadline = "3s"
-idle = "5s"
-[scanners.command]
-kind = "command"
-command = ["{python}", "-I", "-S", "{program}", "{mode}"]
-exit_codes = {{ 0 = "clean", 1 = "infected" }}
-timeout = "2s"
-remember = "0s"
-"""
-SERVER = '[scanners.{name}]\nkind = "{kind}"\naddress = "127.0.0.1:{port}"\ntimeout = "1s"\nremember = "0s"\n{more}'
-LISTENERS = ("milter", "milteropen", "filter", "proxy", "reinject", "policyd", "milterd")
-EXCEPTION = '[[exception]]\nmatch = {{ recipient_domain = "{name}.example.com" }}\nset = {{ {set} }}\nreason = "soak"\n'
-MILTER = (
-    '{{ name = "{name}", address = "inet:127.0.0.1:{port}", listeners = ["{name}"], default = "{default}", '
-    'connect_timeout = "1s", command_timeout = "1s", content_timeout = "2s", total_timeout = "4s" }}'
-)
-
-
 class World:
     """Gateway, peers by lane, what arrived. Use with `async with`; the gateway is started by `start`, in a thread."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.inside = root, Inside()
         self.ports = {name: free_port() for name in LISTENERS}
-        self.program = Program(root)
+        self.programs = {
+            "scan": Program(root, "scan", SCANNER, FAULTS),
+            "filter": Program(root, "filter", FILTER, FILTER_FAULTS),
+        }
+        self.names = names.Names()
         lanes = [
             *scanner_lanes(),
             *hook_lanes(),
             *table_lanes(),
+            source_lane(),
             self._callahead(),
             self._inner(),
             self._filter("filter"),
             self._filter("proxy"),
         ]
+        #: Those that have a peer, and what is asked of the mail of all.
         self.lanes: dict[str, Lane] = {lane.name: lane for lane in lanes}
+        self.rules: dict[str, Rule] = {name: lane.rule for name, lane in self.lanes.items()} | OTHERS
         self.peers = {lane.name: Hostile(lane.whole, lane.well) for lane in lanes}
         self._sink = Hostile(lambda: SmtpQuestion("", self._kept), goes_on)
         self.gateway = self._gateway()
@@ -140,7 +89,7 @@ class World:
                 self.inside.take(line)
             return GOOD.get(step, b"250 2.0.0 Ok\r\n")
 
-        return smtp_lane("inner", judge, law="")
+        return smtp_lane("inner", judge)
 
     def _callahead(self) -> Lane:
         """It knows who is good, and takes mail: faults are at the steps that are asked for both."""
@@ -150,7 +99,7 @@ class World:
                 return b"550 5.1.1 no such user\r\n"
             return self._kept(step, line)
 
-        return smtp_lane("callahead", judge, STEPS[:4])
+        return smtp_lane("callahead", judge, STEPS[:4], Rule())
 
     def _filter(self, name: str) -> Lane:
         """A content filter behind the queue, or before it."""
@@ -164,30 +113,37 @@ class World:
         def judge(step: str, line: bytes) -> object:
             return hand_back(line) if step == "DOT" else GOOD.get(step, b"250 2.0.0 Ok\r\n")
 
-        return smtp_lane(name, judge, law="sealed", mark=FILTERED, port=name)  # type: ignore[arg-type]
+        rule = Rule("sealed", FILTERED, evil=False, port=name)
+        return smtp_lane(name, judge, rule=rule)  # type: ignore[arg-type]
 
     # -------------------------------------------------------------------------------------------- the gateway
 
     def _gateway(self) -> Gateway:
         ports = {name: peer.port for name, peer in self.peers.items()}
-        program = {"python": sys.executable, "program": self.program.path, "mode": self.program.mode}
-        more = WIRING.format(**self.ports, **program, filter_peer=ports["filter"], proxy_peer=ports["proxy"])
+        facts: dict[str, object] = {"python": sys.executable, "source": ports["source"], **self.ports}
+        for name, program in self.programs.items():
+            facts |= {f"{name}_program": program.path, f"{name}_mode": program.mode}
+        more = WIRING.format(**facts, filter_peer=ports["filter"], proxy_peer=ports["proxy"])
         lent = self.root / "lent"
         lent.mkdir(exist_ok=True)
         for name in ("clamd", "icap", "spamd", "spamdopen", "rspamd", "amavis"):
             further = f'folder = "{lent}"\n' if name == "amavis" else ""
             more += SERVER.format(name=name, kind=name.removesuffix("open"), port=ports[name], more=further)
-        made = Gateway(self.root / "gateway", self._sink.port, workers=1, more=more, policies=self._policies(ports))
-        text = made.config.read_text()
-        names = ", ".join(f'"{name}.example.com"' for name in (*self.lanes, "clean", "command", "front"))
-        routes = "".join(f'"{name}.example.com" = "smtp:[127.0.0.1]:{ports[name]}"\n' for name in ("inner", "callahead"))
-        text = text.replace('["example.com"]', f"[{names}]")
-        made.config.write_text(text.replace("[dns]", f"[relay.routes]\n{routes}[dns]"))
+        policies, server = self._policies(ports), self.names.address
+        made = Gateway(self.root / "gateway", self._sink.port, workers=1, more=more, policies=policies, nameserver=server)
+        text = made.config.read_text().replace('["example.com"]', f"[{self._domains()}]")
+        hops = {name: f"[127.0.0.1]:{ports[name]}" for name in ("inner", "callahead")}
+        hops["names"] = f"[{names.HOP}]:{self._sink.port}"
+        routes = "".join(f'"{name}.example.com" = "smtp:{hop}"\n' for name, hop in hops.items())
+        made.config.write_text(text.replace("[dns]\n", f'[relay.routes]\n{routes}[dns]\ntimeout = "1s"\n'))
         return made
+
+    def _domains(self) -> str:
+        return ", ".join(f'"{name}.example.com"' for name in (*self.rules, "front"))
 
     def _policies(self, ports: dict[str, int]) -> dict[str, str]:
         message = '["size", "loop", "antivirus", "antispam", "milters"]'
-        rcpt = '["relay", "access", "recipient", "policy_services", "milters"]'
+        rcpt = '["relay", "access", "recipient", "dnsbl", "policy_services", "milters"]'
         stages = STAGES.format(connect='["milters"]', rcpt=rcpt, message=message)
         stages = stages.replace("helo = []", 'helo = ["milters"]').replace(
             'mail = ["size"]', 'mail = ["size", "milters"]'
@@ -199,17 +155,20 @@ class World:
         )
         service = f'{{ name = "policy", address = "inet:127.0.0.1:{ports["policy"]}", timeout = "1s", tries = 1, '
         service += 'recipient_domains = ["policy.example.com"] }'
-        known = "".join(f"@{name}.example.com known\n" for name in (*self.lanes, "clean", "command", "front"))
+        known = "".join(f"@{name}.example.com known\n" for name in (*self.rules, "front"))
         return {
             "stages.toml": stages,
             "recipients": known,
+            "yara/soak.yar": RULES,
+            "dnsbl.toml": 'mode = "off"\n[on]\nlisted = "reject"\ntemperror = "defer"\n'
+            + EXCEPTION.format(name="names", set=f'mode = "enforce", sender = ["{names.LIST}"]'),
             "access/evil": "/^evil.*@front\\.example\\.com$/ REJECT evil\n",
             "access.toml": 'client = []\nhelo = []\nsender = []\nrecipient = ["pcre:access/evil"]\n',
             "recipient.toml": self._recipient(ports),
             "policy_services.toml": f"services = [{service}]\n",
             "milters.toml": f"milters = [{milters}]\n",
             "antivirus.toml": 'mode = "off"\nparts_limit = 0\n[on]\nundecoded = "dunno"\n'
-            + self._scanned("clamd", "icap", "amavis", "command"),
+            + self._scanned("clamd", "icap", "amavis", "command", "yara"),
             "antispam.toml": 'mode = "off"\n[on]\nerror = "defer_if_permit"\n'
             + self._scanned("spamd", "rspamd", "spamdopen"),
         }
@@ -226,6 +185,7 @@ class World:
         for lane in table_lanes():
             spec = self._table(lane.name, ports[lane.name])
             text += EXCEPTION.format(name=lane.name, set=f'tables = ["{spec}"]')
+        text += EXCEPTION.format(name="source", set='tables = ["synced:soak"]')
         return text + EXCEPTION.format(name="callahead", set="tables = [], callahead = true")
 
     def _table(self, name: str, port: int) -> str:
@@ -236,13 +196,15 @@ class World:
     async def __aenter__(self) -> "World":
         for peer in (*self.peers.values(), self._sink):
             await peer.be(peer.act)
+        await self.names.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for peer in (*self.peers.values(), self._sink):
             await peer.be(None)
+        await self.names.stop()
 
     def port_of(self, lane: str) -> int:
         """Where mail of this lane is handed in."""
-        name = self.lanes[lane].port if lane in self.lanes else "public"
+        name = self.rules[lane].port
         return self.gateway.port if name == "public" else self.ports[name]
