@@ -3,6 +3,8 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +31,7 @@ def held(status: Any, master: int) -> dict[str, Held]:
     found = {}
     for name, (pid, tasks) in {"master": (master, 0), **processes}.items():
         try:
-            links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+            links = list(_links(pid))
             memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 1e6
         except OSError:
             continue
@@ -37,6 +39,13 @@ def held(status: Any, master: int) -> dict[str, Held]:
         names = Counter(re.sub(r"\d+", "N", link) for link in links)
         found[name] = Held(len(links), tasks, sockets, memory, names)
     return found
+
+
+def _links(pid: int) -> Iterator[str]:
+    """What its descriptors are; those that are closed meanwhile are none."""
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            yield os.readlink(f"/proc/{pid}/fd/{name}")
 
 
 class Room(NamedTuple):
