@@ -11,6 +11,7 @@ off with 451 as Postfix does it.
 
 import ipaddress
 from collections.abc import Awaitable, Iterable, Iterator
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Annotated, Literal
 
@@ -53,7 +54,12 @@ def place(value: str) -> str:
 
 def default_action(value: str) -> str:
     """Raises ValueError for what is no action of access(5)."""
-    read_entry(value, "other")
+    try:
+        read_entry(value, "other")
+    except ValueError as why:
+        word = value.partition(" ")[0].lower()
+        near = [] if word in WORDS else get_close_matches(word, WORDS, 1)
+        raise ValueError(f"{why} (did you mean {near[0]}?)" if near else str(why)) from None
     return value
 
 

@@ -1,7 +1,8 @@
 """`postgate address rewrite sender|recipient ADDRESS`: what becomes of an address, step by step, with table and line.
 
 Tables behind proxymap are opened by this command itself, with its own rights. Nothing is changed or sent. Exit: 0 it is
-taken, 1 it is refused or unknown, 2 it is put off: a table cannot answer, or the maps lead nowhere.
+taken, 1 it is refused, unknown, or none of ours where nobody's mail goes out, 2 it is put off: a table cannot answer, or
+the maps lead nowhere.
 """
 
 import asyncio
@@ -12,9 +13,11 @@ import click
 import msgspec
 
 from appliance.addresses import Expansion, Refused, Rewriter, Step, Unreasonable
-from appliance.cli.common import Group, config_option, mailbox_of, snapshot_of
+from appliance.cli.common import Group, config_option, mailbox_of, place, snapshot_of
+from appliance.config.routes import Routes
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.compose.rewriting import build_rewriter
+from appliance.mail.later import answered
 from appliance.mail.ports import Unavailable
 from appliance.protocol.smtp.address import Address
 from appliance.tables.proxied import open_proxied
@@ -49,13 +52,16 @@ def rewrite(what: str, address: str, as_json: bool, config: str | None) -> None:
 async def _told(snapshot: Snapshot, what: str, address: Address) -> dict[str, Any]:
     rewriter = build_rewriter(snapshot)
     told: dict[str, Any] = {"address": address.text, "what": what, "result": "taken", "steps": [], "to": [address.text]}
-    if rewriter is None:
-        return told | {"why": "[addresses] rewrites nothing"}
     direct = Direct(open_proxied)
     try:
         for remote in snapshot.remotes:
             remote.line = direct
-        return told | await (_sender if what == "sender" else _recipient)(rewriter, address)
+        if rewriter is None:
+            told |= {"why": "[addresses] rewrites nothing"}
+        else:
+            told |= await (_sender if what == "sender" else _recipient)(rewriter, address)
+        foreign = what == "recipient" and told["result"] == "taken" and not await _is_ours(snapshot, rewriter, address)
+        return told | (_foreign(snapshot, address) if foreign else {})
     except Refused as why:
         return told | {"result": "refused", "why": f"{why.place}: {why.reply}", "to": []}
     except Unavailable as why:
@@ -63,6 +69,24 @@ async def _told(snapshot: Snapshot, what: str, address: Address) -> dict[str, An
         return told | {"result": "put off", "why": str(why), "to": [], "steps": _steps(steps)}
     finally:
         direct.close()
+
+
+async def _is_ours(snapshot: Snapshot, rewriter: Rewriter | None, address: Address) -> bool:
+    """Does anybody's mail for it come in? Raises Unavailable."""
+    if address.domain == snapshot.wiring.gateway.hostname and address.local.lower() == "postmaster":
+        return True
+    is_ours = rewriter.is_ours if rewriter is not None else Routes(snapshot.wiring, snapshot.tables).is_ours
+    return await answered(is_ours(address.domain))
+
+
+def _foreign(snapshot: Snapshot, address: Address) -> dict[str, Any]:
+    """What a domain of others means."""
+    why = f"{address.domain} is none of [relay] domains ({place(snapshot, ('relay', 'domains'))}), nor one of aliases"
+    doors = [one.name for one in snapshot.wiring.listen if one.protocol == "smtp" and one.role == "outbound"]
+    if doors:
+        names = ", ".join(f'"{name}"' for name in doors)
+        return {"why": f"from outside it is refused (550 5.7.1): {why}; mail that comes by {names} goes there as shown"}
+    return {"result": "refused", "why": f"550 5.7.1: {why}", "to": []}
 
 
 async def _sender(rewriter: Rewriter, address: Address) -> dict[str, Any]:

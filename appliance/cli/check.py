@@ -13,6 +13,7 @@ import msgspec
 
 from appliance.checks import catalogue
 from appliance.cli.handlers import handlers
+from appliance.cli.sources import sources
 from appliance.config import blob as files
 from appliance.config.mistakes import ConfigError, Mistake
 from appliance.config.references import Layout
@@ -50,7 +51,7 @@ def command(path: str | None, as_json: bool) -> None:
     if any(mistake.fatal for mistake in found):
         report(None, sorted(found), blob.label, as_json)
         sys.exit(MISTAKES)
-    doubts = [*found, *resolvers(blob, snapshot), *circles(blob, snapshot)]
+    doubts = [*found, *resolvers(blob, snapshot), *circles(blob, snapshot), *sources(blob, snapshot)]
     report(snapshot, sorted(doubts), blob.label, as_json)
 
 

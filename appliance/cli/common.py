@@ -13,6 +13,7 @@ import click
 from appliance.config import where
 
 if TYPE_CHECKING:
+    from appliance.config.positions import Path as Keys
     from appliance.config.snapshot import Snapshot
     from appliance.protocol.smtp.address import Address
 
@@ -71,6 +72,15 @@ def mailbox_of(text: str, snapshot: "Snapshot") -> "Address":
         return NULL_SENDER if text in ("", "<>") else address(text, snapshot.wiring.gateway.hostname)
     except ValueError as why:
         raise click.UsageError(str(why)) from None
+
+
+def place(snapshot: "Snapshot", path: "Keys") -> str:
+    """file:line:column of a value of the wiring file."""
+    from appliance.config.references import Layout
+
+    blob = snapshot.blob
+    layout = Layout(blob.main, blob.folder, blob.shipped, blob.files[blob.main])
+    return ":".join(map(str, (blob.label, *layout.parsed.where.value(path))))
 
 
 def state_dir(config: str | None) -> Path:

@@ -63,7 +63,8 @@ def _show(outcome: Outcome, dry_run: bool) -> None:
                 click.echo(f"{mark} and {count - len(addresses)} more")
     others = f"{outcome.foreign} of other domains, {outcome.wrong} no address"
     if outcome.problem:
-        click.echo(f"{outcome.name}: the list of {outcome.count} stays: {outcome.problem}", err=True)
+        kept = f"the list of {outcome.count} stays" if outcome.at else "there is no list yet"
+        click.echo(f"{outcome.name}: {kept}: {outcome.problem}", err=True)
         return
     held = f"{counted(outcome.count, 'recipient')}, +{outcome.added} -{outcome.removed} ({others})"
     click.echo(f"{outcome.name}: {'would be ' if dry_run else ''}{held}")

@@ -1,8 +1,8 @@
 """`postgate route ADDRESS`: where mail for an address goes, by which setting, table and line; and as what it leaves.
 
 Tables behind proxymap are opened by this command itself, with its own rights. Nothing is changed or sent, and DNS is not
-asked. Exit: 0 there is a way, 1 there is none, or an answer instead of one ("error:"), 2 it is not known: a table cannot
-answer, or its entry is no way.
+asked. Exit: 0 there is a way, 1 there is none, or an answer instead of one ("error:"), or it leads back to this gateway,
+2 it is not known: a table cannot answer, or its entry is no way.
 """
 
 import asyncio
@@ -13,11 +13,12 @@ import click
 import msgspec
 
 from appliance.addresses.expansion import Step
-from appliance.cli.common import config_option, mailbox_of, snapshot_of
+from appliance.cli.common import config_option, mailbox_of, place, snapshot_of
 from appliance.config.generics import Generics
-from appliance.config.routes import Route, Routes
+from appliance.config.odd import same
+from appliance.config.routes import BY_DOMAIN, ROUTES, Route, Routes
 from appliance.config.snapshot import Snapshot
-from appliance.config.values import SERVERS, NextHop
+from appliance.config.values import SERVERS, NextHop, parse_listen_address
 from appliance.mail.later import answered
 from appliance.mail.ports import Unavailable
 from appliance.protocol.smtp.address import Address
@@ -59,10 +60,13 @@ async def _told(snapshot: Snapshot, to: Address, sender: Address) -> dict[str, A
         return told | {"result": "not known", "why": str(why)}
     finally:
         direct.close()
-    told |= {"by": route.by, "result": _result(route), "leaves": steps}
+    own = {hop: name for hop in route.hops if (name := _own(snapshot, hop))}
+    told |= {"by": route.by, "result": "loops" if len(own) == len(route.hops) > 0 else _result(route), "leaves": steps}
     if route.found is not None:
         told |= {"place": route.found.place, "key": route.found.key, "value": route.found.value}
-    return told | {"hops": [_hop(routes, hop) for hop in route.hops]}
+    if told["result"] == "loops":
+        told |= {"why": _mend(snapshot, route, to)}
+    return told | {"hops": [_hop(routes, hop) | ({"own": own[hop]} if hop in own else {}) for hop in route.hops]}
 
 
 def _result(route: Route) -> str:
@@ -76,6 +80,30 @@ def _hop(routes: Routes, hop: NextHop) -> dict[str, Any]:
     if hop.kind not in SERVERS:
         return {"hop": str(hop)}
     return {"hop": str(hop), "tls": routes.tls_level(hop), "mx": hop.mx}
+
+
+def _own(snapshot: Snapshot, hop: NextHop) -> str:
+    """As what this gateway is that next hop, "" if it is not known to be."""
+    listeners = [one for one in snapshot.wiring.listen if one.protocol == "smtp"]
+    for listener in listeners:
+        if same(hop, listener):
+            return f'listener "{listener.name}" of this gateway'
+    ports = {25, *(parse_listen_address(one.address).port for one in listeners)}
+    if hop.kind in SERVERS and hop.port in ports and hop.host == snapshot.wiring.gateway.hostname:
+        return "this gateway's own name" + (", unless its MX records name others: DNS is not asked" if hop.mx else "")
+    return ""
+
+
+def _mend(snapshot: Snapshot, route: Route, to: Address) -> str:
+    """What to do about a loop."""
+    if route.found is not None:
+        return f"mail would come back to this gateway: name another server at {route.found.place}"
+    if route.by == BY_DOMAIN:
+        ways = "a next hop of its own in [relay] routes, or aliases for its names in [addresses]"
+        at = place(snapshot, ("relay", "domains"))
+        return f"mail would come back to this gateway: {to.domain} is none of [relay] domains ({at}); it needs {ways}"
+    at = place(snapshot, ("relay", "routes" if route.by == ROUTES else "next_hop"))
+    return f"mail would come back to this gateway: name another server at {at}"
 
 
 async def _left(snapshot: Snapshot, route: Route, to: Address, sender: Address) -> list[dict[str, Any]]:
@@ -103,5 +131,9 @@ def _show(told: dict[str, Any]) -> None:
     for hop in told["hops"]:
         more = "" if "tls" not in hop else f"  (TLS: {hop['tls']}{', by MX' if hop['mx'] else ''})"
         click.echo(f"= {hop['hop']}{more}")
+        if "own" in hop:
+            click.echo(f"    that is {hop['own']}")
+    if told["result"] == "loops":
+        click.echo(f"loops: {told['why']}")
     if not told["hops"]:
         click.echo("= nowhere: no next hop is configured for it")

@@ -9,6 +9,7 @@ force.
 
 import re
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 
 from appliance.mail.lookup import is_address, network_keys
 from appliance.tables.text import BLANKS, Source
@@ -119,7 +120,9 @@ def read_action(value: str) -> str:
     status, said = (found[1] or _NAMED.get((found[2] or "").lower(), ""), found[3]) if found else ("", text)
     code = _CODE.match(said.strip().strip('"'))
     if not code:
-        raise ValueError(f'"{value}" is no action of a Sendmail access table')
+        near = get_close_matches(text.lower(), _WORDS, 1)
+        hint = f" (did you mean {near[0].upper()}?)" if near else ""
+        raise ValueError(f'"{value}" is no action of a Sendmail access table{hint}')
     return " ".join(filter(None, (code[1], status or code[2] or "", code[3].strip('"'))))
 
 

@@ -107,3 +107,56 @@ def test_the_recipe_of_the_page(tmp_path: Path) -> None:
     assert leaves("ann@corp.local", "x@far.example") == ["ann.smith@example.com"]
     assert leaves("root@mx.example.com", "bob@corp.local") == ["postmaster@example.com", "bob@example.com"]
     assert leaves("ann@corp.local", "x@example.com") == []
+
+
+# ---------------------------------------------------------------------- ways that lead back
+
+
+def where(tmp_path: Path, text: str) -> str:
+    """Place of a value in the wiring file."""
+    for number, line in enumerate((tmp_path / "postgate.toml").read_text().splitlines(), 1):
+        if line.startswith(text):
+            return f"{tmp_path}/postgate.toml:{number}:{len(text) + 4}"
+    raise AssertionError(text)
+
+
+def test_an_entry_of_a_database_that_leads_back(ask, tmp_path: Path) -> None:
+    """No check of the files sees that."""
+    with sqlite3.connect(tmp_path / "t.db") as db:
+        db.execute("INSERT INTO t VALUES ('back@example.com', 'smtp:[127.0.0.1]:2525')")
+        db.execute("INSERT INTO t VALUES ('half@example.com', 'smtp:[127.0.0.1]:2525, [10.0.0.3]')")
+        db.execute("INSERT INTO t VALUES ('other@example.com', 'smtp:[127.0.0.1]:10025')")
+    db.close()
+    done = ask("back@example.com")
+    assert done.exit_code == 1
+    assert '= smtp:[127.0.0.1]:2525  (TLS: verify)\n    that is listener "public" of this gateway\n' in done.output
+    last = f"loops: mail would come back to this gateway: name another server at sqlite:{tmp_path}/more.cf"
+    assert done.output.endswith(f"{last}\n")
+    told = json.loads(ask("back@example.com", "--json").output)
+    assert told["result"] == "loops" and told["hops"][0]["own"] == 'listener "public" of this gateway'
+    half = ask("half@example.com")
+    assert half.exit_code == 0 and "that is listener" in half.output and "loops" not in half.output
+    assert "that is" not in ask("other@example.com").output
+
+
+def test_a_name_without_a_domain_that_leads_back(ask, tmp_path: Path) -> None:
+    done = ask("nodomain")
+    assert done.exit_code == 1
+    assert done.output == (
+        "<nodomain@mx.example.com> from <>\n  by the domain of the address\n"
+        "= smtp:mx.example.com  (TLS: verify, by MX)\n"
+        "    that is this gateway's own name, unless its MX records name others: DNS is not asked\n"
+        "loops: mail would come back to this gateway: mx.example.com is none of [relay] domains "
+        f"({where(tmp_path, 'domains')}); it needs a next hop of its own in [relay] routes, or aliases for its names "
+        "in [addresses]\n"
+    )
+
+
+def test_a_next_hop_by_our_own_name_that_leads_back(ask, tmp_path: Path) -> None:
+    config = tmp_path / "postgate.toml"
+    config.write_text(config.read_text().replace("[10.0.0.1]", "[mx.example.com]"))
+    done = ask("ann@example.com")
+    assert done.exit_code == 1 and "    that is this gateway's own name\n" in done.output
+    assert done.output.endswith(f"name another server at {where(tmp_path, 'next_hop')}\n")
+    config.write_text(config.read_text().replace("[mx.example.com]", "[mx.example.com]:10025"))
+    assert ask("ann@example.com").exit_code == 0

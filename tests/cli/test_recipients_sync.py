@@ -111,3 +111,12 @@ def test_the_list_is_a_table_like_others(site: Site) -> None:
     found = table("query", "synced:staff", "U7@example.com", "nobody@example.com")
     assert found.exit_code == 1
     assert found.output == f"U7@example.com\tok\t{site.kept}:80\nnobody@example.com\tnot found\n"
+
+
+def test_where_no_list_was_there_none_stays(site: Site) -> None:
+    done = site.run("sync")
+    assert done.exit_code == 1
+    assert done.output == f"staff: there is no list yet: {site.source}: No such file or directory\n"
+    site.sync(PEOPLE)
+    site.source.unlink()
+    assert site.run("sync").output.startswith("staff: the list of 100 stays: ")

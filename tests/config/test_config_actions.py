@@ -109,3 +109,17 @@ def test_trust_that_has_ended_is_a_warning(folder: Folder) -> None:
     assert [str(warning).replace(f"{folder.path}/", "") for warning in build(blob.read(folder.main)).warnings] == [
         "policies/forwarders:1:1: ended on 2020-03-31: without effect, remove it or set a later date"
     ]
+
+
+def test_the_default_of_a_policy_service_is_told_with_what_is_near(folder: Folder) -> None:
+    words = ("DUNO", "DEFER_IF_PERMT x", "PREPEND x", "sometimes")
+    lines = (
+        f'{{ name = "s{number}", address = "inet:127.0.0.1:1", default = "{word}" }}' for number, word in enumerate(words)
+    )
+    folder.write("policies/policy_services.toml", "services = [\n" + ",\n".join(lines) + "\n]\n")
+    assert [text.partition("policy_services.toml:")[2] for text in told(folder)] == [
+        "2:56: duno is no action of access(5) (did you mean dunno?)",
+        "3:56: defer_if_permt is no action of access(5) (did you mean defer_if_permit?)",
+        "4:56: prepend needs a header field",
+        "5:56: sometimes is no action of access(5)",
+    ]

@@ -144,6 +144,22 @@ async def test_without_its_password_nobody_is_asked(running: Running) -> None:
     assert "token cannot be read" in outcome["problem"] and running.peer.connections == before
 
 
+async def test_what_the_log_says_of_a_failure_with_and_without_a_list(
+    running: Running, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await eventually(lambda: running.facts()["state"] == "well")
+    running.daemon.certificates({})
+    capfd.readouterr()
+    await running.ask(b"{}")
+    said = capfd.readouterr().err
+    assert "recipients are not synced, the old list stays" in said and "no list yet" not in said
+    running.daemon.commit(running.snapshot('[recipients.more]\nkind = "csv"\nsource = "none.csv"\n'))
+    await running.ask(b'{"names": ["more"]}')
+    said = capfd.readouterr().err
+    assert "recipients are not synced, and there is no list yet: unknown ones are put off" in said
+    assert "stays" not in said and "none.csv" in said
+
+
 async def test_lists_that_are_new_or_otherwise_are_due(running: Running) -> None:
     await eventually(lambda: running.facts()["state"] == "well")
     (running.folder / "export.csv").write_text("eve@example.com\n")

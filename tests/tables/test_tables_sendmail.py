@@ -93,6 +93,13 @@ def test_what_is_no_action(value: str) -> None:
         read_action(value)
 
 
+@pytest.mark.parametrize(("value", "near"), [("REJCT", "REJECT"), ("Dscard", "DISCARD"), ("maybe", ""), ("x" * 5000, "")])
+def test_what_is_no_action_is_told_with_what_is_near(value: str, near: str) -> None:
+    with pytest.raises(ValueError, match=r"access table( \(did you mean |\Z)") as caught:
+        read_action(value)
+    assert str(caught.value).partition(" (did you mean ")[2] == (f"{near}?)" if near else "")
+
+
 def test_mailertable() -> None:
     text = b"example.com esmtp:[10.0.0.1]\n.example.com\tsmtp:%1.inside.example:backup.example\n.\trelay:[fe80::1]\n"
     text += b"gone.example error:5.1.2:550 no such host\nslow.example ERROR:4.2.0:450 slowly\n"

@@ -104,8 +104,12 @@ class Syncd:
         _syncs.labels(name, "failed" if outcome.problem else "good").inc()
         self._show(name, state)
         if outcome.problem:
-            say = log.warning if outcome.at else log.error
-            say("recipients are not synced, the old list stays", list=name, why=outcome.problem, known=outcome.count)
+            if outcome.at:
+                text = "recipients are not synced, the old list stays"
+                log.warning(text, list=name, why=outcome.problem, known=outcome.count)
+            else:
+                text = "recipients are not synced, and there is no list yet: unknown ones are put off"
+                log.error(text, list=name, why=outcome.problem)
             return
         facts = {"known": outcome.count, "added": outcome.added, "removed": outcome.removed}
         log.info("recipients are synced", list=name, **facts, foreign=outcome.foreign, wrong=outcome.wrong)
