@@ -97,16 +97,16 @@ class Journal:
             self._alone.set()
 
     def take(self, lines: bytes) -> None:
-        """Keep whole lines."""
-        if not self._to_log and lines.isascii() and b"\n\n" not in lines and not lines.translate(None, _PLAIN):
-            self._append(lines + b"\n", lines.count(b"\n") + 1)
-            return
-        found = [printable(line) for line in lines.decode("utf-8", "backslashreplace").split("\n") if line]
-        if self._to_log:
-            prefix = maillog.prefix("event")
-            for line in found:
-                maillog.raw(prefix + line)
-        self._append("".join(f"{line}\n" for line in found).encode(), len(found))
+        """Keep whole lines: as they came if none needs escaping."""
+        found = lines.split(b"\n")
+        if lines.translate(None, _PLAIN) or b"" in found:
+            text = lines.decode("utf-8", "backslashreplace")
+            found = [printable(line).encode() for line in text.split("\n") if line]
+            lines = b"\n".join(found)
+        if found:
+            if self._to_log:
+                maillog.raw("event", found)
+            self._append(lines + b"\n", len(found))
 
     def _append(self, lines: bytes, count: int) -> None:
         try:

@@ -8,6 +8,7 @@ never mail.
 import os
 import socket
 import time
+from collections.abc import Iterable
 from typing import ClassVar
 
 from appliance.observe.sink import Sink, is_syslog
@@ -135,6 +136,7 @@ def capped(cause: str, text: str) -> None:
 _windows: dict[str, list[float]] = {}
 
 
-def raw(line: str) -> None:
-    """Write a line that is whole and clean already (JSON events); no cap."""
-    _State.sink.put(line.encode("utf-8", "backslashreplace") + b"\n")
+def raw(service: str, lines: Iterable[bytes]) -> None:
+    """Write lines that are whole and clean already (JSON events) as `service`; no cap."""
+    start = prefix(service).encode("utf-8", "backslashreplace")
+    _State.sink.put_all([start + line + b"\n" for line in lines])

@@ -10,13 +10,14 @@ import select
 import socket
 import stat
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from appliance.observe import metrics
 
 #: Octets that may wait for a slow reader.
 BACKLOG = 4 * 1024 * 1024
-_CHUNK = 4096  # PIPE_BUF: so much goes into a writable pipe at once, undivided
+#: Octets of one write: so much goes into a writable pipe at once, undivided (PIPE_BUF); a file takes any number so.
+_CHUNK, _FILE_CHUNK = 4096, 65536
 _RETRY = 0.1
 #: Seconds that a line waits for company: under load one write takes many.
 LINGER = 0.02
@@ -38,7 +39,7 @@ class Sink:
     def swap(self, fd: int) -> None:
         """Go on with another descriptor (rotation, syslog came back)."""
         self.fd = fd
-        self._write = _writer(fd)
+        self._write, self._chunk = _writer(fd)
 
     def put(self, line: bytes) -> None:
         if self._octets > BACKLOG:
@@ -46,6 +47,16 @@ class Sink:
             return
         self._waiting.append(line)
         self._octets += len(line)
+        if not self._due:
+            self._later(LINGER if self._linger is None else self._linger)
+
+    def put_all(self, lines: Sequence[bytes]) -> None:
+        """As `put`, for many lines at once: all of them wait, or none."""
+        if self._octets > BACKLOG:
+            _dropped.inc(len(lines))
+            return
+        self._waiting.extend(lines)
+        self._octets += sum(map(len, lines))
         if not self._due:
             self._later(LINGER if self._linger is None else self._linger)
 
@@ -81,7 +92,7 @@ class Sink:
         """The next lines that fit into one undivided write (at least one line)."""
         batch: list[bytes] = []
         size = 0
-        while self._waiting and (not batch or size + len(self._waiting[0]) <= _CHUNK):
+        while self._waiting and (not batch or size + len(self._waiting[0]) <= self._chunk):
             line = self._waiting.popleft()
             batch.append(line)
             size += len(line)
@@ -125,11 +136,12 @@ def is_syslog(fd: int) -> bool:
         return sock.type == socket.SOCK_DGRAM
 
 
-def _writer(fd: int) -> Callable[[int, list[bytes]], bool]:
+def _writer(fd: int) -> tuple[Callable[[int, list[bytes]], bool], int]:
+    """How lines are written there, and how many octets at once."""
     try:
         mode = os.fstat(fd).st_mode
     except OSError:  # closed stderr: every write fails and is counted
-        return _to_file
+        return _to_file, _CHUNK
     if stat.S_ISREG(mode):
-        return _to_file
-    return _to_syslog if is_syslog(fd) else _to_stream
+        return _to_file, _FILE_CHUNK
+    return (_to_syslog if is_syslog(fd) else _to_stream), _CHUNK

@@ -100,6 +100,18 @@ async def test_plain_lines_are_kept_as_they_are_and_others_are_escaped(journal: 
     ]
 
 
+async def test_the_log_has_each_line_that_is_kept(journal: Journal, tmp_path: Path) -> None:
+    journal.take(b'{"id":"a"}\n{"id":"b"}')
+    journal.take(b'{"id":"c"}\n\n{"id":"\x7f"}')
+    journal.take(b"\n")
+    maillog.flush()
+    logged = (tmp_path / "log").read_text().splitlines()
+    kept = b"".join(path.read_bytes() for path in files(tmp_path / "journal")).decode().splitlines()
+    assert kept == ['{"id":"a"}', '{"id":"b"}', '{"id":"c"}', '{"id":"\\u007f"}']
+    assert [line.split("]: ", 1)[1] for line in logged] == kept
+    assert all(" postgate/event[" in line for line in logged)
+
+
 async def test_a_sender_that_dies_in_mid_line_leaves_no_rubbish(journal: Journal, tmp_path: Path) -> None:
     _, writer = await asyncio.open_unix_connection(str(tmp_path / "j"))
     writer.write(b'{"id":"whole"}\n{"id":"half')

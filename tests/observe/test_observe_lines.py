@@ -100,7 +100,7 @@ def write_day(path: Path) -> None:
             )
         )
         maillog.log("warning: something odd")
-        maillog.raw(maillog.prefix("event") + '{"id":"4X0","sender":"s@example.net","verb":"accept"}')
+        maillog.raw("event", [b'{"id":"4X0","sender":"s@example.net","verb":"accept"}'])
         maillog.log(lines.disconnect("out.example.net", "192.0.2.7", {"EHLO": (1, 1)}))
     finally:
         maillog.configure(2)

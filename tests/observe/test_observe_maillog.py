@@ -122,3 +122,39 @@ def test_p4_a_storm_of_one_cause_is_capped_and_the_next_line_says_how_many(
     lines = (tmp_path / "log").read_text().splitlines()
     assert lines[-2].endswith("over again (7 more of these were not written)")
     assert lines[-1].endswith("and again")
+
+
+async def test_a_file_takes_many_lines_in_one_write_and_a_pipe_no_more_than_it_takes_undivided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    write = os.write
+    monkeypatch.setattr(sink.os, "write", lambda fd, data: (sizes.append(len(data)), write(fd, data))[1])
+    lines = [b"%04d %b\n" % (number, b"x" * 94) for number in range(1000)]
+    file = sink.Sink(opened(tmp_path / "log"))
+    file.put_all(lines)
+    file.flush()
+    assert (tmp_path / "log").read_bytes() == b"".join(lines)
+    assert sizes == [65500, 34500]
+    sizes.clear()
+    reader, writer = os.pipe()
+    piped = sink.Sink(writer)
+    piped.put_all(lines[:50])
+    piped.flush()
+    assert os.read(reader, 65536) == b"".join(lines[:50])
+    assert sizes == [4000, 1000]
+    os.close(reader)
+    os.close(writer)
+
+
+async def test_many_lines_are_dropped_and_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink, "BACKLOG", 10)
+    before = sink._dropped._value.get()
+    full = sink.Sink(opened(tmp_path / "log"))
+    full.put_all([b"0123456789\n"])
+    full.put_all([b"a\n", b"b\n"])
+    full.flush()
+    full.put_all([b"c\n"])
+    full.flush()
+    assert (tmp_path / "log").read_bytes() == b"0123456789\nc\n"
+    assert sink._dropped._value.get() == before + 2
