@@ -254,6 +254,25 @@ async def test_what_an_earlier_life_left_is_removed(tmp_path: Path) -> None:
         assert [path.name for path in (tmp_path / "scans").iterdir()] == ["other"]
 
 
+async def test_in_a_folder_that_others_use_only_what_is_ours_is_removed(tmp_path: Path) -> None:
+    """Another gateway of this machine, that of a self-test among them, lends files there."""
+    shared, lent = tmp_path / "amavis", []
+    for state in ("ours", "theirs"):
+        (tmp_path / state).mkdir()
+        (tmp_path / state / "f").write_bytes(MAIL)
+        with (tmp_path / state / "f").open("rb") as file:
+            shared.mkdir(exist_ok=True)
+            lent.append(jobs.make(shared, file.fileno(), 0, len(MAIL), shared=True, prefix=jobs.prefix(tmp_path / state)))
+    (shared / "postgate-selftest-x").mkdir()
+    text = f'[scanners.x]\nkind = "amavis"\nfolder = "{shared}"\naddress = "127.0.0.1:1"\n'
+    stage = Stage(tmp_path / "ours", y={"command": script("pass")})
+    (tmp_path / "c.toml").write_text(text)
+    stage.runner.prepare(build(read(str(tmp_path / "c.toml"))))
+    stage.runner.commit(stage.snapshot)
+    async with stage:
+        assert {path.name for path in shared.iterdir()} == {lent[1].name, "postgate-selftest-x"}
+
+
 async def test_a_file_is_lent_as_long_as_it_is_needed(tmp_path: Path) -> None:
     from appliance.connectors.source import Source
 

@@ -58,6 +58,7 @@ class Runner:
     def __init__(self, birth: Birth) -> None:
         self._listening = birth.listening["unix:runner"]
         self._scans = birth.state_dir / "scans"
+        self._prefix = jobs.prefix(birth.state_dir)
         self._pipes = Pipes(self._scans)
         self._peers: set[Peer] = set()
         self._rules: dict[str, verdict.Rules] = {}
@@ -73,8 +74,9 @@ class Runner:
         self._scans.mkdir(mode=0o700, exist_ok=True)
         if count := await asyncio.to_thread(strays.end_leftovers, self._scans):
             log.warning("programs of an earlier life are ended", count=count)
-        for root in {self._scans, *(Path(entry.folder) for entry in self._entries.values() if entry.folder)}:
-            if left := await asyncio.to_thread(jobs.sweep, root):
+        shared = {Path(entry.folder): self._prefix for entry in self._entries.values() if entry.folder}
+        for root, prefix in {**shared, self._scans: jobs.PREFIX}.items():
+            if left := await asyncio.to_thread(jobs.sweep, root, prefix):
                 log.warning("files of an earlier life are removed", folder=str(root), count=left)
         for sock in self._listening:
             sock.setblocking(False)
@@ -133,7 +135,8 @@ class Runner:
             async with self._slots[ask.scanner][1]:
                 shared = entry.kind == "amavis"
                 root = Path(entry.folder) if shared else self._scans
-                make = partial(jobs.make, root, fd, ask.offset, ask.size, shared=shared)
+                prefix = self._prefix if shared else jobs.PREFIX
+                make = partial(jobs.make, root, fd, ask.offset, ask.size, shared=shared, prefix=prefix)
                 folder = await asyncio.to_thread(make)
                 if shared:
                     peer.tell(Outcome(ask.id, "lent", path=str(folder)))

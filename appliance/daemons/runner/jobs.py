@@ -1,10 +1,12 @@
 """A content as a file in a folder of its own, and away again.
 
 Contract: `make` copies the octets (the descriptor's file may hold more than the message); the folder's name is random,
-nothing of it comes from the message. `remove` leaves nothing. What failure means for the mail: OSError is "not scanned".
+nothing of it comes from the message. `remove` leaves nothing. A folder that others use may have files of another gateway:
+`prefix` tells whose they are. What failure means for the mail: OSError is "not scanned".
 """
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
@@ -14,9 +16,14 @@ PREFIX, FILE = "postgate-", "email.txt"
 _PIECE = 1 << 20
 
 
-def make(root: Path, fd: int, offset: int, size: int, *, shared: bool) -> Path:
+def prefix(state_dir: Path) -> str:
+    """What the names of a gateway's folders begin with where others have theirs."""
+    return f"{PREFIX}{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:12]}-"
+
+
+def make(root: Path, fd: int, offset: int, size: int, *, shared: bool, prefix: str = PREFIX) -> Path:
     """The folder. `shared`: its group may read the file and write beside it (AM.PDP). Raises OSError."""
-    folder = root / f"{PREFIX}{secrets.token_hex(12)}"
+    folder = root / f"{prefix}{secrets.token_hex(12)}"
     folder.mkdir(mode=0o700)
     try:
         if shared:
@@ -50,9 +57,9 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep(root: Path) -> int:
+def sweep(root: Path, prefix: str = PREFIX) -> int:
     """Remove what an earlier life left; how many."""
-    left = [path for path in root.glob(f"{PREFIX}*") if path.is_dir() and not path.is_symlink()] if root.is_dir() else []
+    left = [path for path in root.glob(f"{prefix}*") if path.is_dir() and not path.is_symlink()] if root.is_dir() else []
     for path in left:
         remove(path)
     return len(left)
