@@ -89,9 +89,18 @@ def _dependencies(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "Dependencies"
     for worker, found in facts["dependencies"].items():
         for name, state in found.items():
-            if not state:
-                continue
-            yield f"  {worker:<12} {name}: {shown(state)}"
+            for text in _each(state):
+                yield f"  {worker:<12} {name}: {text}"
+
+
+def _each(state: Any) -> Iterator[str]:
+    """A line for each of several that have facts of their own."""
+    if state and isinstance(state, Mapping) and all(isinstance(one, Mapping) for one in state.values()):
+        yield from (f"{name} {shown(one)}" for name, one in state.items())
+    elif state and isinstance(state, list) and isinstance(state[0], Mapping):
+        yield from map(shown, state)
+    elif state:
+        yield shown(state)
 
 
 def shown(value: Any) -> str:

@@ -15,15 +15,16 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from appliance.connectors import smtp
-from appliance.connectors.probing import Destination, Door, state_of
+from appliance.connectors.ahead_status import AheadStatus, no_way
+from appliance.connectors.probing import Destination, Door, state_of, verifies_nothing
 from appliance.connectors.session import SmtpSession
-from appliance.connectors.target import ConnectFailed, Target
+from appliance.connectors.target import ConnectFailed, Target, Timeouts
 from appliance.mail.later import answered, waits
 from appliance.mail.ports import Probe, Unavailable
 from appliance.net.mx import NoPlace
 from appliance.observe import metrics
 from appliance.protocol.smtp.address import Address
-from appliance.protocol.smtp.outgoing import Outgoing, OutgoingRecipient, Result
+from appliance.protocol.smtp.outgoing import Outgoing, OutgoingRecipient, Result, worded
 
 DEADLINE = 10.0
 
@@ -83,6 +84,9 @@ class Callahead:
     ) -> None:
         self._doors_of, self._cache, self._names_of, self.own = doors_of, cache, names_of, own
         self.hostname, self._sender, self._deadline = hostname, sender, deadline
+        #: A step ends a little before the whole, so that it is told which one it was.
+        self._timeouts = Timeouts.each(0.9 * deadline)
+        self._status = AheadStatus()
         self._destinations: dict[tuple[str, Target], Destination] = {}
         self._running: dict[str, asyncio.Task[Probe]] = {}
         #: Domains whose next hop (by name) takes every address.
@@ -141,6 +145,8 @@ class Callahead:
         found = await asyncio.shield(self._start(address))
         if found.state == "unverifiable" and held is not None and self._counts(address, held, names):
             return held.probe
+        if found.state == "unverifiable":
+            self._status.unverified(found.source, self._destinations.values())
         return found
 
     def _start(self, address: Address) -> asyncio.Task[Probe]:
@@ -152,12 +158,15 @@ class Callahead:
         return task
 
     async def _run(self, address: Address) -> Probe:
+        asked = [""]
         try:
             async with asyncio.timeout(self._deadline):
-                found = await self._ask(address)
+                found = await self._ask(address, asked)
         except TimeoutError:
-            found = Found(_unverifiable("no answer in time"))
-        except (OSError, Unavailable, ValueError, NoPlace) as error:
+            found = Found(_unverifiable("no answer in time", asked[-1]))
+        except (Unavailable, NoPlace) as error:
+            found = Found(_unverifiable(str(error), no_way(address.domain)))
+        except (OSError, ValueError) as error:
             found = Found(_unverifiable(str(error)))
         _probes.labels(found.address.state).inc()
         if found.domain:
@@ -169,12 +178,13 @@ class Callahead:
         self._cache.put(_key(address), found.address)
         return found.address
 
-    async def _ask(self, address: Address) -> Found:
-        """Try the places in their order; the first that talks to us answers."""
+    async def _ask(self, address: Address, asked: list[str]) -> Found:
+        """Try the places in their order; the first that talks to us answers. `asked` gets their names."""
         domain = await self._cache.get(_domain_key(address))
         with_random = domain is None or domain.stale or not self._is_of(domain, address, await self._names(address))
-        why = "no next hop"
-        for door in await self._doors_of(address):
+        why = ""
+        for door in await self._doors(address):
+            asked.append(door.name)
             place = door.name, door.target
             destination = self._destinations.get(place)
             if destination is None:
@@ -186,14 +196,26 @@ class Callahead:
                 async with destination.slots:
                     if not destination.may_ask():
                         return Found(_unverifiable(f"{door.name}: too many probes"))
+                    begun = time.monotonic()
                     return await self._transact(destination, door, address, with_random)
             except ConnectFailed as error:
-                why = str(error)
+                why = f"{error}, after {time.monotonic() - begun:.1f} s"
                 destination.failed(why)
             except asyncio.CancelledError:
                 destination.failed(f"{door.name}: no answer in time")
                 raise
-        return Found(_unverifiable(why))
+        return Found(_unverifiable(why, asked[-1]))
+
+    async def _doors(self, address: Address) -> Sequence[Door]:
+        """The places to ask, one at least. Raises Unavailable and NoPlace."""
+        try:
+            if doors := await self._doors_of(address):
+                self._status.found(address.domain)
+                return doors
+            raise NoPlace("no next hop is configured", "5.4.4")
+        except (Unavailable, NoPlace) as error:
+            self._status.lost(address.domain, str(error))
+            raise
 
     async def _transact(self, destination: Destination, door: Door, address: Address, with_random: bool) -> Found:
         """One transaction. An old session that proves dead is replaced by a new one. One question at a time: an answer
@@ -205,14 +227,14 @@ class Callahead:
         if session is not None:
             results = await self._once(session, asked, destination)
             if session.alive or results[-1].code:
-                return self._found(destination, results)
+                return self._found(destination, door.target.peer, results)
         session = await smtp.connect(
-            door.target, self.hostname, door.level, door.context, chunking=False, pipelining=False
+            door.target, self.hostname, door.level, door.context, self._timeouts, chunking=False, pipelining=False
         )
         results = await self._once(session, asked, destination)
         if not session.alive and not results[-1].code:
             raise ConnectFailed(f"{door.name}: {results[-1].text}")
-        return self._found(destination, results)
+        return self._found(destination, door.target.peer, results)
 
     async def _once(self, session: SmtpSession, asked: Sequence[str], destination: Destination) -> tuple[Result, ...]:
         envelope = Outgoing(self._sender, tuple(OutgoingRecipient(address) for address in asked))
@@ -224,9 +246,12 @@ class Callahead:
         destination.give(session)
         return finished.results
 
-    def _found(self, destination: Destination, results: Sequence[Result]) -> Found:
-        destination.answered()
+    def _found(self, destination: Destination, peer: str, results: Sequence[Result]) -> Found:
         mine = results[-1]
+        if verifies_nothing(mine):
+            destination.impaired(worded(mine, peer))
+        else:
+            destination.answered()
         state = state_of(mine)
         domain = ""
         if len(results) == 2:
@@ -237,8 +262,7 @@ class Callahead:
 
     def health(self) -> dict[str, Any]:
         """Facts for `postgate status`."""
-        away = {d.name: d.trouble for d in self._destinations.values() if d.is_away}
-        degraded = [f"call-ahead: {why}" for why in away.values()]
+        degraded = self._status.degraded(self._destinations.values())
         blind = sorted(domain for domain, name in self._blind.items() if name not in self.own)
         degraded += [f"call-ahead: the next hop of {domain} accepts every address" for domain in blind]
         return {
@@ -267,5 +291,5 @@ def _domain_key(address: Address) -> str:
     return f"@{address.domain}"
 
 
-def _unverifiable(why: str) -> Probe:
-    return Probe("unverifiable", why, time.time())
+def _unverifiable(why: str, source: str = "") -> Probe:
+    return Probe("unverifiable", why, time.time(), source)

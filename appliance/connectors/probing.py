@@ -14,8 +14,9 @@ import msgspec
 from appliance.connectors.session import SmtpSession
 from appliance.connectors.target import Target
 from appliance.net import tls
+from appliance.observe import oplog
 from appliance.observe.contact import Contact
-from appliance.protocol.smtp.outgoing import Result
+from appliance.protocol.smtp.outgoing import Result, is_of_host
 
 CONCURRENCY = 4
 RATE, BURST = 20.0, 100.0
@@ -25,6 +26,7 @@ REST = 5.0
 TOLD = 300.0
 #: A session is given up when it was idle for so long, or after so many questions.
 IDLE, REUSE = 30.0, 100
+log = oplog.get("callahead")
 
 
 class Door(msgspec.Struct, frozen=True):
@@ -52,6 +54,11 @@ def state_of(result: Result) -> str:
     return "unknown" if about_mailbox else "unverifiable"
 
 
+def verifies_nothing(result: Result) -> bool:
+    """Would it have said that of any other recipient, too: before it was asked for this one, or as being out of order?"""
+    return is_of_host(result) or (result.kind != "delivered" and result.command not in ("", "RCPT TO"))
+
+
 class Destination:
     """One place of a next hop: its idle sessions, its limits, its rest after a failure."""
 
@@ -60,7 +67,7 @@ class Destination:
         self.slots = asyncio.Semaphore(CONCURRENCY)
         self.idle: list[tuple[SmtpSession, float]] = []
         self.tokens, self.at = BURST, time.monotonic()
-        self.rests_until = 0.0
+        self.rests_until = self._failed_at = 0.0
         self.trouble = ""
         self.contact = Contact()
         self._tidying: asyncio.TimerHandle | None = None
@@ -94,17 +101,28 @@ class Destination:
             session.quit()
 
     def failed(self, why: str) -> None:
-        self.trouble, self.rests_until = why, time.monotonic() + REST
+        """It was not reached, or did not speak SMTP: it rests."""
+        self.impaired(why)
+        self.rests_until = self._failed_at + REST
+
+    def impaired(self, why: str) -> None:
+        """It verified nothing."""
+        if not self.trouble:
+            log.error("call-ahead fails", next_hop=self.name, why=why)
+        self.trouble, self._failed_at = why, time.monotonic()
         self.contact.failed(why)
 
     def answered(self) -> None:
+        """It said what it knows of a mailbox."""
+        if self.trouble:
+            log.warning("call-ahead well again", next_hop=self.name)
         self.trouble, self.rests_until = "", 0.0
         self.contact.answered()
 
     @property
     def is_away(self) -> bool:
         """Did the last question fail, not long ago?"""
-        return bool(self.trouble) and time.monotonic() < self.rests_until - REST + TOLD
+        return bool(self.trouble) and time.monotonic() < self._failed_at + TOLD
 
     def _tidy(self) -> None:
         """Close what was idle for too long."""

@@ -122,7 +122,7 @@ class Engine:
     def _run(self, hearing: Hearing, conclude: Callable[[], T]) -> T | Awaitable[T]:
         """All steps of the stage."""
         steps = self._steps[hearing.ctx.role, hearing.ctx.stage]
-        return self._go(hearing, steps, conclude, quota.Quota(self.questions))
+        return self._go(hearing, steps, conclude, quota.Quota(self.questions, hearing.ctx.transaction))
 
     def _go(self, hearing: Hearing, steps: Steps, conclude: Callable[[], T], allowed: quota.Quota) -> T | Awaitable[T]:
         """The steps, one after the other, as long as nothing has to wait."""

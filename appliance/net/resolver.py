@@ -9,6 +9,7 @@ was known, after 1.8 s of waiting at most (RFC 8767).
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +20,7 @@ from appliance.net.message import Question, Reply
 from appliance.net.public import public_servers
 from appliance.net.upstream import Failed, Upstream, parse_server
 from appliance.net.zone import Zone
-from appliance.observe import metrics
+from appliance.observe import metrics, trouble
 from appliance.protocol import quota
 from appliance.protocol.dns import Answer
 from appliance.protocol.errors import Unavailable
@@ -29,6 +30,9 @@ _MAX_CNAMES = 8
 _MAX_IN_FLIGHT = 1000
 #: RFC 8767 section 5: who has a stale answer does not wait longer than this for a fresh one.
 _STALE_AFTER = 1.8
+#: What fails is asked again by ourselves, in so many seconds after the last time.
+_LOOK = 10.0
+_NO_ANSWER = "no DNS server answers"
 _LOCALHOST = {("localhost", "A"): ("127.0.0.1",), ("localhost", "AAAA"): ("::1",)}
 
 
@@ -56,6 +60,8 @@ class Resolver:
         self._timeout = timeout
         self._cache = AnswerCache(ttl_floor)
         self._asking: dict[Key, asyncio.Task[Answer]] = {}
+        self._looking: set[asyncio.Task[None]] = set()
+        self._touched = trouble.Touched()
 
     def cached(self, name: str, rtype: str) -> Answer | None:
         """An answer that is at hand without IO (zone file, cache), else None."""
@@ -76,7 +82,15 @@ class Resolver:
         """The answer (RFC 1035). Raises Unavailable if there is none in time and none that is stale."""
         if answer := self.cached(name, rtype):
             return answer
-        key = (name.lower().rstrip("."), rtype)
+        try:
+            return await self._find((name.lower().rstrip("."), rtype))
+        except (Unavailable, asyncio.CancelledError):
+            if (touched := quota.message()) and all(server.silent for server in self.upstreams):
+                self._touched.touch(_NO_ANSWER, touched)
+            raise
+
+    async def _find(self, key: Key) -> Answer:
+        """What is not at hand."""
         if why := self._cache.failure(key, time.monotonic()):
             return self._stale_or_raise(key, why)
         if (allowed := quota.current.get()) is not None:
@@ -178,10 +192,34 @@ class Resolver:
 
     def health(self) -> dict[str, Any]:
         """Facts for status: the servers as they were when they were asked last, the size of the cache."""
+        self._look()
         servers = {str(server): server.contact.facts() for server in self.upstreams}
-        degraded = ["no DNS server answers"] if self.down else []
-        facts = {"servers": servers, "cached": len(self._cache), "degraded": degraded}
+        facts: dict[str, Any] = {"servers": servers, "cached": len(self._cache), "degraded": self._degraded()}
         return {**facts, "public": public} if (public := self.public()) else facts
+
+    def _degraded(self) -> list[trouble.Said]:
+        """Of several servers those that fail; if all do, the messages that went without an answer, too."""
+        if self.down:
+            return [self._touched.told(_NO_ANSWER, self.upstreams[0].contact.trouble)]
+        down = [server for server in self.upstreams if server.down]
+        return [trouble.said(f"DNS server {server} fails", server.contact.trouble) for server in down]
+
+    def _look(self) -> None:
+        """Ask those that are down what they did not answer last: who needs nothing of them would never know that they
+        are back."""
+        for server in self.upstreams:
+            if not server.down or server.missed is None:
+                continue
+            now = asyncio.get_running_loop().time()
+            if now - server.asked_at >= _LOOK:
+                task = asyncio.create_task(_look(server, server.missed, now + self._timeout))
+                self._looking.add(task)
+                task.add_done_callback(self._looking.discard)
+
+
+async def _look(server: Upstream, question: Question, deadline: float) -> None:
+    with suppress(Failed):  # the server knows
+        await server.ask(question, deadline)
 
 
 class _Chain:

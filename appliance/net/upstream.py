@@ -17,7 +17,7 @@ import dns.rdatatype
 
 from appliance.net import message
 from appliance.net.message import Question, Reply
-from appliance.observe import metrics
+from appliance.observe import metrics, oplog
 from appliance.observe.contact import Contact
 from appliance.protocol.errors import Unavailable
 
@@ -28,8 +28,10 @@ _WEIGHT: dict[Kind, int] = {"timeout": 4, "servfail": 1, "refused": 4, "garbage"
 _DOWN = 12
 #: More than was announced; what is longer is cut off by the kernel, and broken therefore.
 _MAX_UDP = 4096
+log = oplog.get("dns")
 
 _QUERIES = metrics.counter("postgate_dns_queries_total", "Questions to name servers", ("server", "result"))
+_DEGRADED = metrics.gauge("postgate_dns_server_degraded", "1 while a name server fails.", ["server"])
 _SECONDS = metrics.histogram("postgate_dns_seconds", "Time that name servers took, failures included", ("server",))
 
 
@@ -54,16 +56,23 @@ def parse_server(text: str) -> tuple[str, int]:
 
 class Upstream:
     """A name server. `edns` turns False for good once it answered FORMERR or NOTIMP to a question with EDNS, and well to
-    the same one without. `trouble` grows with failures in a row."""
+    the same one without. `trouble` grows with failures in a row; `silent`: the last question got no answer at all, or
+    none of use (SERVFAIL is one, of the domain that was asked for)."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
         self.edns = True
         self.trouble = 0
+        self.silent = False
+        #: What it failed to answer last, and when (loop time).
+        self.missed: Question | None = None
+        self.asked_at = 0.0
         self.contact = Contact()
         self._text = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
         self._answered = _QUERIES.labels(self._text, "answered")
         self._seconds = _SECONDS.labels(self._text)
+        self._degraded = _DEGRADED.labels(self._text)
+        self._degraded.set(0)
 
     def __str__(self) -> str:
         return self._text
@@ -76,20 +85,36 @@ class Upstream:
     async def ask(self, question: Question, deadline: float) -> Reply:
         """The server's answer, NOERROR or NXDOMAIN. Raises Failed on anything else and on time running out."""
         loop = asyncio.get_running_loop()
-        begun = loop.time()
+        begun = self.asked_at = loop.time()
         try:
             reply = await self._ask(question, deadline)
         except Failed as error:
-            self.trouble += _WEIGHT[error.kind]
-            self.contact.failed(str(error))
+            self._failed(error, question, loop.time() - begun)
             _QUERIES.labels(self._text, error.kind).inc()
             raise
         finally:
             self._seconds.observe(loop.time() - begun)
-        self.trouble = 0
-        self.contact.answered()
+        self._well()
         self._answered.inc()
         return reply
+
+    def _failed(self, error: Failed, question: Question, seconds: float) -> None:
+        why, before = f"{error}, after {seconds:.1f} s", self.down
+        self.trouble += _WEIGHT[error.kind]
+        self.silent = error.kind != "servfail"
+        if self.silent:
+            self.missed = question
+        self.contact.failed(why)
+        if self.down and not before:
+            self._degraded.set(1)
+            log.error("name server fails", server=self._text, why=why)
+
+    def _well(self) -> None:
+        if self.down:
+            self._degraded.set(0)
+            log.warning("name server well again", server=self._text)
+        self.trouble, self.silent = 0, False
+        self.contact.answered()
 
     async def _ask(self, question: Question, deadline: float) -> Reply:
         reply = await self._exchange(question, self.edns, deadline)
@@ -115,7 +140,8 @@ class Upstream:
                 raise Failed(f"{self} answered rubbish for {_words(question)}: {rubbish[0]}", "garbage") from error
             raise Failed(f"{self} did not answer in time for {_words(question)}", "timeout") from error
         except (OSError, EOFError) as error:
-            raise Failed(f"{self}: {error} (asked for {_words(question)})", "network") from error
+            why = getattr(error, "strerror", None) or error
+            raise Failed(f"{self} failed for {_words(question)}: {why}", "network") from error
         except ValueError as error:
             raise Failed(f"{self} answered rubbish for {_words(question)}: {error}", "garbage") from error
 

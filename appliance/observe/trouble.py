@@ -80,16 +80,24 @@ class Touched:
     def note(self, what: str, why: str, message: str = "") -> None:
         """`what` failed, for `message` (its queue id; "" while it has none)."""
         self.failed(what, why)
-        self._known[what].touch(message)
+        self.touch(what, message)
 
     def failed(self, what: str, why: str) -> None:
         """`what` failed; which messages that touches is yet to be seen."""
+        one = self._of(what)
+        one.why, one.at = why, self._clock()
+
+    def touch(self, what: str, message: str) -> None:
+        """`message` was touched by the trouble of `what`."""
+        self._of(what).touch(message)
+
+    def _of(self, what: str) -> _One:
         one = self._known.get(what)
         if one is None:
             if len(self._known) >= MOST:
                 del self._known[next(iter(self._known))]
             one = self._known[what] = _One()
-        one.why, one.at = why, self._clock()
+        return one
 
     def well(self, what: str) -> None:
         """It answered."""
@@ -101,6 +109,11 @@ class Touched:
         """Is it in trouble now?"""
         one = self._known.get(what)
         return one is not None and bool(one.why) and one.at > self._clock() - self._recent
+
+    def told(self, what: str, why: str) -> dict[str, Any]:
+        """The entry of `what`, of which somebody else knows that it is in trouble, and why."""
+        one = self._known.get(what)
+        return said(what, why, one.touched, one.last) if one is not None else said(what, why)
 
     def degraded(self, lasting: Container[str] = ()) -> list[dict[str, Any]]:
         """What is in trouble now; what is `lasting` even if it was not asked lately."""

@@ -1,4 +1,5 @@
-"""How many DNS questions one stage of one message may cost, whoever asks: SPF, DKIM, ARC, DMARC, lists (threats A1, D4).
+"""How many DNS questions one stage of one message may cost, whoever asks: SPF, DKIM, ARC, DMARC, lists (threats A1, D4);
+and which message it is, for those who tell whom their trouble touches.
 
 Contract: the engine sets `current` around a stage; tasks that are made meanwhile inherit it. The resolver takes one for
 each question that is not at hand, also where another message asks the same. What failure means for the mail: what is over
@@ -14,12 +15,13 @@ MOST = 300
 
 
 class Quota:
-    """What is left."""
+    """What is left to `message` (its transaction)."""
 
-    __slots__ = ("left", "most")
+    __slots__ = ("left", "message", "most")
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, message: str = "") -> None:
         self.most = self.left = most
+        self.message = message
 
     def take(self) -> None:
         """One more question. Raises Unavailable."""
@@ -30,3 +32,9 @@ class Quota:
 
 #: None outside of a stage: nothing is counted.
 current: ContextVar[Quota | None] = ContextVar("dns_quota", default=None)
+
+
+def message() -> str:
+    """The message that is judged now, "" outside of a stage."""
+    allowed = current.get()
+    return allowed.message if allowed is not None else ""

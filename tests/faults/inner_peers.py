@@ -23,7 +23,12 @@ class Scripted:
     for RCPT and DOT also "RCPT user@example.com". It may be changed while the server runs."""
 
     def __init__(
-        self, path: Path | None = None, tls: ssl.SSLContext | None = None, lmtp: bool = False, offer_tls: bool = True
+        self,
+        path: Path | None = None,
+        tls: ssl.SSLContext | None = None,
+        lmtp: bool = False,
+        offer_tls: bool = True,
+        port: int = 0,
     ) -> None:
         self.replies: dict[str, bytes] = {}
         self.messages: list[Kept] = []
@@ -34,7 +39,7 @@ class Scripted:
         self._over = threading.Event()
         self._lock = threading.Lock()
         if path is None:
-            self.port = free_port()
+            self.port = port or free_port()
             self._sock = socket.create_server(("127.0.0.1", self.port), backlog=100)
         else:
             self._sock = socket.socket(socket.AF_UNIX)

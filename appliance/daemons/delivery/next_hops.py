@@ -10,16 +10,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from appliance.daemons.delivery.results import worded
 from appliance.daemons.delivery.routing import NOWHERE, Destination
 from appliance.daemons.delivery.way import NoWay
-from appliance.observe import metrics, trouble
+from appliance.observe import metrics, oplog, trouble
 from appliance.observe.contact import Contacts
 from appliance.observe.text import clean, counted
-from appliance.protocol.smtp.outgoing import Result, is_of_host
+from appliance.protocol.smtp.outgoing import Result, is_of_host, worded
 from appliance.queue.item import Item
 from appliance.queue.schedule import Schedule
 
+log = oplog.get("delivery")
 _degraded = metrics.gauge("postgate_next_hop_degraded", "1 while a next hop fails.", ["next_hop"])
 #: How far a dialogue came, by the command that was answered.
 _STEPS = {"": 0, "MAIL FROM": 1, "RCPT TO": 2, "DATA": 3, "BDAT": 4, "end of DATA": 5}
@@ -58,13 +58,23 @@ class NextHops:
             return
         contact.answered()
         if self._step and any(_passes(answer, self._step.get(destination.name, 0)) for answer in answers):
-            self._step.pop(destination.name, None)
-            self._book(destination).well(destination.name)
+            self._well(destination)
 
     def _fails(self, destination: Destination, item: Item, why: str, step: int) -> None:
         if not destination.filtering and not destination.lacks:  # filters, and tables of routes, tell themselves
+            if destination.name not in self._step and not destination.outward:
+                log.error("next hop fails", next_hop=destination.name, id=item.queue_id, why=why)
             self._step[destination.name] = step
             self._book(destination).note(destination.name, why, item.queue_id)
+
+    def _well(self, destination: Destination) -> None:
+        if self._step.pop(destination.name, None) is None:
+            return
+        book = self._book(destination)
+        book.well(destination.name)
+        if not destination.outward:
+            told = book.told(destination.name, "")
+            log.warning("next hop well again", next_hop=destination.name, messages_touched=told["touched"])
 
     def _book(self, destination: Destination) -> trouble.Touched:
         return self._strangers if destination.outward else self._ours
@@ -80,7 +90,7 @@ class NextHops:
     def _said(self, one: dict[str, Any]) -> trouble.Said:
         name, why = one["what"], one["why"]
         if site := self._schedule.sites.get(name):
-            why = f"{why} ({counted(site.jobs, 'message waits', 'messages wait')} for it)"
+            why = f"{why}; {counted(site.jobs, 'message waits', 'messages wait')} for it"
         what = f"next hop {name} fails" if name != NOWHERE.name else "mail waits that has no next hop"
         return trouble.said(what, why, one["touched"], one["last"])
 
@@ -92,10 +102,16 @@ class NextHops:
         return found
 
     def measure(self) -> None:
-        """Once a second, for metrics."""
-        failing = {one["what"] for one in self._ours.degraded(self._schedule.sites)}
+        """Once a second, for metrics; trouble that has become old without an answer is forgotten."""
+        sites = self._schedule.sites
+        failing = {one["what"] for one in self._ours.degraded(sites)}
         for name in self._ours.facts():
             _degraded.labels(name).set(int(name in failing))
+        failing |= {one["what"] for one in self._strangers.degraded(sites)}
+        for name in self._step.keys() - failing:
+            del self._step[name]
+            self._ours.well(name)
+            self._strangers.well(name)
 
 
 def _passes(answer: Result, step: int) -> bool:

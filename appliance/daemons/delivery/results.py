@@ -13,6 +13,7 @@ from typing import NamedTuple
 from appliance.daemons.delivery.settle import Settlement
 from appliance.observe import lines, maillog, metrics
 from appliance.protocol.smtp.outgoing import Result as Answer
+from appliance.protocol.smtp.outgoing import worded
 from appliance.queue.item import Item, Note, Result
 from appliance.queue.spool import Spool
 
@@ -128,12 +129,3 @@ class Results:
         recipients = item.trailer.recipients
         if not trip.dsn and any(recipients[index].notify for index in indexes):
             self._settlement.relayed(item, list(indexes), final=trip.lmtp)
-
-
-def worded(answer: Answer, peer: str) -> str:
-    """As log, queue and status have it."""
-    if not answer.code:
-        return answer.text
-    if answer.code == 421 and not answer.command:
-        return f"host {peer} refused to talk to me: {answer.text}"
-    return f"host {peer} said: {answer.text} (in reply to {answer.command or 'end of DATA'} command)"

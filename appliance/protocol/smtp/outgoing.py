@@ -127,6 +127,15 @@ def is_of_host(result: Result) -> bool:
     return bool(result.enhanced) or result.command != "RCPT TO" or result.code not in (450, 452)
 
 
+def worded(result: Result, peer: str) -> str:
+    """As log, queue and status have it."""
+    if not result.code:
+        return result.text
+    if result.code == 421 and not result.command:
+        return f"host {peer} refused to talk to me: {result.text}"
+    return f"host {peer} said: {result.text} (in reply to {result.command or 'end of DATA'} command)"
+
+
 def needs_smtputf8(message: Outgoing) -> bool:
     """Was it accepted under SMTPUTF8, or has it an address that ASCII cannot write?"""
     return message.smtputf8 or not all(map(str.isascii, (message.sender, *(r.address for r in message.recipients))))

@@ -53,7 +53,9 @@ TROUBLE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", TROUBLE)
-async def test_who_puts_mail_off_is_named_with_the_messages_until_it_takes_them(tmp_path: Path, log, kind: str):
+async def test_who_puts_mail_off_is_named_with_the_messages_until_it_takes_them(
+    tmp_path: Path, log, capfd: pytest.CaptureFixture[str], kind: str
+):
     says, why = TROUBLE[kind]
     peer = await Peer(PIPE, **says).start()
     name = hop(peer)
@@ -62,7 +64,7 @@ async def test_who_puts_mail_off_is_named_with_the_messages_until_it_takes_them(
         found = said(running)
         assert list(found) == [f"next hop {name} fails"]
         [one] = found.values()
-        assert why in one["why"] and "(2 messages wait for it)" in one["why"], one
+        assert why in one["why"] and one["why"].endswith("; 2 messages wait for it"), one
         assert (one["touched"], one["last"]) == (2, ids)
         facts = running.delivery.health()["next hops"][name]
         assert facts["state"] == "in trouble" and facts["put off"] == f"2 (last: {ids[0]}, {ids[1]})"
@@ -77,6 +79,9 @@ async def test_who_puts_mail_off_is_named_with_the_messages_until_it_takes_them(
         assert facts["state"] == "well" and facts["put off"].startswith("2 ")
         running.delivery.upkeep.tick()
         assert f'postgate_next_hop_degraded{{next_hop="{name}"}} 0.0' in metrics.exposition().decode()
+    begins, ends = (line.partition(": ")[2] for line in capfd.readouterr().err.splitlines() if "next hop" in line)
+    assert begins.startswith(f"error: next hop fails: next_hop={name} id={ids[0]} why=") and why in begins
+    assert ends == f"warning: next hop well again: next_hop={name} messages_touched=2"
     await peer.stop()
 
 
@@ -89,7 +94,7 @@ async def test_a_dead_one_is_named_at_its_first_message_and_a_message_counts_onc
             await running.ask(command="flush", ids=[queue_id])
             await tried(running, queue_id, attempts)
         one = said(running)[f"next hop {name} fails"]
-        assert one["why"] == f"connect to 127.0.0.1[127.0.0.1]:{port}: Connection refused (1 message waits for it)"
+        assert one["why"] == f"connect to 127.0.0.1[127.0.0.1]:{port}: Connection refused; 1 message waits for it"
         assert (one["touched"], one["last"]) == (1, [queue_id])
         peer = await Peer(PIPE).start(port=port)
         await running.ask(command="flush", all=True)
@@ -169,15 +174,25 @@ def named(hops: NextHops) -> list[str]:
     return list(trouble.merged(hops.degraded()))
 
 
-def test_trouble_lasts_while_mail_waits_and_a_minute_longer() -> None:
+def test_trouble_lasts_while_mail_waits_and_a_minute_longer(capfd: pytest.CaptureFixture[str]) -> None:
     clock, schedule = Clock(), Schedule(Limits())
     hops = NextHops(schedule, clock)
     schedule.add("A1", INSIDE.name, clock.now, clock.now + 3600)
     hops.not_reached(INSIDE, Mail(), GONE)  # type: ignore[arg-type]
     clock.now += 3600
     assert named(hops) == ["next hop smtp:[10.0.0.25]:25 fails"]
+    hops.measure()
     schedule.remove("A1")
     assert named(hops) == []
+    capfd.readouterr()
+    hops.not_reached(INSIDE, Mail(), GONE)  # type: ignore[arg-type]
+    assert "next hop fails" not in capfd.readouterr().err
+    clock.now += trouble.RECENT
+    hops.measure()
+    schedule.add("A2", INSIDE.name, clock.now)
+    assert named(hops) == [], "nobody knows, now"
+    hops.not_reached(INSIDE, Mail(), GONE)  # type: ignore[arg-type]
+    assert "next hop fails" in capfd.readouterr().err, "it is new trouble"
 
 
 def test_strangers_are_told_only_while_they_are_dead() -> None:
