@@ -3,14 +3,14 @@
 The services of a stage are asked one after the other, as a Postfix does it: what refuses or accepts ends the asking, all
 else goes on. Every action of access(5) is acted on; those that concern the message (hold, filter, redirect, bcc, discard,
 prepend) concern all its recipients, as with Postfix. Names of restrictions are evaluated as far as they mean something
-here (mail/restrictions.py); others, those that ask DNS among them, are a mistake of the service. A service that does not
+here (mail/restrictions.py, mail/restrictions_asked.py); others are a mistake of the service. A service that does not
 answer in time is taken for having said its `default`.
 What failure means for the mail: the default (shipped: put off unless something refuses); a text that is no action is put
 off with 451 as Postfix does it.
 """
 
 import ipaddress
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Iterable
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from appliance.checks import knobs
 from appliance.checks.knobs import Duration, Texts
-from appliance.mail import actions, restrictions
+from appliance.mail import actions, restrictions, restrictions_asked
 from appliance.mail.actions import WORDS, Entry, read_entry
 from appliance.mail.context import STAGES as ALL_STAGES
 from appliance.mail.context import Context, Role, Stage
@@ -154,7 +154,7 @@ def idle(policy: Policy, role: Role, stage: Stage) -> bool:
 # ---------------------------------------------------------------------- what an answer means
 
 
-def decide(answer: Answer, asked: Asked, ctx: Context, ours: bool) -> list[Verdict]:
+async def decide(answer: Answer, asked: Asked, ctx: Context, ports: Ports, ours: bool) -> list[Verdict]:
     """The answer as verdicts, one for each action of it. Like Postfix: an empty action is OK with a warning. `ours`:
     whether the recipient's domain is."""
     text = f"{answer.verb} {answer.text}".strip()
@@ -166,28 +166,42 @@ def decide(answer: Answer, asked: Asked, ctx: Context, ours: bool) -> list[Verdi
             return [_verdict(read_entry(text, _SUBJECTS.get(ctx.stage, "other")), asked, ctx, text)]
         except ValueError as error:
             return [_wrong(asked, f"{text}: {error}")]
-    return list(_restrictions(text.lower().replace(",", " ").split(), asked, ctx, ours))
+    return await _restrictions(text.lower().replace(",", " ").split(), asked, ctx, ports, ours)
 
 
-def _restrictions(names: list[str], asked: Asked, ctx: Context, ours: bool) -> Iterator[Verdict]:
+async def _restrictions(names: list[str], asked: Asked, ctx: Context, ports: Ports, ours: bool) -> list[Verdict]:
     """A list of restrictions, evaluated in place."""
-    warn = False
-    for name in names:
+    verdicts: list[Verdict] = []
+    words, warn = iter(names), False
+    for name in words:
         if name == "warn_if_reject":
             warn = True
             continue
-        found = restrictions.evaluate(name, ctx, ours)
+        argument = next(words, "") if name in restrictions_asked.LISTS else ""
+        try:
+            found = await _evaluated(name, argument, ctx, ports, ours)
+        except ValueError as error:
+            return [*verdicts, _wrong(asked, f"{name}: {error}")]
         if found is None:
-            yield _wrong(asked, f"{name} is no restriction that means something here")
-            return
-        outcome, reply = found
-        if warn and outcome in ("reject", "defer"):
+            return [*verdicts, _wrong(asked, f"{name} is no restriction that means something here")]
+        outcome, reply, why = found
+        if warn and outcome in ("reject", "defer", "defer_if_permit", "defer_if_reject"):
             outcome, reply = "warn", ""
         warn = False
         if outcome != "dunno":
-            yield _verdict(Entry(outcome, reply), asked, ctx, name)
+            text = " ".join(filter(None, (name, argument))) + (f": {why}" if why else "")
+            verdicts.append(_verdict(Entry(outcome, reply), asked, ctx, text))
         if outcome in FINAL:
-            return
+            break
+    return verdicts
+
+
+async def _evaluated(name: str, argument: str, ctx: Context, ports: Ports, ours: bool) -> restrictions_asked.Found | None:
+    """What one restriction finds; None: it means nothing here."""
+    found = restrictions.evaluate(name, ctx, ours, ports.site.our_addresses)
+    if found is not None:
+        return restrictions_asked.Found(*found)
+    return await restrictions_asked.ask(name, argument, ctx, ports, ours)
 
 
 def _verdict(entry: Entry, asked: Asked, ctx: Context, text: str) -> Verdict:
@@ -247,7 +261,7 @@ async def _one(asked: Asked, ctx: Context, ports: Ports) -> list[Verdict]:
         ours = bool(domain) and await answered(ports.site.is_ours(domain))
     except Unavailable as error:
         return [_wrong(asked, f"{answer.verb}: {error}")]
-    return decide(answer, asked, ctx, ours)
+    return await decide(answer, asked, ctx, ports, ours)
 
 
 def _joined(found: list[Verdict]) -> Verdict:

@@ -78,7 +78,11 @@ async def _probe(address: Address, recipients: Recipients) -> Verdict:
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
     if ctx.recipient is None:
         return Verdict(check=NAME, outcome="not_ours", reason="no recipient")
-    address = ctx.recipient.address
+    return judge(ctx.recipient.address, policy, ports)
+
+
+def judge(address: Address, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
+    """Whether there is such a mailbox."""
     if ports.site.is_postmaster(address):
         return _verdict(address, "known", "required by RFC 5321")
     ours = ports.site.is_ours(address.domain)

@@ -296,3 +296,4 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     policy_services: PolicyServices | None = None
     milters: Milters | None = None
     aliases: Aliases | None = None
+    mailbox: Callable[[Context, Address], Verdict | Awaitable[Verdict]] | None = None  # what check `recipient` says of it

@@ -1,10 +1,11 @@
 """Postfix's restriction names that a policy server may answer, as far as they need nothing but what is known already.
 
-Contract: pure; replies have postconf(5)'s codes and smtpd(8)'s wording. Names that ask DNS or a list of recipients are
-not known here. What failure means for the mail: a name that is not known puts it off (policy_services).
+Contract: pure; replies have postconf(5)'s codes and smtpd(8)'s wording. Names that ask DNS or a list of recipients are in
+restrictions_asked. What failure means for the mail: a name that is not known puts it off (policy_services).
 """
 
 import re
+from collections.abc import Sequence
 
 from appliance.mail.actions import WORDS
 from appliance.mail.context import Context
@@ -17,8 +18,9 @@ _HELO = "Helo command rejected"
 _NON_FQDN = "need fully-qualified"
 
 
-def evaluate(name: str, ctx: Context, ours: bool) -> tuple[str, str] | None:
-    """(outcome, reply or ""); None: it means nothing here. `ours`: whether the recipient's domain is."""
+def evaluate(name: str, ctx: Context, ours: bool, our_addresses: Sequence[str] = ()) -> tuple[str, str] | None:
+    """(outcome, reply or ""); None: it is none of these. `ours`: whether the recipient's domain is. `our_addresses`:
+    those that listeners name."""
     if name in ("permit", "reject", "defer", "defer_if_permit", "defer_if_reject"):
         return WORDS[name], ""
     if name in _REFUSALS:
@@ -27,6 +29,7 @@ def evaluate(name: str, ctx: Context, ours: bool) -> tuple[str, str] | None:
     unnamed = ctx.client.proof in ("none", "fail")
     known = {
         "permit_mynetworks": "ok" if ctx.client.trusted_relay or ctx.role == "outbound" else "dunno",
+        "permit_inet_interfaces": "ok" if _is_us(ctx, our_addresses) else "dunno",
         "permit_auth_destination": "ok" if ours else "dunno",
         "reject_unauth_destination": "dunno" if ours else "reject",
         "defer_unauth_destination": "dunno" if ours else "defer",
@@ -36,6 +39,14 @@ def evaluate(name: str, ctx: Context, ours: bool) -> tuple[str, str] | None:
         "permit_sasl_authenticated": "dunno",
     }
     return (known[name], "") if name in known else None
+
+
+def _is_us(ctx: Context, our_addresses: Sequence[str]) -> bool:
+    """The client is this host: it came over a unix socket or loopback, or from the address that it came to."""
+    address = ctx.client.address
+    if address == "local" or address == ctx.client.server_address or address in our_addresses:
+        return True
+    return address == "::1" or address.startswith("127.")
 
 
 def _is_multi_bounce(ctx: Context) -> bool:
@@ -76,5 +87,9 @@ _REFUSALS = {
     "reject_non_fqdn_recipient": (_short_recipient, f"504 5.5.2 Recipient address rejected: {_NON_FQDN} address"),
     "reject_non_fqdn_helo_hostname": (_short_helo, f"504 5.5.2 {_HELO}: {_NON_FQDN} hostname"),
     "reject_invalid_helo_hostname": (_invalid_helo, f"501 5.5.2 {_HELO}: Invalid name"),
+    "reject_unauth_pipelining": (
+        lambda ctx: "pipelining" in ctx.signs,
+        "503 5.5.0 Improper use of SMTP command pipelining",
+    ),
     "reject_plaintext_session": (lambda ctx: ctx.client.tls is None, "450 4.7.1 Session encryption is required"),
 }

@@ -146,6 +146,10 @@ def test_postfwd_rules(gateway: Callable[..., Gateway], tmp_path: Path) -> None:
         "id=R2; sender=slow@example.org; action=450 4.7.1 slow down\n"
         "id=R4; sender=came@example.org; server_address=127.0.0.9; action=REJECT another address\n"
         f"id=R5; sender=came@example.org; server_address=127.0.0.1; server_port={ours}; action=450 4.7.1 you came here\n"
+        "id=R6; sender=dns@example.org; action=reject_unknown_sender_domain, reject_rhsbl_helo bl.example\n"
+        "id=R7; sender=dns@nowhere.example; action=reject_unknown_sender_domain\n"
+        "id=R8; sender=listed@example.org; action=reject_rhsbl_sender bl.example\n"
+        "id=R9; sender=bad@example.com; action=reject_unlisted_sender\n"
         "id=R3; protocol_state=END-OF-MESSAGE; sender=late@example.org; action=554 5.7.1 too late\n"
     )
     rules.chmod(0o644)
@@ -155,7 +159,17 @@ def test_postfwd_rules(gateway: Callable[..., Gateway], tmp_path: Path) -> None:
         wait_for(lambda: answers(port), 30, f"postfwd: {process.output()}")
         services = f'  {{ name = "fwd", address = "inet:127.0.0.1:{port}", stages = ["rcpt", "message"] }},\n'
         more = f'[[listen]]\nname = "second"\naddress = "127.0.0.1:{ours}"\n'
-        made = gateway(policies=policies(services), zone=ZONE, more=more)
+        listed = {"recipient.toml": 'tables = ["inline:{user@example.com=ok}"]\ncallahead = false\n'}
+        zone = ZONE + "example.org.bl.example A 127.0.0.2\nnowhere.example TXT none\n"
+        made = gateway(policies=policies(services) | listed, zone=zone, more=more)
+        for sender, wanted, words in (
+            ("dns@example.org", 250, ""),
+            ("dns@nowhere.example", 450, "4.1.8"),
+            ("listed@example.org", 554, "blocked using bl.example"),
+            ("bad@example.com", 550, "5.1.0 Sender address rejected: User unknown"),
+        ):
+            ((code, text),) = rcpt(ours, sender, "user@example.com")
+            assert (code, words in text) == (wanted, True), (sender, text)
         ((code, text),) = rcpt(ours, "came@example.org", "user@example.com")
         assert (code, "you came here" in text) == (450, True)
         assert rcpt(made.port, "came@example.org", "user@example.com")[0][0] == 250

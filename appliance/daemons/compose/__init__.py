@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from appliance.addresses import Rewriter
 from appliance.config import model
 from appliance.config.routes import Routes
@@ -31,6 +33,7 @@ from appliance.daemons.compose.authentication import Authentication
 from appliance.daemons.compose.doors import Doors
 from appliance.daemons.compose.lists import wanted_lists, wanted_milters, wanted_services
 from appliance.daemons.compose.lookups import Lookups
+from appliance.daemons.compose.mailboxes import mailbox
 from appliance.daemons.compose.proxies import proxy_settings, wanted_proxies
 from appliance.daemons.compose.rewriting import build_rewriter
 from appliance.daemons.compose.scanning import scanner_settings
@@ -152,7 +155,7 @@ class Composition:
 
     def _ports(self, snapshot: Snapshot) -> Ports:
         rewriter = build_rewriter(snapshot)
-        return Ports(
+        ports = Ports(
             site=build_site(snapshot, rewriter),
             aliases=rewriter,
             tables=snapshot.tables,
@@ -170,6 +173,7 @@ class Composition:
             identities=self.senders,
             firsts=self.senders,
         )
+        return msgspec.structs.replace(ports, mailbox=mailbox(snapshot.policies.checks["recipient"], ports))
 
     def takes_utf8(self, snapshot: Snapshot) -> bool:
         """Whether every next hop is known to take SMTPUTF8."""
