@@ -5,7 +5,7 @@ or asked over the network.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -150,18 +150,27 @@ def report(snapshot: Snapshot | None, mistakes: list[Mistake], label: str, as_js
 
 
 def policy_clients(snapshot: Snapshot) -> Iterator[str]:
-    """Which checks a policy client's requests are judged by, at which states of its protocol."""
+    """Which checks a policy client's requests are judged by, at which states of its protocol, and which are left out
+    there: for each role that its mail may have."""
+    plan, known = snapshot.policies.plan, catalogue()
+    envelope = of_envelope(plan, known)
     for front in snapshot.wiring.policyd:
-        plan = of_envelope(snapshot.policies.plan, catalogue())
-        asked, left = [], set()
-        for stage in STAGES:
-            kept = _names(plan.steps[front.role, stage], snapshot, front.role, stage)
-            left |= {*_names(snapshot.policies.plan.steps[front.role, stage], snapshot, front.role, stage)} - set(kept)
-            if kept:
-                asked.append(f"{_STATES[stage]} ({', '.join(kept)})")
-        yield f'policy clients of "{front.name}" see: {"; ".join(asked) or "nothing"}'
-        if left:
-            yield f"  left out there, as the protocol does not tell what they need: {', '.join(sorted(left))}"
+        other = front.role == "inbound" and (front.outbound or front.authenticated == "outbound")
+        for role in (front.role, "outbound") if other else (front.role,):
+            kept = {stage: _names(envelope.steps[role, stage], snapshot, role, stage) for stage in STAGES}
+            mail = f" of {role} mail" if other else ""
+            yield f'policy clients of "{front.name}" see{mail}: {_by_state(kept) or "nothing"}'
+            left = {stage: _names(plan.steps[role, stage], snapshot, role, stage) for stage in STAGES}
+            left = {stage: [name for name in names if name not in kept[stage]] for stage, names in left.items()}
+            for wire, what in ((False, "the content"), (True, "the session itself")):
+                some = {stage: [name for name in names if known[name].wire is wire] for stage, names in left.items()}
+                if told := _by_state(some):
+                    yield f"  left out there, as the protocol does not tell {what}: {told}"
+
+
+def _by_state(names: Mapping[Stage, list[str]]) -> str:
+    """Checks by the state of the protocol, where there are any."""
+    return "; ".join(f"{_STATES[stage]} ({', '.join(listed)})" for stage, listed in names.items() if listed)
 
 
 def _names(steps: Steps, snapshot: Snapshot, role: Role, stage: Stage) -> list[str]:

@@ -33,11 +33,52 @@ def run(tmp_path: Path, more: str, *words: str) -> Result:
 def test_check_says_which_stages_a_policy_client_sees(tmp_path: Path) -> None:
     done = run(tmp_path, FRONTS, "check")
     assert done.exit_code == 0, done.output
-    (line,) = [line for line in done.output.splitlines() if line.startswith('policy clients of "p"')]
+    (line,) = [
+        line for line in done.output.splitlines() if line.startswith('policy clients of "p" see of inbound mail: ')
+    ]
     assert "CONNECT (access, rdns, ratelimit)" in line and "EHLO/HELO (access, helo);" in line
     assert "RCPT (relay, access, recipient," in line and line.endswith("END-OF-MESSAGE (size, suspicion)")
-    assert "left out there" in done.output and "antivirus" in done.output
     assert "policy clients" not in run(tmp_path, "", "check").output
+
+
+def test_check_says_at_which_stage_a_check_is_left_out_for_a_policy_client(tmp_path: Path) -> None:
+    """dnsbl, identity and own_domain are asked there, but not about the content."""
+    lines = run(tmp_path, FRONTS, "check").output.splitlines()
+    at = next(index for index, line in enumerate(lines) if line.startswith('policy clients of "p"'))
+    seen = stages(lines[at].split(" see of inbound mail: ")[1])
+    assert lines[at + 1].startswith("  left out there, as the protocol does not tell the content: END-OF-MESSAGE (")
+    left = stages(lines[at + 1].split(" the content: ")[1])
+    for name, stage in (("dnsbl", "RCPT"), ("identity", "MAIL"), ("own_domain", "MAIL")):
+        assert name in left["END-OF-MESSAGE"] and name in seen[stage]
+    assert {"dkim", "antivirus", "attachments"} <= left["END-OF-MESSAGE"]
+    assert not seen["END-OF-MESSAGE"] & left["END-OF-MESSAGE"]
+
+
+def test_check_tells_of_the_session_and_of_both_roles(tmp_path: Path) -> None:
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "milters.toml").write_text(
+        'milters = [ { name = "m", address = "inet:127.0.0.1:9", roles = ["inbound"] } ]\n'
+    )
+    (tmp_path / "policies" / "early_talker.toml").write_text('wait = "3s"\n')
+    lines = run(tmp_path, '[[policyd]]\nname = "p"\n', "check").output.splitlines()
+    inbound, outbound = (index for index, line in enumerate(lines) if line.startswith('policy clients of "p" see of '))
+    assert " see of inbound mail: " in lines[inbound] and " see of outbound mail: " in lines[outbound]
+    [session] = [line for line in lines[inbound:outbound] if "the session itself" in line]
+    assert all("milters" in names for names in stages(session.split(" the session itself: ")[1]).values())
+    assert "early_talker" in str(stages(session.split(" the session itself: ")[1]))
+    assert not [line for line in lines[outbound:] if "the session itself" in line], "no milter hears of outbound mail"
+    assert "greylist" in lines[inbound] and "greylist" not in lines[outbound]
+    front = '[[policyd]]\nname = "p"\nauthenticated = "inbound"\n'
+    one = run(tmp_path, front, "check").output
+    assert one.count('policy clients of "p" see: ') == 1 and "outbound mail" not in one
+    several = run(tmp_path, front + 'outbound = ["192.0.2.0/24"]\n', "check").output
+    assert several.count('policy clients of "p" see of ') == 2
+
+
+def stages(text: str) -> dict[str, set[str]]:
+    """What `postgate check` prints, by state."""
+    found = (part.removesuffix(")").split(" (") for part in text.split("; "))
+    return {state: set(names.split(", ")) for state, names in found}
 
 
 def test_a_plan_without_content_asks_no_check_that_needs_it() -> None:
