@@ -86,13 +86,14 @@ class Engine:
         """For a session of this role: what holds its conversations, where any check has some. Give it up with close()."""
         return Talks() if role in self._talking else None
 
-    def ask(self, ctx: Context, talks: Talks | None = None) -> Decision | Awaitable[Decision]:
-        """Judge one stage, connect to data; at rcpt for `ctx.recipient`. `decision.verdicts` belong into the trail."""
+    def ask(self, ctx: Context, talks: Talks | None = None, recall: bool = False) -> Decision | Awaitable[Decision]:
+        """Judge one stage, connect to data; at rcpt for `ctx.recipient`. `decision.verdicts` belong into the trail.
+        `recall`: nobody was asked about at rcpt, so what was delayed until then is judged here."""
         judgement = Judgement()
         recipient = ctx.recipient.address if ctx.stage == "rcpt" and ctx.recipient else None
         party = Party(judgement, recipient)
         hearing = self._hearing(ctx, (party,), self.delay_reject and ctx.stage in EARLY, talks)
-        if self.delay_reject and ctx.stage == "rcpt":
+        if self.delay_reject and (ctx.stage == "rcpt" or recall):
             hearing.recall_early()
 
         def conclude() -> Decision:

@@ -25,6 +25,7 @@ class Case(NamedTuple):
     helo: str = "mail.good.example"
     sender: str = "friend@good.example"
     recipients: tuple[str, ...] = ("user@example.com",)
+    smtputf8: bool = False
 
 
 def mail(
@@ -111,6 +112,55 @@ ENVELOPE = [
     Case("sender with a note", sender="noted@good.example"),
     Case("our own domain as sender", sender="chef@example.com"),
 ]
+#: Addresses as few people write them.
+ODD = [
+    Case("quoted sender", sender='"odd one"@good.example'),
+    Case("sender quoted for nothing", sender='"friend"@good.example'),
+    Case("quotes in quotes", sender='"a\\"b\\\\c"@good.example'),
+    Case("an empty local part", sender='""@good.example'),
+    Case("an at sign in quotes", sender='"a@b"@good.example'),
+    Case("barred sender in quotes", sender='"spam"@good.example'),
+    Case("barred sender in capitals", sender="SPAM@Good.Example"),
+    Case("barred sender behind a route", sender="@relay.example,@two.example:spam@good.example"),
+    Case("sender with odd letters", sender="!#$%&'*+-/=?^_`{|}~@good.example"),
+    Case("dots in a row", sender="a..b@good.example"),
+    Case("a dot at the start", sender=".a@good.example"),
+    Case("a dot at the end of the domain", sender="spam@good.example."),
+    Case("an address as the sender's domain", sender="a@[192.0.2.10]"),
+    Case("an IPv6 address as the sender's domain", sender="a@[IPv6:2001:db8::1]"),
+    Case("a number as the sender's domain", sender="a@192.0.2.10"),
+    Case("no such literal", sender="a@[nonsense]"),
+    Case("two at signs", sender="a@b@good.example"),
+    Case("a long local part", sender=f"{'x' * 70}@good.example"),
+    Case("a sender of SRS", sender="SRS0=HHHH=TT=other.example=spam@good.example"),
+    Case("a sender of VERP", sender="bounces+user=example.com@good.example"),
+    Case("a domain that is no name", sender="a@-x-.example"),
+    Case("an underscore in a domain", sender="a@un_derscore.good.example"),
+    Case("null sender to two", sender="", recipients=("user@example.com", "other@example.com")),
+    Case("recipient quoted for nothing", recipients=('"user"@example.com',)),
+    Case("recipient that needs quotes", recipients=('"no body"@example.com', "user@example.com")),
+    Case("recipient in capitals", recipients=("USER@EXAMPLE.COM",)),
+    Case("one recipient twice", recipients=("user@example.com", "User@Example.com", "user@example.com")),
+    Case("recipient behind a route", recipients=("@relay.example:user@example.com",)),
+    Case("a route to elsewhere", recipients=("@example.com:user@elsewhere.example",)),
+    Case("a trick in quotes", recipients=('"user@elsewhere.example"@example.com',)),
+    Case("a trick with a bang", recipients=("elsewhere.example!user@example.com",)),
+    Case("an address as the recipient's domain", recipients=("user@[198.51.100.9]",)),
+    Case("our domain with a dot at its end", recipients=("user@example.com.",)),
+    Case("bare postmaster", recipients=("postmaster",)),
+    Case("postmaster in capitals", recipients=("PostMaster@example.com",)),
+    Case("two extensions", recipients=("user+x+y@example.com",)),
+    Case("an empty extension", recipients=("user+@example.com",)),
+    Case("a slash in a local part", recipients=("user/dept@example.com",)),
+    Case("a sender beyond ASCII", sender="gr\u00fc\u00dfe@good.example", smtputf8=True),
+    Case("a domain beyond ASCII", sender="a@b\u00fccher.example", smtputf8=True),
+    Case("the same in ASCII", sender="a@xn--bcher-kva.example"),
+    Case("a recipient beyond ASCII", recipients=("\u00fcser@example.com", "user@example.com"), smtputf8=True),
+    Case("beyond ASCII without a word", sender="gr\u00fc\u00dfe@good.example"),
+]
+#: Those that the policy protocol cannot tell from others: it has addresses without quotes (a@b@c is "a@b"@c), and does
+#: not say whether SMTPUTF8 was demanded.
+UNTOLD = ("two at signs", "beyond ASCII without a word")
 ZONE = f"""\
 $ORIGIN .
 $TTL 300

@@ -42,6 +42,7 @@ class Message:
         "id",
         "identity",
         "pending",
+        "recalled",
         "recipients",
         "rules",
         "said",
@@ -57,10 +58,17 @@ class Message:
         self.identity: Identity | None = None
         self.recipients: tuple[Recipient, ...] = ()
         self.answers: dict[str, str] = {}
+        #: What was found of client and sender was judged without a recipient.
+        self.recalled = False
         #: Actions that found no place in an answer yet (an answer holds one), and those that were wanted ever.
         self.pending: deque[str] | None = None
         self.said: set[str] = _NONE
         self.touched = now
+
+    @property
+    def judged(self) -> bool:
+        """Whether what was found of client and sender has been judged: with the first recipient, as a rule."""
+        return bool(self.answers) or self.recalled
 
     def add(self, recipient: Recipient) -> None:
         """One more that was not refused here."""

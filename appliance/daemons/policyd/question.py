@@ -13,6 +13,7 @@ from appliance.daemons.policyd.cutting import Cut
 from appliance.daemons.policyd.facts import Facts, client_of, number, tls_of
 from appliance.daemons.policyd.messages import Message, Session
 from appliance.daemons.policyd.rules import Door, address_of
+from appliance.daemons.policyd.states import EARLY, OF_CLIENT, ONCE, RECALLING, STAGES
 from appliance.engine.pipeline import combine
 from appliance.mail.context import Context, Recipient, Stage
 from appliance.mail.promise import Promise
@@ -23,24 +24,6 @@ from appliance.protocol.smtp.command import BAD_ADDRESS
 
 if TYPE_CHECKING:
     from appliance.daemons.policyd.front import Front
-
-#: Stages that a state asks about. VRFY and ETRN have no message: who asks is judged, not what for.
-STAGES: dict[str, tuple[Stage, ...]] = {
-    "CONNECT": ("connect",),
-    "EHLO": ("connect", "helo"),
-    "HELO": ("connect", "helo"),
-    "VRFY": ("connect", "helo"),
-    "ETRN": ("connect", "helo"),
-    "MAIL": ("connect", "helo", "mail"),
-    "RCPT": ("connect", "helo", "mail", "rcpt"),
-    "DATA": ("connect", "helo", "mail", "data"),
-    "END-OF-MESSAGE": ("connect", "helo", "mail", "message"),
-}
-#: What is judged as soon as it is asked.
-EARLY = frozenset({"CONNECT", "EHLO", "HELO", "VRFY", "ETRN", "MAIL"})
-_OF_CLIENT = frozenset({"connect", "helo"})
-#: Asked about once for a message; a further request at DATA only fetches what is still to be said.
-_ONCE = frozenset({"mail", "data"})
 
 
 class Odd(Exception):
@@ -137,6 +120,8 @@ class Question:
         asked = self.session.asked | self.message.asked
         standing = self.rules.standing[self.role]
         stages = [stage for stage in STAGES[self.state] if stage in standing and stage not in asked]
+        if self.state in RECALLING and not self.message.judged and STAGES[self.state][-1] not in stages:
+            stages.append(STAGES[self.state][-1])
         return self._ask(stages, ACCEPT)
 
     def _again(self, said: str) -> str:
@@ -168,6 +153,9 @@ class Question:
         ctx = self.context(stage)
         if stage != "message" or not ctx.recipients:
             engine = self.rules.early if self.state in EARLY else self.rules.engine
+            if stage == STAGES[self.state][-1] and self.state in RECALLING and not self.message.judged:
+                self.message.recalled = True
+                return engine.ask(ctx, recall=True)
             return engine.ask(ctx)
         groups = self.rules.engine.message(ctx)
         if isinstance(groups, list):
@@ -198,12 +186,12 @@ class Question:
     def _heard(self, stage: Stage, decision: Decision) -> Decision:
         """Keep what was found."""
         self.found += decision.verdicts
-        if stage in _OF_CLIENT:
+        if stage in OF_CLIENT:
             self.session.asked |= {stage}
             self.session.trail += decision.verdicts
             return decision
         message = self.message
-        if stage in _ONCE:
+        if stage in ONCE:
             message.asked |= {stage}
         message.trail += decision.verdicts
         message.identity = decision.identity or message.identity

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from appliance.daemons.policyd import answers, record
-from appliance.daemons.policyd.question import STAGES
+from appliance.daemons.policyd.states import STAGES
 from appliance.engine.judge import Group, Judgement
 from appliance.engine.rules import Ruling
 from appliance.mail.context import Context

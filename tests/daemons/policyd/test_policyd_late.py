@@ -1,0 +1,65 @@
+"""Messages of which nobody asked at RCPT (Postfix exempts a bare postmaster; one may ask at DATA alone): what was found
+of client and sender is judged when they are asked about first."""
+
+from typing import Any
+
+import pytest
+
+from tests.daemons.policyd.whole import PLAIN, Server, build, request
+
+ACCESS = """\
+client = ["inline:{{192.0.2.9=REJECT not you}, 192.0.2.10=HOLD}"]
+helo = ["inline:{{liar.example.org=REJECT not that}}"]
+sender = ["inline:{{no@example.org=REJECT}, hold@example.org=HOLD, {note@example.org = PREPEND X-Seen: yes}}"]
+"""
+
+
+@pytest.fixture(scope="module")
+def server_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made = build(tmp_path_factory.mktemp("late"), access=ACCESS, **PLAIN)
+    return lambda: Server([made], remembers=False)
+
+
+async def asked(server: Server, **changes: str) -> str:
+    """The answer to one request."""
+    return (await server.ask(0, request(**changes))).removeprefix("action=").strip()
+
+
+@pytest.mark.parametrize("state", ["DATA", "END-OF-MESSAGE"])
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        ({"client_address": "192.0.2.9"}, "554 5.7.1 Client host rejected: not you"),
+        ({"helo_name": "liar.example.org"}, "554 5.7.1 Helo command rejected: not that"),
+        ({"sender": "no@example.org"}, "554 5.7.1 "),
+        ({"sender": "hold@example.org"}, "HOLD"),
+        ({"client_address": "192.0.2.10"}, "HOLD"),
+        ({}, "DUNNO"),
+    ],
+)
+async def test_nobody_asked_at_rcpt(server_of: Any, state: str, changes: dict[str, str], answer: str) -> None:
+    server = server_of()
+    first = await asked(server, protocol_state=state, recipient="", **changes)
+    assert first.startswith(answer)
+
+
+async def test_fields_are_told_at_data(server_of: Any) -> None:
+    server = server_of()
+    assert await asked(server, protocol_state="DATA", sender="note@example.org") == "PREPEND X-Seen: yes"
+    assert await asked(server, protocol_state="DATA", sender="note@example.org") == "DUNNO", "once"
+    assert await asked(server, protocol_state="END-OF-MESSAGE", sender="note@example.org") == "DUNNO"
+
+
+async def test_what_was_judged_at_rcpt_is_not_judged_again(server_of: Any) -> None:
+    server = server_of()
+    asks = {"sender": "hold@example.org", "client_port": "1001"}
+    assert (await asked(server, protocol_state="RCPT", recipient="free@example.com", **asks)).startswith("HOLD")
+    for state in ("DATA", "END-OF-MESSAGE"):
+        assert await asked(server, protocol_state=state, **asks) == "DUNNO"
+
+
+async def test_the_next_message_of_a_session_is_judged_by_what_is_known_of_it(server_of: Any) -> None:
+    server = server_of()
+    asks = {"client_address": "192.0.2.9", "client_port": "1001"}
+    assert (await asked(server, protocol_state="DATA", instance="one", **asks)).startswith("554 5.7.1 ")
+    assert (await asked(server, protocol_state="DATA", instance="two", **asks)).startswith("554 5.7.1 ")
