@@ -25,13 +25,14 @@ _PROSE = frozenset({"reply", "reason", "owner", "comment"})
 class Reference(NamedTuple):
     """One file that is named: `spec` as written, the paths it may have (the first that can be read counts), and where it
     is written: a policy's name ("" = the wiring) and the TOML path. `secret`: must be readable, is not kept (keys, and
-    what proxymap opens itself)."""
+    what proxymap opens itself). `final`: its values are what is asked for there, not keys of another table."""
 
     spec: str
     candidates: tuple[str, ...]
     policy: str
     path: positions.Path
     secret: bool = False
+    final: bool = True
 
     @property
     def is_table(self) -> bool:
@@ -88,8 +89,10 @@ class Layout:
             *(found for key in ("routes", *BY_SENDER) for found in texts(relay.get(key), ("relay", key))),
             *((("addresses", *at), text) for at, text in addresses.specs(self.section("addresses"))),
         ]:
+            final = set(tables.answering(text))
             for leaf in tables.leaves(text):
-                yield from self._table(leaf, (self.folder,), "", path)
+                for found in self._table(leaf, (self.folder,), "", path):
+                    yield found._replace(final=leaf in final)
         for section, key in (("dns", "zone"), ("relay", "tls_ca")):
             file = self.section(section).get(key)
             if isinstance(file, str) and file:

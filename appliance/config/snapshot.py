@@ -193,7 +193,7 @@ class _Build:
         self.tables[key] = table
         if not reference.secret:
             self.table_files.add(path)
-        self._flaws(table, reference.policy, reference.path)
+        self._flaws(table, reference.policy, reference.path, reference.final)
 
     def _unchanged(self, key: str, path: str) -> tables.Opened | None:
         """The table as it was opened for the previous Snapshot, if it is the same file with the same octets."""
@@ -203,13 +203,13 @@ class _Build:
             return None
         return table if before.blob.files.get(path) == self.blob.files.get(path) else None
 
-    def _flaws(self, table: tables.Opened, policy: str, path: Path) -> None:
+    def _flaws(self, table: tables.Opened, policy: str, path: Path, final: bool = True) -> None:
         for flaw in table.source.flaws:
             if flaw.path:
                 self.mistakes.append(Mistake(flaw.path, flaw.line, flaw.column, flaw.text, flaw.fatal))
             else:
                 self._at(policy, path, f"item {flaw.line}: {flaw.text}", fatal=flaw.fatal)
-        judge = None if policy else entries.judge(path, self._listeners)
+        judge = entries.judge(path, self._listeners) if final and not policy else None
         for key, value, line in table.entries() if judge else ():
             if judge and (problem := judge(key, value)):
                 if table.source.path:

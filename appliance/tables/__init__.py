@@ -16,6 +16,7 @@ from appliance.mail.ports import Hit
 from appliance.tables import cidr, compound, fixed, kinds, pattern, postgrey, sendmail
 from appliance.tables.kinds import (
     KINDS,
+    answering,
     complaint,
     is_cf,
     leaves,
@@ -35,6 +36,7 @@ __all__ = [
     "Opened",
     "Remote",
     "TableError",
+    "answering",
     "complaint",
     "is_cf",
     "leaves",

@@ -77,6 +77,15 @@ def leaves(spec: str) -> Iterator[str]:
         yield from leaves(member)
 
 
+def answering(spec: str) -> Iterator[str]:
+    """Those of the leaves whose values are values of the whole: others of a pipemap have keys of the next one."""
+    kind, found = split(spec)[0], members(spec)
+    if kind not in COMPOUND:
+        yield spec
+    for member in found[-1:] if kind == "pipemap" else found:
+        yield from answering(member)
+
+
 def path_of(spec: str) -> str:
     """The file whose content is the table, kept with the configuration; "" if it names none."""
     kind, name = split(spec)

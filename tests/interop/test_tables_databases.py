@@ -16,7 +16,7 @@ from appliance.protocol import socketmap, tcp_table
 from appliance.tables.proxied import Asked, Bad, Step, open_proxied
 from appliance.tables.proxied.keeper import Keeper
 from tests.peers.databases import MariaDb, Postgres, RedisServer, Slapd
-from tests.peers.ports import free_port
+from tests.peers.ports import free_port, wait_for
 
 pytestmark = pytest.mark.peer
 
@@ -362,6 +362,40 @@ async def test_redis(tmp_path: Path) -> None:
         table.close()
     finally:
         server.stop()
+
+
+async def test_d5_redis_read_only_full_failed_over_without_its_master_and_back(tmp_path: Path) -> None:
+    """A table only reads: a replica and a full server answer. One without its master, or all being away, puts off."""
+    if not shutil.which("redis-server"):
+        pytest.skip("Debian package redis-server is not installed (make packages)")
+    first = RedisServer(tmp_path / "first").start()
+    second = RedisServer(tmp_path / "second").start("--replicaof", "127.0.0.1", str(first.port))
+    try:
+        first.cli("SET", "joe@example.com", "inside")
+        wait_for(lambda: second.cli("GET", "joe@example.com").strip() == "inside", 20, "the replica")
+        assert "READONLY" in second.cli("SET", "x", "y")
+        path = tmp_path / "t.cf"
+        path.write_text(f"hosts = 127.0.0.1:{first.port} 127.0.0.1:{second.port}\nretry_interval = 1\n")
+        table = open_proxied(f"redis:{path}")
+        first.cli("CONFIG", "SET", "maxmemory", "1")
+        assert "OOM" in first.cli("SET", "x", "y")
+        assert await ours(table, "joe@example.com") == "inside"
+        first.stop()
+        assert [await ours(table, key) for key in ("joe@example.com", "nobody")] == ["inside", None], "failed over"
+        second.cli("CONFIG", "SET", "replica-serve-stale-data", "no")
+        assert "MASTERDOWN" in second.cli("GET", "joe@example.com")
+        assert await ours(table, "joe@example.com") == "!"
+        second.stop()
+        assert await ours(table, "nobody") == "!"
+        first.start()
+        first.cli("SET", "joe@example.com", "back")
+        async with asyncio.timeout(15):  # behind its retry_interval
+            while await ours(table, "joe@example.com") != "back":
+                await asyncio.sleep(0.05)
+        table.close()
+    finally:
+        first.stop()
+        second.stop()
 
 
 ANSWERS = {"joe@example.com": ("OK", "joe@inside"), "empty@example.com": ("OK", ""), "odd": ("OK", "a b%c ü")}

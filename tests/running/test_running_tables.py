@@ -23,14 +23,6 @@ pytestmark = [
     pytest.mark.peer,
     pytest.mark.skipif(not shutil.which("postmap"), reason="Debian package postfix is not installed (make packages)"),
 ]
-STAGES = """\
-[inbound]
-connect = ["access"]
-helo = ["access"]
-mail = ["access", "size"]
-rcpt = ["relay", "access", "recipient"]
-message = ["size", "loop"]
-"""
 
 
 def compiled(path: Path, text: str, kind: str = "hash") -> str:
@@ -41,41 +33,6 @@ def compiled(path: Path, text: str, kind: str = "hash") -> str:
     for made in path.parent.glob(f"{path.name}.*"):
         made.chmod(0o644)
     return f"{kind}:{path}"
-
-
-def test_every_key_that_takes_a_table_takes_compiled_and_piped_ones(
-    gateway: Callable[..., Gateway], inner: Inner, tmp_path: Path
-) -> None:
-    domains = compiled(tmp_path / "t/domains", "example.net x\n", "cdb")
-    routes = compiled(tmp_path / "t/routes", f"example.net smtp:[127.0.0.1]:{inner.port}\n", "btree")
-    client = compiled(tmp_path / "t/client", "192 REJECT never\n")
-    helo = compiled(tmp_path / "t/helo", "spam.example REJECT by helo\n", "lmdb")
-    sender = compiled(tmp_path / "t/sender", "bad.example REJECT by parent\n")
-    known = compiled(tmp_path / "t/known", "user@example.net x\nflagged@example.net class1\n")
-    recipient = "pipemap:{" + known + ", inline:{class1=HOLD flagged}}"
-    access = f'client = ["{client}"]\nhelo = ["{helo}"]\nsender = ["{sender}"]\nrecipient = ["{recipient}"]\n'
-    files = plain(access=access) | {"stages.toml": STAGES}
-    files["recipient.toml"] = f'tables = ["{known}"]\ncallahead = false\n'
-    made = gateway(policies=files, workers=1)
-    text = made.config.read_text().replace('domains = ["example.com"]', f'domains = ["{domains}"]\nroutes = "{routes}"')
-    made.config.write_text(text)
-    assert "good:" in made.cli("check").stdout
-    assert made.cli("reload").returncode == 0
-    assert asked(made.port, "user@example.net") == "250 2.1.5 Ok"
-    assert asked(made.port, "user+ext@EXAMPLE.net") == "250 2.1.5 Ok"
-    assert asked(made.port, "nobody@example.net").startswith("550 5.1.1 ")
-    assert asked(made.port, "user@example.com").startswith("550 5.7.1 Relaying denied")
-    assert asked(made.port, "user@example.net", sender="x@sub.bad.example").startswith(
-        "554 5.7.1 Sender address rejected: by parent"
-    )
-    assert asked(made.port, "user@example.net", helo="a.spam.example").startswith(
-        "554 5.7.1 Helo command rejected: by helo"
-    )
-    sent(made.port, "user@example.net")
-    inner.wait(1)
-    held = queue_id(sent(made.port, "flagged@example.net"))
-    assert held in made.cli("queue", "list", "--folder", "hold").stdout
-    assert made.status()["degraded"] == []
 
 
 def test_a_changed_file_is_read_again_and_a_lost_daemon_puts_off(gateway: Callable[..., Gateway], tmp_path: Path) -> None:

@@ -138,3 +138,37 @@ async def test_others_do_not_wait_for_a_server_that_hangs(name: str, tmp_path: P
         async with asyncio.timeout(20):
             assert {state for state, _, _ in await asyncio.gather(*waiting)} == {wire.FAILED}
         tables.close()
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "LOADING Redis is loading the dataset in memory",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "READONLY You can't write against a read only replica.",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "BUSY Redis is busy running a script.",
+        "CLUSTERDOWN The cluster is down",
+        "MOVED 3999 127.0.0.1:6381",
+        "NOAUTH Authentication required.",
+    ],
+)
+async def test_d5_what_redis_refuses_puts_off_and_is_told(says: str, tmp_path: Path) -> None:
+    """No state of the server is an answer: neither "no such entry" nor a value."""
+    kind = KINDS["redis"]
+
+    async def refuses(good: Question, reader: Reader, writer: Writer) -> None:
+        await good.read(reader, writer)
+        writer.write(f"-{says}\r\n".encode())
+        await asyncio.Event().wait()
+
+    async with Hostile(kind.good, refuses) as server:
+        spec = kind.spec(server.port, tmp_path)
+        tables = made(spec)
+        state, why, _ = await tables.answer(spec, KEY)
+        assert state == wire.FAILED and says.split()[0] in why and str(server.port) in why
+        (wrong,) = tables.degraded()
+        assert not isinstance(wrong, str) and "look-ups failed" in wrong["why"]
+        await server.be(answers)
+        assert await well_again(tables, spec) == "inside"
+        tables.close()
