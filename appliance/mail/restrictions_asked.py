@@ -124,6 +124,14 @@ async def _unlisted_recipient(ctx: Context, ports: Ports) -> Found:
     return await _unlisted(ctx, ctx.recipient.address, ports, f"550 5.1.1 {_RECIPIENT}", f"451 4.3.0 {_RECIPIENT}")
 
 
+async def _unverified_recipient(ctx: Context, ports: Ports) -> Found:
+    """Postfix's codes for what is not known and for what is not known yet are the same: put off unless refused."""
+    found = await _unlisted_recipient(ctx, ports)
+    if found.outcome == "dunno":
+        return found
+    return Found("defer_if_permit", f"450 4.1.1 {_RECIPIENT}: unverified address", found.why)
+
+
 async def _unlisted(ctx: Context, address: Address, ports: Ports, unknown: str, later: str) -> Found:
     """What the check `recipient` would say of the address."""
     try:
@@ -146,6 +154,7 @@ _ASKED: dict[str, Callable[[Context, Ports], Awaitable[Found]]] = {
     "reject_unknown_helo_hostname": _unknown_helo,
     "reject_unlisted_sender": _unlisted_sender,
     "reject_unlisted_recipient": _unlisted_recipient,
+    "reject_unverified_recipient": _unverified_recipient,
 }
 
 # ---------------------------------------------------------------------- DNS lists

@@ -182,6 +182,9 @@ def test_who_is_on_no_list(address: str, outcome: str) -> None:
 def test_the_inside_is_asked_as_for_any_recipient(local: str, outcome: str) -> None:
     ctx = context(recipient=to(f"{local}@example.com"))
     assert told("reject_unlisted_recipient", ctx, **boxes()).outcome == outcome
+    verified = told("reject_unverified_recipient", ctx, **boxes())
+    assert verified.outcome == ("dunno" if outcome == "dunno" else "defer_if_permit")
+    assert verified.reply in ("", "450 4.1.1 Recipient address rejected: unverified address")
 
 
 def test_where_the_check_is_off_nobody_is_unknown() -> None:
@@ -263,7 +266,7 @@ def test_this_host_itself(client: Client, outcome: str) -> None:
 
 
 def test_what_has_no_meaning_is_put_off_and_named() -> None:
-    found = told("reject_unverified_recipient", context())
+    found = told("reject_unverified_sender", context())
     assert found.outcome == "temperror"
-    assert found.reason == "one: reject_unverified_recipient is no restriction that means something here"
+    assert found.reason == "one: reject_unverified_sender is no restriction that means something here"
     assert told("reject_unauth_pipelining", context(signs=frozenset({"pipelining"}))).reply.startswith("503 5.5.0 ")
