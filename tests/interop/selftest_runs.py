@@ -55,17 +55,22 @@ class Played(NamedTuple):
 def selftest(folder: Path, *words: str) -> Played:
     """`postgate selftest --json` as an operator calls it."""
     began = time.monotonic()
-    ended = subprocess.run(
-        [*POSTGATE, "selftest", "--json", *words],
+    ended = called(folder, "--json", *words)
+    rows = [json.loads(line) for line in ended.stdout.splitlines()]
+    return Played(ended.returncode, rows, ended.stderr, time.monotonic() - began, str(folder))
+
+
+def called(folder: Path, *words: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
+    """`postgate selftest` on a terminal of so many columns."""
+    return subprocess.run(
+        [*POSTGATE, "selftest", *words],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns)},
         capture_output=True,
         text=True,
         timeout=130,
         check=False,
     )
-    rows = [json.loads(line) for line in ended.stdout.splitlines()]
-    return Played(ended.returncode, rows, ended.stderr, time.monotonic() - began, str(folder))
 
 
 def wiring(folder: Path, more: str = "", gateway: str = "", **policies: str) -> str:

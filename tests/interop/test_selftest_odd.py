@@ -86,5 +86,23 @@ def test_where_tls_is_demanded_strangers_use_it(odd: Played) -> None:
 
 @played("deaf")
 def test_who_cannot_do_what_is_demanded_is_skipped_with_the_reason(odd: Played) -> None:
+    lines = odd.said.splitlines()
+    assert odd.status == 0 and lines[-2].startswith("1 as expected, 0 missed, 3 skipped"), odd.said
+    assert "tls stops this stranger first: missing" in odd.said
+    assert lines[-1] == "the clean mail was not played: what strangers may send is not shown by this"
+    assert [line for line in lines if len(line) > 80 and odd.folder not in line] == [], "a terminal of 80 columns"
+
+
+@played("elsewhere")
+def test_what_is_not_played_is_said(odd: Played) -> None:
     assert odd.named("miss") == {} and odd.status == 0, (odd.named("miss"), odd.said)
-    assert "tls stops this stranger first: missing" in odd.named("skipped")["clean mail"]
+    assert "clean mail" in odd.named("ok")
+    told = {
+        "your content filters": "content_filter, [filters.amavis]",
+        "your address rewriting": "[addresses] always_bcc",
+        "your routes": "[relay] routes",
+        "your other listeners": '[[listen]] "back", [[policyd]] "policy"',
+        "your recipient lists": "[recipients.directory]",
+    }
+    for name, what in told.items():
+        assert f"not played: {what} (" in odd.named("skipped")[name]

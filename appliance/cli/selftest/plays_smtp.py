@@ -9,6 +9,8 @@ from appliance.cli.selftest.stranger import Reply, Stranger, Way
 from appliance.daemons.fronts.networks import listed
 
 SMTP = Scenarios()
+#: Without which a self-test shows little.
+CLEAN = "clean mail"
 #: Ways to ask for relaying (threats B8): none of them may pass.
 RELAY = (
     "victim@elsewhere.example",
@@ -26,7 +28,7 @@ PSEUDO = (b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r", b"\r\n\0.\r\n"
 LARGEST = 120 * 1024 * 1024
 
 
-@SMTP("clean mail")
+@SMTP(CLEAN)
 async def clean(play: Play) -> Result:
     mail = play.mail()
     result = await play.judge(mail, DELIVER, "an honest sender")

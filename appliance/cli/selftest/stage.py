@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.selftest import earlier, plays_scanners, scanners, scripted, services
+from appliance.cli.selftest import earlier, plays_scanners, scanners, scripted, services, unplayed
 from appliance.cli.selftest.gateway import Gateway, Trouble
 from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.play import Play, Result, Scenario
@@ -101,6 +101,9 @@ async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: 
             if result.state == "miss" or _is_chosen(name, only):
                 shown.row(name, result, seconds)
         await _scenarios(play, chosen, shown)
+        for name, result in unplayed.rows(scene.theirs.wiring):
+            if _is_chosen(name, only):
+                shown.row(name, result, 0.0)
     finally:
         shown.doing("stopping it")
         await gateway.stop()

@@ -1,15 +1,26 @@
-"""The table of a self-test, a row as soon as it is known, with a line on the terminal about what is going on."""
+"""The table of a self-test, a row as soon as it is known, with a line on the terminal about what is going on.
+
+Contract: no line is longer than the terminal is wide (60 columns at least), but for names of files that are. What does
+not fit stands below its row, whole. A narrow terminal shows what was got, what was expected where that missed, and no
+short remarks.
+"""
 
 import json
+import shutil
 import sys
+import textwrap
 import time
 
 import click
 
 from appliance.cli.selftest.play import Result
+from appliance.cli.selftest.plays_smtp import CLEAN
 
 _COLOUR = {"ok": "green", "miss": "red", "skipped": "yellow"}
 _WIDTHS = (30, 34, 44)
+#: Columns before that of the scenarios' names, and where no terminal says how wide it is.
+_INDENT, _WIDE, _NARROWEST = 17, 180, 60
+_NOTHING_SHOWN = "the clean mail was not played: what strangers may send is not shown by this"
 
 
 class Shown:
@@ -20,7 +31,11 @@ class Shown:
         self._began = time.monotonic()
         self._header = False
         self.counts = {"ok": 0, "miss": 0, "skipped": 0}
+        self._clean = ""
         self._busy = sys.stderr.isatty() and not as_json
+        self._width = max(_NARROWEST, shutil.get_terminal_size((_WIDE, 24)).columns)
+        #: Whether there is room for all columns.
+        self._all = self._width >= _INDENT + sum(_WIDTHS) + 4 + len("  why")
 
     def doing(self, text: str, number: int = 0, total: int = 0) -> None:
         """What is under way: on a terminal only, and gone with the next row."""
@@ -35,18 +50,48 @@ class Shown:
     def row(self, name: str, result: Result, seconds: float) -> None:
         """One scenario is over."""
         self.counts[result.state] += 1
+        self._clean = result.state if name == CLEAN else self._clean
         self._clear()
         if self._json:
             click.echo(json.dumps({"scenario": name, **result._asdict(), "seconds": round(seconds, 3)}))
             return
         if not self._header:
             self._header = True
-            click.echo(f"{'':<8}{'seconds':>7}  {_columns('scenario', 'expected', 'got')}  why")
+            columns = self._columns("scenario", "expected", "got")
+            click.echo(f"{'':<8}{'seconds':>7}  {f'{columns}  why' if self._all else columns.rstrip()}")
         state = click.style(f"{result.state:<8}", fg=_COLOUR[result.state])
-        expected, got = (result.expected, result.got) if result.state != "skipped" else ("", "")
-        click.echo(f"{state}{seconds:>7.2f}  {_columns(name, expected, got)}  {result.why}".rstrip())
-        if result.state == "miss" and max(len(expected) - _WIDTHS[1], len(got) - _WIDTHS[2]) > 0:
-            click.echo(f"{'':<17}expected {result.expected}; got {result.got}")
+        line, more = self._told(name, result)
+        click.echo(f"{state}{seconds:>7.2f}  {line}".rstrip())
+        for text in more:
+            self._below(text)
+
+    def _told(self, name: str, result: Result) -> tuple[str, list[str]]:
+        """Behind state and seconds, and what stands below."""
+        expected, got, why = (text.replace("\n", " ") for text in result[1:])
+        if result.state == "skipped":
+            return self._with(_cut(name, _WIDTHS[0]), why)
+        missed = result.state == "miss"
+        line, more = self._columns(name, expected, got), [why] if missed or len(why) > _WIDTHS[2] else []
+        if self._all:
+            line, more = self._with(line, why)
+        if missed and not (self._all and len(expected) <= _WIDTHS[1] and len(got) <= _WIDTHS[2]):
+            more.insert(0, f"expected {expected}; got {got}")
+        return line, more
+
+    def _with(self, line: str, text: str) -> tuple[str, list[str]]:
+        """A text behind a line, or below it."""
+        fits = _INDENT + len(line) + 2 + len(text) <= self._width
+        return (f"{line}  {text}", []) if fits else (line, [text])
+
+    def _below(self, text: str) -> None:
+        how = textwrap.TextWrapper(self._width, break_long_words=False, break_on_hyphens=False)
+        how.initial_indent = how.subsequent_indent = " " * _INDENT
+        click.echo(how.fill(text))
+
+    def _columns(self, name: str, expected: str, got: str) -> str:
+        if self._all:
+            return "  ".join(_cut(text, width) for text, width in zip((name, expected, got), _WIDTHS, strict=True))
+        return f"{_cut(name, _WIDTHS[0])}  {_cut(got, self._width - _INDENT - _WIDTHS[0] - 2)}"
 
     def end(self, what: str) -> int:
         """The last line; how many misses there were."""
@@ -55,13 +100,10 @@ class Shown:
             ok, miss, skipped = (self.counts[key] for key in ("ok", "miss", "skipped"))
             seconds = time.monotonic() - self._began
             click.echo(f"{ok} as expected, {miss} missed, {skipped} skipped in {seconds:.0f} s: {what}")
+            if self._clean == "skipped":
+                click.echo(click.style(textwrap.fill(_NOTHING_SHOWN, self._width), fg="yellow"))
         return self.counts["miss"]
 
 
-def _columns(*texts: str) -> str:
-    return "  ".join(_cut(text, width) for text, width in zip(texts, _WIDTHS, strict=True))
-
-
 def _cut(text: str, width: int) -> str:
-    text = text.replace("\n", " ")
     return f"{text if len(text) <= width else text[: width - 3] + '...':<{width}}"
