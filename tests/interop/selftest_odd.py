@@ -81,6 +81,13 @@ def _encrypting(folder: Path) -> Played:
     return selftest(folder, "--config", config, *only(*words))
 
 
+def _nothing(folder: Path) -> Played:
+    """Throws away what the honest sender sends: nothing comes inside, and nothing waits for that too long."""
+    config = wiring(folder)
+    (folder / "policies/access/sender").write_text("regular.example DISCARD\n")
+    return selftest(folder, "--config", config, *only("clean", "bare", "smuggling", "BDAT", "forged", "inner", "kill"))
+
+
 def _elsewhere(folder: Path) -> Played:
     """Filters, rewriting, routes, more listeners and a list that is fetched: none of that is tried."""
     more = 'routes = { "other.example" = "smtp:[127.0.0.1]:10" }\n[filters.amavis]\nnext_hop = "smtp:[127.0.0.1]:10024"\n'
@@ -109,6 +116,7 @@ ODD: dict[str, Callable[[Path], Played]] = {
     "aside": _aside,
     "encrypting": _encrypting,
     "slow": _slow,
+    "nothing": _nothing,
     "lenient": _lenient,
     "loose": _loose,
     "elsewhere": _elsewhere,

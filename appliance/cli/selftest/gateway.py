@@ -95,6 +95,11 @@ class Gateway:
         line = await self._logged(re.compile(rf"\]: {name}: [a-z ]+ by (\w+):(\w+)(?: (.*))?$", re.MULTILINE))
         return Decided(line[1], line[2], line[3] or "") if line else None
 
+    def has_dropped(self, reply: Reply) -> bool:
+        """Whether the log says that the mail with this reply was thrown away."""
+        found = _ID.search(reply.text)
+        return bool(found and f"]: {found[1] or found[2]}: discard: " in self._log())
+
     async def verdicts(self, sender: str) -> list[dict[str, Any]]:
         """What checks said about the last mail of a sender, by the event at its end; nothing if there is none."""
         line = await self._logged(re.compile(rf'\{{"event":"message".*"sender":"{re.escape(sender)}".*$', re.MULTILINE))
@@ -108,7 +113,7 @@ class Gateway:
         """The last line of the mail log that fits, once it is there."""
         until = asyncio.get_running_loop().time() + LOGGED
         while True:
-            found = list(wanted.finditer((self.config.parent / "mail.log").read_text(errors="replace")))
+            found = list(wanted.finditer(self._log()))
             if found or asyncio.get_running_loop().time() > until:
                 return found[-1] if found else None
             await asyncio.sleep(0.03)
@@ -124,6 +129,9 @@ class Gateway:
             return ""
 
         return await asyncio.to_thread(look)
+
+    def _log(self) -> str:
+        return (self.config.parent / "mail.log").read_text(errors="replace")
 
     async def places(self) -> dict[str, str]:
         """Where messages wait, by their senders: "quarantine" or the name of the queue. Raises ClickException."""

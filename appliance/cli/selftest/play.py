@@ -5,14 +5,14 @@ refused, or is to be dropped, is remembered, so that the last scenario can see w
 the same.
 """
 
-import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
 from appliance.cli.selftest import earlier
 from appliance.cli.selftest.earlier import Finding, Who
-from appliance.cli.selftest.expect import DELIVER, KEPT, Expected
+from appliance.cli.selftest.expect import DELIVER, Expected
+from appliance.cli.selftest.fate import Fate
 from appliance.cli.selftest.gateway import Gateway
 from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.scene import DOMAIN, HONEST, MAILBOX, Scene
@@ -22,8 +22,6 @@ from appliance.config.snapshot import Snapshot
 from appliance.engine.rules import PolicySet
 from appliance.mail.verdict import Action
 
-#: Seconds that a mail may take to arrive inside.
-ARRIVAL = 15.0
 PLAINLY = Way()
 State = Literal["ok", "miss", "skipped"]
 
@@ -55,6 +53,7 @@ class Play:
     ) -> None:
         self.scene, self.snapshot, self.gateway, self.inner = scene, snapshot, gateway, inner
         self.clamd, self.spamd = clamd, spamd
+        self.fate = Fate(gateway, inner)
         #: Scanners of the operator's that do not answer, and why.
         self.dead: dict[str, str] = {}
         self.refused: set[str] = set()
@@ -167,7 +166,9 @@ class Play:
         if reply.code != 250:
             ok = expected.kind in ("refuse", "defer") and reply.code == expected.code
             return Result("ok" if ok else "miss", expected.words, reply.short, why)
-        ok, got = (False, reply.short) if expected.kind in ("refuse", "defer") else await self._after(mail, expected)
+        ok, got = (
+            (False, reply.short) if expected.kind in ("refuse", "defer") else await self._after(mail, reply, expected)
+        )
         if not expected.found:
             return Result("ok" if ok else "miss", expected.words, got, why)
         unfound, said = await self._said(mail, expected)
@@ -202,36 +203,20 @@ class Play:
             said.append(f"{check}:{outcome if outcome in outcomes else '/'.join(outcomes) or 'not asked'}")
         return unfound, said
 
-    async def _after(self, mail: Mail, expected: Expected) -> tuple[bool, str]:
+    async def _after(self, mail: Mail, reply: Reply, expected: Expected) -> tuple[bool, str]:
         """What became of a mail that was taken."""
         if expected.kind == "keep":
-            where = await self._kept(mail)
+            where = await self.fate.kept(mail.token, mail.sender)
             return where == expected.place, f"kept in {where}" if where else "250, and it is not kept"
         if expected.kind == "drop":
             self.refused.add(mail.token)
             return True, "taken"
-        arrived = await self.inner.has(mail.token.encode(), 1.0)
-        if arrived is None and not (where := await self._aside(mail.sender)):
-            arrived = await self.inner.has(mail.token.encode(), ARRIVAL)
-            where = await self.gateway.kept(mail.sender)
-        if arrived is None:
-            return False, f"250, then kept in {where}" if where else f"250, not delivered within {ARRIVAL:.0f} s"
-        found = marks(arrived)
-        got = "delivered" + (f", marked {', '.join(found)}" if found else "")
+        became = await self.fate.of(mail.token, mail.sender, reply)
+        if became.arrived is None:
+            return False, became.got
+        found = marks(became.arrived)
+        got = became.got + (f", marked {', '.join(found)}" if found else "")
         return not expected.mark or expected.mark in found, got
-
-    async def _aside(self, sender: str) -> str:
-        """Where it is kept for good, or ""."""
-        where = await self.gateway.kept(sender)
-        return where if where in KEPT.values() else ""
-
-    async def _kept(self, mail: Mail) -> str:
-        """Where it is in the end, if it is not inside; it takes a moment until delivery has put it there."""
-        until = asyncio.get_running_loop().time() + ARRIVAL
-        while not (where := await self._aside(mail.sender)):
-            if await self.inner.has(mail.token.encode(), 0.05) or asyncio.get_running_loop().time() > until:
-                return await self.gateway.kept(mail.sender)
-        return where
 
 
 def header_of(mail: bytes) -> str:

@@ -3,6 +3,7 @@
 import base64
 
 from appliance.cli.selftest.expect import expect
+from appliance.cli.selftest.fate import Became
 from appliance.cli.selftest.play import Mail, Play, Result, Scenarios, unlike
 from appliance.cli.selftest.scripted import EICAR, GTUBE
 
@@ -69,9 +70,9 @@ async def forged(play: Play) -> Result:
     )
     mail = play.mail(headers=lies)
     reply = await play.send(mail)
-    arrived = await play.inner.has(mail.token.encode(), 15.0) if reply.code == 250 else None
-    if arrived is None:
-        missed = Result("miss", "delivered without them", reply.short)
+    became = await play.fate.of(mail.token, mail.sender, reply) if reply.code == 250 else Became(reply.short)
+    if (arrived := became.arrived) is None:
+        missed = Result("miss", "delivered without them", became.got)
         return await play.stopped(mail, reply) or missed
     left = [line for line in (b"forged.example", b"forged=yes", b"forged\r\n") if line in arrived]
     return unlike([f"{line!r} went inside" for line in left], "delivered without them", "as expected", "A7")

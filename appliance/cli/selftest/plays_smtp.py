@@ -127,8 +127,8 @@ async def smuggling(play: Play) -> Result:
         dialogue = f"MAIL FROM:<{inside.sender}>\r\nRCPT TO:<{MAILBOX}>\r\nDATA\r\n".encode()
         octets = mail.octets + b"before" + pseudo + dialogue + b"Subject: smuggled\r\n\r\nsmuggled\r\n"
         reply = await play.send(mail._replace(octets=octets))
-        if reply.code == 250 and await play.inner.has(mail.token.encode(), 15.0) is None:
-            problems.append(f"{pseudo!r}: 250, and nothing came")
+        if reply.code == 250 and (became := await play.fate.of(mail.token, mail.sender, reply)).lost:
+            problems.append(f"{pseudo!r}: {became.got}")
         stolen = [one for one in play.inner.mails if one.partition(b"\r\n\r\n")[0].endswith(b"Subject: smuggled")]
         if stolen:
             problems.append(f"{pseudo!r} ended the message")

@@ -28,8 +28,8 @@ from appliance.config.mistakes import ConfigError
 from appliance.net.selfsigned import self_signed
 
 COULD_NOT_PLAY = 2
-#: What did not begin within so many seconds is not played: all ends within two minutes.
-ENOUGH = 95.0
+#: What did not begin within so many seconds is not played, and what did ends by then: two minutes are enough for all.
+ENOUGH, END = 95.0, 108.0
 
 
 async def play(config: str | None, only: tuple[str, ...], keep: bool, shown: Shown) -> int:
@@ -76,7 +76,7 @@ def scenarios(scene: Scene, only: tuple[str, ...]) -> list[Scenario]:
 
 
 async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: Shown) -> None:
-    scene = Scene(config, folder)
+    began, scene = time.monotonic(), Scene(config, folder)
     chosen = scenarios(scene, only)
     inner = Inner(lambda address: address.partition("+")[0] == MAILBOX or address == MAILBOX)
     clamd, spamd, dns = scripted.Scanner(scripted.clamd), scripted.Scanner(scripted.spamd), scripted.Failing()
@@ -100,7 +100,7 @@ async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: 
         for name, result, seconds in await _asked(play):
             if result.state == "miss" or _is_chosen(name, only):
                 shown.row(name, result, seconds)
-        await _scenarios(play, chosen, shown)
+        await _scenarios(play, chosen, shown, began)
         for name, result in unplayed.rows(scene.theirs.wiring):
             if _is_chosen(name, only):
                 shown.row(name, result, 0.0)
@@ -121,29 +121,33 @@ async def _asked(play: Play) -> list[services.Row]:
     return [told[one] for one in wanted] + rows
 
 
-async def _scenarios(play: Play, chosen: list[Scenario], shown: Shown) -> None:
-    until = time.monotonic() + ENOUGH
-    begun = {one.name: asyncio.create_task(_played(play, one)) for one in chosen if one.ahead}
+async def _scenarios(play: Play, chosen: list[Scenario], shown: Shown, began: float) -> None:
+    end = began + END
+    begun = {one.name: asyncio.create_task(_played(play, one, end)) for one in chosen if one.ahead}
     try:
         for number, scenario in enumerate(chosen, 1):
             shown.doing(scenario.name, number, len(chosen))
             task = begun.get(scenario.name)
-            if task is None and time.monotonic() > until:
-                late = Result("skipped", "-", "-", f"{ENOUGH:.0f} s were over (slow scanners?): play it with --only")
+            if task is None and time.monotonic() > began + ENOUGH:
+                late = Result("skipped", "-", "-", f"{ENOUGH:.0f} s were over (see what was slow): play it with --only")
                 shown.row(scenario.name, late, 0.0)
                 continue
-            result, seconds = await task if task is not None else await _played(play, scenario)
+            result, seconds = await task if task is not None else await _played(play, scenario, end)
             shown.row(scenario.name, result, seconds)
     finally:
         for task in begun.values():
             task.cancel()
 
 
-async def _played(play: Play, scenario: Scenario) -> tuple[Result, float]:
-    """How it ended, and how long it took."""
+async def _played(play: Play, scenario: Scenario, end: float) -> tuple[Result, float]:
+    """How it ended, and how long it took; it has until `end`."""
     began = time.monotonic()
     try:
-        result = await scenario.run(play)
+        async with asyncio.timeout(end - began) as scope:
+            result = await scenario.run(play)
+    except TimeoutError as error:
+        late = f"not over when {END:.0f} s of the whole were"
+        result = Result("miss", "it can be played", late if scope.expired() else str(error) or "TimeoutError")
     except (OSError, Trouble, click.ClickException) as error:
         result = Result("miss", "it can be played", str(error) or type(error).__name__)
     return result, time.monotonic() - began

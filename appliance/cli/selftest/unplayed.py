@@ -29,7 +29,8 @@ def _found(wiring: Wiring) -> Iterator[tuple[str, list[str], str]]:
     yield "your routes", _said(wiring.relay, Relay(), "[relay] ", _ROUTES), "all mail goes to an inner server of the test"
     others = [f'[[listen]] "{one.name}"' for one in wiring.listen if one is not first]
     others += [f'[[{front}]] "{one.name}"' for front in ("policyd", "milterd") for one in getattr(wiring, front)]
-    yield "your other listeners", others, "strangers come to the first inbound one"
+    here = "strangers come to the first inbound one" if first is not None else "strangers come to one of the test"
+    yield "your other listeners", others, here
     lists = [f"[recipients.{name}]" for name in wiring.recipients]
     yield "your recipient lists", lists, "not fetched; one of the test stands in for each"
 
