@@ -8,7 +8,6 @@ hold (their checks answer `temperror`), nothing that was accepted depends on it.
 """
 
 import asyncio
-import os
 import socket
 from typing import Any
 
@@ -70,14 +69,12 @@ class Stated:
             self._loop.remove_reader(sock.fileno())
             self._loop.call_later(1.0, self._loop.add_reader, sock.fileno(), self._accept, sock)
             return
-        worker = Worker(Channel(connection))
+        worker = Worker(Channel(connection, takes_fds=False))  # nobody has reason to send any
         self._workers.add(worker)
-        worker.channel.attach(self._loop, lambda data, fds: self._asked(worker, data, fds), lambda: self._gone(worker))
+        worker.channel.attach(self._loop, lambda data, _: self._asked(worker, data), lambda: self._gone(worker))
         worker.channel.send((0, (wire.HELLO,)))
 
-    def _asked(self, worker: Worker, payload: bytes, fds: list[int]) -> None:
-        for fd in fds:  # nobody has reason to send any
-            os.close(fd)
+    def _asked(self, worker: Worker, payload: bytes) -> None:
         try:
             sequence, asks = wire.decode_asks(payload)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:

@@ -42,11 +42,13 @@ def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
 
 
 class Channel:
-    """One end. Drive it by `on_readable()` and `on_writable()`, or let `attach()` do so on an asyncio loop."""
+    """One end. Drive it by `on_readable()` and `on_writable()`, or let `attach()` do so on an asyncio loop. `takes_fds`
+    False: descriptors that come are closed by the kernel, and reading costs less."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, takes_fds: bool = True) -> None:
         sock.setblocking(False)
         self.sock = sock
+        self._takes_fds = takes_fds
         self._in = bytearray()
         self._in_fds: deque[int] = deque()
         self._out: deque[tuple[memoryview, tuple[int, ...]]] = deque()
@@ -140,8 +142,12 @@ class Channel:
 
     def on_readable(self) -> list[Frame]:
         """All frames that are complete; closes the channel at end of stream or on a broken frame."""
+        ancillary: list[tuple[int, int, bytes]] = []
         try:
-            data, ancillary, _flags, _addr = self.sock.recvmsg(1 << 18, _ROOM)
+            if self._takes_fds:
+                data, ancillary, _flags, _addr = self.sock.recvmsg(1 << 18, _ROOM)
+            else:
+                data = self.sock.recv(1 << 16)
         except (BlockingIOError, InterruptedError):
             return []
         except OSError:
@@ -226,7 +232,7 @@ class Channel:
                 self._loop.call_soon(callback)
 
 
-def connect(path: str) -> Channel:
+def connect(path: str, *, takes_fds: bool = True) -> Channel:
     """A channel to the unix socket `path`. Raises OSError if nobody listens."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -235,7 +241,7 @@ def connect(path: str) -> Channel:
         with contextlib.suppress(OSError):
             sock.close()
         raise
-    return Channel(sock)
+    return Channel(sock, takes_fds=takes_fds)
 
 
 def pair() -> tuple[Channel, Channel]:

@@ -72,7 +72,7 @@ class Lifeline(ABC):
         if self._stopped or self._channel is not None:
             return
         try:
-            channel = connect(self.path)
+            channel = connect(self.path, takes_fds=False)
         except OSError as error:
             self.why = f"{self.path}: {error.strerror or error}"
             self.contact.failed(self.why)

@@ -1,6 +1,7 @@
 """The workers' end of `stated`: greylist steps, token buckets, client counts, the call-ahead cache.
 
-Contract: all asks of one turn of the loop go in one frame; each has its own answer. One frame is under way at a time:
+Contract: asks of one turn of the loop, and of the next ones while more come (TURNS at most: what one wake-up brings is
+often read in several), go in one frame; each has its own answer. One frame is under way at a time:
 what is asked meanwhile goes together behind its answer, so that under load a wake-up of either side serves many asks, and
 a lone ask waits for nobody. An ask raises Unavailable at once while `stated` is away, after DEADLINE seconds if it hangs
 (the connection is then given up), and if `stated` could not do it. The client reconnects by itself with jitter and
@@ -24,6 +25,8 @@ from appliance.stores.rates import AskedRate, Counts
 DEADLINE = 1.0
 #: Seconds that what needs no answer waits for company.
 LINGER = 0.02
+#: Turns of the loop for which asks gather at most.
+TURNS = 3
 
 Waiting = list[asyncio.Future[Any] | Promise[Any] | None]
 
@@ -90,7 +93,7 @@ class StateClient(Lifeline):
                 if future is not None and not future.done():
                     future.set_result(answer)
             if self._held:
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self._gather, 0, 0)
         else:
             self._lose("answer out of order")
 
@@ -108,11 +111,19 @@ class StateClient(Lifeline):
         if future is not None:
             if not self._urgent:
                 self._urgent = True
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self._gather, 0, 0)
         elif not self._batch:
             self._loop.call_later(LINGER, self._flush)
         self._batch.append(ask)
         self._batch_waiting.append(future)
+
+    def _gather(self, turn: int, before: int) -> None:
+        """The batch goes when a turn of the loop brought nothing new to it, or behind some turns."""
+        found = len(self._batch)
+        if before < found and turn < TURNS and self._frame is None:
+            self._loop.call_soon(self._gather, turn + 1, found)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         if not self._batch or self._channel is None:

@@ -111,20 +111,27 @@ class Shelf(Generic[T]):
         self._heat(key, record)
         self._soil(key, record, expires)
 
-    def put_new(self, key: str, row: tuple[T, float], about: str) -> None:
-        """As `put`, for a key that is not there: (record, expires), and what the key is about."""
-        hot, dirty = self.hot, self.dirty
-        hot[key] = row[0]
-        if len(hot) > self._hot_cap:
-            self._evict()
+    def put_new(self, key: str, row: tuple[T, float]) -> None:
+        """As `put`, for a key that is not there and was noted: (record, expires). It drives nothing out of the
+        RAM: who is new may never come again."""
+        dirty, hot = self.dirty, self.hot
+        if len(dirty) < self._dirty_cap:
+            dirty[key] = row
+            if len(hot) < self._hot_cap:
+                hot[key] = row[0]
+            else:
+                self.complete = False
+                self.evicted += 1
+        else:
+            self.dropped += 1
+            self._heat(key, row[0])
+
+    def note(self, about: str) -> None:
+        """What is about this may be there from now on."""
         if self.seen is not None:
             self.seen.add(about)
         if self.seeing is not None:
             self.seeing.add(about)
-        if len(dirty) >= self._dirty_cap:
-            self.dropped += 1
-        else:
-            dirty[key] = row
 
     def touch(self, key: str, record: T, expires: float) -> None:
         """As `put`, for a change that is not worth a write of its own: a restart may show the record before it."""
@@ -138,11 +145,7 @@ class Shelf(Generic[T]):
         self._soil(key, None, 0.0)
 
     def _soil(self, key: str, record: T | None, expires: float) -> None:
-        about = self._about(key)
-        if self.seen is not None:
-            self.seen.add(about)
-        if self.seeing is not None:
-            self.seeing.add(about)
+        self.note(self._about(key))
         if len(self.dirty) >= self._dirty_cap and key not in self.dirty:
             self.dropped += 1  # the disk has taken nothing for long: this change lives in RAM only
             return

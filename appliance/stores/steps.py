@@ -48,9 +48,11 @@ class Steps:
             self._now, self._triplet, self._pair = now, Triplet(now, now, 1), Pair(now, now)
         end = now + ask.window
         row = self._triplet, end
+        self.triplets.note(pair)
         for key in ask.keys:
-            self.triplets.put_new(f"{key}{SEP}{pair}", row, pair)
-        self.pairs.put_new(pair, (self._pair, end), pair)
+            self.triplets.put_new(f"{key}{SEP}{pair}", row)
+        self.pairs.note(pair)
+        self.pairs.put_new(pair, (self._pair, end))
         self.outcomes["new"] = self.outcomes.get("new", 0) + 1
         return "new", now + offset, 1, 0, ask.delay, ask.keys[0]
 

@@ -88,3 +88,22 @@ def test_a_broken_length_closes_the_channel() -> None:
     assert reader.on_readable() == []
     assert reader.closed
     left.close()
+
+
+def test_who_takes_no_descriptors_leaves_none_open() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    left, right = Channel(theirs), Channel(ours, takes_fds=False)
+    read, write = os.pipe()
+    left.send("one")
+    left.send("two", (write,))
+    os.close(write)
+    left.send("x" * 200_000)
+    got: list[tuple[str, list[int]]] = []
+    while len(got) < 3:
+        left.on_writable()
+        got += [(decode(payload), fds) for payload, fds in right.on_readable()]
+    assert got == [("one", []), ("two", []), ("x" * 200_000, [])]
+    assert os.read(read, 1) == b"", "the kernel closed the only other end"
+    os.close(read)
+    left.close()
+    assert right.on_readable() == [] and right.closed

@@ -127,3 +127,18 @@ async def test_what_waits_behind_a_frame_hears_that_the_connection_is_lost(both:
     assert keys == ["c"]
     stated.answer(number, 1)
     assert await again is None
+
+
+async def test_asks_gather_while_each_turn_brings_more_but_not_for_ever(both: Any) -> None:
+    client, stated = both
+    waiting = []
+    for number in range(6):  # one a turn
+        waiting.append(asyncio.ensure_future(client.ask(wire.ProbeGet(str(number)))))
+        await asyncio.sleep(0)
+    number, keys = await stated.next()
+    assert keys == ["0", "1", "2", "3"]
+    stated.answer(number, len(keys))
+    number, keys = await stated.next()
+    assert keys == ["4", "5"]
+    stated.answer(number, len(keys))
+    assert await asyncio.gather(*waiting) == [None] * 6

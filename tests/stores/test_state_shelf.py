@@ -103,3 +103,25 @@ def test_strangers_cost_no_reads_once_the_table_was_looked_through() -> None:
     shelf.looked_through(False)
     before = table.reads
     assert shelf.get("stranger 1") is None and table.reads == before + 1, "a sweep that failed vouches for nothing"
+
+
+def test_who_is_new_drives_nobody_out_and_is_found_all_the_same() -> None:
+    table = Table()
+    shelf = shelf_of(table, cap=2)
+    shelf.put("a", RECORD, 9.0)
+    shelf.complete = True
+    for key in ("b", "c", "d"):
+        shelf.note(key)
+        shelf.put_new(key, (RECORD, 9.0))
+    assert set(shelf.hot) == {"a", "b"} and shelf.evicted == 2
+    assert shelf.get("d") == RECORD, "it waits to be written"
+    table.write(shelf)
+    assert shelf.get("c") == RECORD and table.reads == 1
+
+
+def test_who_is_new_is_kept_in_memory_while_the_disk_takes_nothing() -> None:
+    shelf = Shelf("triplet", Triplet, Table().read, hot_cap=2, dirty_cap=1)
+    for key in ("a", "b", "c"):
+        shelf.put_new(key, (RECORD, 9.0))
+    assert set(shelf.dirty) == {"a"} and shelf.dropped == 2
+    assert [shelf.get(key) for key in ("a", "b", "c")] == [RECORD] * 3
