@@ -105,3 +105,13 @@ def test_an_exception_for_our_strangers_is_hinted_at_and_parts_that_are_not_offe
     assert f"perhaps an [[exception]] in {tmp_path}/policies/antivirus.toml" in told
     passing = "expected delivered though attachments:undecided, got delivered, attachments:undecided: [on] undecided"
     assert played.named("ok")["scand away"].startswith(passing), played.rows
+
+
+def test_scores_and_reasons_of_the_operator_are_what_is_expected(tmp_path: Path) -> None:
+    config = wiring(tmp_path, greylist="reasons = []\n", antispam="reject_score = 2000\n")
+    played = selftest(tmp_path, "--config", config, *only("GTUBE", "greylist"))
+    assert played.named("miss") == {} and played.status == 0, played.rows
+    assert "expected delivered, marked antispam=spam, got delivered, marked antispam=spam" in played.named("ok")["GTUBE"]
+    skipped = played.named("skipped")
+    assert set(skipped) == {"greylist: first, early, late", "greylist: a pool of addresses"}
+    assert all("reasons of greylist" in why for why in skipped.values())

@@ -5,10 +5,16 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from tests.interop.selftest_runs import selftest, wiring
+from tests.interop.test_policy_services import Postgrey, postgrey
+from tests.peers.clamd import Clamd
 from tests.peers.milter_server import MilterServer
+from tests.peers.milters import ClamavMilter, missing
 from tests.peers.ports import free_port
 
+__all__ = ["postgrey"]
 ONLY = ("--only", "clean mail", "--only", "your policy", "--only", "your milter")
 
 
@@ -68,9 +74,11 @@ async def test_each_service_and_milter_has_a_row_and_spoils_nothing_else(tmp_pat
     assert "no answer within 10 s" in miss[services_row.format("hangs")], "it has as much time as a scanner"
     assert "got 550 5.7.1" in miss[services_row.format("harsh")] and "Go away" in miss[services_row.format("harsh")]
     assert f"got {nobody}: [Errno 111] Connection refused, at connecting" in miss[milters_row.format("gone")]
-    assert "Greylisted" in ok[services_row.format("grey")] and "puts off" in ok[services_row.format("grey")]
-    assert set(ok) == {*map(services_row.format, ("good", "grey")), milters_row.format("fine"), "clean mail"}
-    assert set(skipped) == {services_row.format("out"), milters_row.format("elsewhere")} and not idle.heard
+    assert "Greylisted" in skipped[services_row.format("grey")] and "puts off" in skipped[services_row.format("grey")]
+    assert set(ok) == {services_row.format("good"), milters_row.format("fine"), "clean mail"}
+    assert (
+        set(skipped) == {*map(services_row.format, ("grey", "out")), milters_row.format("elsewhere")} and not idle.heard
+    )
     assert "got delivered:" in ok["clean mail"], "not marked: the milter that is away is left out"
     assert milter.heard
 
@@ -97,3 +105,27 @@ async def test_a_scanner_that_is_away_hides_no_service_behind_it(tmp_path: Path)
     )
     assert set(played.named("miss")) == {"your clamav answers", "your policy service last answers"}, played.rows
     assert set(played.named("ok")) == {"clean mail"}
+
+
+@pytest.mark.peer
+@pytest.mark.skipif(bool(missing("clamav-milter")), reason="Debian package clamav-milter is not installed")
+def test_real_ones(tmp_path: Path, postgrey: Postgrey, av: Clamd) -> None:
+    """postgrey greylists; clamav-milter lets a clean mail pass, and none once its clamd is away."""
+    milter = ClamavMilter(tmp_path / "filter", av.address)
+    milter.start()
+    try:
+        config = wiring(
+            tmp_path,
+            policy_services=f'[[services]]\nname = "postgrey"\naddress = "inet:127.0.0.1:{postgrey.port}"\n',
+            milters=f'[[milters]]\nname = "clamav"\naddress = "{milter.address}"\n',
+        )
+        well = selftest(tmp_path, "--config", config, *ONLY)
+        av.stop()
+        away = selftest(tmp_path, "--config", config, *ONLY)
+    finally:
+        milter.stop()
+    remembered = "your policy service postgrey answers"
+    assert well.status == 0 and set(well.named("ok")) == {"your milter clamav answers", "clean mail"}, well.rows
+    assert "puts off a stranger's clean mail (450 4.2.0" in well.named("skipped")[remembered]
+    assert set(away.named("ok")) == {"clean mail", remembered}, "postgrey knows this stranger since"
+    assert "or who is in trouble" in away.named("skipped")["your milter clamav answers"]

@@ -15,6 +15,7 @@ from typing import Any
 #: Test strings in halves, so that no scanner takes this file for one.
 EICAR = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$" + b"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 GTUBE = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*" + b"GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
+GTUBE_SCORE = 1000.0
 _BASE64 = re.compile(rb"(?:^[A-Za-z0-9+/]{4,76}={0,2}\r?\n)+", re.MULTILINE)
 
 
@@ -65,14 +66,14 @@ async def clamd(reader: asyncio.StreamReader, scanner: Scanner) -> bytes:
 
 
 async def spamd(reader: asyncio.StreamReader, scanner: Scanner) -> bytes:
-    """SYMBOLS: GTUBE scores 1000."""
+    """SYMBOLS: GTUBE scores high."""
     content = await reader.read(-1)
     spam = GTUBE in content and not scanner.mute
     rules = b"GTUBE" if spam else b"NONE"
     return b"SPAMD/1.1 0 EX_OK\r\nContent-length: %d\r\nSpam: %s ; %s / 5.0\r\n\r\n%s" % (
         len(rules),
         b"True" if spam else b"False",
-        b"1000.0" if spam else b"0.0",
+        b"%.1f" % (GTUBE_SCORE if spam else 0.0),
         rules,
     )
 

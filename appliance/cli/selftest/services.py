@@ -92,9 +92,10 @@ def _silent(facts: Mapping[str, Any]) -> Result | None:
 
 
 def _stopped(decided: Decided, reply: str) -> Result:
-    """The row of one that answers, and lets no clean mail in."""
+    """The row of one that answers, and lets no clean mail in. Whether it greylists, or is in trouble, time would tell."""
     if decided.outcome in _PUTS_OFF:
-        return Result("ok", "an answer", reply, f"it puts off a stranger's clean mail: {_WITHOUT}")
+        why = f"it puts off a stranger's clean mail ({reply}), as who greylists does, or who is in trouble: {_WITHOUT}"
+        return Result("skipped", "-", "-", why)
     return Result("miss", "an answer that lets a clean mail in", reply, _WITHOUT)
 
 
