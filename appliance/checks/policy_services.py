@@ -29,6 +29,7 @@ from appliance.mail.ports import Ports, Unavailable
 from appliance.mail.replies import Subject
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.policy import Answer
+from appliance.protocol.smtp.address import Address
 
 NAME = "policy_services"
 STAGES: tuple[Stage, ...] = ALL_STAGES
@@ -256,12 +257,16 @@ async def _one(asked: Asked, ctx: Context, ports: Ports) -> list[Verdict]:
     except Unavailable as error:
         entry = read_entry(asked.default, _SUBJECTS.get(ctx.stage, "other"))
         return [_verdict(entry, asked, ctx, f"{asked.default} by default: {error}")]
-    domain = ctx.recipient.address.domain if ctx.recipient is not None else ""
     try:
-        ours = bool(domain) and await answered(ports.site.is_ours(domain))
+        ours = ctx.recipient is not None and await _is_ours(ctx.recipient.address, ports)
     except Unavailable as error:
         return [_wrong(asked, f"{answer.verb}: {error}")]
     return await decide(answer, asked, ctx, ports, ours)
+
+
+async def _is_ours(address: Address, ports: Ports) -> bool:
+    """Raises Unavailable."""
+    return ports.site.is_postmaster(address) or await answered(ports.site.is_ours(address.domain))
 
 
 def _joined(found: list[Verdict]) -> Verdict:

@@ -14,31 +14,29 @@ from appliance.mail.literal import read_literal
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z")
 _NUMBER = re.compile(r"[0-9.]+\Z")
-_HELO = "Helo command rejected"
+_HELO, _CLIENT = "Helo command rejected", "Client host rejected"
 _NON_FQDN = "need fully-qualified"
 
 
 def evaluate(name: str, ctx: Context, ours: bool, our_addresses: Sequence[str] = ()) -> tuple[str, str] | None:
     """(outcome, reply or ""); None: it is none of these. `ours`: whether the recipient's domain is. `our_addresses`:
     those that listeners name."""
-    if name in ("permit", "reject", "defer", "defer_if_permit", "defer_if_reject"):
+    if name in WORDS and name in NAMES:
         return WORDS[name], ""
     if name in _REFUSALS:
         wrong, reply = _REFUSALS[name]
         return ("defer" if reply.startswith("4") else "reject", reply) if wrong(ctx) else ("dunno", "")
-    unnamed = ctx.client.proof in ("none", "fail")
-    known = {
-        "permit_mynetworks": "ok" if ctx.client.trusted_relay or ctx.role == "outbound" else "dunno",
-        "permit_inet_interfaces": "ok" if _is_us(ctx, our_addresses) else "dunno",
-        "permit_auth_destination": "ok" if ours else "dunno",
-        "reject_unauth_destination": "dunno" if ours else "reject",
-        "defer_unauth_destination": "dunno" if ours else "defer",
-        "reject_unknown_client_hostname": "reject" if unnamed else "dunno",
-        "reject_unknown_reverse_client_hostname": "reject" if ctx.client.reverse_name == "unknown" else "dunno",
-        "reject_multi_recipient_bounce": "reject" if _is_multi_bounce(ctx) else "dunno",
-        "permit_sasl_authenticated": "dunno",
+    if name in _UNAUTHORISED:
+        reply = _UNAUTHORISED[name]
+        outside = ctx.recipient is not None and not ours
+        return ("defer" if reply.startswith("4") else "reject", reply) if outside else ("dunno", "")
+    permits = {
+        "permit_mynetworks": ctx.client.trusted_relay or ctx.role == "outbound",
+        "permit_inet_interfaces": _is_us(ctx, our_addresses),
+        "permit_auth_destination": ours,
+        "permit_sasl_authenticated": False,
     }
-    return (known[name], "") if name in known else None
+    return ("ok" if permits[name] else "dunno", "") if name in permits else None
 
 
 def _is_us(ctx: Context, our_addresses: Sequence[str]) -> bool:
@@ -82,7 +80,17 @@ def _short_helo(ctx: Context) -> bool:
     return bool(ctx.helo) and (_invalid_helo(ctx) or _is_short(ctx.helo))
 
 
+def _unnamed(ctx: Context) -> bool:
+    return ctx.client.proof in ("none", "fail", "temperror")
+
+
 _REFUSALS = {
+    "reject_unknown_client_hostname": (_unnamed, f"450 4.7.25 {_CLIENT}: cannot find your hostname"),
+    "reject_unknown_reverse_client_hostname": (
+        lambda ctx: ctx.client.reverse_name == "unknown",
+        f"450 4.7.1 {_CLIENT}: cannot find your reverse hostname",
+    ),
+    "reject_multi_recipient_bounce": (_is_multi_bounce, "550 5.5.3 Multi-recipient bounce"),
     "reject_non_fqdn_sender": (_short_sender, f"504 5.5.2 Sender address rejected: {_NON_FQDN} address"),
     "reject_non_fqdn_recipient": (_short_recipient, f"504 5.5.2 Recipient address rejected: {_NON_FQDN} address"),
     "reject_non_fqdn_helo_hostname": (_short_helo, f"504 5.5.2 {_HELO}: {_NON_FQDN} hostname"),
@@ -93,3 +101,16 @@ _REFUSALS = {
     ),
     "reject_plaintext_session": (lambda ctx: ctx.client.tls is None, "450 4.7.1 Session encryption is required"),
 }
+_UNAUTHORISED = {
+    "reject_unauth_destination": "554 5.7.1 Recipient address rejected: Relay access denied",
+    "defer_unauth_destination": "454 4.7.1 Recipient address rejected: Relay access denied",
+}
+#: All that evaluate() knows.
+NAMES = frozenset(
+    {
+        *("permit", "reject", "defer", "defer_if_permit", "defer_if_reject"),
+        *("permit_mynetworks", "permit_inet_interfaces", "permit_auth_destination", "permit_sasl_authenticated"),
+        *_REFUSALS,
+        *_UNAUTHORISED,
+    }
+)

@@ -157,6 +157,9 @@ _ASKED: dict[str, Callable[[Context, Ports], Awaitable[Found]]] = {
     "reject_unverified_recipient": _unverified_recipient,
 }
 
+#: All that ask() knows without an argument.
+NAMES = frozenset(_ASKED)
+
 # ---------------------------------------------------------------------- DNS lists
 
 #: Restrictions with an argument: a DNS list ("bl.example.org", "bl.example.org=127.0.0.[2..11]").

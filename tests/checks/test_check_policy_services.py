@@ -118,16 +118,6 @@ def test_every_answer_is_acted_on(answer: str, outcome: str, reply: str, argumen
         assert verdict.reason.startswith("one: ")
 
 
-def test_restrictions_by_what_is_known() -> None:
-    other = context(recipient=Recipient(address=parse_address(b"x@elsewhere.net")[0]))
-    assert told("reject_unauth_destination", other).outcome == "reject"
-    assert told("defer_unauth_destination", other).outcome == "defer"
-    unknown = context(client=Client(address="192.0.2.7", proof="none"))
-    assert told("reject_unknown_client_hostname", unknown).outcome == "reject"
-    assert told("reject_unknown_reverse_client_hostname", unknown).outcome == "reject"
-    assert told("permit_mynetworks, reject", context(role="outbound"), roles=["outbound"]).outcome == "ok"
-
-
 @pytest.mark.parametrize(
     ("name", "bad", "good", "code"),
     [

@@ -1,6 +1,8 @@
 """Restriction names that policy services answer and that ask: DNS, DNS lists, or who has a mailbox here."""
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from appliance.checks.recipient import Policy as Lists
 from appliance.daemons.compose.mailboxes import mailbox
 from appliance.engine.exceptions import Exemption, compile_test
 from appliance.engine.rules import CheckPolicy
+from appliance.mail import restrictions, restrictions_asked
 from appliance.mail.context import Client, Context, Recipient
 from appliance.mail.ports import Ports, Probe, Unavailable
 from appliance.mail.verdict import Verdict
@@ -57,7 +60,10 @@ def sent_by(text: str) -> Address:
 def told(answer: str, ctx: Context, **ports: Any) -> Verdict:
     """What comes of this answer of a service."""
     known = {"resolver": Names(RECORDS, AWAY), "site": SITE} | ports
-    asked = policy_services.check(ctx, policy({"name": "one"}), Ports(policy_services=Services(one=answer), **known))
+    stages = {"stages": list(policy_services.STAGES), "roles": ["inbound", "outbound"]}
+    asked = policy_services.check(
+        ctx, policy({"name": "one"} | stages), Ports(policy_services=Services(one=answer), **known)
+    )
     assert not isinstance(asked, Verdict)
 
     async def settled() -> Verdict:
@@ -251,6 +257,47 @@ def test_an_allow_list_never_speaks_for_a_relay_and_private_addresses_are_not_as
 
 
 @pytest.mark.parametrize(
+    ("name", "facts", "outcome", "reply"),
+    [
+        ("reject_unknown_client_hostname", {"proof": "none"}, "defer", "450 4.7.25 Client host rejected: "),
+        ("reject_unknown_client_hostname", {"proof": "fail"}, "defer", "450 4.7.25 Client host rejected: "),
+        ("reject_unknown_client_hostname", {"proof": "temperror"}, "defer", "450 4.7.25 Client host rejected: "),
+        ("reject_unknown_client_hostname", {"proof": "unknown"}, "dunno", ""),
+        ("reject_unknown_reverse_client_hostname", {}, "defer", "450 4.7.1 Client host rejected: "),
+        ("reject_unknown_reverse_client_hostname", {"reverse_name": "a.example"}, "dunno", ""),
+    ],
+)
+def test_clients_without_a_name(name: str, facts: dict[str, Any], outcome: str, reply: str) -> None:
+    """As Postfix is shipped: they are put off, since DNS may have been wrong."""
+    found = told(name, context(client=Client(address="192.0.2.7", **facts)))
+    assert found.outcome == outcome and found.reply.startswith(reply)
+
+
+@pytest.mark.parametrize(
+    ("recipient", "authorised"),
+    [("user@example.com", True), ("postmaster", True), ("x@elsewhere.example", False), ("", None)],
+)
+def test_destinations(recipient: str, authorised: bool | None) -> None:
+    """A bare postmaster is ours; before RCPT there is nothing to judge."""
+    ctx = context(recipient=to(recipient)) if recipient else context("mail", recipient=None)
+    no = "dunno" if authorised is not False else ""
+    said = {name: told(f"{name}_destination", ctx) for name in ("permit_auth", "reject_unauth", "defer_unauth")}
+    assert said["permit_auth"].outcome == ("ok" if authorised else "dunno")
+    assert said["reject_unauth"].outcome == (no or "reject") and said["defer_unauth"].outcome == (no or "defer")
+    if authorised is False:
+        assert said["reject_unauth"].reply == "554 5.7.1 Recipient address rejected: Relay access denied"
+        assert said["defer_unauth"].reply == "454 4.7.1 Recipient address rejected: Relay access denied"
+
+
+def test_a_bounce_to_several_is_refused_and_own_people_are_let_through() -> None:
+    several = context("data", sender=sent_by(""), recipient=None, recipients=(to("a@example.com"), to("b@example.com")))
+    found = told("reject_multi_recipient_bounce", several)
+    assert (found.outcome, found.reply) == ("reject", "550 5.5.3 Multi-recipient bounce")
+    assert told("permit_mynetworks, reject", context(role="outbound")).outcome == "ok"
+    assert told("permit_sasl_authenticated, reject", context()).outcome == "reject"
+
+
+@pytest.mark.parametrize(
     ("client", "outcome"),
     [
         (Client(address="local"), "ok"),
@@ -270,3 +317,17 @@ def test_what_has_no_meaning_is_put_off_and_named() -> None:
     assert found.outcome == "temperror"
     assert found.reason == "one: reject_unverified_sender is no restriction that means something here"
     assert told("reject_unauth_pipelining", context(signs=frozenset({"pipelining"}))).reply.startswith("503 5.5.0 ")
+
+
+def test_the_page_names_them_all_and_no_other() -> None:
+    """docs/hooks.md: each name that it lists is evaluated, and each that is evaluated is listed."""
+    page = (Path(__file__).resolve().parents[2] / "docs/hooks.md").read_text()
+    told_of = page.partition("Restriction names are evaluated as far as they")[2].partition("Others put the mail off")[0]
+    short = re.findall(r"`reject_rhsbl_client`((?:, `_\w+`)+)", told_of)[0]
+    written = told_of.replace(short, re.sub(r"`_", "`reject_rhsbl_", short))
+    named = set(re.findall(r"`((?:permit|reject|defer|warn_if)\w*)(?: LIST)?`", written))
+    lists = {name for name in named if re.search("rbl|rhsbl|dnswl|rhswl", name)}
+    assert lists == restrictions_asked.LISTS
+    assert named - lists == {"warn_if_reject", *restrictions.NAMES, *restrictions_asked.NAMES}
+    for name in named - lists - {"warn_if_reject"}:
+        assert told(name, context(), **boxes()).outcome != "temperror", name
