@@ -4,15 +4,18 @@ import smtplib
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from appliance.protocol.policy import Attributes, RequestReader, encode_answer
+from tests.peers import sendmail
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
 from tests.peers.policies import plain
 from tests.peers.ports import free_port
 from tests.peers.postfix import Postfix
+from tests.peers.sendmail import Sendmail
 
 pytestmark = pytest.mark.peer
 STAGES = """\
@@ -81,3 +84,22 @@ def test_policyd_and_milterd_hand_on_what_postfix_says(
     with smtplib.SMTP("127.0.0.1", made.port, "client.example.org") as client:
         client.sendmail("a@example.org", ["user@example.com"], b"Subject: x\r\n\r\nx\r\n")
     assert (service.asked[2]["server_address"], service.asked[2]["server_port"]) == ("127.0.0.1", str(made.port))
+
+
+@pytest.mark.skipif(not sendmail.available(), reason="Debian package sendmail-bin is not unpacked (make packages)")
+def test_milterd_hands_on_what_sendmail_says(
+    gateway: Callable[..., Gateway], inner: Inner, service: Service, tmp_path: Path
+) -> None:
+    """It tells no interface for loopback: what it listens on is left."""
+    milter = free_port()
+    files = plain() | {"stages.toml": STAGES}
+    files["policy_services.toml"] = f'services = [ {{ name = "one", address = "{service.address}" }} ]\n'
+    gateway(policies=files, more=f'[[milterd]]\naddress = "inet:127.0.0.1:{milter}"\n')
+    mta = Sendmail(tmp_path / "sendmail", inner.port, f"Xpostgate, S=inet:{milter}@127.0.0.1, F=T, T=S:30s;R:30s").start()
+    try:
+        with smtplib.SMTP("127.0.0.1", mta.port, "client.example.org") as client:
+            client.sendmail("a@example.org", ["user@example.com"], b"Subject: x\r\n\r\nx\r\n")
+    finally:
+        mta.stop()
+    [one] = service.asked
+    assert (one["server_address"], one["server_port"]) == ("127.0.0.1", str(mta.port))
