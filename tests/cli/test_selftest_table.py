@@ -38,7 +38,10 @@ def test_no_line_is_too_long_and_what_matters_is_told_whole(
     assert told.splitlines()[-1].startswith("1 as expected, 1 missed, 1 skipped in 0 s: /etc/x")
 
 
-@pytest.mark.parametrize(("state", "last"), [("skipped", "the clean mail was not played"), ("ok", "1 as expected")])
+@pytest.mark.parametrize(
+    ("state", "last"),
+    [("skipped", "the clean mail was not played"), ("miss", "the clean mail missed"), ("ok", "1 as expected")],
+)
 def test_a_self_test_without_its_clean_mail_says_so_at_its_end(
     state: str, last: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,13 +41,13 @@ def _lenient(folder: Path) -> Played:
         recipient='[on]\nunknown = "mark"\n',
     )
     text = Path(config).read_text()
-    off = 'ehlo_off = [{ networks = ["192.0.2.0/24"], keywords = ["starttls", "CHUNKING"] }]\n[relay]'
+    off = 'ehlo_off = [{ networks = ["192.0.2.0/24"], keywords = ["starttls", "CHUNKING", "SIZE", "8BITMIME"] }]\n[relay]'
     Path(config).write_text(text.replace("[relay]", off, 1))
     return selftest(
         folder,
         "--config",
         config,
-        *only("clean", "unkn", "relay", "BDAT", "TLS", "signed", "SPF", "spoof", "greylist"),
+        *only("clean", "unkn", "relay", "BDAT", "8-bit", "announced", "TLS", "signed", "SPF", "spoof", "greylist"),
     )
 
 
@@ -88,6 +88,12 @@ def _nothing(folder: Path) -> Played:
     return selftest(folder, "--config", config, *only("clean", "bare", "smuggling", "BDAT", "forged", "inner", "kill"))
 
 
+def _holding(folder: Path) -> Played:
+    """Holds all that an honest sender sends."""
+    config = wiring(folder, spf='[on]\npass = "hold"\n')
+    return selftest(folder, "--config", config, *only("clean", "scanner away", "scand", "inner"))
+
+
 def _elsewhere(folder: Path) -> Played:
     """Filters, rewriting, routes, more listeners and a list that is fetched: none of that is tried."""
     more = 'routes = { "other.example" = "smtp:[127.0.0.1]:10" }\n[filters.amavis]\nnext_hop = "smtp:[127.0.0.1]:10024"\n'
@@ -117,6 +123,7 @@ ODD: dict[str, Callable[[Path], Played]] = {
     "encrypting": _encrypting,
     "slow": _slow,
     "nothing": _nothing,
+    "holding": _holding,
     "lenient": _lenient,
     "loose": _loose,
     "elsewhere": _elsewhere,

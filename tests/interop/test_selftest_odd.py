@@ -45,7 +45,8 @@ def test_limits_networks_and_words_of_the_listener_are_no_misses(odd: Played) ->
     told = odd.named("ok")
     assert "expected taken, recipient=unknown, got taken, recipient=unknown" in told["unknown recipient"]
     assert "8 refused" in told["relay attempts"]
-    for name, keyword in (("STARTTLS", "STARTTLS"), ("STARTTLS injection", "STARTTLS"), ("BDAT", "CHUNKING")):
+    keywords = {"STARTTLS": "STARTTLS", "STARTTLS injection": "STARTTLS", "BDAT": "CHUNKING"}
+    for name, keyword in (keywords | {"oversize, announced": "SIZE", "8-bit content": "8BITMIME"}).items():
         assert f"not offered: ehlo_off of your listener names {keyword}" in odd.named("skipped")[name]
     assert {"clean mail", "signed mail", "SPF fail", "spoofed own domain"} <= set(told), (
         "strangers are no relays of yours"
@@ -114,3 +115,11 @@ def test_a_configuration_that_delivers_nothing_is_told_in_time(odd: Played) -> N
     assert "expected delivered, got 250, then dropped" in odd.named("miss")["clean mail"]
     assert "dropped, none lost" in odd.named("ok")["kill -9 of each process"]
     assert "smuggling" in odd.named("ok"), "what is dropped went nowhere"
+
+
+@played("holding")
+def test_what_a_policy_holds_is_not_waited_for(odd: Played) -> None:
+    assert odd.status == 1 and odd.seconds < 50, odd.seconds
+    assert "got 250, then kept in hold, by spf:pass (" in odd.named("miss")["clean mail"], odd.rows
+    assert {"virus scanner away", "scand away"} <= set(odd.named("ok")), "no clean mail passes after it, as before"
+    assert "got 250, then kept in hold" in odd.named("miss")["inner server away and back"]

@@ -31,20 +31,20 @@ class Fate:
         self._gateway, self._inner = gateway, inner
         self.patience = ARRIVAL
 
-    async def of(self, token: str, sender: str, reply: Reply) -> Became:
-        """Of the mail that got this reply, a 250."""
+    async def of(self, token: str, sender: str, reply: Reply, patience: float = 0.0) -> Became:
+        """Of the mail that got this reply, a 250. `patience`: seconds, where one's own are not enough."""
         began = asyncio.get_running_loop().time()
         while (arrived := await self._inner.has(token.encode(), 0.5)) is None:
             if where := await self.aside(sender):
                 return Became(f"250, then kept in {where}")
             if self._gateway.has_dropped(reply):
                 return Became("250, then dropped")
-            if asyncio.get_running_loop().time() - began > self.patience:
-                return await self._lost(sender)
+            if asyncio.get_running_loop().time() - began > (patience or self.patience):
+                return await self._lost(sender, patience or self.patience)
         return Became("delivered", arrived)
 
-    async def _lost(self, sender: str) -> Became:
-        waited, self.patience = self.patience, LATER
+    async def _lost(self, sender: str, waited: float) -> Became:
+        self.patience = LATER
         where = await self._gateway.kept(sender)
         return Became(f"250, not delivered within {waited:.0f} s" + (f", kept in {where}" if where else ""), lost=True)
 

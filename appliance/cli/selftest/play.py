@@ -148,7 +148,8 @@ class Play:
             return result
         if first := self._first(decided, mail, expected.found, stranger):
             return first
-        return result._replace(state="miss", got=f"{result.got}, by {decided.check}:{decided.outcome}")
+        reason = f" ({decided.reason})" if decided.reason else ""
+        return result._replace(state="miss", got=f"{result.got}, by {decided.check}:{decided.outcome}{reason}")
 
     async def stopped(self, mail: Mail, reply: Reply, stranger: Stranger | None = None) -> Result | None:
         """The result for a mail that this configuration stops before all else, None for any other."""

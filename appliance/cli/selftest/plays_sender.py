@@ -48,7 +48,7 @@ async def dmarc_quarantine(play: Play) -> Result:
 
 @SENDER("two authors")
 async def ambiguous(play: Play) -> Result:
-    mail = play.mail(headers="From: <boss@strict.example>\r\n")
+    mail = play.mail(headers="From: <boss@strict.example>\r\n")._replace(facts=(("dkim", "policy"),))  # if it is signed
     return await play.judge(mail, expect(play.policies, ("dmarc", "ambiguous")), "two From fields")
 
 

@@ -86,6 +86,8 @@ async def announced(play: Play) -> Result:
         return Result("skipped", "-", "-", "size_limit = 0")
     async with play.stranger() as stranger:
         await stranger.hello(play.tls)
+        if "SIZE" not in stranger.features:
+            return _not_offered(play, "SIZE")
         reply = await stranger.say(f"MAIL FROM:<big@regular.example> SIZE={limit + 1}")
     if reply.code != 552 and (first := await play.stopped(play.mail(), reply)):
         return first
@@ -164,7 +166,10 @@ async def _in_chunks(stranger: Stranger, octets: bytes) -> Reply:
 @SMTP("8-bit content")
 async def eight_bit(play: Play) -> Result:
     mail = play.mail("Grüße, 你好, \udcff\udcfe\r\n")
-    reply = await play.send(mail, way=Way(options=" BODY=8BITMIME"))
+    stranger = play.stranger()
+    reply = await play.send(mail, stranger, way=Way(options=" BODY=8BITMIME"))
+    if stranger.features and "8BITMIME" not in stranger.features:
+        return _not_offered(play, "8BITMIME")
     result = await play.compare(mail, reply, DELIVER, "octets unchanged")
     body = mail.octets.partition(b"\r\n\r\n")[2]
     arrived = await play.inner.has(mail.token.encode(), 0.1)

@@ -57,9 +57,9 @@ async def no_inner(play: Play) -> Result:
     if reply.code != 250 or early is not None:
         missed = Result("miss", "taken, then delivered", reply.short)
         return (await play.stopped(mail, reply) if reply.code != 250 else None) or missed
-    arrived = await play.inner.has(mail.token.encode(), RECOVERY)
-    got = "taken, then delivered" if arrived is not None else f"not delivered within {RECOVERY:.0f} s"
-    return Result("ok" if arrived is not None else "miss", "taken, then delivered", got, "it waited in the queue")
+    became = await play.fate.of(mail.token, mail.sender, reply, RECOVERY)
+    got = "taken, then delivered" if became.arrived is not None else became.got
+    return unlike([got] * (became.arrived is None), "taken, then delivered", got, "it waited in the queue")
 
 
 @TROUBLE("kill -9 of each process")

@@ -20,7 +20,10 @@ _COLOUR = {"ok": "green", "miss": "red", "skipped": "yellow"}
 _WIDTHS = (30, 34, 44)
 #: Columns before that of the scenarios' names, and where no terminal says how wide it is.
 _INDENT, _WIDE, _NARROWEST = 17, 180, 60
-_NOTHING_SHOWN = "the clean mail was not played: what strangers may send is not shown by this"
+_FOLLOWS = {
+    "skipped": "the clean mail was not played: what strangers may send is not shown by this",
+    "miss": "the clean mail missed: see to that first, much of the rest may follow from it",
+}
 
 
 class Shown:
@@ -100,8 +103,8 @@ class Shown:
             ok, miss, skipped = (self.counts[key] for key in ("ok", "miss", "skipped"))
             seconds = time.monotonic() - self._began
             click.echo(f"{ok} as expected, {miss} missed, {skipped} skipped in {seconds:.0f} s: {what}")
-            if self._clean == "skipped":
-                click.echo(click.style(textwrap.fill(_NOTHING_SHOWN, self._width), fg="yellow"))
+            if words := _FOLLOWS.get(self._clean):
+                click.echo(click.style(textwrap.fill(words, self._width), fg=_COLOUR[self._clean]))
         return self.counts["miss"]
 
 
