@@ -1,7 +1,7 @@
 """One connection of an MTA: octets in, events through the session, octets out; deadlines and progress (threats D6).
 
-Contract: events are answered in order, for a TURN, then others are served; while an answer is being found nothing more
-is read than HIGH octets. Each answer has a deadline, behind it the front's default; the MTA hears of progress meanwhile:
+Contract: events are answered in order, for a TURN, then others are served; while they wait for their turn, for an answer
+that is being found, or for an MTA that takes no answers, nothing more is read than HIGH octets. Each answer has a deadline, behind it the front's default; the MTA hears of progress meanwhile:
 behind the end of a message, and at any step from Postfix, which takes it there. Octets that are no milter protocol cost
 this connection alone, with one log line. What failure means for the mail: an error of ours is a deferral; who hangs up
 is judged no further.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from appliance.daemons.milterd.front import Front
     from appliance.daemons.milterd.rules import Door, Rules
 
-#: Octets that wait unread behind an event whose answer is being found.
+#: Octets of events that wait; who says more is not read from.
 HIGH = 1 << 20
 #: Octets that a stranger is known by.
 START = 40
@@ -46,9 +46,10 @@ class Connection(asyncio.Protocol):
         self.deadline = front.loop.time() + door.front.idle
         self._task: asyncio.Task[None] | None = None
         self._start = b""
-        self._unread = 0
         self._choked = self._paused = False
         self._turn: asyncio.Handle | None = None
+        #: Telling of progress, while an answer is being found.
+        self._ticking: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------ transport
 
@@ -63,19 +64,16 @@ class Connection(asyncio.Protocol):
         if self._turn is not None:
             self._turn.cancel()
         self.session.forget()
+        self.machine.hang_up()
         self.front.left(self)
 
     def data_received(self, data: bytes) -> None:
         if len(self._start) < START:
             self._start += data[:START]
         self.machine.push(data)
-        if self.busy or self._choked or self._turn is not None:
-            self._unread += len(data)
-            if self._unread > HIGH and not self._paused and self.transport is not None:
-                self._paused = True
-                self.transport.pause_reading()
-            return
-        self._pump()
+        if not self._waits:
+            self._pump()
+        self._flow()
 
     def pause_writing(self) -> None:
         self._choked = True
@@ -83,6 +81,19 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._choked = False
         self._go_on()
+
+    def _flow(self) -> None:
+        """Read on, unless too much waits for its turn already."""
+        full = self._waits and self.machine.unread > HIGH
+        if full == self._paused or self.transport is None or self.transport.is_closing():
+            return
+        self._paused = full
+        (self.transport.pause_reading if full else self.transport.resume_reading)()
+
+    @property
+    def _waits(self) -> bool:
+        """No event is heard now."""
+        return self.busy or self._choked or self._turn is not None
 
     @property
     def busy(self) -> bool:
@@ -105,11 +116,8 @@ class Connection(asyncio.Protocol):
         self._turn = None
         if self.busy or self._choked or self.transport is None:
             return
-        self._unread = 0
-        if self._paused:
-            self._paused = False
-            self.transport.resume_reading()
         self._pump()
+        self._flow()
 
     def _pump(self) -> None:
         """Events, as long as they are answered at once, for a TURN."""
@@ -195,7 +203,7 @@ class Connection(asyncio.Protocol):
         """Find the answer, in time; then go on with what came meanwhile."""
         front = self.session.door.front
         seconds = front.message_deadline if step is Event.END_OF_MESSAGE else front.deadline
-        ticking = self._tick(step, front.progress)
+        self._tick(step, front.progress)
         try:
             async with asyncio.timeout(seconds):
                 reply = await answer
@@ -204,8 +212,9 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             reply = self._failed(step, error)
         finally:
-            for handle in ticking:
-                handle.cancel()
+            if self._ticking is not None:
+                self._ticking.cancel()
+                self._ticking = None
         self._task = None
         if self.transport is None:
             return
@@ -221,21 +230,16 @@ class Connection(asyncio.Protocol):
         if self.front.draining and self.idle:
             self.close()
 
-    def _tick(self, step: Event, every: float) -> list[asyncio.TimerHandle]:
-        """Tell of progress each `every` seconds; the list holds the timer that is next."""
-        handles: list[asyncio.TimerHandle] = []
-        if step is not Event.END_OF_MESSAGE and not self.machine.macro("v").startswith("Postfix"):
-            return handles
+    def _tick(self, step: Event, every: float) -> None:
+        """Tell of progress each `every` seconds."""
         agreement = self.machine.agreement
-        if agreement is None or step in agreement.quiet:
-            return handles
+        takes = step is Event.END_OF_MESSAGE or self.machine.macro("v").startswith("Postfix")
+        if takes and agreement is not None and step not in agreement.quiet:
+            self._ticking = self.front.loop.call_later(every, self._tell, every)
 
-        def tell() -> None:
-            self._write([self.machine.progress()])
-            handles[:] = [self.front.loop.call_later(every, tell)]
-
-        handles.append(self.front.loop.call_later(every, tell))
-        return handles
+    def _tell(self, every: float) -> None:
+        self._write([self.machine.progress()])
+        self._ticking = self.front.loop.call_later(every, self._tell, every)
 
     def _default(self, step: Event, seconds: float) -> Reply:
         """No decision in time."""

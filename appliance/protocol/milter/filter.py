@@ -101,6 +101,15 @@ class FilterMachine:
         self._reader.push(data)
 
     @property
+    def unread(self) -> int:
+        """Octets of events that were not given yet."""
+        return self._reader.unread
+
+    def hang_up(self) -> None:
+        """Nothing more is asked for: let go of what is unread."""
+        self._reader.drop()
+
+    @property
     def wants_answer(self) -> bool:
         """The event at hand is answered before there is a next one."""
         return self._open is not None

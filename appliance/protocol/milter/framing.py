@@ -51,6 +51,15 @@ class PacketReader:
         return letter, data
 
     @property
+    def unread(self) -> int:
+        """Octets that were pushed and not asked for yet."""
+        return len(self._buffer) - self._at
+
+    def drop(self) -> None:
+        """Let go of what is unread."""
+        self._buffer, self._at = bytearray(), 0
+
+    @property
     def pending(self) -> bool:
         """Octets wait that are no whole packet (or were not asked for yet)."""
         return len(self._buffer) > self._at

@@ -365,7 +365,7 @@ async def test_octets_without_end_while_we_think_are_not_taken(tmp_path: Path) -
             writer.write(flood)
             sent += 1
             await asyncio.sleep(0)
-        assert connection._paused and connection._unread < 4 << 20
+        assert connection._paused and connection.machine.unread < 4 << 20
         gate.set()
         writer.close()
         await idle(stage)
