@@ -56,7 +56,8 @@ class Program:
     def be(self, mode: str) -> None:
         """From the next run on."""
         if mode == "absent":
-            os.rename(self.path, self._hidden)
+            if self.path.exists():
+                os.rename(self.path, self._hidden)
         elif self._hidden.exists():
             os.rename(self._hidden, self.path)
         fresh = self.mode.with_suffix(".new")

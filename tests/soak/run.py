@@ -57,7 +57,9 @@ class Soak:
         await self.weather.good()
         await self._all_well("after")
         await self._load(min(15.0, max(3.0, self.seconds / 20)))
-        await self._settled(before)
+        after = await self._settled(before)
+        both = ((name, was.memory, after[name].memory) for name, was in before.items() if name in after)
+        self.say("  memory in MB: " + ", ".join(f"{name} {was:.0f} -> {now:.0f}" for name, was, now in both))
         await self._judge(self.senders.sent[calm:calm_end])
 
     # -------------------------------------------------------------------------------------------- the three acts
@@ -127,8 +129,8 @@ class Soak:
 
     def _loops(self, moment: float, canary: Canary) -> None:
         for worker, lag in lag_since(self.world.gateway, moment).items():
-            # runner waits until a program that it starts has begun: the program's wait for a processor is its own then
-            most = (1.0 if worker.startswith("runner.") else 0.1) + canary.worst
+            # these wait until a program that they start has begun: the program's wait for a processor is their own then
+            most = (1.0 if worker.startswith(("runner.", "syncd.")) else 0.1) + canary.worst
             if lag.own > most:
                 self.wrong.append(f"the loop of {worker} was kept for {lag.own:.3f} s (at most {most:.3f} s)")
 

@@ -54,7 +54,7 @@ class Room(NamedTuple):
     descriptors: int = 12
     tasks: int = 6
     sockets: int = 12
-    memory: float = 64.0
+    memory: float = 40.0
     share: float = 1.3
 
 

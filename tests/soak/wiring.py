@@ -55,6 +55,7 @@ workers = 1
 connections = 300
 deadline = "3s"
 idle = "5s"
+messages = 1000
 [[milterd]]
 name = "milterd"
 address = "inet:127.0.0.1:{milterd}"

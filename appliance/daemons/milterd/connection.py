@@ -1,10 +1,10 @@
 """One connection of an MTA: octets in, events through the session, octets out; deadlines and progress (threats D6).
 
 Contract: events are answered in order, for a TURN, then others are served; while they wait for their turn, for an answer
-that is being found, or for an MTA that takes no answers, nothing more is read than HIGH octets. Each answer has a deadline, behind it the front's default; the MTA hears of progress meanwhile:
-behind the end of a message, and at any step from Postfix, which takes it there. Octets that are no milter protocol cost
-this connection alone, with one log line. What failure means for the mail: an error of ours is a deferral; who hangs up
-is judged no further.
+that is being found, or for an MTA that takes no answers, nothing more is read than HIGH octets. Each answer has a
+deadline, behind it the front's default; the MTA hears of progress meanwhile: behind the end of a message, and at any step
+from Postfix, which takes it there. Octets that are no milter protocol cost this connection alone, with one log line. What
+failure means for the mail: an error of ours is a deferral; who hangs up is judged no further.
 """
 
 import asyncio

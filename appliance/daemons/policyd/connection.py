@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._session: Session | None = None
         self._task: asyncio.Task[None] | Promise[str] | None = None
         self._wrong = ""
-        self._ended = self._paused = False
+        self._ended = self._paused = self._choked = False
         self._turn: asyncio.Handle | None = None
 
     # ------------------------------------------------------------------ transport
@@ -77,10 +77,13 @@ class Connection(asyncio.Protocol):
         return self._task is not None or self._turn is not None
 
     def pause_writing(self) -> None:
+        self._choked = True
         self._read(False)
 
     def resume_writing(self) -> None:
-        self._read(True)
+        self._choked = False
+        if len(self._backlog) <= BACKLOG:
+            self._read(True)
 
     def _read(self, on: bool) -> None:
         if self.transport is None or self.transport.is_closing() or on != self._paused:
@@ -152,7 +155,7 @@ class Connection(asyncio.Protocol):
                 transport.close()
             elif self._ended or self.front.draining:
                 transport.close()
-            elif self._paused:
+            elif self._paused and not self._choked:
                 self._read(True)
 
     def _answer(self, attributes: Attributes, one: Cut | None, lead: Lead[Likeness] | None) -> bytes | None:
