@@ -17,9 +17,8 @@ The contract of a check module (docs/new-check.md):
                                    optional; a check that talks with somebody over a whole session (milters). Where a
                                    front has one, the Conversation is asked in place of check(); None: there is nobody
     bind(ctx, policy, ports) -> Bind | None
-                                   optional; check() at RCPT with all but recipient and moment filled in, for many
-                                   recipients of one client and sender (engine/bound.py). ctx.trail may lack what
-                                   was found at RCPT. None, then or later: ask check()
+                                   optional; check() at RCPT for many recipients of one client and sender
+                                   (mail/binding.py). ctx.trail may lack what was found at RCPT. None: ask check()
     class Policy(knobs.Policy)     its knobs, every one with its default; table and scanner names are typed
                                    knobs.Tables / knobs.Scanners, so that they are opened and checked for us
     def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]
@@ -37,6 +36,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from appliance.checks import knobs
+from appliance.mail.binding import Bind
 from appliance.mail.context import Context, Role, Stage
 from appliance.mail.ports import Conversation, Ports
 from appliance.mail.verdict import Action, Verdict
@@ -90,7 +90,7 @@ class Check(NamedTuple):
     idle: Callable[[Any, Role, Stage], bool] | None = None
     rewrites: bool = False
     open: Callable[[Any, Ports], Conversation | None] | None = None
-    bind: Callable[[Context, Any, Ports], knobs.Bind | None] | None = None
+    bind: Callable[[Context, Any, Ports], Bind | None] | None = None
 
     def needs_content(self, stage: Stage) -> bool:
         """Is there nothing to judge at this stage without the octets of the message?"""

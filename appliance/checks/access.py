@@ -10,9 +10,9 @@ from functools import lru_cache, partial
 from typing import Any
 
 from appliance.checks import knobs
-from appliance.checks.knobs import Bind
 from appliance.mail import actions
 from appliance.mail.actions import read_entry
+from appliance.mail.binding import Bind
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later
 from appliance.mail.lookup import Found, Key, address_keys, client_keys, domain_keys, search
@@ -60,16 +60,25 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     return _NOTHING
 
 
+class _Bound(Bind):
+    """Of whom no table says anything."""
+
+    __slots__ = ("_about", "_tables")
+
+    def __init__(self, policy: Policy, ports: Ports) -> None:
+        self._tables = [table for spec in policy.recipient if (table := _table(ports, spec))]
+        self._about = ports.site.recipient_delimiter, not policy.parent_domain_matches_subdomains
+
+    def ask(self, address: Address, now: float) -> Verdict | None:
+        return _NOTHING if self.usual(address) else None
+
+    def usual(self, address: Address) -> bool:
+        return not self._tables or search(self._tables, address_keys(address, *self._about)) is None
+
+
 def bind(ctx: Context, policy: Policy, ports: Ports) -> Bind:
     """See checks."""
-    delimiter, dotted = ports.site.recipient_delimiter, not policy.parent_domain_matches_subdomains
-
-    def ask(address: Address, now: float) -> Verdict | None:
-        tables = [table for spec in policy.recipient if (table := _table(ports, spec))]
-        found = search(tables, address_keys(address, delimiter, dotted)) if tables else None
-        return _NOTHING if found is None else None
-
-    return ask
+    return _Bound(policy, ports)
 
 
 def look_up(

@@ -10,23 +10,24 @@ loop (its retries kept coming from other addresses: let in), proven, exempt, not
 What failure means for the mail: without the store the outcome is temperror (shipped: mark), never early.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from functools import lru_cache
+from functools import partial
 from typing import Annotated, Literal, get_args
 
 import msgspec
 from pydantic import Field
 
 from appliance.checks import knobs
-from appliance.checks.knobs import Bind, Duration, Tables
+from appliance.checks.knobs import Duration, Tables
+from appliance.mail.binding import StepBind
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later, then, waits
-from appliance.mail.lookup import Found, Key, search, split_extension
+from appliance.mail.lookup import Found, Key, search
 from appliance.mail.network import network
-from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports
+from appliance.mail.ports import Greylist, GreylistAnswer, GreylistAsk, Ports
 from appliance.mail.promise import Promise
 from appliance.mail.subscribers import dynamic_name
+from appliance.mail.triplet import recipient_key, sender_key
 from appliance.mail.verdict import Action, Verdict
 from appliance.protocol.smtp.address import NULL_SENDER, Address
 
@@ -69,13 +70,6 @@ FINDINGS: dict[tuple[str, str], tuple[Reason, str]] = {
 DAY = 86400.0
 _replace = msgspec.structs.replace
 
-_BATV = re.compile(r"(?:prvs=[0-9a-z]{4,32}=|btv1==[0-9a-z]{4,32}==)(?P<user>.+)\Z")
-_BATV_OLD = re.compile(r"prvs=(?P<user>[^/]+)/[0-9a-z]{4,32}\Z")
-_SRS0 = re.compile(r"srs0[=+-][0-9a-z+/]+=[0-9a-z]{2}=(?P<rest>.+)\Z")
-_SRS1 = re.compile(r"srs1[=+-][0-9a-z+/]+=(?P<host>[^=]+)=[=+-][0-9a-z+/]+=[0-9a-z]{2}=(?P<rest>.+)\Z")
-_DIGITS = re.compile(r"(?<![0-9a-z])\d+(?![0-9a-z])")
-_TOKEN = re.compile(r"(?<![0-9a-z])(?=[a-f]*\d)[0-9a-f]{12,}(?![0-9a-z])")
-
 
 class Policy(knobs.Policy):
     when: Literal["suspicious", "always"] = "suspicious"
@@ -89,29 +83,6 @@ class Policy(knobs.Policy):
     ipv6_prefix: Annotated[int, Field(ge=16, le=128)] = 64
     exempt_clients: Tables = ("postgrey_clients:exempt/clients",)
     exempt_recipients: Tables = ("postgrey_recipients:exempt/recipients",)
-
-
-@lru_cache(maxsize=8192)
-def sender_key(sender: Address) -> str:
-    """The sender as it is remembered: what changes from attempt to attempt is taken out (case, +ext, BATV, SRS hashes,
-    runs of digits and long hexadecimal tokens of VERP)."""
-    local = sender.local.lower()
-    if found := _BATV.match(local) or _BATV_OLD.match(local):
-        local = found["user"]
-    if found := _SRS0.match(local):
-        local = f"srs0={found['rest']}"
-    elif found := _SRS1.match(local):
-        local = f"srs1={found['host']}={found['rest']}"
-    else:
-        local = split_extension(local, "+")[0]
-    local = _DIGITS.sub("#", _TOKEN.sub("#", local))
-    return f"{local}@{sender.domain}"
-
-
-@lru_cache(maxsize=8192)
-def recipient_key(recipient: Address, delimiter: str) -> str:
-    """The recipient as it is remembered: lower case, without extension."""
-    return f"{split_extension(recipient.local.lower(), delimiter)[0]}@{recipient.domain}"
 
 
 def suspicion(ctx: Context, counts: Collection[str] = REASONS) -> tuple[str, ...]:
@@ -270,8 +241,45 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     return then(exemption(ctx, recipient, policy, ports), step)
 
 
-def bind(ctx: Context, policy: Policy, ports: Ports) -> Bind | None:
-    """See checks: for who is greylisted whomever they write to."""
+class _Bound(StepBind):
+    """Who is greylisted whomever they write to, but for exempt recipients."""
+
+    __slots__ = ("_delimiter", "_lists", "_names", "_question", "_reasons", "_store")
+
+    def __init__(
+        self, usual: GreylistAsk, names: list[str], reasons: Sequence[str], policy: Policy, ports: Ports, store: Greylist
+    ) -> None:
+        self._question, self._names, self._reasons, self._store = usual, names, reasons, store
+        self._delimiter = ports.site.recipient_delimiter
+        self._lists = [ports.tables[spec] for spec in policy.exempt_recipients]
+
+    def ask(self, address: Address, now: float) -> Verdict | Awaitable[Verdict] | None:
+        if not self.usual(address):
+            return None
+        answer = self._store.step(self._about(address, now))
+        if isinstance(answer, GreylistAnswer):
+            return self.heard(address, now, answer)
+        heard = partial(self.heard, address, now)
+        return answer.map(heard) if isinstance(answer, Promise) else later(answer, heard)
+
+    def usual(self, address: Address) -> bool:
+        if address.local.lower() in REQUIRED:
+            return False
+        return not self._lists or search(self._lists, [Key(address.text, True)]) is None
+
+    def step(self, address: Address, now: float) -> GreylistAnswer | Awaitable[GreylistAnswer]:
+        return self._store.step(_replace(self._question, recipient=address.text, now=now))  # a usual one is its own key
+
+    def heard(self, address: Address, now: float, answer: GreylistAnswer) -> Verdict:
+        tried = [*self._names, address.text]
+        return decide(self._about(address, now), answer, self._reasons, address, tried)
+
+    def _about(self, address: Address, now: float) -> GreylistAsk:
+        return _replace(self._question, recipient=recipient_key(address, self._delimiter), now=now)
+
+
+def bind(ctx: Context, policy: Policy, ports: Ports) -> StepBind | None:
+    """See checks."""
     sender, store = ctx.sender, ports.greylist
     if sender is None or not sender.text or store is None or ctx.client.trusted_relay or proof(ctx, policy):
         return None
@@ -279,20 +287,5 @@ def bind(ctx: Context, policy: Policy, ports: Ports) -> Bind | None:
     allowed = any(verdict.check == "dnsbl" and verdict.outcome == "allowed" for verdict in ctx.trail)
     if allowed or (policy.when == "suspicious" and not reasons) or _listed(policy.exempt_clients, names, ports):
         return None
-    delimiter, lists = ports.site.recipient_delimiter, [ports.tables[spec] for spec in policy.exempt_recipients]
-    usual = question(ctx, sender, NULL_SENDER, policy, delimiter)
-
-    def ask(address: Address, now: float) -> Verdict | Awaitable[Verdict] | None:
-        if address.local.lower() in REQUIRED or (lists and search(lists, [Key(address.text, True)]) is not None):
-            return None
-        asked = _replace(usual, recipient=recipient_key(address, delimiter), now=now)
-
-        def heard(answer: GreylistAnswer) -> Verdict:
-            return decide(asked, answer, reasons, address, [*names, address.text])
-
-        answer = store.step(asked)
-        if isinstance(answer, GreylistAnswer):
-            return heard(answer)
-        return answer.map(heard) if isinstance(answer, Promise) else later(answer, heard)
-
-    return ask
+    usual = question(ctx, sender, NULL_SENDER, policy, ports.site.recipient_delimiter)
+    return _Bound(usual, names, reasons, policy, ports, store)

@@ -1,16 +1,9 @@
 """What every check's knobs are made of: the Policy base and the value types an operator writes (durations, sizes)."""
 
 import re
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-
-from appliance.mail.verdict import Verdict
-from appliance.protocol.smtp.address import Address
-
-#: Asks a check about a recipient at a moment (wall clock); None: that is nothing for it (see appliance.checks, bind).
-Bind = Callable[[Address, float], Verdict | Awaitable[Verdict] | None]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d{1,9})([smhdw])\Z")

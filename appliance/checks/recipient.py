@@ -19,7 +19,8 @@ from functools import partial
 import msgspec
 
 from appliance.checks import knobs
-from appliance.checks.knobs import Bind, Tables
+from appliance.checks.knobs import Tables
+from appliance.mail.binding import Bind
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later, then
 from appliance.mail.lookup import Found, Searched, address_map_keys, search
@@ -91,23 +92,38 @@ def judge(address: Address, policy: Policy, ports: Ports) -> Verdict | Awaitable
     return later(ours, partial(_judge, address, policy, ports))
 
 
-def bind(ctx: Context, policy: Policy, ports: Ports) -> Bind | None:
-    """See checks: who is on a list is known. Whatever else there may be to say of an address, check() says."""
-    site, tables = ports.site, [ports.tables[spec] for spec in policy.tables]
-    if ports.aliases is not None or any(map(absence, tables)):
-        return None
+class _Bound(Bind):
+    """Who is on a list is known. Whatever else there may be to say of an address, check() says."""
 
-    def ask(address: Address, now: float) -> Verdict | None:
-        if address.local.lower() == "postmaster" or site.is_ours(address.domain) is not True:
+    __slots__ = ("_site", "_tables")
+
+    def __init__(self, policy: Policy, ports: Ports) -> None:
+        self._site, self._tables = ports.site, [ports.tables[spec] for spec in policy.tables]
+
+    def ask(self, address: Address, now: float) -> Verdict | None:
+        if address.local.lower() == "postmaster" or self._site.is_ours(address.domain) is not True:
             return None
-        if site.undeliverable(address) is not None:
+        if self._site.undeliverable(address) is not None:
             return None
-        found = listed(address, tables, site.recipient_delimiter)
+        found = listed(address, self._tables, self._site.recipient_delimiter)
         if not isinstance(found, Found):
             return None
         return _verdict(address, "known", f"{found.key} is listed", key=found.key, place=found.place)
 
-    return ask
+    def usual(self, address: Address) -> bool:
+        """Its domain is on a list, the address itself on none."""
+        if address.local == "postmaster" or self._site.undeliverable(address) is not None:
+            return False
+        for table in self._tables:  # noqa: SIM110 - a generator costs more than all else here
+            if table.pattern or table.get(address.text) is not None:
+                return False
+        return True
+
+
+def bind(ctx: Context, policy: Policy, ports: Ports) -> Bind | None:
+    """See checks."""
+    absent = any(absence(ports.tables[spec]) for spec in policy.tables)
+    return None if absent or ports.aliases is not None else _Bound(policy, ports)
 
 
 def _judge(address: Address, policy: Policy, ports: Ports, ours: bool) -> Verdict | Awaitable[Verdict]:

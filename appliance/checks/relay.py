@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 from functools import partial
 
 from appliance.checks import knobs
-from appliance.checks.knobs import Bind
+from appliance.mail.binding import Bind
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later
 from appliance.mail.ports import Ports
@@ -59,14 +59,23 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     return _verdict(address, ours) if isinstance(ours, bool) else later(ours, partial(_verdict, address))
 
 
+class _Bound(Bind):
+    __slots__ = ("_is_ours",)
+
+    def __init__(self, ports: Ports) -> None:
+        self._is_ours = ports.site.is_ours
+
+    def ask(self, address: Address, now: float) -> Verdict | None:
+        ours = address.domain and self._is_ours(address.domain) is True
+        return _OURS if ours and not relay_tricks(address) else None
+
+    def usual(self, address: Address) -> bool:
+        return True
+
+
 def bind(ctx: Context, policy: Policy, ports: Ports) -> Bind:
     """See checks."""
-    is_ours = ports.site.is_ours
-
-    def ask(address: Address, now: float) -> Verdict | None:
-        return _OURS if address.domain and is_ours(address.domain) is True and not relay_tricks(address) else None
-
-    return ask
+    return _Bound(ports)
 
 
 def _verdict(address: Address, ours: bool) -> Verdict:

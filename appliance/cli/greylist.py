@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from appliance.checks.greylist import recipient_key, sender_key
 from appliance.cli import common
 from appliance.config import where
+from appliance.mail.triplet import recipient_key, sender_key
 from appliance.observe.text import counted
 from appliance.protocol.smtp.address import AddressError, parse_address
 from appliance.stores import greylist, wire

@@ -1,29 +1,34 @@
 """One question at RCPT, made ready to be asked again about other recipients.
 
 Contract: `bind` gives a Bound where no check of the stage tells recipients apart by an exception, each can be bound, and
-nothing that was found earlier does anything. What it answers about an address is what Engine.ask answers for the same
-Context with that recipient, moment and transaction. It answers None, and has asked nobody outside, where the engine must
-look itself: somebody objects at once, or one of the checks cannot say. What failure means for the mail: as in the engine.
+nothing that was found earlier does anything. Who asks it (`ask`, or `step`) gets the last check's answer, and from
+`decide` with it what Engine.ask answers for the same Context with that recipient, moment and transaction. It answers
+None, and has asked nobody outside, where the engine must look itself: somebody objects at once, or one of the checks
+cannot say. What was found is not counted. What failure means for the mail: as in the engine.
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator
-from typing import cast
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 import msgspec
 
-from appliance.checks.knobs import Bind
-from appliance.engine.asking import Slot, counted, gone, waited
-from appliance.engine.deadlines import expire, since
+from appliance.engine.asking import Slot, gone, waited
+from appliance.engine.deadlines import expire
 from appliance.engine.hearing import EARLY
 from appliance.engine.judge import PUT_OFF, Judgement
 from appliance.engine.pipeline import Engine
+from appliance.mail.binding import Bind, StepBind
 from appliance.mail.context import Context, Recipient
+from appliance.mail.ports import GreylistAnswer
 from appliance.mail.promise import Promise
 from appliance.mail.replies import as_class, finish
 from appliance.mail.verdict import Action, Decision, Verdict
 from appliance.protocol.smtp.address import Address
 
+T = TypeVar("T")
+#: What the last check answers: its verdict, the store's answer to its step, or what went wrong.
+Asked = Verdict | GreylistAnswer | BaseException
 _replace = msgspec.structs.replace
 
 
@@ -34,11 +39,12 @@ def _future() -> asyncio.Future[None]:
 class Bound:
     """The checks of the stage with all but the recipient filled in."""
 
-    __slots__ = ("_at_once", "_ctx", "_deadline", "_deferrals", "_last", "_rulings", "_slot", "_soft_bounce")
+    __slots__ = ("_at_once", "_ctx", "_deadline", "_deferrals", "_last", "_rulings", "_slot", "_soft_bounce", "_step")
 
-    def __init__(self, engine: Engine, ctx: Context, slots: list[Slot], asks: list[Bind]) -> None:
+    def __init__(self, engine: Engine, ctx: Context, slots: list[Slot], binds: list[Bind]) -> None:
         self._ctx, self._soft_bounce, self._deadline = ctx, engine.soft_bounce, engine.policies.plan.deadline
-        self._slot, self._last, self._rulings = slots[-1], asks[-1], slots[-1].policy.rulings
+        self._slot, self._last, self._rulings = slots[-1], binds[-1], slots[-1].policy.rulings
+        self._step = binds[-1] if isinstance(binds[-1], StepBind) else None
         #: What a Judgement says of outcomes that plainly put off.
         self._deferrals = {
             word: as_class(ruling.reply or PUT_OFF, False)
@@ -49,67 +55,97 @@ class Bound:
             frozenset(word for word, ruling in slot.policy.rulings.items() if ruling.action is Action.DUNNO)
             for slot in slots
         ]
-        self._at_once = tuple(zip(asks, quiet, strict=True))[:-1]
+        self._at_once = tuple(zip(binds, quiet, strict=True))[:-1]
 
-    def ask(self, address: Address, now: float, ids: Iterator[str]) -> tuple[str, Promise[Decision]] | None:
-        """Judge RCPT for `address`: the transaction, which is the next of `ids`, and its decision. `now`: wall clock."""
-        found = []
+    def ask(self, address: Address, now: float, plain: bool) -> Promise[Asked] | None:
+        """The last check's answer about `address`, for `decide`. `now`: wall clock; `plain`: see Bind.usual."""
         try:
-            for ask, quiet in self._at_once:
-                verdict = ask(address, now)
-                if type(verdict) is not Verdict or verdict.outcome not in quiet or verdict.edits:
-                    return None
-                found.append(_replace(verdict, stage="rcpt", recipient=address.text))
-            answer = self._last(address, now)
+            if self._found(address, now) is None:
+                return None
+            if plain and self._step is not None and self._step.usual(address):
+                return self._within(self._step.step(address, now))
+            return self._within(self._last.ask(address, now))
         except Exception:  # the engine meets it again, and says so
             return None
-        if answer is None or isinstance(answer, Verdict):
+
+    def step(self, address: Address, now: float) -> Promise[Asked] | None:
+        """As `ask`, for a plain address of a domain of which others were asked about. None: it is not like most there."""
+        try:
+            for bind, _ in self._at_once:
+                if not bind.usual(address):
+                    return None
+            step = self._step
+            return self._within(step.step(address, now)) if step is not None and step.usual(address) else None
+        except Exception:
             return None
-        transaction = next(ids)
-        return transaction, self._promised(_promise(answer), found, address, transaction, now)
 
-    def _promised(
-        self, promise: Promise[Verdict], found: list[Verdict], address: Address, transaction: str, now: float
-    ) -> Promise[Decision]:
-        then = expire(self._deadline, promise)
+    def _within(self, answer: Verdict | GreylistAnswer | Awaitable[Any] | None) -> Promise[Asked] | None:
+        """An answer to come has a deadline, and what goes wrong is an answer, too. What is at hand is the engine's."""
+        if answer is None or isinstance(answer, Verdict | GreylistAnswer):
+            return None
+        promise = _promise(answer)
+        expire(self._deadline, promise)
+        return promise.rescue(_failed)
 
-        def failed(error: BaseException) -> Verdict:
-            ctx = _replace(self._ctx, recipient=Recipient(address=address), transaction=transaction, now=now)
-            return gone(self._slot, error, ctx, self._deadline)
+    def decide(self, address: Address, transaction: str, now: float, answer: Asked) -> Decision:
+        """What is decided if the last check answers that. Raises LookupError where `ask` answers None at once."""
+        found = self._found(address, now)
+        if found is None:
+            raise LookupError(f"{address.text} is not like others of its domain")
+        verdict = self._declared(answer, address, transaction, now)
+        found.append(_replace(verdict, stage="rcpt", recipient=address.text))
+        verdict, verdicts = found[-1], tuple(found)
+        refusal = self._deferrals.get(verdict.outcome)
+        if refusal is None or verdict.reply or verdict.edits:
+            judgement = Judgement()
+            judgement.add(verdict, self._rulings[verdict.outcome])
+            return judgement.decision(verdicts, transaction, self._soft_bounce)
+        reply = finish(refusal, transaction, self._soft_bounce)
+        action = Action.DEFER_IF_PERMIT
+        return Decision(verb="defer", reply=reply, deciding=verdict, action=action, verdicts=verdicts)
 
-        def judge(verdict: Verdict) -> Decision:
-            waited(self._slot, since(then))
-            verdict = _replace(verdict, stage="rcpt", recipient=address.text)
-            found.append(verdict)
-            counted(found)
-            refusal = self._deferrals.get(verdict.outcome)
-            if refusal is None or verdict.reply or verdict.edits:
-                judgement = Judgement()
-                judgement.add(verdict, self._rulings[verdict.outcome])
-                return judgement.decision(tuple(found), transaction, self._soft_bounce)
-            reply = finish(refusal, transaction, self._soft_bounce)
-            action, verdicts = Action.DEFER_IF_PERMIT, tuple(found)
-            return Decision(verb="defer", reply=reply, deciding=verdict, action=action, verdicts=verdicts)
+    def waited(self, seconds: float) -> None:
+        """The last check's answer came; its time is counted."""
+        waited(self._slot, seconds)
 
-        return promise.map(self._declared).rescue(failed).map(judge)
+    def _found(self, address: Address, now: float) -> list[Verdict] | None:
+        """What all checks but the last say; None where one of them objects, or cannot say."""
+        found = []
+        for bind, quiet in self._at_once:
+            verdict = bind.ask(address, now)
+            if type(verdict) is not Verdict or verdict.outcome not in quiet or verdict.edits:
+                return None
+            found.append(_replace(verdict, stage="rcpt", recipient=address.text))
+        return found
 
-    def _declared(self, answer: object) -> Verdict:
-        """Raises TypeError for an answer that the check has not declared, or that only the engine can hear."""
-        own = type(answer) is Verdict and answer.check == self._slot.check.name and answer.outcome in self._rulings
-        if isinstance(answer, Verdict) and own and not answer.more and not answer.shared:
+    def _declared(self, answer: Asked, address: Address, transaction: str, now: float) -> Verdict:
+        """The answer as a verdict that the check has declared, or the temperror that it comes to."""
+        if type(answer) is GreylistAnswer and self._step is not None:
+            try:
+                answer = self._step.heard(address, now, answer)
+            except Exception as error:
+                answer = error
+        if type(answer) is Verdict and answer.outcome in self._rulings and not (answer.more or answer.shared):
             return answer
-        raise TypeError(f"{self._slot.check.name} answered {answer!r}"[:300])
+        if not isinstance(answer, BaseException):
+            answer = TypeError(f"{self._slot.check.name} answered {answer!r}"[:300])
+        ctx = _replace(self._ctx, recipient=Recipient(address=address), transaction=transaction, now=now)
+        return gone(self._slot, answer, ctx, self._deadline)
 
 
-def _promise(answer: Awaitable[Verdict]) -> Promise[Verdict]:
+def _failed(error: BaseException) -> BaseException:
+    return error
+
+
+def _promise(answer: Awaitable[T]) -> Promise[T]:
     """The same answer as a promise."""
     if isinstance(answer, Promise):
         return answer
-    out: Promise[Verdict] = Promise(_future)
+    out: Promise[T] = Promise(_future)
     task = asyncio.ensure_future(answer)
     out.on_cancel = task.cancel
 
-    def done(task: asyncio.Future[Verdict]) -> None:
+    def done(task: asyncio.Future[T]) -> None:
         try:
             out.set_result(task.result())
         except (Exception, asyncio.CancelledError) as error:
@@ -129,7 +165,6 @@ def bind(engine: Engine, ctx: Context) -> Bound | None:
             return None
     if not slots or any(slot.policy.exceptions or slot.check.bind is None for slot in slots):
         return None
-    asks = [slot.check.bind(ctx, slot.policy.knobs, engine.ports) for slot in slots if slot.check.bind]
-    if None in asks:
-        return None
-    return Bound(engine, ctx, slots, cast("list[Bind]", asks))
+    binds = [slot.check.bind(ctx, slot.policy.knobs, engine.ports) for slot in slots if slot.check.bind]
+    made = [bind for bind in binds if bind is not None]
+    return Bound(engine, ctx, slots, made) if len(made) == len(slots) else None

@@ -12,6 +12,7 @@ from appliance.mail.context import Client, Context, Recipient
 from appliance.mail.identity import Identity
 from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports, Site, Unavailable
 from appliance.mail.subscribers import dynamic_name
+from appliance.mail.triplet import sender_key
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import Address
 from appliance.tables import open_table
@@ -179,7 +180,7 @@ def test_dynamic_names(name: str, client: str, dynamic: bool) -> None:
     ],
 )  # fmt: skip
 def test_senders_that_are_one(first: str, second: str) -> None:
-    assert greylist.sender_key(address(first)) == greylist.sender_key(address(second))
+    assert sender_key(address(first)) == sender_key(address(second))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_senders_that_are_one(first: str, second: str) -> None:
     ],
 )
 def test_senders_that_are_not(first: str, second: str) -> None:
-    assert greylist.sender_key(address(first)) != greylist.sender_key(address(second))
+    assert sender_key(address(first)) != sender_key(address(second))
 
 
 def test_recipient_is_remembered_without_case_and_extension() -> None:

@@ -3,33 +3,41 @@
 Contract: a Likeness is made of the first such request about a message, where all that was found before the recipient's
 turn holds for a while (Verdict.until), and the checks of the recipient can be bound (engine/bound.py). It answers what
 Question would, and leaves behind what Question would: the message with its trail, counts, log lines and event. It asks
-nobody and answers None where it does not hold. A deferral, the usual answer to a stranger, has its texts ready; all else
-is concluded by a Question. What failure means for the mail: none; what is not alike is judged as any request.
+nobody and answers None where it does not hold. A stranger is put off by a form (texts.py), which is made once for each
+domain of recipients; all else is concluded by a Question. What failure means for the mail: none; what is not alike is
+judged as any request.
 """
 
+import re
 from bisect import bisect
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from appliance.daemons.policyd import answers, record
+from appliance.daemons.policyd import record
 from appliance.daemons.policyd.cutting import Cut, Lead
 from appliance.daemons.policyd.facts import Facts
 from appliance.daemons.policyd.messages import Message, Session
 from appliance.daemons.policyd.question import Question
 from appliance.daemons.policyd.rules import Door, Rules, address_of
-from appliance.daemons.policyd.texts import Texts
+from appliance.daemons.policyd.texts import Form, make
 from appliance.engine.asking import counted
-from appliance.engine.bound import Bound, bind
+from appliance.engine.bound import Asked, Bound, bind
 from appliance.mail.identity import Identity
+from appliance.mail.ports import GreylistAnswer
 from appliance.mail.promise import Promise
 from appliance.mail.verdict import ALWAYS, Decision, Verdict
+from appliance.protocol.smtp.address import Address
 
 if TYPE_CHECKING:
     from appliance.daemons.policyd.front import Front
 
 #: What was asked, and found.
 Known = tuple[frozenset[str], tuple[Verdict, ...]]
+#: Domains of recipients for which there is a form, or none can be made.
+DOMAINS = 64
+_new = tuple.__new__
 
 
 class Likeness:
@@ -40,17 +48,17 @@ class Likeness:
         "bound",
         "ends",
         "facts",
+        "forms",
         "found",
         "helo",
         "identity",
         "lead",
         "of_message",
         "of_session",
+        "plain",
         "rules",
         "since",
-        "texts",
         "until",
-        "utf8",
     )
 
     lead: "Lead[Likeness]"
@@ -63,43 +71,54 @@ class Likeness:
     of_session: Known
     of_message: Known
     identity: Identity | None
-    texts: Texts
+    #: A local part that needs no closer look.
+    plain: re.Pattern[str]
+    forms: dict[str, Form | None]
     until: float
     since: float
     ends: float
 
     def ask(self, front: "Front", door: Door, one: Cut, session: Session | None) -> tuple[Session, Promise[str]] | None:
         """Judge the request `one`: its session, and the action to come. None: not like this."""
-        address, client, now = address_of(one.recipient), self.facts.who.address, front.clock()
-        if address is None or address.utf8 or self.rules is not front.rules or front.monotonic() >= self.until:
-            return None
-        if not self.since <= now < self.ends or front.messages.knows(one.instance, client):
+        client, now = self.facts.who.address, front.clock()
+        if self.rules is not front.rules or front.monotonic() >= self.until or not self.since <= now < self.ends:
             return None
         if session is None or session.key != (client, one.port, self.helo):
             session = Session((client, one.port, self.helo))
         if session.trail != self.before[1] or session.asked != self.before[0] or not one.port.isdecimal():
             return None
-        asked = self.bound.ask(address, now, front.ids)
-        if asked is None:
+        if front.messages.knows(one.instance, client):
             return None
-        ident, promise = asked
-        if self.found:
-            counted(self.found)
+        local, _, domain = one.recipient.rpartition("@")
+        plain = self.plain.fullmatch(local) is not None
+        if plain and domain in self.forms:
+            address: Address | None = _new(Address, (local, domain, one.recipient, False))
+        else:
+            address = address_of(one.recipient)
+        if address is None or address.utf8:
+            return None
+        plain = plain and address.text == one.recipient
+        bound = self.bound
+        form = self.forms.get(domain) if plain else None
+        promise = bound.step(address, now) if form else None
+        promise = promise or bound.ask(address, now, plain)
+        if promise is None:
+            return None
         session.asked, session.trail = self.of_session
-        message = Message(ident, self.rules, session, now)
+        message = Message(next(front.ids), self.rules, session, now)
         message.asked, message.trail = self.of_message
         message.identity = self.identity
         record.unsaid(front.messages.keep(one.instance, client, message))
+        then = front.monotonic()
 
-        def answer(decision: Decision) -> str:
-            if decision.verb != "defer" or decision.notes or decision.deciding is None:
-                return self._conclude(front, door, one, session, message, decision)
-            refused = answers.refusal(decision)
-            message.remember(one.recipient, refused)
-            message.trail += decision.verdicts
-            message.identity = decision.identity or message.identity
-            record.deferred(self.texts, message, one, refused, decision, self.found)
-            return refused
+        def answer(answer: Asked) -> str:
+            bound.waited(front.monotonic() - then)
+            if form and type(answer) is GreylistAnswer and form.fits(answer):
+                action = record.formed(form, one, message.id, now, answer)
+                message.answers[one.recipient] = action
+                message.late = partial(_verdicts, bound, address, message.id, now, answer)
+                return action
+            return self._conclude(front, door, one, session, message, address, answer)
 
         return session, promise.map(answer)
 
@@ -110,13 +129,25 @@ class Likeness:
         one: Cut,
         session: Session,
         message: Message,
-        decision: Decision,
+        address: Address,
+        answer: Asked,
     ) -> str:
         """As any request, from here on."""
+        decision = self.bound.decide(address, message.id, message.touched, answer)
+        counted(self.found)
+        counted(decision.verdicts)
         question = Question(front, door, self.lead.attributes(one), session, self.facts)
         question.now, question.before, question.cut = message.touched, self.before, one
         question.found = self.found
+        if type(answer) is GreylistAnswer and address.domain not in self.forms and self.plain.fullmatch(address.local):
+            if len(self.forms) >= DOMAINS:
+                self.forms.clear()
+            self.forms[address.domain] = make(question, self.bound.decide, self.found, answer)
         return question.conclude_rcpt(decision)
+
+
+def _verdicts(bound: Bound, address: Address, ident: str, now: float, answer: Asked) -> tuple[Verdict, ...]:
+    return bound.decide(address, ident, now, answer).verdicts
 
 
 def learn(lead: Lead[Likeness], question: Question, decision: Decision) -> None:
@@ -148,7 +179,9 @@ def _learnt(lead: Lead[Likeness], question: Question, decision: Decision) -> Lik
         return None
     made.lead, made.facts, made.helo = lead, question.facts, ctx.helo
     made.rules, made.bound, made.before, made.identity = rules, bound, before, ctx.identity
-    made.texts, made.until, made.found = Texts(question), until, found
+    made.until, made.found, made.forms = until, found, {}
+    letters = re.escape("".join(letter for letter in "._=-" if letter not in rules.site.recipient_delimiter))
+    made.plain = re.compile(rf"(?=.{{1,64}}\Z)[a-z0-9]+(?:[{letters}][a-z0-9]+)*" if letters else "[a-z0-9]{1,64}")
     place = bisect(rules.ends, question.now)
     made.since = rules.ends[place - 1] if place else -ALWAYS
     made.ends = rules.ends[place] if place < len(rules.ends) else ALWAYS

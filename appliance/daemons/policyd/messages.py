@@ -6,6 +6,7 @@ forgotten is judged by what it says itself.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from appliance.mail.context import Recipient
@@ -34,13 +35,16 @@ class Session:
 
 
 class Message:
-    """One message. `answers`: what was said about a recipient, said again where Postfix asks again."""
+    """One message. `answers`: what was said about a recipient, said again where Postfix asks again. `late`: what makes
+    the rest of `trail`, once anybody wants it: about most strangers nobody asks again."""
 
     __slots__ = (
+        "_trail",
         "answers",
         "asked",
         "id",
         "identity",
+        "late",
         "pending",
         "recalled",
         "recipients",
@@ -48,13 +52,13 @@ class Message:
         "said",
         "session",
         "touched",
-        "trail",
     )
 
     def __init__(self, ident: str, rules: "Rules", session: Session, now: float) -> None:
         self.id, self.rules, self.session = ident, rules, session
         self.asked: frozenset[str] = frozenset()
-        self.trail: tuple[Verdict, ...] = ()
+        self._trail: tuple[Verdict, ...] = ()
+        self.late: Callable[[], tuple[Verdict, ...]] | None = None
         self.identity: Identity | None = None
         self.recipients: tuple[Recipient, ...] = ()
         self.answers: dict[str, str] = {}
@@ -69,6 +73,18 @@ class Message:
     def judged(self) -> bool:
         """Whether what was found of client and sender has been judged: with the first recipient, as a rule."""
         return bool(self.answers) or self.recalled
+
+    @property
+    def trail(self) -> tuple[Verdict, ...]:
+        """What was found."""
+        late, self.late = self.late, None
+        if late is not None:
+            self._trail += late()
+        return self._trail
+
+    @trail.setter
+    def trail(self, trail: tuple[Verdict, ...]) -> None:
+        self._trail = trail
 
     def add(self, recipient: Recipient) -> None:
         """One more that was not refused here."""

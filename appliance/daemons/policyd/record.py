@@ -12,6 +12,7 @@ import msgspec
 from appliance.daemons.fronts import events as message_events
 from appliance.daemons.policyd import texts
 from appliance.engine.asking import found_again
+from appliance.mail.ports import GreylistAnswer
 from appliance.mail.verdict import Decision, Verdict
 from appliance.observe import events, lines, maillog, metrics, oplog
 
@@ -40,11 +41,17 @@ def connections(count: int) -> None:
     _open.set(count)
 
 
+def _word(action: str) -> str:
+    """What an answer is counted as."""
+    verb = action.partition(" ")[0]
+    return verb if verb in _KNOWN else f"{verb[:1]}xx"
+
+
 def answered(question: "Question", action: str, decision: Decision, verdicts: Sequence[Verdict]) -> None:
     """A request has its answer."""
     verb = action.partition(" ")[0]
     state = question.state
-    _counts[state, verb if verb in _KNOWN else f"{verb[:1]}xx"] += 1
+    _counts[state, _word(action)] += 1
     if action == "DUNNO" and not decision.notes:
         try:
             event = plain_event(question)
@@ -60,22 +67,15 @@ def answered(question: "Question", action: str, decision: Decision, verdicts: Se
     events.emit(texts.event(question, question.attributes, **told))
 
 
-def deferred(
-    ready: "texts.Texts",
-    message: "Message",
-    one: "Cut",
-    action: str,
-    decision: Decision,
-    before: tuple[Verdict, ...],
-) -> None:
-    """A request at RCPT was put off, and its texts are ready. `before`: what was found before the recipient's turn."""
-    verb = action.partition(" ")[0]
-    _counts["RCPT", verb if verb in _KNOWN else f"{verb[:1]}xx"] += 1
-    maillog.log(ready.line(one.queue_id, action, one.recipient))
-    if decision.deciding is not None:
-        maillog.log(f"{message.id}: {decision.verb} by {message_events.why(decision.deciding)}")
-    found = before + decision.verdicts if before else decision.verdicts
-    events.emit(ready.event(message.touched, message.id, one, action, decision.deciding, found))
+def formed(form: "texts.Form", one: "Cut", ident: str, now: float, answer: GreylistAnswer) -> str:
+    """A stranger was put off, and there is a form for that. The action."""
+    action, line, why, event = form.fill(one, ident, now, answer)
+    _counts["RCPT", _word(action)] += 1
+    found_again(form.counts)
+    maillog.log(line)
+    maillog.log(why)
+    events.emit_line(event)
+    return action
 
 
 def plain_event(question: "Question") -> str:
@@ -108,7 +108,7 @@ def _tell(question: "Question", action: str, verb: str, decision: Decision) -> N
     if action != "DUNNO":
         maillog.log(text)
     if refused and decision.deciding is not None:
-        maillog.log(f"{question.id}: {decision.verb} by {message_events.why(decision.deciding)}")
+        maillog.log(texts.why(question.id, decision))
     for note in decision.notes:
         maillog.log(f"{question.id}: {note}; {question.state} from {lines.peer(name, address)}")
 

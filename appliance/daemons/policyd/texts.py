@@ -1,22 +1,32 @@
-"""The log line and the event of a deferral at RCPT, ready but for what differs from request to request.
+"""The log line and the event of an answer; and forms of both, where only little differs from request to request.
 
-Contract: what comes out is what `record` writes of the same answer, letter by letter; what is ready is made by the same
-code from a request with marks in the places of what differs. What failure means for the mail: none.
+Contract: a Form is made of one deferral at RCPT by the code that judges and writes any: with marks in the places of what
+differs, then tried on that very deferral. What it gives is what that code gives, letter by letter. What failure means for
+the mail: none.
 """
 
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from appliance.daemons.fronts import events as message_events
-from appliance.mail.verdict import Verdict
+from appliance.daemons.policyd import answers
+from appliance.mail.ports import GreylistAnswer
+from appliance.mail.verdict import Decision, Verdict
 from appliance.observe import lines
+from appliance.protocol.smtp.address import Address
 
 if TYPE_CHECKING:
     from appliance.daemons.policyd.cutting import Cut
     from appliance.daemons.policyd.question import Question
 
-#: What differs; no text that a client sends or an operator writes has these in it.
-_QUEUE_ID, _ACTION, _RECIPIENT = "\0queue id\0", "\0action\0", "\0recipient\0"
+_encode = msgspec.json.Encoder().encode
+#: In the places of what differs. No client knows the word.
+_WORD = secrets.token_hex(6)
+_LOCAL, _ID, _QUEUE_ID = f"a{_WORD}", f"B{_WORD}", f"C{_WORD}"
+_NOW, _FIRST = 1111111111.625, 1222222222.375
 
 
 def judged(word: str, attributes: Mapping[str, str], name: str, address: str, action: str, state: str) -> str:
@@ -54,38 +64,100 @@ def event(question: "Question", attributes: Mapping[str, str], **told: Any) -> d
     }
 
 
-class Texts:
-    """Made of one request, for all that are like it. Raises ValueError where they cannot be made ready."""
+def why(ident: str, decision: Decision) -> str:
+    """The second log line of a refusal."""
+    assert decision.deciding is not None
+    return f"{ident}: {decision.verb} by {message_events.why(decision.deciding)}"
 
-    __slots__ = ("_event", "_line")
 
-    def __init__(self, question: "Question") -> None:
-        marked = question.attributes | {"queue_id": _QUEUE_ID, "recipient": _RECIPIENT}
-        who = question.who
-        line = judged("reject", marked, who.name, who.address, _ACTION, question.state)
-        self._line = _cut(line, _QUEUE_ID, _ACTION, _RECIPIENT)
-        self._event = event(question, question.attributes, time=0.0, id="", action="", deciding=None, verdicts=[])
+class Form:
+    """Of the first attempt of a triplet, for one domain of recipients. `counts`: what was found, by check and outcome."""
 
-    def line(self, queue_id: str, action: str, recipient: str) -> str:
-        """The log line."""
-        head, before_action, before_recipient, tail = self._line
-        return f"{head}{queue_id or lines.NOQUEUE}{before_action}{action}{before_recipient}{recipient}{tail}"
+    __slots__ = ("_action", "_event", "_like", "_line", "_why", "counts")
 
-    def event(
-        self,
-        now: float,
-        ident: str,
-        one: "Cut",
-        action: str,
-        decided: Verdict | None,
-        found: Sequence[Verdict],
-    ) -> dict[str, Any]:
-        """The event."""
-        told = self._event.copy()  # its keys keep their order
-        told["time"], told["id"], told["queue_id"], told["recipient"] = now, ident, one.queue_id, one.recipient
-        told["action"], told["deciding"] = action, deciding(decided, found)
-        told["verdicts"] = [message_events.plain(verdict) for verdict in found]
-        return told
+    def __init__(self, texts: Sequence[str], like: GreylistAnswer, counts: Sequence[tuple[str, str]]) -> None:
+        self._action, self._line, self._why, self._event = texts
+        self._like, self.counts = like, counts
+
+    def fits(self, answer: GreylistAnswer) -> bool:
+        """Whether it was made for such an answer."""
+        like = self._like
+        return answer.state == like.state and answer.key == like.key and _rest(answer) == _rest(like)
+
+    def fill(self, one: "Cut", ident: str, now: float, answer: GreylistAnswer) -> tuple[str, str, str, bytes]:
+        """The action, both log lines, the event."""
+        told = {
+            "id": ident,
+            "now": repr(now),
+            "first": repr(round(answer.first, 3)),
+            "recipient": one.recipient,
+            "queue": one.queue_id or lines.NOQUEUE,
+            "queue_json": _json(one.queue_id),
+        }
+        return self._action % told, self._line % told, self._why % told, (self._event % told).encode()
+
+
+def _rest(answer: GreylistAnswer) -> tuple[int, int, float]:
+    return answer.attempts, answer.passes, answer.wait
+
+
+def _json(text: str) -> str:
+    return _encode(text).decode("utf-8", "surrogateescape")
+
+
+#: Judges the recipient of a request: of an address, an id, a moment, and the answer of the store.
+Decide = Callable[[Address, str, float, GreylistAnswer], Decision]
+
+
+def make(question: "Question", decide: Decide, before: Sequence[Verdict], answer: GreylistAnswer) -> Form | None:
+    """The form of a request that was answered so; None where there cannot be one. `before`: what was found before the
+    recipient's turn."""
+    address = question.recipient
+    if address is None or answer.state != "new":
+        return None
+    marked = Address(_LOCAL, address.domain, f"{_LOCAL}@{address.domain}")
+    like = msgspec.structs.replace(answer, first=_FIRST)
+    attributes = question.attributes | {"queue_id": _QUEUE_ID, "recipient": marked.text}
+    try:
+        decision = decide(marked, _ID, _NOW, like)
+        if decision.verb != "defer" or decision.deciding is None or decision.notes:
+            return None
+        counts = [(verdict.check, verdict.outcome) for verdict in (*before, *decision.verdicts)]
+        whole = _whole(question, attributes, _ID, _NOW, decision, before)
+        form = Form([_marked(text, marked.text) for text in whole], answer, counts)
+        real = decide(address, question.id, question.now, answer)
+        expected = _whole(question, question.attributes, question.id, question.now, real, before)
+        cut = question.cut
+        if cut is None or form.fill(cut, question.id, question.now, answer) != (*expected[:3], expected[3].encode()):
+            return None
+    except (LookupError, ValueError, msgspec.MsgspecError):
+        return None
+    return form
+
+
+def _whole(
+    question: "Question",
+    attributes: Mapping[str, str],
+    ident: str,
+    now: float,
+    decision: Decision,
+    before: Sequence[Verdict],
+) -> tuple[str, str, str, str]:
+    """The action, both log lines, the event."""
+    who, found = question.who, (*before, *decision.verdicts)
+    action = answers.refusal(decision)
+    told: dict[str, Any] = {"time": now, "id": ident, "action": action, "deciding": deciding(decision.deciding, found)}
+    told["verdicts"] = [message_events.plain(verdict) for verdict in found]
+    line = judged("reject", attributes, who.name, who.address, action, question.state)
+    return action, line, why(ident, decision), f"{_encode(event(question, attributes, **told)).decode()}\n"
+
+
+def _marked(text: str, address: str) -> str:
+    """A text with marks as one for the operator %."""
+    text = text.replace("%", "%%").replace(f'"{_QUEUE_ID}"', "%(queue_json)s").replace(_QUEUE_ID, "%(queue)s")
+    for mark, name in ((address, "recipient"), (_ID, "id"), (repr(_NOW), "now"), (repr(_FIRST), "first")):
+        text = text.replace(mark, f"%({name})s")
+    return text
 
 
 def deciding(verdict: Verdict | None, verdicts: Sequence[Verdict]) -> dict[str, Any] | None:
@@ -99,14 +171,3 @@ def deciding(verdict: Verdict | None, verdicts: Sequence[Verdict]) -> dict[str, 
         return message_events.plain(verdict)
     told = {"check": verdict.check, "outcome": verdict.outcome, "stage": verdict.stage, "reason": verdict.reason}
     return told | {"recipient": verdict.recipient} if verdict.recipient else told
-
-
-def _cut(text: str, *marks: str) -> tuple[str, ...]:
-    """What stands between the marks. Raises ValueError if they do not stand there once each, in order."""
-    parts = []
-    for mark in marks:
-        before, found, text = text.partition(mark)
-        if not found or mark in text:
-            raise ValueError(f"{mark!r} does not stand there once")
-        parts.append(before)
-    return (*parts, text)

@@ -65,6 +65,9 @@ _asks = st.fixed_dictionaries(
         "size": st.sampled_from(["0"] * 5 + ["99999999"]),
     }
 )
+#: Recipients: plain ones, those of whom a check says something else, and odd ones.
+_LOCALS = ["u1", "u2", "u3", "u4", "odd", "free", "user", "postmaster", "abuse", "away", "broken"]
+_LOCALS += ["U2+x", "Upper", "a!b", '"a b"', "a..b", "x" * 65, "\u00fc", "50%off", "p=q", "a.b-c_d"]
 #: A step: what is done; over which connection, which of three requests is made, and what differs from time to time: each
 #: is nearly always about a message of its own (-1); how much time passes; which configuration comes into force.
 _steps = st.lists(
@@ -75,9 +78,7 @@ _steps = st.lists(
         st.sampled_from([-1] * 8 + [0, 1, 2]),
         st.sampled_from(["1001"] * 3 + ["1002", "1003", "", "x"]),
         st.sampled_from(["", "4AB"]),
-        st.sampled_from(
-            [""] * 3 + ["u1", "u2", "U2+x", "postmaster", "abuse", "away", "broken", "a!b", '"a b"', "\u00fc"]
-        ),
+        st.sampled_from([""] * 3 + _LOCALS),
         st.sampled_from([0.1, 0.1, 2.0, 5.5]),
     ),
     min_size=10,
