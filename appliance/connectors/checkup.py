@@ -99,6 +99,7 @@ class Checkup:
             self.tested = f"found ({', '.join(found.names)})"
             scanner.condition.well("self-test")
             return True
+        self.tested = f"{found.kind} {found.why}".rstrip()
         if found.kind == "error":
             text = f"the self-test of scanner {scanner.name} could not be made: {found.why}"
         else:
@@ -106,7 +107,6 @@ class Checkup:
                 f"scanner {scanner.name} DOES NOT FIND the EICAR test file (it answered {found.kind} {found.why}".rstrip()
                 + "): mail is not scanned as it should be"
             )
-        self.tested = f"{found.kind} {found.why}".rstrip()
-        log.error("EICAR was not found", scanner=scanner.name, answer=found.kind, why=found.why)
+            log.error("EICAR was not found", scanner=scanner.name, answer=found.kind, why=found.why)
         scanner.condition.says("self-test", text)
         return False

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterator
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from appliance.observe.text import in_words
 from appliance.protocol.errors import ProtocolError
 
 #: Seconds for a connection to come up, and for the end of the stream behind a whole answer.
@@ -113,7 +114,7 @@ async def connect(server: Server, progress: Progress) -> socket.socket:
     except TimeoutError:
         raise NoAnswer(f"no connection within {CONNECT:g} s") from None
     except OSError as error:
-        raise NoAnswer(f"cannot connect: {error.strerror or error}") from error
+        raise NoAnswer(f"cannot connect: {in_words(error)}") from error
 
 
 async def _dial(loop: asyncio.AbstractEventLoop, server: Server) -> socket.socket:

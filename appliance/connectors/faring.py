@@ -77,6 +77,11 @@ class Fares(ABC):
     def took(self, stage: str, seconds: float) -> None:
         self._meters.seconds.labels(self.name, stage).observe(seconds)
 
+    @property
+    def left_alone(self) -> str:
+        """Why it is not to be asked now, "" if it may."""
+        return f"left alone for a while ({self.contact.trouble})" if self.breaker.is_open else ""
+
     def failed(self, step: str, seconds: float, why: str, transaction: str) -> None:
         """It did not."""
         self._log.error(
@@ -88,7 +93,8 @@ class Fares(ABC):
             why=why,
             transaction=transaction,
         )
-        self.contact.failed(f"{why}, at {step} ({seconds:.1f} s)")
+        if why != self.left_alone:  # else nothing new is known of it
+            self.contact.failed(f"{why}, at {step} ({seconds:.1f} s)")
         self.failures += 1
         self.touched.append(transaction)
         self._meters.degraded.labels(self.name).set(1)

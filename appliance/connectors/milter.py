@@ -18,6 +18,7 @@ from appliance.connectors.milter_wire import Wire
 from appliance.mail.context import Context, Recipient
 from appliance.mail.edits import Edit
 from appliance.mail.milter import Said
+from appliance.observe.text import in_words
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.milter.mta import Heard, Limits, MtaMachine, Sent
 from appliance.protocol.milter.negotiation import offer
@@ -84,7 +85,9 @@ class Link:
             said = await self._stage(ctx, edits)
         except TimeoutError:
             return self._fail(ctx, "no answer in time", clock() - began)
-        except (OSError, ProtocolError) as error:
+        except OSError as error:
+            return self._fail(ctx, in_words(error), clock() - began)
+        except ProtocolError as error:
             return self._fail(ctx, str(error), clock() - began)
         except BaseException:  # cancelled: nobody knows what its next answer would belong to
             self._hang_up()
@@ -152,8 +155,8 @@ class Link:
     # ------------------------------------------------------------------ steps
 
     async def _connect(self, ctx: Context, told: Mapping[str, str]) -> None:
-        if self._health.breaker.is_open:
-            raise ConnectionError(f"left alone for a while ({self._health.contact.trouble})")
+        if why := self._health.left_alone:
+            raise ConnectionError(why)
         machine = self._machine = MtaMachine(offer(self._milter.protocol), self._limits)
         async with self._within("connecting", self._milter.connect_timeout):
             wire = await milter_wire.connect(self._milter.place)

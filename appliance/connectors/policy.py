@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from appliance.connectors.breaker import Breaker
+from appliance.connectors.policy_line import Failed, Line
 from appliance.mail.policy_service import Place, Service
 from appliance.mail.ports import Unavailable
 from appliance.observe import maillog, metrics, trouble
 from appliance.observe.contact import Contact
 from appliance.observe.text import counted
-from appliance.protocol.policy import Answer, AnswerReader, PolicyError, encode_request
+from appliance.protocol.policy import Answer, encode_request
 
 _answers = metrics.counter("postgate_policy_service_answers_total", "Answers of policy services.", ("service", "kind"))
 _seconds = metrics.histogram("postgate_policy_service_seconds", "Time of a question, retries included.", ("service",))
@@ -28,47 +29,8 @@ _degraded = metrics.gauge("postgate_policy_service_degraded", "1 while a policy 
 REMEMBERED = 20
 
 
-class _Failed(Exception):
-    """An attempt failed; the text says at which step and why."""
-
-
-class _Line:
-    """One connection. `born` and `idle_since` are loop times."""
-
-    def __init__(self, place: Place, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, now: float) -> None:
-        self.place, self._reader, self._writer = place, reader, writer
-        self.born = self.idle_since = now
-        self.uses = 0
-
-    def fresh(self, service: Service, now: float) -> bool:
-        """May it be used again?"""
-        if self._reader.at_eof() or self._writer.is_closing() or self._reader._buffer:  # type: ignore[attr-defined]
-            return False
-        worn = service.requests and self.uses >= service.requests
-        return not worn and now - self.idle_since < service.idle and now - self.born < service.ttl
-
-    async def ask(self, request: bytes) -> tuple[Answer, bool]:
-        """The answer, and whether the connection is still worth something."""
-        answers = AnswerReader()
-        step = "sending the request to"
-        try:
-            self._writer.write(request)
-            await self._writer.drain()
-            step = "waiting for the answer of"
-            while True:
-                data = await self._reader.read(16384)
-                if not data:
-                    raise _Failed(f"{step} {self.place}: it hung up")
-                if (answer := answers.feed(data)) is not None:
-                    self.uses += 1
-                    return answer, not answers.surplus
-        except OSError as error:
-            raise _Failed(f"{step} {self.place}: {error.strerror or error}") from None
-        except PolicyError as error:
-            raise _Failed(f"{step} {self.place}: {error}") from None
-
-    def close(self) -> None:
-        self._writer.transport.abort()
+class _LeftAlone(Failed):
+    """No place was asked."""
 
 
 class _Site:
@@ -76,10 +38,10 @@ class _Site:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.idle: deque[_Line] = deque()
+        self.idle: deque[Line] = deque()
         self.breaker = Breaker(self.probe)
 
-    async def connect(self) -> _Line:
+    async def connect(self) -> Line:
         loop = asyncio.get_running_loop()
         try:
             if self.place.path:
@@ -87,19 +49,19 @@ class _Site:
             else:
                 pair = await asyncio.open_connection(self.place.host, self.place.port)
         except OSError as error:
-            raise _Failed(f"connecting to {self.place}: {error.strerror or error}") from None
-        return _Line(self.place, *pair, loop.time())
+            raise Failed(f"connecting to {self.place}: {error.strerror or error}") from None
+        return Line(self.place, *pair, loop.time())
 
     async def probe(self) -> bool:
         """Does anybody listen?"""
         try:
             async with asyncio.timeout(5.0):
                 (await self.connect()).close()
-        except (_Failed, TimeoutError):
+        except (Failed, TimeoutError):
             return False
         return True
 
-    def kept(self, service: Service, now: float) -> _Line | None:
+    def kept(self, service: Service, now: float) -> Line | None:
         """The connection used last that is still good."""
         while self.idle:
             line = self.idle.pop()
@@ -142,12 +104,17 @@ class _Peer:
             async with asyncio.timeout(service.timeout):
                 async with self.turns:
                     answer = await self._attempts(request, trail)
-        except (_Failed, TimeoutError) as error:
-            took = time.monotonic() - began
-            why = trail[-1] if trail else "waiting for a free connection"
-            late = f"no answer within {service.timeout:g} s, {why}" if isinstance(error, TimeoutError) else why
-            self._failed(f"{late} ({took:.1f} s)", transaction)
-            raise Unavailable(f"policy service {service.name}: {late} ({took:.1f} s)") from None
+        except (Failed, TimeoutError) as error:
+            if isinstance(error, _LeftAlone):
+                why = f"left alone after failures: {self.contact.trouble or 'all its places fail'}"
+            else:
+                step = trail[-1] if trail else "waiting for a free connection"
+                why = f"no answer within {service.timeout:g} s, {step}" if isinstance(error, TimeoutError) else step
+                why = f"{why} ({time.monotonic() - began:.1f} s)"
+                self.contact.failed(why)
+                self._unreachable = why.startswith("connecting")
+            self._failed(why, transaction)
+            raise Unavailable(f"policy service {service.name}: {why}") from None
         _seconds.labels(service.name).observe(time.monotonic() - began)
         self._answered(answer)
         return answer
@@ -178,8 +145,6 @@ class _Peer:
             maillog.capped("odd policy answer", f"policy service {self.service.name}: {answer.oddity}")
 
     def _failed(self, why: str, transaction: str) -> None:
-        self.contact.failed(why)
-        self._unreachable = why.startswith("connecting")
         self.defaulted += 1
         self.touched.append(transaction)
         _degraded.labels(self.service.name).set(1)
@@ -193,12 +158,11 @@ class _Peer:
                 await asyncio.sleep(self.service.retry_delay)
             well = [site for site in self.sites if not site.breaker.is_open]
             if not well:
-                trail.append(f"left alone after failures: {self.contact.trouble or 'all its places fail'}")
-                raise _Failed
+                raise Failed if trail else _LeftAlone
             for site in well:
                 try:
                     answer = await self._exchange(site, request, trail)
-                except _Failed as error:
+                except Failed as error:
                     trail.append(str(error))
                     site.breaker.failed()
                 except BaseException:
@@ -207,21 +171,21 @@ class _Peer:
                 else:
                     site.breaker.succeeded()
                     return answer
-        raise _Failed
+        raise Failed
 
     async def _exchange(self, site: _Site, request: bytes, trail: list[str]) -> Answer:
         now = asyncio.get_running_loop().time()
         line = site.kept(self.service, now)
         if line is not None:
             trail.append(f"waiting for the answer of {site.place}")
-            with contextlib.suppress(_Failed):  # it had gone away meanwhile: that is no failure yet
+            with contextlib.suppress(Failed):  # it had gone away meanwhile: that is no failure yet
                 return await self._over(line, site, request)
         trail.append(f"connecting to {site.place}")
         line = await site.connect()
         trail.append(f"waiting for the answer of {site.place}")
         return await self._over(line, site, request)
 
-    async def _over(self, line: _Line, site: _Site, request: bytes) -> Answer:
+    async def _over(self, line: Line, site: _Site, request: bytes) -> Answer:
         good = False
         try:
             answer, good = await line.ask(request)
@@ -281,7 +245,7 @@ class PolicyClients:
     def health(self) -> dict[str, Any]:
         """For status."""
         degraded = [
-            trouble.said(f"policy service {peer.service.name}", peer.contact.trouble, peer.defaulted, peer.touched)
+            trouble.said(f"policy service {peer.service.name} fails", peer.contact.trouble, peer.defaulted, peer.touched)
             for peer in self._peers.values()
             if peer.contact.trouble
         ]

@@ -82,8 +82,8 @@ class ProxyFilter:
         health, clock = self.health, asyncio.get_running_loop().time
         began, one = clock(), _Handing(self.settings, health)
         try:
-            if health.breaker.is_open:
-                raise Unavailable(f"left alone for a while ({health.contact.trouble})")
+            if left := health.left_alone:
+                raise Unavailable(left)
             async with asyncio.timeout(self.settings.total_timeout), self._places:
                 results = await one.hand_over(message, content)
         except (ConnectFailed, TimeoutError, Unavailable) as error:

@@ -5,12 +5,12 @@ sent then, so another place may be tried at once. What failure means for the mai
 """
 
 import asyncio
-import os
 import ssl
 
 from appliance.connectors.session import SmtpSession
 from appliance.connectors.target import ConnectFailed, Target, Timeouts
 from appliance.net import tls
+from appliance.observe.text import in_words
 
 _TIMEOUTS = Timeouts()
 
@@ -55,15 +55,10 @@ async def _open(
     except TimeoutError as error:
         raise ConnectFailed(f"connect to {target}: Connection timed out") from error
     except OSError as error:
-        raise ConnectFailed(f"connect to {target}: {_strerror(error)}") from error
+        raise ConnectFailed(f"connect to {target}: {in_words(error)}") from error
     try:
         await session.handshake(level, context)
     except BaseException:
         session.close()
         raise
     return session
-
-
-def _strerror(error: OSError) -> str:
-    """The system's own words, without asyncio's around them."""
-    return os.strerror(error.errno) if error.errno else str(error)

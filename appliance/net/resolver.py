@@ -205,10 +205,10 @@ class Resolver:
         return [trouble.said(f"DNS server {server} fails", server.contact.trouble) for server in down]
 
     def _look(self) -> None:
-        """Ask those that are down what they did not answer last: who needs nothing of them would never know that they
-        are back."""
+        """Ask those that failed what they did not answer last: the others are asked before them, and who needs nothing
+        would never know that they are back."""
         for server in self.upstreams:
-            if not server.down or server.missed is None:
+            if server.missed is None or not server.trouble:
                 continue
             now = asyncio.get_running_loop().time()
             if now - server.asked_at >= _LOOK:

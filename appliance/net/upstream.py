@@ -19,6 +19,7 @@ from appliance.net import message
 from appliance.net.message import Question, Reply
 from appliance.observe import metrics, oplog
 from appliance.observe.contact import Contact
+from appliance.observe.text import in_words
 from appliance.protocol.errors import Unavailable
 
 #: How a question can fail; `refused` is every answer that is neither NOERROR nor NXDOMAIN nor SERVFAIL.
@@ -113,7 +114,7 @@ class Upstream:
         if self.down:
             self._degraded.set(0)
             log.warning("name server well again", server=self._text)
-        self.trouble, self.silent = 0, False
+        self.trouble, self.silent, self.missed = 0, False, None
         self.contact.answered()
 
     async def _ask(self, question: Question, deadline: float) -> Reply:
@@ -140,7 +141,7 @@ class Upstream:
                 raise Failed(f"{self} answered rubbish for {_words(question)}: {rubbish[0]}", "garbage") from error
             raise Failed(f"{self} did not answer in time for {_words(question)}", "timeout") from error
         except (OSError, EOFError) as error:
-            why = getattr(error, "strerror", None) or error
+            why = in_words(error) if isinstance(error, OSError) else error
             raise Failed(f"{self} failed for {_words(question)}: {why}", "network") from error
         except ValueError as error:
             raise Failed(f"{self} answered rubbish for {_words(question)}: {error}", "garbage") from error

@@ -4,6 +4,8 @@ Contract: what comes out has no control, bidirectional or line-breaking characte
 nothing a stranger sends can forge or split a log line (threats P4).
 """
 
+import os
+
 #: No log line's text is longer.
 CAP = 2000
 
@@ -25,6 +27,13 @@ def clean(text: str, cap: int = CAP) -> str:
         return text
     short = "".join(map(_escape, text[: cap + 1]))
     return short if len(short) <= cap else short[: cap - 3] + "..."
+
+
+def in_words(error: OSError) -> str:
+    """The system's own words ("Connection refused"), without asyncio's or Python's around them."""
+    if error.errno and type(error).__module__ == "builtins":  # others (TLS, names) have numbers of their own
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 def counted(number: int, one: str, more: str = "") -> str:

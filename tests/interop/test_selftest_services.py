@@ -73,7 +73,7 @@ async def test_each_service_and_milter_has_a_row_and_spoils_nothing_else(tmp_pat
     assert f"connecting to {nobody}: Connection refused" in miss[services_row.format("loud")]
     assert "no answer within 10 s" in miss[services_row.format("hangs")], "it has as much time as a scanner"
     assert "got 550 5.7.1" in miss[services_row.format("harsh")] and "Go away" in miss[services_row.format("harsh")]
-    assert f"got {nobody}: [Errno 111] Connection refused, at connecting" in miss[milters_row.format("gone")]
+    assert f"got {nobody}: Connection refused, at connecting" in miss[milters_row.format("gone")]
     assert "Greylisted" in skipped[services_row.format("grey")] and "puts off" in skipped[services_row.format("grey")]
     assert set(ok) == {services_row.format("good"), milters_row.format("fine"), "clean mail"}
     assert (
