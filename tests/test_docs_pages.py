@@ -133,6 +133,16 @@ def metrics() -> frozenset[str]:
     return frozenset(re.findall(r"\(\s*\"(postgate_[a-z_]+)\"", source()))
 
 
+#: What of others mail needs: each has `postgate_KIND_degraded`.
+PEERS = {"next_hop", "callahead", "dns_server", "dns_list", "scanner", "milter", "policy_service", "proxy_filter"}
+PEERS |= {"filter", "table"}
+
+
+def test_each_kind_of_peer_has_a_metric_of_its_own_that_is_1_while_it_fails() -> None:
+    degraded = {name for name in metrics() if name.endswith("_degraded") and name != "postgate_degraded"}
+    assert degraded == {f"postgate_{kind}_degraded" for kind in PEERS}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_metrics_exist(page: str) -> None:
     assert {name for name in re.findall(r"\bpostgate_[a-z_]+", text(page)) if not name.endswith("_")} <= metrics()

@@ -22,7 +22,7 @@ EVERY, DEAD, SOON = 86400.0, 300.0, 60.0
 #: Failures in a row, for mail, after which a list is tested at once; tests without an answer until it is dead.
 FAILURES, SILENCES = 5, 2
 _ENTRIES: dict[Kind, tuple[str, str]] = {"address": ("2.0.0.127", "1.0.0.127"), "domain": ("test", "invalid")}
-_dead = metrics.gauge("postgate_dns_list_dead", "1 while a DNS list is not asked because it does not work.", ("list",))
+_dead = metrics.gauge("postgate_dns_list_degraded", "1 while a DNS list does not work and is not asked.", ("list",))
 
 
 class Wanted(NamedTuple):

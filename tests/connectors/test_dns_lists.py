@@ -117,7 +117,7 @@ async def test_a_dead_list_says_so_once_and_once_that_it_is_well(lists: DnsLists
     assert lists.trouble("bl.example", "address") == "it lists everything"
     assert lists.trouble("bl.example", "domain") == lists.trouble("dbl.example", "domain") == ""
     assert lists.degraded == ["DNS list bl.example is not asked: it lists everything"]
-    assert 'postgate_dns_list_dead{list="bl.example"} 1.0' in metrics.exposition().decode()
+    assert 'postgate_dns_list_degraded{list="bl.example"} 1.0' in metrics.exposition().decode()
     await again(lists, server)
     said = lines()
     assert (
@@ -129,7 +129,7 @@ async def test_a_dead_list_says_so_once_and_once_that_it_is_well(lists: DnsLists
     said = lines()
     assert len(said) == 1 and "a DNS list is well again: list=bl.example" in said[0]
     assert lists.degraded == []
-    assert 'postgate_dns_list_dead{list="bl.example"} 0.0' in metrics.exposition().decode()
+    assert 'postgate_dns_list_degraded{list="bl.example"} 0.0' in metrics.exposition().decode()
 
 
 async def test_one_test_without_an_answer_is_not_death_two_are(lists: DnsLists, lines: Callable[[], list[str]]) -> None:

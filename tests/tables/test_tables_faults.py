@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from appliance.observe import metrics
 from appliance.tables import wire
 from appliance.tables.proxied import Asked, keeper, open_proxied
 from appliance.tables.proxied.keeper import Keeper
@@ -85,9 +86,12 @@ async def test_d1_every_fault_puts_off_in_bounded_time(
         assert line["seconds"] < DEADLINE + 2 and line["why"]
         (wrong,) = tables.degraded()
         assert not isinstance(wrong, str) and wrong["what"] == f"table {spec}" and "look-ups failed" in wrong["why"]
+        gauge = f'postgate_table_degraded{{table="{spec}"}}'
+        assert f"{gauge} 1.0" in metrics.exposition().decode()
         await server.be(answers)
         assert await well_again(tables, spec) == "inside"
         assert tables.degraded() == []
+        assert f"{gauge} 0.0" in metrics.exposition().decode()
         tables.close()
         await server.be(None)
         async with asyncio.timeout(10):

@@ -24,6 +24,7 @@ from appliance.queue.spool import Spool
 
 log = oplog.get("delivery")
 _put_off = metrics.counter("postgate_filter_put_off_total", "Messages that a content filter put off.", ["filter"])
+_degraded = metrics.gauge("postgate_filter_degraded", "1 while a content filter puts mail off.", ["filter"])
 #: Queue ids that are told.
 _TOLD = 20
 
@@ -81,6 +82,7 @@ class Filtering:
             self.failed(destination, item, put_off.text)
         elif (trouble := self._troubles.pop(destination.name, None)) is not None:
             last = ", ".join(trouble.last)
+            _degraded.labels(destination.name).set(0)
             log.warning("content filter works again", filter=destination.name, tries=trouble.tries, messages=last)
 
     def failed(self, destination: Destination, item: Item, why: str) -> None:
@@ -93,6 +95,7 @@ class Filtering:
             trouble = self._troubles[name] = Trouble()
             log.error("content filter puts mail off", filter=name, id=queue_id, why=why)
         _put_off.labels(name).inc()
+        _degraded.labels(name).set(1)
         trouble.tries += 1
         trouble.why = why
         if queue_id not in trouble.last:

@@ -173,10 +173,10 @@ class Runner:
         if isinstance(session.content_error, ContentDamaged):
             self._dispatch.set_aside(item, str(session.content_error))
             return False
-        self._tell(session, item, answers)
         again = self._dispatch.results.delivered(item, indexes, answers, trip)
         if again and len(self.destination.hops) > 1:
             return await self._elsewhere(session, item, trailer, indexes, answers)
+        self._tell(session, item, answers)
         return again
 
     async def _left(self, item: Item, indexes: list[int]) -> Trailer:
@@ -199,11 +199,13 @@ class Runner:
         tried = frozenset({str(session.target)})
         self._drop_session()
         if not rest or self._dispatch.spool.get(item.queue_id) is not item:
+            self._tell(session, item, answers)
             return True
         begun = self._connecting = time.monotonic()
         try:
             self._session = await self._dispatch.ways.open(self.destination, tried)
         except NoWay:
+            self._tell(session, item, answers)
             return True
         other, trip = await self._transact(self._session, item, trailer, rest, begun)
         self._tell(self._session, item, other)

@@ -31,6 +31,7 @@ Answer = tuple[int, str, str]
 
 log = oplog.get("proxymap")
 _lookups = metrics.counter("postgate_table_lookups_total", "Look-ups behind proxymap.", ["table", "result"])
+_degraded = metrics.gauge("postgate_table_degraded", "1 while a table behind proxymap fails.", ["table"])
 _RESULTS = {wire.FOUND: "found", wire.MISSING: "missing", wire.FAILED: "failed"}
 
 
@@ -131,7 +132,9 @@ class Kept:
 
     def degraded(self) -> trouble.Said:
         """What is wrong, "" if all is well. Whose look-ups they were, those know who asked."""
-        if not self.contact.trouble or time.monotonic() - self._failed > RECENT:
+        wrong = bool(self.contact.trouble) and time.monotonic() - self._failed <= RECENT
+        _degraded.labels(self.spec).set(int(wrong))
+        if not wrong:
             return ""
         why = f"{self.contact.trouble} ({self.failures} look-ups failed since the start)"
         return trouble.said(f"table {self.spec}", why)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from appliance.connectors.target import Timeouts
+from appliance.observe import metrics
 from tests.connectors.smtp_peer import CUT, OK, SILENT, Peer
 from tests.daemons.delivery.harness import delivery, settings, snapshot
 
@@ -61,6 +62,11 @@ async def test_a_filter_that_hangs_is_given_up_in_its_own_time(tmp_path: Path, l
         await running.put(filter="scan:")
         await running.until(lambda: log.of("status=deferred", "timed out"), 5)
         assert len(running.spool) == 1 and not log.of("status=bounced")
+        gauge = f'postgate_filter_degraded{{filter="filter smtp:[127.0.0.1]:{peer.port}"}}'
+        assert f"{gauge} 1.0" in metrics.exposition().decode()
+        await running.ask(command="flush", all=True)
+        await running.empty()
+        assert f"{gauge} 0.0" in metrics.exposition().decode()
     await peer.stop()
 
 
