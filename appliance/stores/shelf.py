@@ -1,7 +1,7 @@
 """A shelf: records of one kind by key, hot ones in RAM, all of them in one table of the embedded database.
 
 Contract: `get` answers from RAM where it can; it reads the database (one point read, some microseconds) only while the
-RAM is not known to hold everything, and hardly ever for a key that is not there (`seen`). `put` and `delete` change RAM
+RAM is not known to hold everything, and hardly ever for a key that is not there (`filter`). `put` and `delete` change RAM
 at once and the database with the next batch. What the database could not take yet is answered from `dirty` and
 `flushing`, so nothing is forgotten while a write waits.
 What failure means for the mail: none; a shelf whose database fails goes on from RAM (embedded.py says so).
@@ -14,12 +14,12 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from appliance.stores.seen import Filter
+
 T = TypeVar("T")
 #: Records of a shelf in RAM, and changes that may wait for the disk. Growing a dictionary copies it in one go: beyond
 #: these sizes that takes more of the loop's time than a call may (20 ms; several shelves may grow in one call).
 HOT_CAP, DIRTY_CAP = 50_000, 87_000
-#: Slots (octets) of `Seen` for a kind of record: a power of two.
-SEEN = 1 << 20
 #: (key, record as msgpack or None = delete, expiry in steady seconds): one row of a batch.
 Row = tuple[str, bytes | None, float]
 #: Reads one record of a table: (table, key) -> msgpack or None.
@@ -28,32 +28,14 @@ Read = Callable[[str, str], bytes | None]
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Seen:
-    """Which keys may be in a table: never wrong about one that is, hardly ever about one that is not (a Bloom filter of
-    two slots a key, an octet each: quicker than bits; of no use beyond as many keys as there are slots)."""
-
-    __slots__ = ("_mask", "_slots")
-
-    def __init__(self, slots: int = SEEN) -> None:
-        self._slots, self._mask = bytearray(slots), slots - 1
-
-    def add(self, key: str) -> None:
-        mark, mask, slots = hash(key), self._mask, self._slots
-        slots[mark & mask] = slots[mark >> 32 & mask] = 1
-
-    def __contains__(self, key: str) -> bool:
-        mark, mask = hash(key), self._mask
-        return self._slots[mark & mask] == 1 == self._slots[mark >> 32 & mask]
-
-
 def itself(key: str) -> str:
     """What most keys are about."""
     return key
 
 
 class Shelf(Generic[T]):
-    """See the module's head. `hot_cap` bounds the records in RAM, `dirty_cap` those that wait to be written. `seen` is
-    about what `about` makes of a key, and so can tell of many keys at once that none is there."""
+    """See the module's head. `hot_cap` bounds the records in RAM, `dirty_cap` those that wait to be written. The
+    `filter` is about what `about` makes of a key, and so tells of many keys at once that none is there."""
 
     def __init__(
         self,
@@ -64,7 +46,7 @@ class Shelf(Generic[T]):
         hot_cap: int = HOT_CAP,
         dirty_cap: int = DIRTY_CAP,
         about: Callable[[str], str] = itself,
-        slots: int = SEEN,
+        filter: Filter | None = None,
     ) -> None:
         self.table = table
         # An OrderedDict: taking the oldest out of a plain dict costs time in proportion to those taken before.
@@ -73,12 +55,11 @@ class Shelf(Generic[T]):
         self.flushing: dict[str, tuple[T | None, float]] = {}
         #: True: what is not in RAM does not exist.
         self.complete = False
-        #: What may be in the table, once a sweep has seen all of it; and what a sweep under way has seen.
-        self.seen: Seen | None = None
-        self.seeing: Seen | None = None
+        #: What may be in the table.
+        self.filter = filter or Filter(table)
         self.dropped = self.evicted = 0
         self._read, self._hot_cap, self._dirty_cap = read, hot_cap, dirty_cap
-        self._about, self._slots = about, slots
+        self._about = about
         self._decoder = msgspec.msgpack.Decoder(kind)
 
     def get(self, key: str) -> T | None:
@@ -90,7 +71,7 @@ class Shelf(Generic[T]):
         waiting = self.dirty.get(key) or self.flushing.get(key)
         if waiting is not None:
             return waiting[0]
-        if self.complete or (self.seen is not None and self._about(key) not in self.seen):
+        if self.complete or ((seen := self.filter.seen) is not None and self._about(key) not in seen):
             return None
         if (raw := self._read(self.table, key)) is None:
             return None
@@ -126,13 +107,6 @@ class Shelf(Generic[T]):
             self.dropped += 1
             self._heat(key, row[0])
 
-    def note(self, about: str) -> None:
-        """What is about this may be there from now on."""
-        if self.seen is not None:
-            self.seen.add(about)
-        if self.seeing is not None:
-            self.seeing.add(about)
-
     def touch(self, key: str, record: T, expires: float) -> None:
         """As `put`, for a change that is not worth a write of its own: a restart may show the record before it."""
         self._heat(key, record)
@@ -145,7 +119,7 @@ class Shelf(Generic[T]):
         self._soil(key, None, 0.0)
 
     def _soil(self, key: str, record: T | None, expires: float) -> None:
-        self.note(self._about(key))
+        self.filter.note(self._about(key))
         if len(self.dirty) >= self._dirty_cap and key not in self.dirty:
             self.dropped += 1  # the disk has taken nothing for long: this change lives in RAM only
             return
@@ -153,7 +127,7 @@ class Shelf(Generic[T]):
 
     def look_through(self) -> None:
         """A sweep of the whole table begins."""
-        self.seeing = Seen(self._slots)
+        self.filter.begin(self.table)
         for key in (*self.dirty, *self.flushing):
             self.met(key)
         if self.dropped:  # some records are in RAM alone
@@ -162,13 +136,11 @@ class Shelf(Generic[T]):
 
     def met(self, key: str) -> None:
         """The sweep under way came by this key."""
-        if self.seeing is not None:
-            self.seeing.add(self._about(key))
+        self.filter.meet(self._about(key))
 
     def looked_through(self, whole: bool) -> None:
         """The sweep is over; `whole`: it met every row."""
-        seeing, self.seeing = self.seeing, None
-        self.seen = seeing if whole else None
+        self.filter.end(self.table, whole)
 
     def _heat(self, key: str, record: T) -> None:
         self.hot[key] = record

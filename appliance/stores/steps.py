@@ -1,6 +1,6 @@
 """Greylist steps over the shelves: what is read for one, the machine (stores.greylist), what is written.
 
-Contract: each step is answered at once. A step of which the filters say that neither its triplets nor its pair can be
+Contract: each step is answered at once. A step of which the filter says that neither its triplets nor its pair can be
 there, and whose origin is not accepted, is what the machine would make of nothing, without asking it (strangers are most
 of what comes); all others go the whole way. What failure means for the mail: none of its own (stores.state).
 """
@@ -11,14 +11,15 @@ from typing import Any
 from appliance.observe import oplog
 from appliance.stores import greylist, wire
 from appliance.stores.greylist import Origin, Pair, Triplet
+from appliance.stores.seen import Filter
 from appliance.stores.shelf import Read, Shelf
 
 log = oplog.get("stated")
 
 #: Joins origin, sender and recipient in keys; no address and no network can contain it.
 SEP = "\x1f"
-#: Slots of the filters of triplets and pairs: they are the many.
-SEEN = 1 << 22
+#: Slots of the filter of triplets and pairs: they are the many.
+SLOTS = 1 << 22
 
 
 def pair_of(key: str) -> str:
@@ -30,9 +31,11 @@ class Steps:
     """See the module's head. All times are the steady clock's; `offset` makes them wall time for answers."""
 
     def __init__(self, read: Read) -> None:
-        self.triplets = Shelf("triplet", Triplet, read, about=pair_of, slots=SEEN)
+        #: Which pairs may have a triplet or a record of their own.
+        self.met = Filter("triplet", "pair", slots=SLOTS)
+        self.triplets = Shelf("triplet", Triplet, read, about=pair_of, filter=self.met)
         self.origins = Shelf("origin", Origin, read)
-        self.pairs = Shelf("pair", Pair, read, slots=SEEN)
+        self.pairs = Shelf("pair", Pair, read, filter=self.met)
         #: Answers since the start by their state.
         self.outcomes: dict[str, int] = {}
         self._now = -1.0
@@ -41,17 +44,16 @@ class Steps:
     def step(self, ask: wire.Step, now: float, offset: float) -> Sequence[Any]:
         """The answer as it travels."""
         pair = f"{ask.sender}{SEP}{ask.recipient}"
-        met, paired = self.triplets.seen, self.pairs.seen
-        if met is None or paired is None or pair in paired or pair in met or self._accepts(ask):
+        seen = self.met.seen
+        if seen is None or pair in seen or self._accepts(ask):
             return self._decide(ask, pair, now, offset)
         if now != self._now:  # all strangers of a frame have the same records
             self._now, self._triplet, self._pair = now, Triplet(now, now, 1), Pair(now, now)
         end = now + ask.window
         row = self._triplet, end
-        self.triplets.note(pair)
+        self.met.note(pair)
         for key in ask.keys:
             self.triplets.put_new(f"{key}{SEP}{pair}", row)
-        self.pairs.note(pair)
         self.pairs.put_new(pair, (self._pair, end))
         self.outcomes["new"] = self.outcomes.get("new", 0) + 1
         return "new", now + offset, 1, 0, ask.delay, ask.keys[0]

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from appliance.stores.greylist import Triplet
 from appliance.stores.keeper import Keeper
-from appliance.stores.shelf import Seen, Shelf, rows
+from appliance.stores.seen import Filter, Seen
+from appliance.stores.shelf import Shelf, rows
 
 RECORD = Triplet(1.0, 2.0, 3)
 
@@ -92,8 +93,7 @@ def test_strangers_cost_no_reads_once_the_table_was_looked_through() -> None:
     assert shelf.get("stranger") is None and table.reads == 1
     shelf.look_through()
     for key in table.rows:
-        assert shelf.seeing is not None
-        shelf.seeing.add(key)
+        shelf.met(key)
     shelf.looked_through(True)
     for number in range(200):
         assert shelf.get(f"stranger {number}") is None
@@ -111,7 +111,7 @@ def test_who_is_new_drives_nobody_out_and_is_found_all_the_same() -> None:
     shelf.put("a", RECORD, 9.0)
     shelf.complete = True
     for key in ("b", "c", "d"):
-        shelf.note(key)
+        shelf.filter.note(key)
         shelf.put_new(key, (RECORD, 9.0))
     assert set(shelf.hot) == {"a", "b"} and shelf.evicted == 2
     assert shelf.get("d") == RECORD, "it waits to be written"
@@ -125,3 +125,41 @@ def test_who_is_new_is_kept_in_memory_while_the_disk_takes_nothing() -> None:
         shelf.put_new(key, (RECORD, 9.0))
     assert set(shelf.dirty) == {"a"} and shelf.dropped == 2
     assert [shelf.get(key) for key in ("a", "b", "c")] == [RECORD] * 3
+
+
+def test_a_filter_of_two_tables_is_of_use_when_both_were_swept() -> None:
+    both = Filter("a", "b", slots=1 << 10)
+    both.begin("a")
+    both.meet("old a")
+    both.end("a", True)
+    both.note("put between")
+    assert both.seen is None
+    both.begin("b")
+    both.meet("old b")
+    both.end("b", True)
+    assert both.seen is not None and both.seeing is None
+    assert all(key in both.seen for key in ("old a", "put between", "old b")) and "stranger" not in both.seen
+    both.begin("a")
+    both.end("a", True)
+    both.begin("a")  # b was left out: the round begins anew
+    both.meet("old a")
+    both.end("a", True)
+    assert "old b" in both.seen, "the last round's goes on being asked"
+    both.begin("b")
+    both.end("b", False)
+    assert both.seen is None, "one sweep failed: the round vouches for nothing"
+
+
+def test_a_sweep_that_began_before_the_round_is_no_part_of_it() -> None:
+    both = Filter("a", "b", slots=1 << 10)
+    both.begin("b")
+    both.meet("old b")
+    both.begin("a")
+    both.begin("a")  # anew: what b met is forgotten
+    both.end("b", True)
+    both.end("a", True)
+    assert both.seen is None and both.seeing is not None
+    both.begin("b")
+    both.meet("old b")
+    both.end("b", True)
+    assert both.seen is not None and "old b" in both.seen

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from appliance.stores import wire
 from appliance.stores.keeper import Keeper
+from appliance.stores.seen import Seen
 from appliance.stores.shelf import Shelf, rows
 from appliance.stores.steps import Steps, pair_of
 from tests.stores.test_state_greylist import Memory
@@ -21,7 +22,7 @@ class Disk:
         self.steps = Steps(self.read)
         self.shelves: list[Shelf[object]] = [self.steps.triplets, self.steps.origins, self.steps.pairs]  # type: ignore[list-item]
         for shelf in self.shelves:
-            shelf._hot_cap, shelf._slots = cap, 64  # few slots: what is not there often seems to be
+            shelf._hot_cap, shelf.filter._slots = cap, 64  # few slots: what is not there often seems to be
         self._keeper = Keeper.__new__(Keeper)
         self._keeper.clock, self._keeper.expired = _Clock(self), 0  # type: ignore[assignment]
         self._sweeps: dict[str, str] = {}
@@ -44,7 +45,7 @@ class Disk:
     def sweep(self, pages: int) -> None:
         """Go on with the sweep of each table by some pages of three rows; one that is over begins anew."""
         for shelf in self.shelves:
-            if shelf.seeing is None:
+            if shelf.table not in self._sweeps:
                 shelf.look_through()
                 self._sweeps[shelf.table] = ""
             for _ in range(pages):
@@ -52,6 +53,7 @@ class Disk:
                 page = sorted(key for key in table if key > after)[:3]
                 if not page:
                     shelf.looked_through(True)
+                    del self._sweeps[shelf.table]
                     break
                 self._keeper.sweep_page(shelf, [(key, *table[key]) for key in page], warm=False)
                 self._sweeps[shelf.table] = page[-1]
@@ -102,8 +104,8 @@ def test_a_stranger_is_not_looked_for_once_all_was_seen() -> None:
     disk = Disk(1000)
     disk.sweep(1)
     for shelf in disk.shelves:
-        assert shelf.seen is not None
-        shelf.seen = type(shelf.seen)(1 << 16)
+        assert shelf.filter.seen is not None
+        shelf.filter.seen = Seen(1 << 16)
     for number in range(50):
         ask = wire.Step(("net:1",), f"s{number}@example.org", "b@example.com", "192.0.2.1", 90.0, 1e5, 1e6, 5)
         assert disk.steps.step(ask, 7.0, 100.0) == ("new", 107.0, 1, 0, 90.0, "net:1")
@@ -149,7 +151,7 @@ def test_a_stranger_that_comes_behind_the_sweeps_back_is_seen() -> None:
         disk.steps.step(step_of(f"m{number}"), 0.0, 0.0)
     disk.write()
     disk.sweep(10)
-    assert disk.steps.triplets.seen is not None
+    assert disk.steps.met.seen is not None
     disk.sweep(1)  # the next one is beyond a0 now
     assert disk.steps.step(step_of("a0", "net:0"), 1.0, 0.0)[0] == "new"
     disk.write()
@@ -157,9 +159,7 @@ def test_a_stranger_that_comes_behind_the_sweeps_back_is_seen() -> None:
         disk.steps.step(step_of(f"m{number}"), 2.0, 0.0)
     disk.write()
     disk.sweep(10)
-    assert disk.steps.triplets.seeing is None
-    for shelf in disk.shelves:
-        assert shelf.seen is not None
+    assert disk.steps.met.seeing is None and disk.steps.met.seen is not None
     assert disk.steps.step(step_of("a0", "net:0"), 91.0, 0.0)[0] == "passed"
 
 
