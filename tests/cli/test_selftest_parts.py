@@ -1,7 +1,9 @@
 """Parts of `postgate selftest`: TOML that reads back, expectations that follow the policies, scripted peers."""
 
 import asyncio
+import json
 import struct
+import time
 import tomllib
 from datetime import date
 from types import SimpleNamespace
@@ -11,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.cli.selftest import scripted, toml
+from appliance.cli.selftest import scripted, stage, toml
 from appliance.cli.selftest.expect import Expected, expect, off
-from appliance.cli.selftest.play import Play
-from appliance.cli.selftest.plays_trouble import nothing_refused
+from appliance.cli.selftest.play import Play, Result, Scenario
+from appliance.cli.selftest.plays_trouble import TROUBLE, nothing_refused
 from appliance.cli.selftest.scripted import EICAR, has_eicar
 from appliance.cli.selftest.stranger import Reply
+from appliance.cli.selftest.table import Shown
 from appliance.engine.policy import compile_policies
 from appliance.engine.rules import PolicySet
 
@@ -164,3 +167,15 @@ async def test_what_is_to_be_dropped_may_not_arrive() -> None:
     assert (await nothing_refused(play)).state == "miss"
     play.inner.mails.clear()
     assert (await nothing_refused(play)).state == "ok"
+
+
+async def test_who_is_late_is_not_played_but_for_what_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    async def fine(_play: Play) -> Result:
+        return Result("ok", "-", "-")
+
+    chosen = [Scenario("slow", fine), *(one for one in TROUBLE if one.name == "nothing refused was delivered")]
+    play = Play(*(cast("Any", None) for _ in range(6)))
+    play.inner = cast("Any", SimpleNamespace(mails=[]))
+    await stage._scenarios(play, chosen, Shown(as_json=True), time.monotonic() - stage.ENOUGH - 1)
+    states = [json.loads(line)["state"] for line in capsys.readouterr().out.splitlines()]
+    assert states == ["skipped", "ok"]

@@ -236,19 +236,21 @@ Run = Callable[[Play], Awaitable[Result]]
 
 
 class Scenario(NamedTuple):
-    """One line of the table, and how it is played. `ahead`: it mostly waits, and begins with the first one."""
+    """One line of the table, and how it is played. `ahead`: it mostly waits, and begins with the first one. `always`: it
+    costs no time, so it is played however late it is."""
 
     name: str
     run: Run
     ahead: bool = False
+    always: bool = False
 
 
 class Scenarios(list[Scenario]):
     """A group, filled by decorating functions with their name in the table."""
 
-    def __call__(self, name: str, *, ahead: bool = False) -> Callable[[Run], Run]:
+    def __call__(self, name: str, *, ahead: bool = False, always: bool = False) -> Callable[[Run], Run]:
         def add(run: Run) -> Run:
-            self.append(Scenario(name, run, ahead))
+            self.append(Scenario(name, run, ahead, always))
             return run
 
         return add

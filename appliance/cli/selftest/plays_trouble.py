@@ -161,7 +161,7 @@ async def _flow(play: Play, accepted: dict[str, tuple[Mail, Reply]], plain: bool
         await asyncio.sleep(0.05)
 
 
-@TROUBLE("nothing refused was delivered")
+@TROUBLE("nothing refused was delivered", always=True)
 async def nothing_refused(play: Play) -> Result:
     arrived = [token for token in sorted(play.refused) if any(token.encode() in mail for mail in play.inner.mails)]
     refused = len(play.refused)

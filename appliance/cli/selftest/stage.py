@@ -128,7 +128,7 @@ async def _scenarios(play: Play, chosen: list[Scenario], shown: Shown, began: fl
         for number, scenario in enumerate(chosen, 1):
             shown.doing(scenario.name, number, len(chosen))
             task = begun.get(scenario.name)
-            if task is None and time.monotonic() > began + ENOUGH:
+            if task is None and not scenario.always and time.monotonic() > began + ENOUGH:
                 late = Result("skipped", "-", "-", f"{ENOUGH:.0f} s were over (see what was slow): play it with --only")
                 shown.row(scenario.name, late, 0.0)
                 continue
