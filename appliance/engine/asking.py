@@ -25,7 +25,7 @@ _log = oplog.get("engine")
 _outcomes = metrics.tally("postgate_check_outcomes_total", "Verdicts by check and outcome.", ("check", "outcome")).counts
 _seconds = metrics.spread("postgate_check_seconds", "Time of checks that had to wait.", ("check",))
 #: A check's histogram, found once.
-_timer = functools.cache(_seconds.labels)
+timer = functools.cache(_seconds.labels)
 _crashes = metrics.counter("postgate_check_crashes_total", "Checks that failed by a mistake of ours.", ("check",))
 _deadlines = metrics.counter("postgate_check_deadlines_total", "Checks that missed the deadline.", ("check",))
 _replace = msgspec.structs.replace
@@ -108,7 +108,7 @@ async def _answer(slot: Slot, answer: Awaitable[Verdict], ctx: Context) -> Verdi
     except Exception as error:
         return failed(slot.check.name, ctx, error)
     finally:
-        _timer(slot.check.name).observe(clock() - start)
+        timer(slot.check.name).observe(clock() - start)
 
 
 def kept(slot: Slot, promise: Promise[Verdict], ctx: Context, deadline: float, seconds: float) -> Verdict:
@@ -123,7 +123,7 @@ def kept(slot: Slot, promise: Promise[Verdict], ctx: Context, deadline: float, s
 
 def waited(slot: Slot, seconds: float) -> None:
     """A check had to wait so long."""
-    _timer(slot.check.name).observe(seconds)
+    timer(slot.check.name).observe(seconds)
 
 
 def gone(slot: Slot, error: BaseException, ctx: Context, deadline: float) -> Verdict:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from appliance.engine.asking import Slot, gone, waited
+from appliance.engine.asking import Slot, gone, timer
 from appliance.engine.deadlines import expire
 from appliance.engine.hearing import EARLY
 from appliance.engine.judge import PUT_OFF, Judgement
@@ -29,6 +29,7 @@ from appliance.protocol.smtp.address import Address
 T = TypeVar("T")
 #: What the last check answers: its verdict, the store's answer to its step, or what went wrong.
 Asked = Verdict | GreylistAnswer | BaseException
+_AT_HAND = (Verdict, GreylistAnswer)
 _replace = msgspec.structs.replace
 
 
@@ -39,11 +40,24 @@ def _future() -> asyncio.Future[None]:
 class Bound:
     """The checks of the stage with all but the recipient filled in."""
 
-    __slots__ = ("_at_once", "_ctx", "_deadline", "_deferrals", "_last", "_rulings", "_slot", "_soft_bounce", "_step")
+    __slots__ = (
+        "_at_once",
+        "_ctx",
+        "_deadline",
+        "_deferrals",
+        "_last",
+        "_rulings",
+        "_slot",
+        "_soft_bounce",
+        "_step",
+        "waited",
+    )
 
     def __init__(self, engine: Engine, ctx: Context, slots: list[Slot], binds: list[Bind]) -> None:
         self._ctx, self._soft_bounce, self._deadline = ctx, engine.soft_bounce, engine.policies.plan.deadline
         self._slot, self._last, self._rulings = slots[-1], binds[-1], slots[-1].policy.rulings
+        #: Told in how many seconds the last check's answer came.
+        self.waited = timer(self._slot.check.name).observe
         self._step = binds[-1] if isinstance(binds[-1], StepBind) else None
         #: What a Judgement says of outcomes that plainly put off.
         self._deferrals = {
@@ -81,9 +95,9 @@ class Bound:
 
     def _within(self, answer: Verdict | GreylistAnswer | Awaitable[Any] | None) -> Promise[Asked] | None:
         """An answer to come has a deadline, and what goes wrong is an answer, too. What is at hand is the engine's."""
-        if answer is None or isinstance(answer, Verdict | GreylistAnswer):
+        if answer is None or isinstance(answer, _AT_HAND):
             return None
-        promise = _promise(answer)
+        promise = answer if type(answer) is Promise else _promise(answer)
         expire(self._deadline, promise)
         return promise.rescue(_failed)
 
@@ -103,10 +117,6 @@ class Bound:
         reply = finish(refusal, transaction, self._soft_bounce)
         action = Action.DEFER_IF_PERMIT
         return Decision(verb="defer", reply=reply, deciding=verdict, action=action, verdicts=verdicts)
-
-    def waited(self, seconds: float) -> None:
-        """The last check's answer came; its time is counted."""
-        waited(self._slot, seconds)
 
     def _found(self, address: Address, now: float) -> list[Verdict] | None:
         """What all checks but the last say; None where one of them objects, or cannot say."""

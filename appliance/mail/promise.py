@@ -7,7 +7,7 @@ failure means for the mail: none; an exception goes to who waits.
 """
 
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,7 +43,7 @@ class Promise(Generic[T]):
             self._steps.append(step)
         elif self._error is None:
             self._go(self._value, (step,))
-        return cast("Promise[R]", self)
+        return self  # type: ignore[return-value]
 
     def _answer(self, value: Any) -> None:
         """All steps."""
@@ -120,7 +120,7 @@ class Promise(Generic[T]):
         """The answer, or its exception is raised."""
         if self._error is not None:
             raise self._error
-        return cast(T, self._value)
+        return self._value  # type: ignore[no-any-return]
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._done:

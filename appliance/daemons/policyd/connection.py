@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from appliance.daemons.policyd import record
 from appliance.daemons.policyd.answers import DUNNO
-from appliance.daemons.policyd.cutting import Cut, Lead, cut
+from appliance.daemons.policyd.cutting import Cut, Knife, Lead
 from appliance.daemons.policyd.likeness import Likeness, learn
 from appliance.daemons.policyd.messages import Session
 from appliance.daemons.policyd.question import Odd, Question
@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
         #: Since when the answer to `_state` is waited for (0: nobody waits).
         self.since = 0.0
         self._state = ""
-        self._reader = RequestReader()
+        self._reader, self._knife = RequestReader(), Knife()
         self._backlog: deque[Attributes] = deque()
         self._session: Session | None = None
         self._task: asyncio.Task[None] | Promise[str] | None = None
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         if self._wrong or self.transport is None:
             return
         self.last = self.front.loop.time()
-        one = None if self.busy or self._backlog or self.front.draining else cut(data)
+        one = None if self.busy or self._backlog or self.front.draining else self._knife.cut(data)
         if one is not None and (session := self.door.memory.again(self.front, one, self._session)) is not None:
             self._session = session
             self.transport.write(_DUNNO)

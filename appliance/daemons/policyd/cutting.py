@@ -39,30 +39,73 @@ class Cut(msgspec.Struct, frozen=True, gc=False):
         return self.rest, self.recipient
 
 
-def cut(octets: bytes) -> Cut | None:
-    """None for whatever is otherwise."""
-    size = len(octets)
-    if size > LONGEST or b"\nprotocol_state=RCPT\n" not in octets or octets.find(b"\n\n") != size - 2:
+class Knife:
+    """Cuts the requests of one connection; those that are like the one before are recognised by their pieces."""
+
+    __slots__ = ("_last", "_pieces")
+
+    def __init__(self) -> None:
+        #: What stands around port, recipient, queue id and instance, and all of it together.
+        self._pieces: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
+        self._last = b""
+
+    def cut(self, octets: bytes) -> Cut | None:
+        """None for whatever is no such request."""
+        head, middle, behind, tail = self._pieces
+        if not head or not octets.startswith(head) or len(octets) > LONGEST:
+            return self._anew(octets)
+        find, port = octets.find, len(head)
+        port_end = find(b"\n", port)
+        recipient = port_end + len(middle)
+        recipient_end = find(b"\n", recipient)
+        queue_id = recipient_end + len(behind)
+        queue_id_end = find(b"\n", queue_id)
+        end = find(b"\n", queue_id_end + 10)
+        if not (octets.startswith(middle, port_end) and octets.startswith(behind, recipient_end)):
+            return self._anew(octets)
+        if octets[end:] != tail or not octets.startswith(_INSTANCE, queue_id_end) or b"\r" in octets:
+            return self._anew(octets)
+        return _cut(octets, self._last, (port, port_end, recipient, recipient_end, queue_id, queue_id_end, end))
+
+    def _anew(self, octets: bytes) -> Cut | None:
+        places = _places(octets)
+        if places is None:
+            return None
+        port, port_end, recipient, recipient_end, queue_id, _, end = places
+        pieces = octets[:port], octets[port_end:recipient], octets[recipient_end:queue_id], octets[end:]
+        self._pieces, self._last = pieces, b"".join(pieces)
+        return _cut(octets, self._last, places)
+
+
+#: Where the port begins and ends, the recipient, the queue id, and where the instance ends.
+_Places = tuple[int, int, int, int, int, int, int]
+
+
+def _places(octets: bytes) -> _Places | None:
+    size, find = len(octets), octets.find
+    if size > LONGEST or b"\nprotocol_state=RCPT\n" not in octets or find(b"\n\n") != size - 2 or b"\r" in octets:
         return None
-    find = octets.find
     port = find(_PORT) + 13
     port_end = find(b"\n", port)
     recipient = find(_RECIPIENT, port_end) + 11
     recipient_end = find(b"\n", recipient)
     queue_id = find(_QUEUE_ID, recipient_end) + 10
     queue_id_end = find(b"\n", queue_id)
-    instance = queue_id_end + 10
-    end = find(b"\n", instance)
-    if port < 13 or recipient < 11 or queue_id < 10 or octets[queue_id_end:instance] != _INSTANCE or instance == end:
+    if port < 13 or recipient < 11 or queue_id < 10 or not octets.startswith(_INSTANCE, queue_id_end):
         return None
-    if b"\r" in octets:
+    return port, port_end, recipient, recipient_end, queue_id, queue_id_end, find(b"\n", queue_id_end + 10)
+
+
+def _cut(octets: bytes, rest: bytes, places: _Places) -> Cut | None:
+    port, port_end, recipient, recipient_end, queue_id, queue_id_end, end = places
+    if queue_id_end + 10 == end:
         return None
     return Cut(
-        octets[:port] + octets[port_end:recipient] + octets[recipient_end:queue_id] + octets[end:],
+        rest,
         str(octets[port:port_end], "utf-8", "surrogateescape"),
         str(octets[recipient:recipient_end], "utf-8", "surrogateescape"),
         str(octets[queue_id:queue_id_end], "utf-8", "surrogateescape"),
-        str(octets[instance:end], "utf-8", "surrogateescape"),
+        str(octets[queue_id_end + 10 : end], "utf-8", "surrogateescape"),
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.policyd import memory, record
-from appliance.daemons.policyd.cutting import Leads, cut
+from appliance.daemons.policyd.cutting import Cut, Knife, Leads
 from appliance.daemons.policyd.facts import Facts, Who
 from appliance.daemons.policyd.rules import Rules
 from appliance.engine import asking
@@ -21,6 +21,10 @@ from appliance.engine.exceptions import end_of
 from appliance.observe import events
 from appliance.protocol.policy import RequestReader
 from tests.daemons.policyd.whole import ENDS, PLAIN, Composed, Server, build, request
+
+
+def cut(octets: bytes) -> Cut | None:
+    return Knife().cut(octets)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +208,25 @@ def test_an_attribute_that_is_said_twice_is_not_remembered(snapshots: list[Snaps
         server.front._timer.cancel()
 
     asyncio.run(play())
+
+
+_pieces = st.sampled_from(
+    [b"\n", b"\n\n", b"\r", b"=", b"", b"x", b"\nrecipient=", b"\nqueue_id=", b"\ninstance=", b"\nclient_port=", b"1"]
+)
+
+
+@given(
+    others=st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 800), st.integers(0, 3), _pieces), min_size=1, max_size=12
+    )
+)
+def test_what_stays_sharp_cuts_as_what_is_new(others: list[tuple[int, int, int, bytes]]) -> None:
+    """A request is cut the same whatever the connection brought before: usual ones, and those with odd pieces in them."""
+    knife, usual = Knife(), [request(instance="1"), request(queue_id="4X"), request(recipient="", instance="22")]
+    for which, place, gone, piece in others:
+        octets = usual[which % 3]
+        for one in (octets, octets[:place] + piece + octets[place + gone :], octets[: -2 - gone] + piece + b"\n\n"):
+            assert knife.cut(one) == cut(one)
 
 
 _values = st.fixed_dictionaries(
