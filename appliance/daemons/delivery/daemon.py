@@ -223,7 +223,8 @@ class Delivery:
         degraded = list(workers.pop("degraded"))  # type: ignore[call-overload]
         dns = self.dispatch.ways.resolver_health()
         degraded += dns.pop("degraded", [])
-        degraded += [*self.dispatch.hops.degraded(), *self.dispatch.filtering.degraded(), *trouble.tables.degraded()]
+        degraded += [*self.dispatch.hops.degraded(), *self.dispatch.filtering.degraded(schedule.sites)]
+        degraded += trouble.tables.degraded()
         if alarms := self.settlement.alarms:
             degraded.append(f"{alarms} undeliverable messages wait in hold: postgate queue list --folder hold")
         if spool.damaged:

@@ -7,8 +7,7 @@ mail: nothing is lost: a crash in between filters, and then delivers, once more.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 import msgspec
 
@@ -16,7 +15,7 @@ from appliance.daemons.delivery.routing import Destination
 from appliance.mail.differing import crlf
 from appliance.observe import metrics, oplog
 from appliance.observe.text import counted
-from appliance.observe.trouble import Said, said
+from appliance.observe.trouble import Said, Touched, said
 from appliance.protocol.smtp.outgoing import Result
 from appliance.queue.errors import SpoolError
 from appliance.queue.item import Item
@@ -25,17 +24,6 @@ from appliance.queue.spool import Spool
 log = oplog.get("delivery")
 _put_off = metrics.counter("postgate_filter_put_off_total", "Messages that a content filter put off.", ["filter"])
 _degraded = metrics.gauge("postgate_filter_degraded", "1 while a content filter puts mail off.", ["filter"])
-#: Queue ids that are told.
-_TOLD = 20
-
-
-class Trouble:
-    """Of one filter."""
-
-    def __init__(self) -> None:
-        self.tries = 0
-        self.last: deque[str] = deque(maxlen=_TOLD)
-        self.why = ""
 
 
 class Filtering:
@@ -43,7 +31,9 @@ class Filtering:
 
     def __init__(self, spool: Spool, ids: Iterator[str], queued: Callable[[Item], None]) -> None:
         self._spool, self._ids, self._queued = spool, ids, queued
-        self._troubles: dict[str, Trouble] = {}
+        self.troubles = Touched()
+        #: How often those that are in trouble put mail off since that began.
+        self._tries: dict[str, int] = {}
 
     async def goes_on(
         self, destination: Destination, item: Item, indexes: Sequence[int], made: bytes, answers: list[Result]
@@ -77,38 +67,41 @@ class Filtering:
         """What a filter said of a message; of other destinations nothing is kept."""
         if not destination.filtering:
             return
+        name = destination.name
         put_off = next((answer for answer in answers if answer.kind == "deferred"), None)
         if put_off is not None:
             self.failed(destination, item, put_off.text)
-        elif (trouble := self._troubles.pop(destination.name, None)) is not None:
-            last = ", ".join(trouble.last)
-            _degraded.labels(destination.name).set(0)
-            log.warning("content filter works again", filter=destination.name, tries=trouble.tries, messages=last)
+        elif tries := self._tries.pop(name, 0):
+            self.troubles.well(name)
+            _degraded.labels(name).set(0)
+            last = ", ".join(self.troubles.told(name, "")["last"])
+            log.warning("content filter works again", filter=name, tries=tries, messages=last)
 
     def failed(self, destination: Destination, item: Item, why: str) -> None:
         """It was not reached, or put this message off."""
         if not destination.filtering:
             return
         name, queue_id = destination.name, item.queue_id
-        trouble = self._troubles.get(name)
-        if trouble is None:
-            trouble = self._troubles[name] = Trouble()
+        if name not in self._tries:
             log.error("content filter puts mail off", filter=name, id=queue_id, why=why)
         _put_off.labels(name).inc()
         _degraded.labels(name).set(1)
-        trouble.tries += 1
-        trouble.why = why
-        if queue_id not in trouble.last:
-            trouble.last.append(queue_id)
+        self._tries[name] = self._tries.get(name, 0) + 1
+        self.troubles.note(name, why, queue_id)
 
-    def degraded(self) -> list[Said]:
-        """For status."""
+    def degraded(self, waited_for: Container[str]) -> list[Said]:
+        """For status: those in trouble, as long as mail waits for them."""
+        found = {one["what"]: one for one in self.troubles.degraded(waited_for)}
+        for name in self._tries.keys() - found.keys():  # what waited is gone, and nobody knows any more
+            del self._tries[name]
+            self.troubles.well(name)
+            _degraded.labels(name).set(0)
         return [
             said(
                 f"{name} puts mail off",
-                f"{trouble.why} ({counted(trouble.tries, 'try', 'tries')})",
-                len(trouble.last),
-                trouble.last,
+                f"{one['why']} ({counted(self._tries[name], 'try', 'tries')})",
+                one["touched"],
+                one["last"],
             )
-            for name, trouble in self._troubles.items()
+            for name, one in found.items()
         ]

@@ -1,13 +1,14 @@
 """A content filter behind the queue: how many messages at once, how long it has, and what a broken one does."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.connectors.target import Timeouts
-from appliance.observe import metrics
+from appliance.observe import metrics, trouble
 from tests.connectors.smtp_peer import CUT, OK, SILENT, Peer
 from tests.daemons.delivery.harness import delivery, settings, snapshot
 
@@ -89,6 +90,27 @@ async def test_a_filter_that_lost_the_thread_does_not_make_mail_come_back(tmp_pa
         await running.put(filter="scan:", proven=True)
         await running.until(lambda: log.of("status=deferred"), 5)
         assert len(running.spool) == 1 and not log.of("status=bounced") and not log.of("notification")
+    await peer.stop()
+
+
+async def test_all_messages_that_a_filter_puts_off_are_counted_until_none_waits_for_it(tmp_path: Path, log):
+    peer = await Peer(PIPE, mail=b"450 4.3.0 later\r\n").start()
+    async with delivery(tmp_path, filtered(tmp_path, peer)) as running:
+        ids = [await running.put(filter="scan:") for _ in range(25)]
+        await running.until(lambda: len(log.of("status=deferred")) == 25)
+        [one] = trouble.merged(running.delivery.health()["degraded"]).values()
+        assert one["what"] == f"filter smtp:[127.0.0.1]:{peer.port} puts mail off"
+        assert one["why"].endswith("450 4.3.0 later (25 tries)")
+        assert one["touched"] == 25 and len(one["last"]) == 20 and set(one["last"]) <= set(ids)
+        await running.ask(command="flush", ids=ids[:1])
+        await running.until(lambda: len(log.of("status=deferred")) == 26)
+        [one] = running.delivery.health()["degraded"]
+        assert one["touched"] == 25 and one["last"][-1] == ids[0], "none counts twice"
+        assert len(await running.ask(command="delete", all=True)) >= 25
+        await running.until(lambda: not running.dispatch.schedule.sites)
+        later = time.monotonic() + trouble.RECENT
+        running.dispatch.filtering.troubles._clock = lambda: later
+        assert running.delivery.health()["degraded"] == [], "nobody knows, now"
     await peer.stop()
 
 
