@@ -1,9 +1,11 @@
 """`postgate selftest` with scanners that are blind, and with policies that let pass what is found, or only watch."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from appliance.cli.selftest import scripted
 from tests.interop.selftest_runs import only, selftest, wiring
 from tests.peers.clamd import Clamd
 from tests.peers.ports import free_port
@@ -115,3 +117,19 @@ def test_scores_and_reasons_of_the_operator_are_what_is_expected(tmp_path: Path)
     skipped = played.named("skipped")
     assert set(skipped) == {"greylist: first, early, late", "greylist: a pool of addresses"}
     assert all("reasons of greylist" in why for why in skipped.values())
+
+
+async def test_a_spam_scanner_that_calls_gtube_clean_is_named(tmp_path: Path) -> None:
+    blind, sees = scripted.Scanner(scripted.spamd), scripted.Scanner(scripted.spamd)
+    blind.mute = True
+    sections = ""
+    for name, scanner in (("blind", blind), ("sees", sees)):
+        await scanner.up()
+        sections += f'[scanners.{name}]\nkind = "spamd"\naddress = "127.0.0.1:{scanner.port}"\n'
+    config = wiring(tmp_path, sections)
+    played = await asyncio.to_thread(selftest, tmp_path, "--config", config, *only("your spam scanners"))
+    for scanner in (blind, sees):
+        await scanner.down()
+    assert set(played.named("miss")) == {"your spam scanners"}, played.rows
+    told = played.named("miss")["your spam scanners"]
+    assert "expected 550 refused, got 550 5.7.1" in told and told.split(": found by")[0].endswith(", blind: clean")
