@@ -149,8 +149,12 @@ def test_a7_in_a_header_that_is_longer_than_edits_see(lines: int) -> None:
     assert sent(octets, at_hand=100_000) == TRACE + filler * (lines + 1) + REST + BODY
 
 
-def test_a7_for_all_places_around_the_end_of_what_edits_see() -> None:
-    for shift in range(-260, 60, 7):
+@pytest.mark.parametrize(("limit", "step"), [(apply.MAX_HEADER, 80), (1 << 13, 1)])
+def test_a7_for_all_places_around_the_end_of_what_edits_see(
+    limit: int, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "MAX_HEADER", limit)
+    for shift in range(-260, 60, step):
         filler = b"X-Filler: " + b"x" * (apply.MAX_HEADER - len(TRACE) - 12 + shift) + b"\r\n"
         octets = TRACE + filler + FORGED[31] + FORGED[5] + FORGED[0] + REST + BODY
         assert sent(octets) == TRACE + filler + REST + BODY

@@ -107,9 +107,15 @@ async def wrong(table: Asked) -> list[str]:
     return found
 
 
+def structure(whole: bytes) -> list[int]:
+    """Octets, 250 at most, that are no free space (which is most of such a file)."""
+    used = [at for at in range(len(whole)) if len(set(whole[max(0, at - 8) : at + 9])) > 1]
+    return used[:: -(-len(used) // 250)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_damage_is_trouble_and_never_not_found(kind: str, tmp_path: Path) -> None:
-    """Every octet of the structure knocked about: right, not found where the record itself is hit, or Unavailable."""
+    """Octets of all parts of the structure knocked about: right, not found where the record itself is hit, or Unavailable."""
     path = tmp_path / "t"
     path.write_text("".join(f"key{n} value{n}\n" for n in range(40)))
     postmap(kind, path)
@@ -120,7 +126,7 @@ async def test_damage_is_trouble_and_never_not_found(kind: str, tmp_path: Path) 
         table = open_proxied(f"{kind}:{path}")
         assert await wrong(table) == []
         table.close()
-    for position in range(0, len(whole), max(1, len(whole) // 700)):
+    for position in structure(whole):
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
         table = open_proxied(f"{kind}:{path}")
         assert len(await wrong(table)) <= 1  # a changed octet within a record is beyond any reader
