@@ -113,6 +113,7 @@ async def test_who_is_cancelled_hurts_nobody(running: Running, tmp_path: Path) -
 async def test_an_end_is_heard_at_once_and_a_new_beginning_found(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(remotes, "DEADLINE", 3.0)  # the first question's is looked at when it is over
     line = await joined(running)
     users = table(f"hash:{tmp_path}/t", line)
     waiting = users.get("user2@example.com")

@@ -115,7 +115,7 @@ def structure(whole: bytes) -> list[int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_damage_is_trouble_and_never_not_found(kind: str, tmp_path: Path) -> None:
-    """Octets of all parts of the structure knocked about: right, not found where the record itself is hit, or Unavailable."""
+    """Octets of all its parts knocked about: right, not found where the record itself is hit, or Unavailable."""
     path = tmp_path / "t"
     path.write_text("".join(f"key{n} value{n}\n" for n in range(40)))
     postmap(kind, path)

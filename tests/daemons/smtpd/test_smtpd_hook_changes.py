@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance.daemons.smtpd import hook_loading, hooks
+from appliance.daemons.smtpd import hook_loading, hook_room, hooks
 from appliance.engine.pipeline import Group
 from appliance.mail import apply
 from appliance.mail.edits import Edit
@@ -216,7 +216,7 @@ async def test_a_hook_that_blocks_holds_up_nobody_else() -> None:
             free.wait(20)
 
     async with Stage() as stage:
-        stage.front.plug = hooks.plug(Filter(block), seconds=3.0)
+        stage.front.plug = hooks.plug(Filter(block), seconds=2.5)
         one, two, three = [await stage.connect() for _ in range(3)]
         slow = asyncio.create_task(send(one, body=b"Subject: block\r\n\r\n"))
         await asyncio.to_thread(blocked.wait, 10)
@@ -253,13 +253,12 @@ async def test_a_hook_that_hangs_is_cancelled_in_time() -> None:
                 await asyncio.sleep(0.01)
 
 
-async def test_many_blocked_threads_are_bounded() -> None:
-    from appliance.daemons.smtpd import hook_room
-
+async def test_many_blocked_threads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook_room, "PATIENCE", 0.05)
     free = threading.Event()
     before = threading.active_count()
     async with Stage() as stage:
-        stage.front.plug = hooks.plug(Filter(lambda envelope: free.wait(20) and None), seconds=4.0)
+        stage.front.plug = hooks.plug(Filter(lambda envelope: free.wait(20) and None), seconds=1.5)
         clients = [await stage.connect() for _ in range(hook_room.MOST + 4)]
         replies = await asyncio.gather(*(send(client) for client in clients))
         assert all(reply.startswith("451") for reply in replies)
