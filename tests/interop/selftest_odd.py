@@ -107,12 +107,15 @@ def _elsewhere(folder: Path) -> Played:
 
 
 def _deaf(folder: Path) -> Played:
-    """Demands TLS of all who send, and offers it to nobody; on a narrow terminal."""
+    """Demands TLS of all who send, and offers it to nobody; on a narrow terminal, with a long TMPDIR."""
     config = wiring(folder, tls='clients = ["inline:{192.0.2=required}"]\n')
     text = Path(config).read_text()
     off = 'ehlo_off = [{ networks = ["0.0.0.0/0"], keywords = ["STARTTLS"] }]\n[relay]'
     Path(config).write_text(text.replace("[relay]", off, 1))
-    ended = called(folder, "--config", config, *only("clean", "relay", "STARTTLS"))
+    long = folder / ("long" * 25)  # no socket may have a name so long
+    long.mkdir()
+    ended = called(folder, "--config", config, *only("clean", "relay", "STARTTLS"), TMPDIR=str(long))
+    assert list(long.iterdir()) == []
     return Played(ended.returncode, [], ended.stdout, 0.0, str(folder))
 
 

@@ -60,12 +60,12 @@ def selftest(folder: Path, *words: str) -> Played:
     return Played(ended.returncode, rows, ended.stderr, time.monotonic() - began, str(folder))
 
 
-def called(folder: Path, *words: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    """`postgate selftest` on a terminal of so many columns."""
+def called(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`postgate selftest` on a terminal of 80 columns."""
     return subprocess.run(
         [*POSTGATE, "selftest", *words],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", **environment},
         capture_output=True,
         text=True,
         timeout=130,

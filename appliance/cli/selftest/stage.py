@@ -28,6 +28,8 @@ from appliance.config.mistakes import ConfigError
 from appliance.net.selfsigned import self_signed
 
 COULD_NOT_PLAY = 2
+#: A TMPDIR longer than this is not used.
+LONGEST = 40
 #: What did not begin within so many seconds is not played, and what did ends by then: two minutes are enough for all.
 ENOUGH, END = 95.0, 108.0
 
@@ -35,7 +37,7 @@ ENOUGH, END = 95.0, 108.0
 async def play(config: str | None, only: tuple[str, ...], keep: bool, shown: Shown) -> int:
     """How many scenarios missed."""
     _interruptible()
-    folder = Path(tempfile.mkdtemp(prefix="postgate-selftest-"))
+    folder = _folder()
     try:
         await _play(config, folder, only, shown)
     except (Trouble, ConfigError, OSError) as error:
@@ -45,6 +47,12 @@ async def play(config: str | None, only: tuple[str, ...], keep: bool, shown: Sho
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
     return shown.end(f"kept in {folder}" if keep else config or "the embedded default")
+
+
+def _folder() -> Path:
+    """A temporary one; sockets will be in it, and these have short names."""
+    place = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="postgate-selftest-", dir=place if len(place) <= LONGEST else "/tmp"))  # noqa: S108
 
 
 def _interruptible() -> None:
