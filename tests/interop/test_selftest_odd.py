@@ -113,7 +113,8 @@ def test_what_is_not_played_is_said(odd: Played) -> None:
 def test_a_configuration_that_delivers_nothing_is_told_in_time(odd: Played) -> None:
     assert odd.status == 1 and odd.seconds < 100, odd.seconds
     assert "expected delivered, got 250, then dropped" in odd.named("miss")["clean mail"]
-    assert "dropped, none lost" in odd.named("ok")["kill -9 of each process"]
+    killed = (odd.named("ok") | odd.named("skipped"))["kill -9 of each process"]
+    assert "dropped, none lost" in killed or "your policies drop such mail (" in killed
     assert "smuggling" in odd.named("ok"), "what is dropped went nowhere"
 
 

@@ -88,7 +88,11 @@ async def _counted(
     play: Play, accepted: dict[str, tuple[Mail, Reply]], problems: list[str], services: list[str]
 ) -> Result:
     became = await _became(play, accepted)
-    if lost := len(accepted) - became.total():
+    lost = len(accepted) - became.total()
+    if lost and (dropped := became["dropped"]) and not problems:  # the line that says so dies with who was to write it
+        why = f"your policies drop such mail ({dropped} of {len(accepted)}): what is lost beside it does not show"
+        return Result("skipped", "-", "-", why)
+    if lost:
         problems.append(f"{lost} of {len(accepted)} accepted mails are lost")
     if not accepted:
         problems.append("no mail was accepted meanwhile")
