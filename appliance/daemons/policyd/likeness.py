@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 #: What was asked, and found.
 Known = tuple[frozenset[str], tuple[Verdict, ...]]
-#: Domains of recipients for which there is a form, or none can be made.
-DOMAINS = 64
+#: Domains of recipients with a form (some 5 KB each), or without a chance of one; strangers put off before there is one.
+DOMAINS, BEFORE = 8, 3
 _new = tuple.__new__
 
 
@@ -58,6 +58,7 @@ class Likeness:
         "plain",
         "rules",
         "since",
+        "strangers",
         "until",
     )
 
@@ -74,6 +75,8 @@ class Likeness:
     #: A local part that needs no closer look.
     plain: re.Pattern[str]
     forms: dict[str, Form | None]
+    #: So many were put off without a form.
+    strangers: int
     until: float
     since: float
     ends: float
@@ -139,11 +142,17 @@ class Likeness:
         question = Question(front, door, self.lead.attributes(one), session, self.facts)
         question.now, question.before, question.cut = message.touched, self.before, one
         question.found = self.found
-        if type(answer) is GreylistAnswer and address.domain not in self.forms and self.plain.fullmatch(address.local):
+        if type(answer) is GreylistAnswer and answer.state == "new" and address.domain not in self.forms:
+            self._form(question, address, answer)
+        return question.conclude_rcpt(decision)
+
+    def _form(self, question: Question, address: Address, answer: GreylistAnswer) -> None:
+        """Such an answer has no form yet."""
+        self.strangers += 1
+        if self.strangers > BEFORE and self.plain.fullmatch(address.local):
             if len(self.forms) >= DOMAINS:
                 self.forms.clear()
             self.forms[address.domain] = make(question, self.bound.decide, self.found, answer)
-        return question.conclude_rcpt(decision)
 
 
 def _verdicts(bound: Bound, address: Address, ident: str, now: float, answer: Asked) -> tuple[Verdict, ...]:
@@ -180,6 +189,7 @@ def _learnt(lead: Lead[Likeness], question: Question, decision: Decision) -> Lik
     made.lead, made.facts, made.helo = lead, question.facts, ctx.helo
     made.rules, made.bound, made.before, made.identity = rules, bound, before, ctx.identity
     made.until, made.found, made.forms = until, found, {}
+    made.strangers = 0
     letters = re.escape("".join(letter for letter in "._=-" if letter not in rules.site.recipient_delimiter))
     made.plain = re.compile(rf"(?=.{{1,64}}\Z)[a-z0-9]+(?:[{letters}][a-z0-9]+)*" if letters else "[a-z0-9]{1,64}")
     place = bisect(rules.ends, question.now)

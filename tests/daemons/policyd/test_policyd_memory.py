@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.config.snapshot import Snapshot
-from appliance.daemons.policyd import memory, record
+from appliance.daemons.policyd import likeness, memory, record
 from appliance.daemons.policyd.cutting import Cut, Knife, Leads
 from appliance.daemons.policyd.facts import Facts, Who
 from appliance.daemons.policyd.rules import Rules
@@ -117,6 +117,7 @@ def test_with_and_without_the_memory_everything_is_the_same(
 
     told: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likeness, "BEFORE", 0)
         patch.setattr(events, "emit_line", lambda octets: told.append(json.loads(octets)))
         patch.setattr(events, "emit", told.append)
         patch.setattr(record.maillog, "log", told.append)
@@ -266,14 +267,19 @@ def test_a_stranger_who_writes_to_many_is_not_judged_anew(
         told.clear()
         engine = server.front.rules.engine
         monkeypatch.setattr(engine, "ask", lambda ctx: pytest.fail(f"asked at {ctx.stage}"))
-        for number in range(2, 6):
+        formed, by_form = record.formed, []
+        monkeypatch.setattr(record, "formed", lambda *given: by_form.append(given[1].recipient) or formed(*given))
+        for number in range(2, 9):
             answer = await server.ask(0, request(instance=f"m{number}", recipient=f"u{number}@example.com"))
             assert answer.startswith("action=DEFER_IF_PERMIT 4.7.1 Greylisted")
         monkeypatch.undo()
         lines, events_ = [one for one in told if isinstance(one, str)], [one for one in told if isinstance(one, dict)]
-        assert len(lines) == 8 and "to=<u5@example.com>" in lines[-2] and "defer by greylist:early" in lines[-1]
-        assert [event["recipient"] for event in events_] == [f"u{number}@example.com" for number in range(2, 6)]
-        again = await server.ask(0, request(instance="m5", recipient="u5@example.com"))
+        assert len(lines) == 14 and "to=<u8@example.com>" in lines[-2] and "defer by greylist:early" in lines[-1]
+        names = [f"u{number}@example.com" for number in range(2, 9)]
+        assert [event["recipient"] for event in events_] == names
+        assert by_form == names[likeness.BEFORE + 1 :], "a form is made when it will be used"
+        assert {event["verdicts"][-1]["evidence"]["recipient"] for event in events_} == set(names)
+        again = await server.ask(0, request(instance="m8", recipient="u8@example.com"))
         assert again == answer, "the same message is told the same"
         server.front._timer.cancel()
 
