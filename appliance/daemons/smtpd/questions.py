@@ -106,6 +106,8 @@ def answered(session: "Session", stage: Stage, decision: Decision) -> Decision:
 
 def refused(session: "Session", decision: Decision, stage: str, recipient: str = "") -> bool:
     """Answer a decision that does not accept; False: it does, and nothing was said."""
+    if decision.verb == "discard":
+        record.decided(session, decision)
     if decision.verb in ("accept", "discard"):
         return False
     reply = decision.reply or f"451 4.7.1 Service unavailable [{session.id}]"

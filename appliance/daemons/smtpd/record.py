@@ -71,7 +71,7 @@ def rejected(session: "Session", stage: str, reply: str, recipient: str = "") ->
 
 
 def decided(session: "Session", decision: Decision) -> None:
-    """Why a client was refused or put off: for us, the reply does not say it."""
+    """Why a client was refused or put off, or its mail is thrown away: for us, the reply does not say it."""
     if decision.deciding is not None:
         maillog.log(f"{session.id}: {decision.verb} by {message_events.why(decision.deciding)}")
 

@@ -53,6 +53,20 @@ async def test_log_lines_in_postfix_words(capfd: pytest.CaptureFixture[str]) -> 
     assert "lost connection" not in log
 
 
+@pytest.mark.parametrize("stage_", ["mail", "rcpt", "data"])
+async def test_who_throws_mail_away_is_logged(capfd: pytest.CaptureFixture[str], stage_: str) -> None:
+    found = Verdict(check="access", outcome="discard", reason="access/sender:3")
+    async with Stage() as stage:
+        stage.engine_.rules[stage_] = lambda ctx: Decision(verb="discard", deciding=found)
+        client = await stage.hello()
+        answers = [await client.say(line) for line in ("MAIL FROM:<a@example.net>", "RCPT TO:<b@example.com>", "DATA")]
+        assert [answer[:3] for answer in answers] == ["250", "250", "354"]
+        client.send(b"x\r\n.\r\n")
+        assert (await client.reply()).startswith("250") and not stage.intake.kept
+    log = capfd.readouterr().err
+    assert log.count(": discard by access:discard access/sender:3\n") == 1
+
+
 async def test_a_client_that_goes_away_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
     async with Stage() as stage:
         client = await stage.content()
