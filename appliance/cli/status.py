@@ -46,7 +46,10 @@ def lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield from _mapping("Queue", facts["queue"])
     yield from _dependencies(facts)
     yield ""
-    yield from ["Degraded", *(f"  ! {text}" for text in facts["degraded"])] if facts["degraded"] else ["All is well."]
+    if facts["degraded"]:
+        yield from ["Degraded", *(f"  ! {text}" for text in facts["degraded"])]
+    else:
+        yield "All is well." if facts["state"] == "running" else f"Nothing is degraded so far: it is {facts['state']}."
 
 
 def _configuration(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -136,6 +136,9 @@ def test_the_status_page() -> None:
     assert "ON DISK IS bb: run `postgate reload`" in page
     assert "smtpd.0" in page and "2 restarts (last end: signal SIGKILL)" in page and "loop lag max 12 ms" in page
     assert "! clamd is away" in page and "deferred 3" in page and "/x.pem, until none; gone" in page
+    assert list(status.lines(facts | {"degraded": []}))[-1] == "All is well."
+    starting = facts | {"degraded": [], "state": "starting"}
+    assert list(status.lines(starting))[-1] == "Nothing is degraded so far: it is starting."
 
 
 def test_what_the_demo_prints_can_be_copied() -> None:
