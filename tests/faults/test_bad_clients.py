@@ -93,7 +93,9 @@ async def besiege(made: Gateway, ports: dict[str, int], kind: str, acts: list[st
     honest, rng = Honest(ports), random.Random(kind)
     await asyncio.wait_for(honest._policy(), 10)
     await asyncio.wait_for(honest._milter(), 10)
-    before = held(await asyncio.to_thread(made.status))
+    assert made.process is not None
+    master = made.process.pid
+    before = held(await asyncio.to_thread(made.status), master)
     tasks = [asyncio.create_task(honest.run(one)) for one in ports]
     moment = time.monotonic()
     with Canary() as canary:
@@ -110,7 +112,7 @@ async def besiege(made: Gateway, ports: dict[str, int], kind: str, acts: list[st
     assert not honest.wrong
     await asyncio.to_thread(none_late, made, moment, canary.worst)
     end = time.monotonic() + 30
-    while (left := grown(before, held(await asyncio.to_thread(made.status)), ROOM)) and time.monotonic() < end:
+    while (left := grown(before, held(await asyncio.to_thread(made.status), master), ROOM)) and time.monotonic() < end:
         await asyncio.sleep(0.5)
     assert not left, f"more is held than before: {left}"
     assert "Traceback" not in made.log() and "internal error" not in made.log()

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from tests.peers import clamd, rspamd, spamd
 from tests.peers.clamd import Clamd
 from tests.peers.gateway import POSTGATE, ROOT
@@ -177,6 +179,12 @@ RUNS: dict[str, Callable[[Path], Played]] = {
     "dead": _dead,
     "listed": _listed,
 }
+
+
+def asked_for(request: pytest.FixtureRequest, fixture: str) -> list[str]:
+    """What the tests of this module that are run here ask `fixture` for."""
+    items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    return [item.callspec.params[fixture] for item in items if fixture in item.callspec.params]
 
 
 class Runs:

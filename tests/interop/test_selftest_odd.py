@@ -6,16 +6,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.interop.selftest_odd import ODD
-from tests.interop.selftest_runs import Played, Runs
+from tests.interop.selftest_runs import Played, Runs, asked_for
 
 
 @pytest.fixture(scope="module")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """Those that tests of this session ask for."""
     base = tmp_path_factory.getbasetemp()
-    wanted = [item.callspec.params.get("odd") for item in request.session.items if hasattr(item, "callspec")]
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "odd"
-    made = Runs(folder, [name for name in wanted if name], ODD)
+    made = Runs(folder, asked_for(request, "odd"), ODD)
     yield made
     made.close()
 

@@ -16,7 +16,7 @@ from typing import Any
 import apsw
 import pytest
 
-from tests.interop.selftest_runs import Played, Runs, selftest, wiring
+from tests.interop.selftest_runs import Played, Runs, asked_for, selftest, wiring
 from tests.peers import clamd, rspamd, spamd
 from tests.peers.gateway import POSTGATE, ROOT, Gateway
 from tests.peers.ports import wait_for
@@ -26,8 +26,7 @@ from tests.peers.ports import wait_for
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """Those that tests of this session ask for."""
     base = tmp_path_factory.getbasetemp()
-    wanted = [item.callspec.params.get("played") for item in request.session.items if hasattr(item, "callspec")]
-    made = Runs((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "st", [name for name in wanted if name])
+    made = Runs((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "st", asked_for(request, "played"))
     yield made
     made.close()
 

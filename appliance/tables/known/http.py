@@ -90,8 +90,10 @@ def _pages(
     """Follow the pages of one source."""
     url, seen, number = source, set[str](), 0
     while url:
-        if url in seen or len(seen) > PAGES:
+        if url in seen:
             raise Failed(f"{source}: the pages have no end: {url} comes again")
+        if len(seen) > PAGES:
+            raise Failed(f"{source}: the pages have no end: there are more than {PAGES:,}")
         seen.add(url)
         document = web.json(url, told)
         try:
