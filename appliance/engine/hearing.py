@@ -183,13 +183,14 @@ class Hearing:
         if not self.delayed or (ruling.action is Action.DISCONNECT and ruling.mode == "enforce"):
             party.judgement.add(verdict, ruling)
 
-    def recall_early(self) -> None:
-        """Judge what connect, helo and mail found, now that the whole envelope is known."""
+    def recall_early(self, personal: bool = True) -> None:
+        """Judge what connect, helo and mail found, now that the whole envelope is known; not where exceptions tell
+        recipients apart, if nobody knows who they are (`personal` false)."""
         for verdict in self._past:
             if verdict.stage not in EARLY:
                 break
             policy = self.policies.checks.get(verdict.check)
-            if policy is not None and not policy.is_quiet(verdict):
+            if policy is not None and not policy.is_quiet(verdict) and (personal or not is_personal(policy)):
                 for party in self.parties:
                     self._judge(party, policy, verdict)
 

@@ -25,6 +25,7 @@ from appliance.mail.ports import Ports
 from appliance.mail.promise import Promise
 from appliance.mail.verdict import Decision, Verdict
 from appliance.protocol import quota
+from appliance.protocol.smtp.address import Address
 
 __all__ = ["Combined", "Engine", "Group", "combine"]
 
@@ -86,15 +87,18 @@ class Engine:
         """For a session of this role: what holds its conversations, where any check has some. Give it up with close()."""
         return Talks() if role in self._talking else None
 
-    def ask(self, ctx: Context, talks: Talks | None = None, recall: bool = False) -> Decision | Awaitable[Decision]:
+    def ask(
+        self, ctx: Context, talks: Talks | None = None, recall: bool = False, only: Address | None = None
+    ) -> Decision | Awaitable[Decision]:
         """Judge one stage, connect to data; at rcpt for `ctx.recipient`. `decision.verdicts` belong into the trail.
-        `recall`: nobody was asked about at rcpt, so what was delayed until then is judged here."""
+        `recall`: nobody was asked about at rcpt, so what was delayed until then is judged here, for the `only` recipient;
+        without one, what exceptions tell recipients apart by refuses nobody."""
         judgement = Judgement()
-        recipient = ctx.recipient.address if ctx.stage == "rcpt" and ctx.recipient else None
+        recipient = ctx.recipient.address if ctx.stage == "rcpt" and ctx.recipient else only
         party = Party(judgement, recipient)
         hearing = self._hearing(ctx, (party,), self.delay_reject and ctx.stage in EARLY, talks)
         if self.delay_reject and (ctx.stage == "rcpt" or recall):
-            hearing.recall_early()
+            hearing.recall_early(personal=recipient is not None)
 
         def conclude() -> Decision:
             decision = judgement.decision(tuple(hearing.found), ctx.transaction, self.soft_bounce)

@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
     def _alike(self, one: Cut, lead: Lead[Likeness]) -> None:
         """All of the request but its recipient was read before."""
         if (like := lead.likeness) is not None:
-            asked = like.ask(self.front, self.door, one, self._session)
+            asked = like.ask(self.front, self.door, lead, one, self._session)
             if asked is not None:
                 self._session, action = asked
                 self.since, self._state, self._task = self.last, "RCPT", action

@@ -51,6 +51,9 @@ class Front:
 
     def follow(self, rules: Rules) -> None:
         """Other rules are in force; open connections stay with the front of their name."""
+        if rules is not self.rules:
+            for door in self.rules.doors.values():
+                door.forget()
         self.rules = rules
         self.messages.most = rules.messages
         for connection in self.connections:

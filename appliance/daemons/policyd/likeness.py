@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 #: What was asked, and found.
 Known = tuple[frozenset[str], tuple[Verdict, ...]]
 #: Domains of recipients with a form (some 5 KB each), or without a chance of one; strangers put off before there is one.
-DOMAINS, BEFORE = 8, 3
+DOMAINS, BEFORE = 4, 3
 _new = tuple.__new__
 
 
@@ -52,7 +52,6 @@ class Likeness:
         "found",
         "helo",
         "identity",
-        "lead",
         "of_message",
         "of_session",
         "plain",
@@ -62,7 +61,6 @@ class Likeness:
         "until",
     )
 
-    lead: "Lead[Likeness]"
     facts: Facts
     helo: str
     rules: Rules
@@ -81,8 +79,10 @@ class Likeness:
     since: float
     ends: float
 
-    def ask(self, front: "Front", door: Door, one: Cut, session: Session | None) -> tuple[Session, Promise[str]] | None:
-        """Judge the request `one`: its session, and the action to come. None: not like this."""
+    def ask(
+        self, front: "Front", door: Door, lead: "Lead[Likeness]", one: Cut, session: Session | None
+    ) -> tuple[Session, Promise[str]] | None:
+        """Judge the request `one` of `lead`: its session, and the action to come. None: not like this."""
         client, now = self.facts.who.address, front.clock()
         if self.rules is not front.rules or front.monotonic() >= self.until or not self.since <= now < self.ends:
             return None
@@ -104,7 +104,8 @@ class Likeness:
         bound = self.bound
         form = self.forms.get(domain) if plain else None
         promise = bound.step(address, now) if form else None
-        promise = promise or bound.ask(address, now, plain)
+        if promise is None:
+            form, promise = None, bound.ask(address, now, plain)
         if promise is None:
             return None
         session.asked, session.trail = self.of_session
@@ -121,26 +122,23 @@ class Likeness:
                 message.answers[one.recipient] = action
                 message.late = partial(_verdicts, bound, address, message.id, now, answer)
                 return action
-            return self._conclude(front, door, one, session, message, address, answer)
+            question = Question(front, door, lead.attributes(one), session, self.facts)
+            question.now, question.before, question.cut = message.touched, self.before, one
+            return self._conclude(question, address, answer)
 
         return session, promise.map(answer)
 
-    def _conclude(
-        self,
-        front: "Front",
-        door: Door,
-        one: Cut,
-        session: Session,
-        message: Message,
-        address: Address,
-        answer: Asked,
-    ) -> str:
+    def holds(self, question: Question) -> bool:
+        """Whether what it was made of still stands."""
+        front = question.front
+        same = self.rules is front.rules and self.since <= question.now < self.ends and self.before == question.before
+        return same and front.monotonic() < self.until
+
+    def _conclude(self, question: Question, address: Address, answer: Asked) -> str:
         """As any request, from here on."""
-        decision = self.bound.decide(address, message.id, message.touched, answer)
+        decision = self.bound.decide(address, question.id, question.now, answer)
         counted(self.found)
         counted(decision.verdicts)
-        question = Question(front, door, self.lead.attributes(one), session, self.facts)
-        question.now, question.before, question.cut = message.touched, self.before, one
         question.found = self.found
         if type(answer) is GreylistAnswer and answer.state == "new" and address.domain not in self.forms:
             self._form(question, address, answer)
@@ -161,12 +159,14 @@ def _verdicts(bound: Bound, address: Address, ident: str, now: float, answer: As
 
 def learn(lead: Lead[Likeness], question: Question, decision: Decision) -> None:
     """A request of this lead has been answered. What cannot be learnt is tried less and less often."""
+    if lead.likeness is not None and lead.likeness.holds(question):
+        return  # it was this recipient only that is otherwise
     lead.tried += 1
     if lead.tried & (lead.tried - 1) == 0 or lead.likeness is not None:
-        lead.likeness = _learnt(lead, question, decision)
+        lead.likeness = _learnt(question, decision)
 
 
-def _learnt(lead: Lead[Likeness], question: Question, decision: Decision) -> Likeness | None:
+def _learnt(question: Question, decision: Decision) -> Likeness | None:
     """What can be learnt of a request that has been answered; None: nothing."""
     message, session, rules = question.message, question.session, question.rules
     count, before = len(decision.verdicts), question.before
@@ -186,7 +186,7 @@ def _learnt(lead: Lead[Likeness], question: Question, decision: Decision) -> Lik
     bound = bind(rules.engine, ctx)
     if bound is None:
         return None
-    made.lead, made.facts, made.helo = lead, question.facts, ctx.helo
+    made.facts, made.helo = question.facts, ctx.helo
     made.rules, made.bound, made.before, made.identity = rules, bound, before, ctx.identity
     made.until, made.found, made.forms = until, found, {}
     made.strangers = 0

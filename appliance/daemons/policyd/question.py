@@ -155,7 +155,8 @@ class Question:
             engine = self.rules.early if self.state in EARLY else self.rules.engine
             if stage == STAGES[self.state][-1] and self.state in RECALLING and not self.message.judged:
                 self.message.recalled = True
-                return engine.ask(ctx, recall=True)
+                only = self.attributes.get("recipient", "")  # Postfix names it here where it is the only one
+                return engine.ask(ctx, recall=True, only=address_of(only) if only else None)
             return engine.ask(ctx)
         groups = self.rules.engine.message(ctx)
         if isinstance(groups, list):

@@ -41,9 +41,13 @@ class Door:
     def __init__(self, front: Policyd, trusted: tuple[Network, ...]) -> None:
         self.name, self.front = front.name, front
         self._trusted = trusted
+        self.forget()
+        self.who = lru_cache(maxsize=8192)(self._who)
+
+    def forget(self) -> None:
+        """Nothing is remembered of requests: at first, and once other rules are in force (messages keep ours)."""
         self.memory = Memory()
         self.leads: Leads[Likeness] = Leads()
-        self.who = lru_cache(maxsize=8192)(self._who)
 
     def _who(self, address: str, name: str, reverse_name: str) -> Who | None:
         """None: that is no address."""

@@ -1,6 +1,7 @@
 """Messages of which nobody asked at RCPT (Postfix exempts a bare postmaster; one may ask at DATA alone): what was found
 of client and sender is judged when they are asked about first."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,3 +64,19 @@ async def test_the_next_message_of_a_session_is_judged_by_what_is_known_of_it(se
     asks = {"client_address": "192.0.2.9", "client_port": "1001"}
     assert (await asked(server, protocol_state="DATA", instance="one", **asks)).startswith("554 5.7.1 ")
     assert (await asked(server, protocol_state="DATA", instance="two", **asks)).startswith("554 5.7.1 ")
+
+
+@pytest.mark.parametrize(
+    ("recipient", "answer"),
+    [
+        ("free@example.com", "DUNNO"),
+        ("user@example.com", "554 5.7.1 "),
+        ("", "DUNNO"),  # several, or nobody says who: whoever has an exception may be among them
+    ],
+)
+async def test_another_worker_is_asked_at_data(tmp_path: Path, recipient: str, answer: str) -> None:
+    """The message was asked about at RCPT elsewhere, where an exception let it in: it is not refused here for good."""
+    more = '[[exception]]\nmatch = { recipient = "free@example.com" }\nset = { mode = "off" }\n'
+    server = Server([build(tmp_path, **PLAIN | {"access": ACCESS + more})], remembers=True)
+    asks = {"sender": "no@example.org", "recipient": recipient}
+    assert (await asked(server, protocol_state="DATA", **asks)).startswith(answer)

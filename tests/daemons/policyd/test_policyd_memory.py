@@ -32,12 +32,12 @@ def snapshots(tmp_path_factory: pytest.TempPathFactory) -> list[Snapshot]:
     """Two configurations that treat the same requests differently."""
     folder = tmp_path_factory.mktemp("memory")
     other = 'tables = ["inline:{user@example.com=ok}"]\ncallahead = false\n'
-    two = build(folder / "two", recipient=other)
+    both = 'tables = ["inline:{u2@example.com=ok, @example.com=ok}"]\ncallahead = false\n'
+    plain = [PLAIN, PLAIN | {"recipient": other}, PLAIN | {"recipient": both}]
     return [
         build(folder / "one"),
-        two,
-        build(folder / "plain", **PLAIN),
-        build(folder / "other", **PLAIN | {"recipient": other}),
+        build(folder / "two", recipient=other),
+        *(build(folder / f"plain{number}", **policies) for number, policies in enumerate(plain)),
     ]
 
 
@@ -92,7 +92,7 @@ _steps = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(asks=st.lists(_asks, min_size=3, max_size=3), steps=_steps)
-@pytest.mark.parametrize("first", [0, 2], ids=["exceptions", "plain"])
+@pytest.mark.parametrize("first", [0, 2, 3], ids=["exceptions", "plain", "both"])
 def test_with_and_without_the_memory_everything_is_the_same(
     snapshots: list[Snapshot], first: int, asks: list[dict[str, str]], steps: list[Any]
 ) -> None:

@@ -47,7 +47,9 @@ class Engine:
     def talks(self, role: str) -> None:
         return None
 
-    def ask(self, ctx: Context, talks: Any = None, recall: bool = False) -> Decision | Awaitable[Decision]:
+    def ask(
+        self, ctx: Context, talks: Any = None, recall: bool = False, only: Any = None
+    ) -> Decision | Awaitable[Decision]:
         self.asked.append(ctx)
         rule = self.rules.get(ctx.stage)
         return rule(ctx) if rule else ACCEPT
