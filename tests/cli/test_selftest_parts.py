@@ -14,14 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.cli.selftest import scripted, stage, toml
+from appliance.cli.selftest.earlier import Decided
 from appliance.cli.selftest.expect import Expected, expect, off
 from appliance.cli.selftest.play import Play, Result, Scenario
 from appliance.cli.selftest.plays_trouble import TROUBLE, nothing_refused
 from appliance.cli.selftest.scripted import EICAR, has_eicar
 from appliance.cli.selftest.stranger import Reply
 from appliance.cli.selftest.table import Shown
+from appliance.engine.judge import judge
 from appliance.engine.policy import compile_policies
 from appliance.engine.rules import PolicySet
+from appliance.mail.verdict import Verdict
 
 _PLAIN = st.one_of(
     st.booleans(),
@@ -111,6 +114,95 @@ def test_what_is_let_pass_unlike_as_shipped_is_told_with_its_line(
     expected = expect(policies(**files), *found)
     assert (expected.words, list(expected.loosened)) == (words, loosened)
     assert set(expected.found) <= set(found) and ("dmarc", "temperror") not in expected.found, "who is off finds nothing"
+
+
+#: Actions of another class than the reply that is shipped with the outcome, or without any reply.
+TURNED = [
+    ("antispam", "error", "defer", 451),
+    ("antispam", "high", "defer", 450),
+    ("recipient", "unknown", "defer", 450),
+    ("spf", "fail", "defer", 450),
+    ("dmarc", "reject", "defer", 450),
+    ("dmarc", "temperror", "reject", 550),
+    ("antivirus", "infected", "defer", 450),
+    ("antivirus", "infected", "defer_if_permit", 450),
+    ("antivirus", "error", "reject", 550),
+    ("antivirus", "error", "disconnect", 451),
+    ("antispam", "error", "disconnect", 421),
+    ("antispam", "error", "reject", 550),
+    ("greylist", "early", "reject", 550),
+    ("antivirus", "infected", "defer_if_reject", 0),
+]
+
+
+@pytest.mark.parametrize(("check", "outcome", "action", "code"), TURNED)
+def test_the_code_is_of_the_class_of_the_action_as_the_engine_makes_it(
+    check: str, outcome: str, action: str, code: int
+) -> None:
+    compiled = policies(**{check: {"on": {outcome: action}}})
+    expected = expect(compiled, (check, outcome))
+    kind = "deliver" if not code else "defer" if action.startswith("defer") else "refuse"
+    assert (expected.kind, expected.code) == (kind, code)
+    assert not code or expected.words == f"{code} {'put off' if kind == 'defer' else 'refused'}"
+    judged = judge([(Verdict(check=check, outcome=outcome, stage="message"), compiled.checks[check].rulings[outcome])])
+    assert judged.reply[:3] == (str(code) if code else "")
+
+
+@pytest.mark.parametrize(
+    ("files", "found", "words"),
+    [
+        (  # antivirus puts off only if nothing later in the stage refuses
+            {"antispam": {"on": {"error": "reject"}}},
+            [("antivirus", "error"), ("antispam", "error")],
+            "550 refused",
+        ),
+        (  # but the end of the stage of spf comes before dmarc is asked
+            {"spf": {"on": {"fail": "defer_if_permit"}}},
+            [("spf", "fail"), ("dmarc", "reject")],
+            "450 put off",
+        ),
+        (  # spf stands before own_domain
+            {"spf": {"on": {"fail": "defer"}}, "own_domain": {"on": {"spoofed": "reject"}}},
+            [("own_domain", "spoofed"), ("spf", "fail")],
+            "450 put off",
+        ),
+    ],
+)
+def test_of_several_findings_that_decides_which_decides_in_the_engine(
+    files: dict[str, dict[str, Any]], found: list[tuple[str, str]], words: str
+) -> None:
+    assert expect(policies(**files), *found).words == words
+
+
+def playing(compiled: PolicySet, decided: Decided) -> Play:
+    """A play whose gateway says what stopped a mail."""
+
+    async def says(_reply: Reply) -> Decided:
+        return decided
+
+    scene = SimpleNamespace(policy_folders=["/nowhere"], theirs_named=str)
+    parts = (scene, SimpleNamespace(policies=compiled), SimpleNamespace(decided=says), None, None, None)
+    return Play(*(cast("Any", part) for part in parts))
+
+
+@pytest.mark.parametrize(("check", "outcome", "action", "code"), [one for one in TURNED if one[3]])
+async def test_who_is_stopped_by_the_check_itself_with_another_code_is_a_miss(
+    check: str, outcome: str, action: str, code: int
+) -> None:
+    compiled = policies(**{check: {"on": {outcome: action}}})
+    play = playing(compiled, Decided(check, outcome, ""))
+    expected = expect(compiled, (check, outcome))
+    assert (await play.compare(play.mail(), Reply(code, "told"), expected)).state == "ok"
+    wrong = await play.compare(play.mail(), Reply(550 if code < 500 else 451, "told"), expected)
+    assert (wrong.state, wrong.expected) == ("miss", expected.words)
+    assert wrong.got.endswith(f"by {check}:{outcome}")
+
+
+async def test_who_is_stopped_first_by_what_the_configuration_wants_is_still_skipped() -> None:
+    compiled = policies(dkim={"on": {"none": "reject"}})
+    play = playing(compiled, Decided("dkim", "none", ""))
+    result = await play.compare(play.mail(), Reply(550, "told"), expect(compiled, ("antivirus", "infected")))
+    assert result.state == "skipped" and "dkim stops this stranger first" in result.why
 
 
 def test_a_watched_check_makes_nothing_happen() -> None:

@@ -6,7 +6,10 @@ Contract: pure. A check that is off or only watched makes nothing happen; `expec
 from typing import Literal, NamedTuple
 
 from appliance.checks import catalogue
+from appliance.engine.judge import PUT_OFF
 from appliance.engine.rules import PolicySet
+from appliance.mail.context import STAGES as ALL_STAGES
+from appliance.mail.replies import as_class
 from appliance.mail.verdict import Action
 
 Kind = Literal["deliver", "refuse", "defer", "keep", "drop", "skip"]
@@ -28,9 +31,9 @@ class Expected(NamedTuple):
 
 DELIVER = Expected("deliver", "delivered")
 KEPT = {Action.HOLD: "hold", Action.QUARANTINE: "quarantine"}
-_REFUSING = {Action.REJECT: 550, Action.DISCONNECT: 421}
 _PASSING = frozenset({Action.DUNNO, Action.ACCEPT, Action.INFO, Action.WARN})
-_DEFERRING = {Action.DEFER: 450, Action.DEFER_IF_PERMIT: 450, Action.DEFER_IF_REJECT: 450}
+#: Without defer_if_reject: it puts off only what something else refuses.
+_DEFERRING = frozenset({Action.DEFER, Action.DEFER_IF_PERMIT})
 
 
 def off(policies: PolicySet, check: str) -> str:
@@ -50,20 +53,36 @@ def absent(policies: PolicySet, check: str) -> str:
 
 
 def expect(policies: PolicySet, *found: tuple[str, str]) -> Expected:
-    """The result of findings (check, outcome) in the order of the stages: the first that refuses decides."""
+    """The result of findings (check, outcome): the first, in the order of the stages, that refuses or puts off decides;
+    what puts off if nothing refuses waits for the end of its stage."""
     why = [off(policies, check) for check, _ in found]
     if all(why):
         return Expected("skip", "; ".join(why))
     present = tuple(one for one, absence in zip(found, why, strict=True) if not absence)
-    result = DELIVER
-    for check, outcome in present:
+    result, waiting, until = DELIVER, None, 0
+    for (stage, _), check, outcome in sorted((_place(policies, check), check, outcome) for check, outcome in present):
+        if waiting and stage != until:
+            break
         one = _one(policies, check, outcome)
-        if one.kind in ("refuse", "defer", "drop"):
+        if policies.checks[check].rulings[outcome].action is Action.DEFER_IF_PERMIT:
+            waiting, until = waiting or one, stage
+        elif one.kind in ("refuse", "defer", "drop"):
             return one._replace(found=present)
-        if result.kind == "deliver" and (one.kind == "keep" or not result.mark):
+        elif result.kind == "deliver" and (one.kind == "keep" or not result.mark):
             result = one
+    if waiting:
+        return waiting._replace(found=present)
     lines = (_loosened(policies, *one) for one in present)
     return _told(result._replace(found=present, loosened=tuple(filter(None, lines))))
+
+
+def _place(policies: PolicySet, check: str) -> tuple[int, int]:
+    """The stage where a check is asked first, and its place in the list."""
+    for number, stage in enumerate(ALL_STAGES):
+        names = [name for step in policies.plan.steps.get(("inbound", stage), ()) for name in step]
+        if check in names:
+            return number, names.index(check)
+    return len(ALL_STAGES), 0
 
 
 def only_watched(check: str, outcome: str) -> Expected:
@@ -88,12 +107,15 @@ def _told(expected: Expected) -> Expected:
 
 def _one(policies: PolicySet, check: str, outcome: str) -> Expected:
     ruling = policies.checks[check].rulings[outcome]
-    action, code = ruling.action, ruling.reply.code if ruling.reply is not None else 0
-    if action in _REFUSING:
-        code = code or _REFUSING[action]
+    action, reply = ruling.action, ruling.reply or PUT_OFF
+    if action is Action.DISCONNECT:
+        code = ruling.reply.code if ruling.reply else 421
+        return Expected("refuse", f"{code} refused", code)
+    if action is Action.REJECT:
+        code = as_class(reply, permanent=True).code
         return Expected("refuse", f"{code} refused", code)
     if action in _DEFERRING:
-        code = code or _DEFERRING[action]
+        code = as_class(reply, permanent=False).code
         return Expected("defer", f"{code} put off", code)
     if action in KEPT:
         return Expected("keep", f"kept in {KEPT[action]}", place=KEPT[action])

@@ -139,14 +139,15 @@ class Play:
         self, mail: Mail, reply: Reply, expected: Expected, why: str = "", stranger: Stranger | None = None
     ) -> Result:
         """`reply` was the answer to `mail`. Who is stopped by another check than the one that is expected to is a miss,
-        unless the configuration wants it."""
+        unless the configuration wants it; who is stopped by that one, but not as expected, is always one."""
         result = await self._compared(mail, reply, expected, why)
         if result.state == "ok" and expected.kind not in ("refuse", "defer"):
             return result
         decided = await self.gateway.decided(reply)
-        if decided is None or (result.state == "ok" and (decided.check, decided.outcome) in expected.found):
+        its_own = decided is not None and (decided.check, decided.outcome) in expected.found
+        if decided is None or (result.state == "ok" and its_own):
             return result
-        if first := self._first(decided, mail, expected.found, stranger):
+        if not its_own and (first := self._first(decided, mail, expected.found, stranger)):
             return first
         reason = f" ({decided.reason})" if decided.reason else ""
         return result._replace(state="miss", got=f"{result.got}, by {decided.check}:{decided.outcome}{reason}")
