@@ -198,6 +198,14 @@ async def test_who_is_stopped_by_the_check_itself_with_another_code_is_a_miss(
     assert wrong.got.endswith(f"by {check}:{outcome}")
 
 
+async def test_an_exception_that_may_have_stopped_a_stranger_is_named() -> None:
+    strict = {"match": {"client_address": "192.0.2.0/24"}, "set": {"fail": "reject"}, "reason": "x"}
+    compiled = policies(spf={"exception": [strict]})
+    play = playing(compiled, Decided("spf", "fail", ""))
+    result = await play.compare(play.mail(), Reply(550, "told"), expect(compiled, ("spf", "fail")), "it may not")
+    assert (result.state, result.why) == ("miss", "it may not; perhaps an [[exception]] in spf.toml")
+
+
 async def test_who_is_stopped_first_by_what_the_configuration_wants_is_still_skipped() -> None:
     compiled = policies(dkim={"on": {"none": "reject"}})
     play = playing(compiled, Decided("dkim", "none", ""))

@@ -150,7 +150,10 @@ class Play:
         if not its_own and (first := self._first(decided, mail, expected.found, stranger)):
             return first
         reason = f" ({decided.reason})" if decided.reason else ""
-        return result._replace(state="miss", got=f"{result.got}, by {decided.check}:{decided.outcome}{reason}")
+        got = f"{result.got}, by {decided.check}:{decided.outcome}{reason}"
+        if its_own and (excepting := self._excepting(expected)):
+            result = result._replace(why=f"{result.why}; perhaps an [[exception]] in {excepting}")
+        return result._replace(state="miss", got=got)
 
     async def stopped(self, mail: Mail, reply: Reply, stranger: Stranger | None = None) -> Result | None:
         """The result for a mail that this configuration stops before all else, None for any other."""
