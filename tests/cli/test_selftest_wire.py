@@ -1,0 +1,233 @@
+"""What the self-test's stranger sees on the wire: a gateway that obeys what it must not is a miss, silence no end."""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from appliance.cli.selftest import plays_smtp, stranger
+from appliance.cli.selftest.fate import Became
+from appliance.cli.selftest.play import Play, Result
+from appliance.cli.selftest.stranger import Reply, Stranger
+
+#: What a scripted gateway does at the end of its script.
+SILENCE, END = "silence", "end"
+
+
+@contextlib.asynccontextmanager
+async def gateway(*script: str, then: str = SILENCE) -> AsyncIterator[tuple[Stranger, list[bytes]]]:
+    """A stranger, and what it said to a gateway that says each line of `script`: the first at once, each other as an
+    answer to one line."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number, said in enumerate(script):
+            if number:
+                heard.append(await reader.readline())
+            writer.write(said.encode())
+        while then == SILENCE and (line := await reader.readline()):
+            heard.append(line)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield Stranger("127.0.0.1", server.sockets[0].getsockname()[1]), heard
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stranger, "PATIENCE", 0.2)
+    monkeypatch.setattr(stranger, "UNASKED", 0.05)
+    monkeypatch.setattr(stranger, "LEAVE", 0.1)
+
+
+def play(one: Stranger | None = None, wait: float = 0.0) -> Play:
+    made = Play(*(cast("Any", None) for _ in range(6)))
+    checks = {"early_talker": SimpleNamespace(knobs=SimpleNamespace(wait=wait))}
+    limits = SimpleNamespace(errors_soft=10, errors_hard=10)
+    wiring = SimpleNamespace(limits=limits, smtp=SimpleNamespace(size_limit=1000))
+    made.snapshot = cast("Any", SimpleNamespace(wiring=wiring, policies=SimpleNamespace(checks=checks)))
+
+    async def nothing(_reply: Reply) -> None:
+        return None
+
+    made.gateway = cast("Any", SimpleNamespace(decided=nothing))
+    if one is not None:
+        vars(made)["stranger"] = lambda: one
+    return made
+
+
+@pytest.mark.parametrize("greeting", ["554 5.7.1 Go away\r\n", "220-wait\r\n"])
+async def test_who_is_not_greeted_says_nothing_and_takes_no_later_reply_for_an_answer(greeting: str) -> None:
+    async with gateway(greeting, "220 now\r\n250 late\r\n") as (one, heard), one:
+        assert one.greeting.code != 220
+        replies = [await one.hello(), await one.envelope("a@b.example", "c@d.example"), await one.reply()]
+        assert {reply.code for reply in replies} == {0}
+        assert all(one.greeting.short in reply.text for reply in replies)
+    assert not any(heard)
+
+
+async def test_who_got_no_answer_says_nothing_more() -> None:
+    async with gateway("220 hello\r\n") as (one, heard), one:
+        assert (await one.say("NOOP")).silent
+        assert (await one.say("RSET")).silent
+    assert b"RSET\r\n" not in heard
+
+
+@pytest.mark.parametrize("scenario", [plays_smtp.relay, plays_smtp.announced, plays_smtp.injection])
+@pytest.mark.parametrize(
+    ("greeting", "wait", "state", "words"),
+    [
+        ("554 5.7.1 Go away\r\n", 0.0, "miss", "554 5.7.1 Go away"),
+        ("220-wait\r\n", 0.0, "miss", "no answer within"),
+        ("220-wait\r\n", 25.0, "skipped", "wait = 25 s"),
+    ],
+)
+async def test_a_raw_dialogue_stops_where_nobody_is_greeted(
+    scenario: Any, greeting: str, wait: float, state: str, words: str
+) -> None:
+    async with gateway(greeting) as (one, heard):
+        result: Result = await scenario(play(one, wait))
+    assert result.state == state
+    assert words in (result.why if state == "skipped" else result.got)
+    assert not any(heard)
+
+
+FEATURES = "250-gateway\r\n250 STARTTLS\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "then", "state"),
+    [
+        ("554 5.5.0 Out of step\r\n", END, "ok"),
+        ("", END, "ok"),
+        ("", SILENCE, "miss"),
+        ("554 5.5.0 Out of step\r\n", SILENCE, "miss"),
+        ("454 4.7.0 No TLS\r\n250 Ok\r\n250 Ok\r\n", SILENCE, "miss"),
+        ("220 Go\r\n250 Ok\r\n250 Ok\r\n", SILENCE, "miss"),
+        ("220 Go\r\n", SILENCE, "miss"),
+        ("220 Go\r\n", END, "ok"),
+    ],
+)
+async def test_what_stands_behind_starttls_must_be_gone_and_silence_is_no_end(answer: str, then: str, state: str) -> None:
+    async with gateway("220 hello\r\n", FEATURES, answer, then=then) as (one, _heard):
+        assert (await plays_smtp.injection(play(one))).state == state
+
+
+class Secured:
+    """A stranger behind a handshake, with replies that come of themselves and to commands."""
+
+    def __init__(self, unasked: list[Reply | None], replies: list[Reply]) -> None:
+        self._unasked, self._replies = unasked, replies
+
+    async def unasked(self) -> Reply | None:
+        return self._unasked.pop(0)
+
+    async def handshake(self, ready: Reply) -> Reply:
+        return ready
+
+    async def say(self, _line: str) -> Reply:
+        return self._replies.pop(0)
+
+
+OK, BYE = Reply(250, "Ok"), Reply(221, "Bye")
+
+
+@pytest.mark.parametrize(
+    ("unasked", "replies", "wrong"),
+    [
+        ([None, None], [OK, BYE], False),
+        ([None, OK], [], True),
+        ([OK], [], True),
+        ([None, None], [OK, OK], True),
+        ([None, None], [Reply(0, "no answer within 20 s"), BYE], True),
+        ([None, Reply(0, "the gateway hung up")], [], False),
+    ],
+)
+async def test_behind_tls_nothing_comes_unasked_and_one_answer_to_one_command(
+    unasked: list[Reply | None], replies: list[Reply], wrong: bool
+) -> None:
+    one = cast("Any", Secured(unasked, replies))
+    assert bool(await plays_smtp._behind_tls(one, Reply(220, "Go"))) is wrong
+
+
+async def test_chunks_are_cut_at_and_within_lone_dots_and_are_the_mail() -> None:
+    mail, sent = play().mail(plays_smtp.DOTTED), []
+
+    async def raw(octets: bytes) -> None:
+        sent.append(octets.partition(b"\r\n"))
+
+    async def reply() -> Reply:
+        return OK
+
+    await plays_smtp._in_chunks(cast("Any", SimpleNamespace(raw=raw, reply=reply)), mail.octets)
+    chunks = [chunk for _, _, chunk in sent]
+    assert b"".join(chunks) == mail.octets
+    assert [head for head, _, _ in sent] == [
+        f"BDAT {len(chunk)}{' LAST' * (number == len(chunks))}".encode() for number, chunk in enumerate(chunks, 1)
+    ]
+    ends = itertools.pairwise(chunks)
+    assert [(before[-5:], after[:3]) for before, after in ends] == [
+        (b"one\r\n", b".\r\n"),
+        (b"wo\r\n.", b"\r\nt"),
+        (b"e\r\n.\r", b"\nfo"),
+        (b"\r\n.\r\n", b"fiv"),
+    ]
+
+
+@pytest.mark.parametrize("cut", [b"", b"one\r\n", b"one\r\n.\r\ntwo"])
+async def test_a_body_with_other_octets_is_a_miss(cut: bytes) -> None:
+    made, fine = play(), Result("ok", "delivered", "delivered")
+    mail = made.mail(plays_smtp.DOTTED)
+    head, between, body = mail.octets.partition(b"\r\n\r\n")
+    arrived = [b"Received: x\r\n" + head + between + (cut or body)]
+
+    async def has(_token: bytes, _seconds: float) -> bytes:
+        return arrived[0]
+
+    made.inner = cast("Any", SimpleNamespace(has=has))
+    assert (await plays_smtp._unchanged(made, mail, fine)).state == ("miss" if cut else "ok")
+
+
+@pytest.mark.parametrize(
+    ("answer", "behind", "second"),
+    [
+        (OK, BYE, ""),
+        (OK, OK, "250 Ok"),
+        (OK, Reply(0, "the gateway hung up"), "the gateway hung up"),
+        (Reply(550, "No"), BYE, ""),
+        (Reply(550, "No"), OK, "250 Ok"),
+        (Reply(550, "No"), Reply(421, "Too many errors"), ""),
+        (Reply(421, "Bye"), Reply(0, "the gateway hung up"), ""),
+    ],
+)
+async def test_one_end_of_data_gets_one_reply(answer: Reply, behind: Reply, second: str) -> None:
+    replies = [Reply(354, "Go on"), behind]
+
+    async def say(_line: str) -> Reply:
+        return replies.pop(0)
+
+    async def stuffed(_octets: bytes) -> Reply:
+        return answer
+
+    content = plays_smtp._Counted()
+    assert await content(cast("Any", SimpleNamespace(say=say, stuffed=stuffed)), b"") == answer
+    assert (content.sent, content.second) == (True, second)
+
+
+@pytest.mark.parametrize(("arrives", "found"), [("whole", 0), ("first", 1), ("both", 2), ("aside", 0)])
+async def test_text_behind_a_pseudo_end_stays_in_the_one_mail(arrives: str, found: int) -> None:
+    made = play()
+    mail, inside = made.mail(), made.mail()
+    whole = mail.octets + b"before\r\n.\r\nMAIL FROM:<>\r\n" + inside.octets
+    came = {"whole": [whole], "first": [mail.octets], "both": [mail.octets, inside.octets], "aside": []}[arrives]
+
+    async def of(*_args: object) -> Became:
+        return Became("delivered", came[0]) if came else Became("250, then kept in quarantine")
+
+    made.fate, made.inner = cast("Any", SimpleNamespace(of=of)), cast("Any", SimpleNamespace(mails=came))
+    assert len(await plays_smtp._of_two(made, mail, inside, OK, "")) == found
