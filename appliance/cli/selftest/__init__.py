@@ -11,14 +11,16 @@ import click
 
 from appliance.cli import common
 
-INTERRUPTED = 130
+COULD_NOT_PLAY, INTERRUPTED = 2, 130
 
 
 @click.command()
 @common.config_option
 @click.option("--live", is_flag=True, help="The harmless part, against the running gateway.")
 @click.option(
-    "--recipient", metavar="ADDRESS", help="With --live: a mailbox that exists [default: postmaster@ our first domain]."
+    "--recipient",
+    metavar="ADDRESS",
+    help="With --live: a mailbox that exists; call-ahead remembers it [default: postmaster@ our first domain].",
 )
 @click.option("--only", metavar="TEXT", multiple=True, help="Only scenarios with this text in their name; several: any.")
 @click.option("--keep", is_flag=True, help="Leave the temporary folder (configuration, log, spool) behind.")
@@ -36,6 +38,9 @@ def command(
             misses = asyncio.run(running.play(config, recipient, only, shown))
         else:
             misses = asyncio.run(stage.play(config, only, keep, shown))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(COULD_NOT_PLAY)
     except (KeyboardInterrupt, asyncio.CancelledError):
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)

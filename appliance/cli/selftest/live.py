@@ -1,7 +1,9 @@
 """`postgate selftest --live`: harmless questions to the running gateway, on the listeners of its configuration.
 
 Contract: the null sender is used, which is neither greylisted nor counted as a sender, no content is sent at all, and the
-default recipient is postmaster, whom nobody has to ask for inside: no store is written and nothing is delivered.
+default recipient is postmaster, whom nobody has to ask for inside: nothing is delivered. What is left behind: an entry
+in the cache of call-ahead for a recipient that was named, until it ages, and with a `wait` in early_talker.toml a note
+that this client waited for the greeting.
 What failure means for the mail: none.
 """
 

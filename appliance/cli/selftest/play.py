@@ -151,8 +151,8 @@ class Play:
             return first
         reason = f" ({decided.reason})" if decided.reason else ""
         got = f"{result.got}, by {decided.check}:{decided.outcome}{reason}"
-        if its_own and (excepting := self._excepting(expected)):
-            result = result._replace(why=f"{result.why}; perhaps an [[exception]] in {excepting}")
+        if its_own:
+            result = result._replace(why=self._guessed(result.why, [check for check, _ in expected.found]))
         return result._replace(state="miss", got=got)
 
     async def stopped(self, mail: Mail, reply: Reply, stranger: Stranger | None = None) -> Result | None:
@@ -180,14 +180,15 @@ class Play:
         if unfound or not ok or (expected.kind == "deliver" and not expected.mark):
             got = f"{got}, {', '.join(said)}"
         why = self.because(expected, why)
-        if not ok and not unfound and (excepting := self._excepting(expected)):
-            why = f"{why}; perhaps an [[exception]] in {excepting}"
+        suspects = [check for check, _ in expected.found if not unfound or f"{check}:not asked" in said]
+        why = self._guessed(why, suspects) if unfound or not ok else why
         return Result("ok" if ok and not unfound else "miss", expected.words, got, why)
 
-    def _excepting(self, expected: Expected) -> str:
-        """Policies with exceptions, of checks that found what they must."""
-        checks = [check for check, _ in expected.found if self.policies.checks[check].exceptions]
-        return ", ".join(str(earlier.file_of(check, self.scene.policy_folders)) for check in checks)
+    def _guessed(self, why: str, suspects: list[str]) -> str:
+        """With the policies that have exceptions, of checks that found what they must or were not asked."""
+        checks = [check for check in suspects if self.policies.checks[check].exceptions]
+        files = ", ".join(str(earlier.file_of(check, self.scene.policy_folders)) for check in checks)
+        return "; ".join(filter(None, (why, files and f"perhaps an [[exception]] in {files}")))
 
     def because(self, expected: Expected, why: str) -> str:
         """The lines that let pass what was found, with their files; without any: `why`."""

@@ -13,6 +13,7 @@ from appliance.checks import milters, policy_services
 from appliance.cli.selftest.earlier import Decided
 from appliance.cli.selftest.expect import absent
 from appliance.cli.selftest.play import Play, Result
+from appliance.cli.selftest.stranger import Reply
 from appliance.config.snapshot import Snapshot
 
 Row = tuple[str, Result, float]
@@ -60,8 +61,8 @@ async def answering(play: Play, wanted: Iterable[Service], last: bool = False) -
         seconds = time.monotonic() - began
         if not out:
             known = {one: facts.get(one, {}) for one in left}
-            sure = [one for one in left if last or decided is None or known[one].get("state") == "well"]
-            return told | {one: (one.row, _row(play, one, known[one], decided), seconds) for one in sure}
+            sure = [one for one in left if last or reply.code == 250 or known[one].get("state") == "well"]
+            return told | {one: (one.row, _row(play, one, known[one], decided, reply), seconds) for one in sure}
         told |= {one: (one.row, result, seconds) for one, result in out.items()}
         left = [one for one in left if one not in out]
         play.snapshot = play.scene.without_services(out)
@@ -99,11 +100,13 @@ def _stopped(decided: Decided, reply: str) -> Result:
     return Result("miss", "an answer that lets a clean mail in", reply, _WITHOUT)
 
 
-def _row(play: Play, one: Service, facts: Mapping[str, Any], decided: Decided | None) -> Result:
+def _row(play: Play, one: Service, facts: Mapping[str, Any], decided: Decided | None, reply: Reply) -> Result:
     if why := absent(play.policies, one.check):
         return Result("skipped", "-", "-", why)
     if facts.get("state") == "well":
         return Result("ok", "an answer", "an answer", "a clean mail")
     if decided is not None:
         return Result("skipped", "-", "-", f"{decided.check}:{decided.outcome} stops a clean mail before it is asked")
+    if not reply.code:
+        return Result("miss", "an answer", f"it did not answer or was not reached in time (a clean mail: {reply.text})")
     return Result("skipped", "-", "-", "it is not asked about a stranger's clean mail (its stages, roles, conditions)")

@@ -1,0 +1,101 @@
+"""How `postgate selftest` ends, and what its rows say of whom it could not judge."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from click.testing import CliRunner
+
+from appliance.checks import policy_services
+from appliance.cli.selftest import command, services
+from appliance.cli.selftest.expect import Expected
+from appliance.cli.selftest.play import Mail, Play
+from appliance.cli.selftest.stranger import Reply
+from appliance.engine.policy import compile_policies
+from appliance.engine.rules import PolicySet
+
+FOUND = ("antivirus", "infected")
+EXCEPTED = {"exception": [{"match": {"client_address": "192.0.2.0/24"}, "set": {"mode": "off"}, "reason": "known"}]}
+
+
+def policies(**files: dict[str, Any]) -> PolicySet:
+    compiled, complaints = compile_policies({f"{name}.toml": values for name, values in files.items()})
+    assert not [complaint for complaint in complaints if complaint.fatal]
+    return compiled
+
+
+def test_what_cannot_be_played_is_no_miss(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'[gateway]\nstate_dir = "{tmp_path}/state"\n[relay]\ndomains = ["example.com"]\n')
+    for words, told in ((["--only", "nosuch"], "no scenario has"), (["--live", "--only", "status"], "")):
+        ended = CliRunner().invoke(command, ["--config", str(config), *words])
+        assert ended.exit_code == 2, ended.output
+        assert told in ended.output
+
+
+class Gateway:
+    """Its journal says so, and its status nothing of services."""
+
+    def __init__(self, *outcomes: str) -> None:
+        self.outcomes = outcomes
+
+    async def verdicts(self, _sender: str) -> list[dict[str, Any]]:
+        return [{"check": FOUND[0], "outcome": outcome} for outcome in self.outcomes]
+
+    async def decided(self, _reply: Reply) -> None:
+        return None
+
+    async def status(self) -> dict[str, Any]:
+        return {"dependencies": {}}
+
+
+def play(gateway: Gateway, compiled: PolicySet) -> Play:
+    made = object.__new__(Play)
+    made.scene = cast(Any, SimpleNamespace(policy_folders=()))
+    made.snapshot = cast(Any, SimpleNamespace(policies=compiled))
+    made.gateway = cast(Any, gateway)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "files", "why"),
+    [
+        ((), {"antivirus": EXCEPTED}, "perhaps an [[exception]] in antivirus.toml"),
+        (("infected",), {"antivirus": EXCEPTED}, "perhaps an [[exception]] in antivirus.toml"),
+        (("clean",), {"antivirus": EXCEPTED}, ""),
+        ((), {}, ""),
+    ],
+)
+async def test_an_exception_that_may_be_the_reason_is_named(
+    outcomes: tuple[str, ...], files: dict[str, dict[str, Any]], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def delivered(*_: Any) -> tuple[bool, str]:
+        return False, "delivered"
+
+    monkeypatch.setattr(Play, "_after", delivered)
+    made, mail = play(Gateway(*outcomes), policies(**files)), cast(Mail, SimpleNamespace(sender="a@b.example"))
+    expected = Expected("keep", "kept in quarantine", found=(FOUND,), place="quarantine")
+    result = await made._compared(mail, Reply(250, "2.0.0 Ok"), expected, "")
+    assert (result.state, result.why) == ("miss", why)
+
+
+@pytest.mark.parametrize(
+    ("reply", "state"), [(Reply(0, "no answer within 20 s"), "miss"), (Reply(250, "2.0.0 Ok"), "skipped")]
+)
+async def test_a_service_that_was_not_reached_in_time_is_told_so(
+    reply: Reply, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answered(*_: Any) -> Reply:
+        return reply
+
+    monkeypatch.setattr(Play, "send", answered)
+    monkeypatch.setattr(Play, "mail", lambda *_: None)
+    made, one = play(Gateway(), policies()), services.Service(policy_services.NAME, "grey")
+    monkeypatch.setattr(services, "absent", lambda *_: "")
+    told = await services.answering(made, [one], last=True)
+    assert told[one][1].state == state
+    assert ("no answer within 20 s" in told[one][1].got) is (state == "miss")
+    assert ("stages" in told[one][1].why) is (state == "skipped")
+    early = await services.answering(made, [one])
+    assert (one in early) is (state == "skipped"), "who was not reached is asked once more, behind the scanners"
