@@ -1,7 +1,6 @@
 """What is wrong with a peer, in words, said once: the log as it begins and ends, status and metrics meanwhile."""
 
 import time
-from collections import deque
 from typing import Any
 
 from appliance.observe import metrics, oplog, trouble
@@ -11,8 +10,6 @@ _degraded = metrics.gauge("postgate_scanner_degraded", "1 while something is wro
 _scans = metrics.counter("postgate_scans_total", "Answers of scanners, by kind.", ["scanner", "kind"])
 _seconds = metrics.histogram("postgate_scan_seconds", "Time of a scan, waiting included.", ["scanner"])
 _waiting = metrics.gauge("postgate_scans_under_way", "Scans under way or waiting.", ["scanner"])
-#: Transactions that are remembered as touched.
-_REMEMBERED = 20
 
 
 class Condition:
@@ -24,8 +21,7 @@ class Condition:
         self.kinds: dict[str, int] = {}
         self.last_answer = 0.0
         self.last_trouble = ""
-        self.touched = 0
-        self.last_touched: deque[str] = deque(maxlen=_REMEMBERED)
+        self._touched, self._what = trouble.Touched(), f"scanner {name} fails"
 
     def show(self, in_force: bool = True) -> None:
         """The metric is about this one from now on (of one name there may be several: a reload may only be prepared)."""
@@ -41,7 +37,7 @@ class Condition:
     def well(self, topic: str) -> None:
         """`topic` is right (again)."""
         if self.wrong.pop(topic, None) is not None:
-            log.warning("scanner well again", scanner=self.name, topic=topic, messages_touched=self.touched)
+            log.warning("scanner well again", scanner=self.name, topic=topic, messages_touched=self._told()["touched"])
             if not self.wrong:
                 _degraded.labels(self.name).set(0)
 
@@ -57,8 +53,11 @@ class Condition:
 
     def degraded(self) -> list[trouble.Said]:
         """What is wrong; of answers that do not come, with the messages that were not scanned."""
-        fails = trouble.said(f"scanner {self.name} fails", self.last_trouble, self.touched, self.last_touched)
+        fails = self._told()
         return [fails if topic == "answers" else text for topic, text in self.wrong.items()]
+
+    def _told(self) -> dict[str, Any]:
+        return self._touched.told(self._what, self.last_trouble)
 
     def count(self, kind: str, seconds: float, transaction: str) -> None:
         """A message got this result; what was not scanned counts as touched."""
@@ -66,8 +65,7 @@ class Condition:
         _scans.labels(self.name, kind).inc()
         _seconds.labels(self.name).observe(seconds)
         if kind in ("error", "oversize", "unscannable"):
-            self.touched += 1
-            self.last_touched.append(transaction)
+            self._touched.touch(self._what, transaction)
 
     def under_way(self, change: int) -> None:
         _waiting.labels(self.name).inc(change)
@@ -79,8 +77,9 @@ class Condition:
         if age is not None:
             facts["last answer"] = f"{age:g} s ago"
         facts.update(self.kinds)
-        if self.touched:
-            facts["not scanned"] = f"{self.touched} (last: {', '.join(self.last_touched)})"
+        told = self._told()
+        if told["touched"]:
+            facts["not scanned"] = f"{told['touched']} (last: {', '.join(told['last'])})"
         if self.last_trouble:
             facts["last trouble"] = self.last_trouble
         return facts

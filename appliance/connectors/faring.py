@@ -8,16 +8,12 @@ there. What failure means for the mail: none here.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
 from typing import Any, NamedTuple, Protocol
 
 from appliance.connectors.breaker import FIRST, LONGEST, Breaker
 from appliance.observe import trouble
 from appliance.observe.contact import Contact
 from appliance.observe.metrics import Counter, Gauge, Histogram
-
-#: Transactions that are remembered as touched.
-REMEMBERED = 20
 
 
 class Log(Protocol):
@@ -50,8 +46,7 @@ class Fares(ABC):
         self.breaker = Breaker(self.probe)
         self._looking: asyncio.Task[None] | None = None
         self.words: dict[str, int] = {}
-        self.failures = 0
-        self.touched: deque[str] = deque(maxlen=REMEMBERED)
+        self._touched, self._what = trouble.Touched(), f"{kind} {name} fails"
         #: Connections to it that are open.
         self.connections = 0
 
@@ -68,7 +63,7 @@ class Fares(ABC):
         """It answered in its protocol."""
         if self.contact.trouble:
             told = {self.kind.replace(" ", "_"): self.name}
-            self._log.warning(f"{self.kind} well again", **told, transactions_touched=self.failures)
+            self._log.warning(f"{self.kind} well again", **told, transactions_touched=self._told()["touched"])
         if self.contact.trouble or self.breaker.is_open:
             self._meters.degraded.labels(self.name).set(0)
         self.contact.answered()
@@ -95,8 +90,7 @@ class Fares(ABC):
         )
         if why != self.left_alone:  # else nothing new is known of it
             self.contact.failed(f"{why}, at {step} ({seconds:.1f} s)")
-        self.failures += 1
-        self.touched.append(transaction)
+        self._touched.touch(self._what, transaction)
         self._meters.degraded.labels(self.name).set(1)
         self.said("failed")
         if step != self.before:
@@ -123,16 +117,20 @@ class Fares(ABC):
     def facts(self) -> dict[str, Any]:
         """For status."""
         found = {"address": self.address, "connections": self.connections, **self.contact.facts(), **self.words}
-        if self.failures:
-            found["failed for"] = f"{self.failures} (last: {', '.join(self.touched)})"
+        told = self._told()
+        if told["touched"]:
+            found["failed for"] = f"{told['touched']} (last: {', '.join(told['last'])})"
         return found
+
+    def _told(self) -> dict[str, Any]:
+        return self._touched.told(self._what, self.contact.trouble)
 
     @property
     def degraded(self) -> trouble.Said:
         """What is wrong; "" if nothing is."""
         if not self.contact.trouble:
             return ""
-        return trouble.said(f"{self.kind} {self.name} fails", self.contact.trouble, self.failures, self.touched)
+        return self._told()
 
     def close(self) -> None:
         self.breaker.close()

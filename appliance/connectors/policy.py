@@ -19,14 +19,12 @@ from appliance.mail.policy_service import Place, Service
 from appliance.mail.ports import Unavailable
 from appliance.observe import maillog, metrics, trouble
 from appliance.observe.contact import Contact
-from appliance.observe.text import counted
+from appliance.observe.text import counted, in_words
 from appliance.protocol.policy import Answer, encode_request
 
 _answers = metrics.counter("postgate_policy_service_answers_total", "Answers of policy services.", ("service", "kind"))
 _seconds = metrics.histogram("postgate_policy_service_seconds", "Time of a question, retries included.", ("service",))
 _degraded = metrics.gauge("postgate_policy_service_degraded", "1 while a policy service fails.", ("service",))
-#: Transactions that are remembered as touched.
-REMEMBERED = 20
 
 
 class _LeftAlone(Failed):
@@ -49,7 +47,7 @@ class _Site:
             else:
                 pair = await asyncio.open_connection(self.place.host, self.place.port)
         except OSError as error:
-            raise Failed(f"connecting to {self.place}: {error.strerror or error}") from None
+            raise Failed(f"connecting to {self.place}: {in_words(error)}") from None
         return Line(self.place, *pair, loop.time())
 
     async def probe(self) -> bool:
@@ -91,7 +89,7 @@ class _Peer:
         self.turns = asyncio.Semaphore(service.connections)
         self.contact = Contact()
         self.defaulted = 0
-        self.touched: deque[str] = deque(maxlen=REMEMBERED)
+        self._touched, self._what = trouble.Touched(), f"policy service {service.name} fails"
         #: The last failure was that nobody listened: whether somebody does is looked at without asking.
         self._unreachable = False
         self._looking: asyncio.Task[None] | None = None
@@ -146,7 +144,7 @@ class _Peer:
 
     def _failed(self, why: str, transaction: str) -> None:
         self.defaulted += 1
-        self.touched.append(transaction)
+        self._touched.touch(self._what, transaction)
         _degraded.labels(self.service.name).set(1)
         _answers.labels(self.service.name, "none").inc()
         maillog.capped("policy service", f"{transaction}: policy service {self.service.name}: {why}")
@@ -197,10 +195,14 @@ class _Peer:
             site.idle.append(line)
         return answer
 
+    def trouble(self) -> dict[str, Any]:
+        """The reason is "" if nothing is wrong."""
+        return self._touched.told(self._what, self.contact.trouble)
+
     def facts(self) -> dict[str, Any]:
         facts = {**self.contact.facts(), "connections kept": sum(len(site.idle) for site in self.sites)}
         if self.defaulted:
-            facts["default taken"] = f"{counted(self.defaulted, 'time')} (last: {', '.join(self.touched)})"
+            facts["default taken"] = f"{counted(self.defaulted, 'time')} (last: {', '.join(self.trouble()['last'])})"
         return facts
 
     def close(self) -> None:
@@ -244,11 +246,7 @@ class PolicyClients:
 
     def health(self) -> dict[str, Any]:
         """For status."""
-        degraded = [
-            trouble.said(f"policy service {peer.service.name} fails", peer.contact.trouble, peer.defaulted, peer.touched)
-            for peer in self._peers.values()
-            if peer.contact.trouble
-        ]
+        degraded = [peer.trouble() for peer in self._peers.values() if peer.contact.trouble]
         return {**{peer.service.name: peer.facts() for peer in self._peers.values()}, "degraded": degraded}
 
     def close(self) -> None:

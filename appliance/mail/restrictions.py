@@ -68,7 +68,17 @@ def _short_recipient(ctx: Context) -> bool:
 
 
 def _invalid_helo(ctx: Context) -> bool:
-    name = ctx.helo.lower().removesuffix(".")
+    """As Postfix has it, an address without brackets passes here."""
+    return _no_name(ctx.helo) and not _is_bare_address(ctx.helo.removesuffix("."))
+
+
+def _is_bare_address(name: str) -> bool:
+    return "%" not in name and read_literal(f"[{'ipv6:' if ':' in name else ''}{name}]") is not None
+
+
+def _no_name(helo: str) -> bool:
+    """Neither a host's name nor an address literal."""
+    name = helo.lower().removesuffix(".")
     if not name:
         return False
     if name.startswith("["):
@@ -77,7 +87,7 @@ def _invalid_helo(ctx: Context) -> bool:
 
 
 def _short_helo(ctx: Context) -> bool:
-    return bool(ctx.helo) and (_invalid_helo(ctx) or _is_short(ctx.helo))
+    return bool(ctx.helo) and (_no_name(ctx.helo) or _is_short(ctx.helo))
 
 
 def _unnamed(ctx: Context) -> bool:

@@ -125,7 +125,13 @@ def test_every_answer_is_acted_on(answer: str, outcome: str, reply: str, argumen
         ("reject_non_fqdn_recipient", {"recipient": b"joe@host"}, {}, "504 5.5.2 Recipient address"),
         ("reject_non_fqdn_helo_hostname", {"helo": "host"}, {"helo": "[192.0.2.7]"}, "504 5.5.2 Helo command"),
         ("reject_invalid_helo_hostname", {"helo": "a..b"}, {"helo": "host"}, "501 5.5.2 Helo command"),
-        ("reject_invalid_helo_hostname", {"helo": "192.0.2.7"}, {"helo": "a.example."}, "501 5.5.2 Helo command"),
+        ("reject_invalid_helo_hostname", {"helo": "[192.0.2]"}, {"helo": "a.example."}, "501 5.5.2 Helo command"),
+        ("reject_invalid_helo_hostname", {"helo": "192.0.2"}, {"helo": "192.0.2.7"}, "501 5.5.2 Helo command"),
+        ("reject_invalid_helo_hostname", {"helo": "192.0.2.256"}, {"helo": "192.0.2.7."}, "501 5.5.2 Helo command"),
+        ("reject_invalid_helo_hostname", {"helo": "2001:db8::1%eth0"}, {"helo": "2001:DB8::1"}, "501 5.5.2 Helo command"),
+        ("reject_invalid_helo_hostname", {"helo": "ipv6:2001:db8::1"}, {"helo": "[IPv6:2001:db8::1]"}, "501 5.5.2 Helo"),
+        ("reject_non_fqdn_helo_hostname", {"helo": "192.0.2.7"}, {"helo": "a.example"}, "504 5.5.2 Helo command"),
+        ("reject_non_fqdn_helo_hostname", {"helo": "2001:db8::1"}, {"helo": "a.example."}, "504 5.5.2 Helo command"),
     ],
 )
 def test_restrictions_that_need_nothing_but_the_envelope(

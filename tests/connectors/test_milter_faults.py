@@ -179,14 +179,14 @@ async def test_one_that_keeps_failing_costs_no_time(said: list[dict[str, Any]]) 
         one = milter(server.port)
         milters.follow([one], "mx", 1 << 20)
         clock = asyncio.get_running_loop().time
-        for _ in range(5):
+        for number in range(5):
             link = milters.link(one)
-            await link.ask(at("connect"), ())
+            await link.ask(at("connect", transaction=f"T{number}"), ())
             link.close()
         began = clock()
-        for _ in range(3):
+        for number in range(5, 8):
             link = milters.link(one)
-            assert (await link.ask(at("connect"), ())).word == "failed"
+            assert (await link.ask(at("connect", transaction=f"T{number}"), ())).word == "failed"
             link.close()
         assert clock() - began < 0.2 and said[-1]["why"].count("left alone") == 1, said[-1]
         [why] = milters.health()["degraded"]

@@ -105,6 +105,22 @@ async def test_every_fault_costs_the_default_in_bounded_time(fault: str, said: l
     assert not clients._peers
 
 
+async def test_a_message_with_many_recipients_is_touched_once_by_reason_in_the_systems_words(
+    said: list[str],
+) -> None:
+    clients = PolicyClients()
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    for message in ("ID1", "ID1", "ID2", "ID1"):
+        with pytest.raises(Unavailable):
+            await clients.ask(service(port), ASK, message)
+    (one,) = clients.health()["degraded"]
+    assert (one["touched"], one["last"]) == (2, ["ID2", "ID1"])
+    assert one["why"].startswith(f"connecting to inet:127.0.0.1:{port}: Connection refused (")
+    assert clients.health()["svc"]["default taken"] == "4 times (last: ID2, ID1)"
+    clients.close()
+
+
 async def test_one_octet_at_a_time_is_an_answer() -> None:
     clients = PolicyClients()
     async with Hostile(GOOD, trickles) as peer:

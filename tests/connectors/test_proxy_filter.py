@@ -68,8 +68,8 @@ def pieces(content: bytes = CONTENT, size: int = 100) -> Iterator[bytes]:
     return (content[start : start + size] for start in range(0, len(content), size))
 
 
-async def handed(filter_: ProxyFilter, **more: Any) -> tuple[Result, ...]:
-    return await filter_.send(message(**more), pieces(), "4F00")
+async def handed(filter_: ProxyFilter, transaction: str = "4F00", **more: Any) -> tuple[Result, ...]:
+    return await filter_.send(message(**more), pieces(), transaction)
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ async def test_who_waits_for_a_place_waits_as_long_as_all_may_take(said: list[di
     while not peer.bodies:
         await asyncio.sleep(0.01)
     one.settings = settings(peer.port, total_timeout=0.1)
-    late = await asyncio.gather(*(handed(one) for _ in range(8)), return_exceptions=True)
+    late = await asyncio.gather(*(handed(one, f"4F0{n}") for n in range(8)), return_exceptions=True)
     assert all(isinstance(error, Unavailable) for error in late)
     assert {line["step"] for line in said} == {"waiting for a free place"} and not one.health.breaker.is_open
     assert not isinstance(one.health.degraded, str) and one.health.degraded["touched"] == 8
@@ -349,13 +349,13 @@ async def test_one_that_keeps_failing_is_left_alone_and_looked_at(
     peer = await Peer(greeting=SILENT).start()
     one = ProxyFilter(settings(peer.port, timeout=0.05), 1)
     one.health.breaker._first = 0.1
-    for _ in range(breaker.THRESHOLD):
+    for n in range(breaker.THRESHOLD):
         with pytest.raises(Unavailable):
-            await handed(one)
+            await handed(one, f"4F1{n}")
     sessions = peer.sessions
-    for _ in range(3):
+    for n in range(3):
         with pytest.raises(Unavailable, match="left alone for a while") as left:
-            await handed(one)
+            await handed(one, f"4F2{n}")
         assert str(left.value).count("left alone") == 1
     assert "left alone" not in one.health.degraded["why"]
     assert peer.sessions == sessions  # it was not asked

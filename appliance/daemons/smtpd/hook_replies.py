@@ -41,6 +41,12 @@ def good(reply: Reply) -> bytes:
     return reply._replace(enhanced=reply.enhanced or "2.0.0").encode()
 
 
+def parting(reply: Reply) -> Reply:
+    """An answer to QUIT, whatever its code, with the enhanced code that it lacks (there is none for 3xx)."""
+    lacks = not reply.enhanced and reply.code // 100 != 3
+    return reply._replace(enhanced=f"{reply.code // 100}.0.0") if lacks else reply
+
+
 def greeting(reply: Reply, offered: Sequence[str] = ()) -> bytes:
     """The answer to HELO, or to EHLO: behind what we offer, in place of our last line. Raises ValueError."""
     _must_be_good(reply)

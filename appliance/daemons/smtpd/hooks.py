@@ -136,7 +136,7 @@ class Plug:
     async def quit(self) -> None:
         """Answer QUIT as the hook says."""
         self._know()
-        commands.goodbye(self._session, hook_replies.read(await self._call("QUIT")))
+        commands.goodbye(self._session, hook_replies.parting(hook_replies.read(await self._call("QUIT"))))
 
     async def secured(self) -> bool:
         """Is TLS, which has just begun, good enough? Raises what the hook raises."""

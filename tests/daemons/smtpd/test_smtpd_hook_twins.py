@@ -207,6 +207,26 @@ async def test_hooks_that_are_not_there_leave_our_own_answers() -> None:
         assert await client.say("QUIT") == "221 2.0.0 Bye"
 
 
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        ("221 Bye", "221 2.0.0 Bye"),
+        ("221 2.1.5 Bye", "221 2.1.5 Bye"),
+        ("421 Bye", "421 4.0.0 Bye"),
+        ("500 Stay", "500 5.0.0 Stay"),
+        ("354 Go", "354 Go"),
+    ],
+)
+async def test_an_answer_to_quit_gets_the_enhanced_code_that_it_lacks(answer: str, line: str) -> None:
+    async def hook(*_: Any) -> str:
+        return answer
+
+    async with ours(type("Leaves", (), {"handle_QUIT": staticmethod(hook)})()) as client:
+        await client.reply()
+        assert await client.say("QUIT") == line
+        assert await client.ended() == b""
+
+
 @pytest.mark.parametrize("argument", ["a@b@c", "<", "x y z", "\\xff"])
 async def test_vrfy_of_what_is_no_address_asks_no_hook(argument: str) -> None:
     handler = Talks()
