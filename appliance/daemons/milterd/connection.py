@@ -32,6 +32,8 @@ HIGH = 1 << 20
 START = 40
 #: Seconds that the events of one connection may keep the loop; then others have their turn.
 TURN = 0.005
+#: Seconds in which an MTA that is hung up on must take something of its answers.
+LINGER = 2.0
 
 
 class Connection(asyncio.Protocol):
@@ -47,6 +49,8 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._start = b""
         self._choked = self._paused = False
+        #: Octets that an MTA that was hung up on has yet to take.
+        self._left = 0
         self._turn: asyncio.Handle | None = None
         #: Telling of progress, while an answer is being found.
         self._ticking: asyncio.TimerHandle | None = None
@@ -106,15 +110,17 @@ class Connection(asyncio.Protocol):
         return not self.busy and self._turn is None and self.session.message is None
 
     def close(self) -> None:
-        """Hang up; what is written already goes out."""
-        if self.transport is not None:
+        """Hang up; what is written already goes out, as long as some of it is taken each LINGER seconds."""
+        if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
+            self._left = self.transport.get_write_buffer_size()
+            self.deadline = self.front.loop.time() + LINGER
 
     # ------------------------------------------------------------------ events
 
     def _go_on(self) -> None:
         self._turn = None
-        if self.busy or self._choked or self.transport is None:
+        if self.busy or self._choked or self.transport is None or self.transport.is_closing():
             return
         self._pump()
         self._flow()
@@ -255,8 +261,14 @@ class Connection(asyncio.Protocol):
         return reply
 
     def expired(self) -> None:
-        """The MTA said nothing for too long."""
-        if not self.busy:
+        """The MTA said nothing for too long, or was hung up on and is still there."""
+        if self.transport is not None and self.transport.is_closing():
+            left, self._left = self._left, self.transport.get_write_buffer_size()
+            if self._left < left:
+                self.deadline = self.front.loop.time() + LINGER
+            else:
+                self.transport.abort()
+        elif not self.busy:
             self.close()
 
     def facts(self) -> dict[str, Any]:

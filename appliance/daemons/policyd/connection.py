@@ -8,6 +8,7 @@ answer.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Coroutine
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 BACKLOG = 64
 #: Seconds that the requests of one connection may keep the loop; then others have their turn.
 TURN = 0.005
+#: Seconds for a client that is hung up on to take its answers.
+LINGER = 2.0
 _DUNNO = encode_answer(DUNNO)
 #: What the default says while the answer is not known, and behind an error of ours.
 DEFAULTS = {"defer": "DEFER_IF_PERMIT 4.3.0 Service unavailable, please try again later", "dunno": DUNNO}
@@ -46,6 +49,8 @@ class Connection(asyncio.Protocol):
         #: Since when the answer to `_state` is waited for (0: nobody waits).
         self.since = 0.0
         self._state = ""
+        #: When the connection is cut, if it is there yet.
+        self._until = math.inf
         self._reader, self._knife = RequestReader(), Knife()
         self._backlog: deque[Attributes] = deque()
         self._session: Session | None = None
@@ -152,9 +157,9 @@ class Connection(asyncio.Protocol):
         if self._task is None and self._turn is None:
             if self._wrong:
                 record.unreadable(self.peer, self._wrong)
-                transport.close()
+                self.close()
             elif self._ended or self.front.draining:
-                transport.close()
+                self.close()
             elif self._paused and not self._choked:
                 self._read(True)
 
@@ -217,9 +222,12 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------ time
 
     def look(self, now: float) -> None:
-        """Is the answer overdue, or the client silent for too long?"""
+        """Is the answer overdue, or the client silent for too long, or still there?"""
         front = self.door.front
-        if self.since and now - self.since >= front.deadline and self._task is not None:
+        if now >= self._until:
+            if self.transport is not None:
+                self.transport.abort()
+        elif self.since and now - self.since >= front.deadline and self._task is not None:
             self._task.cancel()
             record.late(self.peer, self._state, front.deadline, self.default)
             self.front.met("answers were late")
@@ -228,6 +236,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; what is written already has LINGER seconds to go out."""
         if self.transport is not None:
             self.transport.close()
+            self._until = min(self._until, self.front.loop.time() + LINGER)

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gc
+import os
+import socket
 import time
 import weakref
 from collections.abc import Iterator
@@ -11,10 +13,13 @@ from typing import Any
 
 import pytest
 
-from appliance.daemons.milterd.connection import HIGH, TURN
+from appliance.daemons.milterd import connection as connections
+from appliance.daemons.milterd import front
+from appliance.daemons.milterd.connection import HIGH, TURN, Connection
 from appliance.mail.verdict import ACCEPT, Decision
 from appliance.protocol.milter import packets as p
 from appliance.protocol.milter.encoding import encode
+from appliance.protocol.milter.negotiation import offer
 from tests.daemons.milterd.stage import Stage
 from tests.daemons.milterd.test_milterd_faults import OFFER, idle, raw
 
@@ -104,3 +109,78 @@ async def test_a_connection_that_ended_waits_for_no_collector(tmp_path: Path, no
         for _ in range(5):
             await asyncio.sleep(0)
         assert [held() for held in gone] == [None] * 6
+
+
+async def take_nothing(stage: Stage) -> tuple[socket.socket, Connection]:
+    """An MTA that says HELO until nothing more is heard, and reads no answer."""
+    mta = socket.socket(socket.AF_UNIX)
+    mta.connect(stage.path)
+    mta.setblocking(False)
+    mta.send(encode(offer(2)))
+    while not stage.front.connections:
+        await asyncio.sleep(0)
+    (connection,) = stage.front.connections
+    assert connection.transport is not None
+    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+    flood, still = encode(p.Helo(b"a")) * 500, 0
+    mta.send(CONNECT)
+    while still < 10:
+        try:
+            mta.send(flood)
+        except BlockingIOError:
+            still += 1
+            await asyncio.sleep(0.02)
+        else:
+            still = 0
+            await asyncio.sleep(0)
+    assert connection._choked
+    return mta, connection
+
+
+def soon(monkeypatch: pytest.MonkeyPatch, linger: float) -> None:
+    monkeypatch.setattr(front, "LOOK", 0.02)
+    monkeypatch.setattr(connections, "LINGER", linger)
+
+
+async def test_who_reads_no_answers_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent for too long, he is hung up on; what he does not take then is thrown away."""
+    soon(monkeypatch, 0.5)
+    async with Stage(tmp_path, idle="1s") as stage:
+        mta, connection = await take_nothing(stage)
+        assert connection.transport is not None
+        at = connection.transport.get_extra_info("socket").fileno()
+        name = os.readlink(f"/proc/self/fd/{at}")
+        async with asyncio.timeout(10):
+            await idle(stage)
+        await asyncio.sleep(0)
+        held = set()
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                held.add(os.readlink(f"/proc/self/fd/{number}"))
+        assert name not in held
+        assert stage.front._places("milter") == stage.rules.doors["milter"].front.connections
+        mta.close()
+
+
+async def test_who_takes_answers_slowly_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hung up on with answers under way, an MTA hears all of them as long as it takes some; nothing more is judged."""
+    soon(monkeypatch, 0.5)
+    async with Stage(tmp_path, idle="1s") as stage:
+        mta, connection = await take_nothing(stage)
+        transport = connection.transport
+        assert transport is not None
+        async with asyncio.timeout(10):
+            while not transport.is_closing():
+                await asyncio.sleep(0.01)
+        left, unread, heard, since = transport.get_write_buffer_size(), connection.machine.unread, 0, time.monotonic()
+        with contextlib.suppress(ConnectionResetError):  # of what was not read
+            while piece := await asyncio.get_running_loop().sock_recv(mta, left // 12):
+                heard += len(piece)
+                if stage.front.connections:
+                    assert connection.machine.unread == unread > 0
+                if time.monotonic() - since < 1.5:
+                    await asyncio.sleep(0.2)
+        assert time.monotonic() - since > 1.0, "longer than one LINGER"
+        assert heard >= left > 0
+        await idle(stage)
+        mta.close()
