@@ -1,5 +1,7 @@
 """How `postgate selftest` ends, and what its rows say of whom it could not judge."""
 
+import time
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from appliance.checks import policy_services
-from appliance.cli.selftest import command, services
+from appliance.cli.selftest import command, services, stage
 from appliance.cli.selftest.expect import Expected
 from appliance.cli.selftest.play import Mail, Play
+from appliance.cli.selftest.scene import Scene
 from appliance.cli.selftest.stranger import Reply
 from appliance.engine.policy import compile_policies
 from appliance.engine.rules import PolicySet
@@ -93,9 +96,35 @@ async def test_a_service_that_was_not_reached_in_time_is_told_so(
     monkeypatch.setattr(Play, "mail", lambda *_: None)
     made, one = play(Gateway(), policies()), services.Service(policy_services.NAME, "grey")
     monkeypatch.setattr(services, "absent", lambda *_: "")
-    told = await services.answering(made, [one], last=True)
+    later = time.monotonic() + 60
+    told = await services.answering(made, [one], later, last=True)
     assert told[one][1].state == state
     assert ("no answer within 20 s" in told[one][1].got) is (state == "miss")
     assert ("stages" in told[one][1].why) is (state == "skipped")
-    early = await services.answering(made, [one])
+    early = await services.answering(made, [one], later)
     assert (one in early) is (state == "skipped"), "who was not reached is asked once more, behind the scanners"
+
+
+async def test_no_service_is_asked_when_the_time_for_all_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answered(*_: Any) -> Reply:
+        raise AssertionError("no mail is sent any more")
+
+    monkeypatch.setattr(Play, "send", answered)
+    one = services.Service(policy_services.NAME, "grey")
+    told = await services.answering(play(Gateway(), policies()), [one], time.monotonic() - 1)
+    assert told[one][1].state == "skipped" and told[one][1].why.startswith("not asked: others took the time")
+
+
+def test_the_temporary_gateway_neither_waits_nor_lingers(tmp_path: Path) -> None:
+    (tmp_path / "policies").mkdir()
+    exception = '[[exception]]\nmatch = {client_address = "10.0.0.0/8"}\nset = {wait = "1s"}\nreason = "near"\n'
+    (tmp_path / "policies" / "early_talker.toml").write_text(f'wait = "30s"\n{exception}')
+    config = tmp_path / "config.toml"
+    config.write_text(f'[gateway]\nstate_dir = "{tmp_path}/state"\npolicies = "policies"\ngrace = "5m"\n')
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    snapshot = Scene(str(config), folder).write(inner=1, clamd=2, spamd=3, dns=4, tls=("", ""))
+    assert snapshot.wiring.gateway.grace == 2.0
+    told = tomllib.loads((folder / "policies" / "early_talker.toml").read_text())
+    assert (told["wait"], told["exception"][0]["set"]["wait"]) == ("2s", "1s")
+    assert stage.END + 15 < 120, "it is over within two minutes"

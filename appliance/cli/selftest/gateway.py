@@ -21,7 +21,7 @@ from appliance.cli.selftest.stranger import Reply
 from appliance.daemons import process
 
 #: Seconds for a start, and for an end.
-START, END = 30.0, 15.0
+START, END = 30.0, 10.0
 #: Seconds that a line of the log may take to be written, behind a reply.
 LOGGED = 1.0
 _ID = re.compile(r"\[([0-9A-Za-z]{8,})\]$|queued as ([0-9A-Za-z]{8,})")

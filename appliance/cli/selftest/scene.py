@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from appliance.checks.knobs import seconds
 from appliance.cli.selftest import toml
 from appliance.cli.selftest.signer import Signer
 from appliance.config import blob as files
@@ -32,6 +33,8 @@ HONEST, NAMELESS, OTHER = "192.0.2.10", "203.0.113.9", "198.51.100.9"
 HONEST_NETWORK = "192.0.2.0/24"
 #: What greylisting makes a stranger wait here (seconds).
 DELAY = 3
+#: What early_talker may make a stranger wait here, and how long processes may take to end.
+WAIT, GRACE = "2s", "2s"
 CLAMD, SPAMD = "selftest_clamd", "selftest_spamd"
 _SCRIPTED = {"antivirus": CLAMD, "antispam": SPAMD}
 #: Checks that ask services of theirs, the knob with these, and how long each may take.
@@ -147,7 +150,7 @@ class Scene:
         wiring["limits"] = wiring.get("limits", {}) | _UNLIMITED
         gateway = wiring.setdefault("gateway", {})
         gateway["trusted_relays"] = self._relays()
-        gateway |= {"state_dir": "state", "policies": "policies", "drop": "off", "soft_bounce": False}
+        gateway |= {"state_dir": "state", "policies": "policies", "drop": "off", "soft_bounce": False, "grace": GRACE}
         wiring["listen"] = [self._listener(tls)]
         domains = [DOMAIN, *(name for name in self.theirs.wiring.relay.domains if name != DOMAIN)]
         wiring["relay"] = {"domains": domains, "next_hop": f"smtp:[127.0.0.1]:{inner}"}
@@ -223,7 +226,10 @@ class Scene:
         honest = {"match": {"client_address": HONEST_NETWORK}, "set": {"mode": "off"}, "reason": "self-test"}
         self._change(folder, "greylist", {"delay": f"{DELAY}s"}, honest)
         self._change(folder, "ratelimit", {}, honest)
-        self._change(folder, "early_talker", {})
+        early = self._read(folder, "early_talker")
+        for told in _naming(early, "wait"):
+            told["wait"] = min(told["wait"], WAIT, key=seconds)
+        self._change(folder, "early_talker", early)
         recipient = self._read(folder, "recipient")
         tables = recipient.get("tables", [])
         listed = [tables] if isinstance(tables, str) else list(tables)

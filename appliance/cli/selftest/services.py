@@ -24,6 +24,7 @@ KINDS = {
 }
 #: Outcomes by which a service puts off, as those that greylist do.
 _PUTS_OFF = frozenset({"defer", "defer_if_permit", "defer_if_reject", "tempfail"})
+_LATE = Result("skipped", "-", "-", "not asked: others took the time that there is for all services (see their rows)")
 _WITHOUT = "the rest is played without it"
 
 
@@ -45,13 +46,14 @@ def configured(snapshot: Snapshot) -> Iterator[Service]:
             yield Service(check, entry.name)
 
 
-async def answering(play: Play, wanted: Iterable[Service], last: bool = False) -> dict[Service, Row]:
-    """A clean mail goes past all of them, again without those that stop it or do not answer. Unless it is the `last`
-    time, those that it did not reach because another check stopped it get no row yet."""
+async def answering(play: Play, wanted: Iterable[Service], until: float, last: bool = False) -> dict[Service, Row]:
+    """A clean mail goes past all of them, again without those that stop it or do not answer, but not after `until`.
+    Unless it is the `last` time, those that it did not reach because another check stopped it get no row yet."""
     told: dict[Service, Row] = {}
     left = list(wanted)
     while left:
-        began = time.monotonic()
+        if (began := time.monotonic()) > until:
+            return told | {one: (one.row, _LATE, 0.0) for one in left}
         reply = await play.send(play.mail())
         decided = await play.gateway.decided(reply) if reply.code != 250 else None
         facts = await _facts(play)

@@ -31,7 +31,9 @@ COULD_NOT_PLAY = 2
 #: A TMPDIR longer than this is not used.
 LONGEST = 40
 #: What did not begin within so many seconds is not played, and what did ends by then: two minutes are enough for all.
-ENOUGH, END = 95.0, 108.0
+ENOUGH, END = 85.0, 95.0
+#: Seconds behind which no service is asked again; one more mail for all scanners comes behind it.
+ASKING = 25.0
 
 
 async def play(config: str | None, only: tuple[str, ...], keep: bool, shown: Shown) -> int:
@@ -123,9 +125,10 @@ async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: 
 async def _asked(play: Play) -> list[services.Row]:
     """Everybody whom the operator's files ask. A scanner that is away may hide services behind it."""
     wanted = list(services.configured(play.snapshot))
-    told = await services.answering(play, wanted)
+    until = time.monotonic() + ASKING
+    told = await services.answering(play, wanted, until)
     rows = await scanners.answering(play)
-    told |= await services.answering(play, [one for one in wanted if one not in told], last=True)
+    told |= await services.answering(play, [one for one in wanted if one not in told], until, last=True)
     return [told[one] for one in wanted] + rows
 
 
