@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from appliance.tables.known import MOST, Failed, Origin
 from appliance.tables.known.texts import Entry, proxied
+from appliance.tables.ldap_answers import Answers
 
 ATTRIBUTES = ("mail", "proxyAddresses")
 #: Entries a page (Active Directory gives no more than 1000); seconds for an answer; entries in all.
@@ -68,6 +69,7 @@ def _one(ldap3: Any, server: str, origin: Origin, secret: str) -> list[Entry]:
         check_names=False,
         receive_timeout=WAIT,
     )
+    Answers(connection)
     try:
         connection.open()
         if origin.starttls and not connection.start_tls():
@@ -90,6 +92,7 @@ def _pages(connection: Any, base: str, origin: Origin) -> Iterator[Entry]:
     cookie: bytes | None = None
     seen = 0
     while True:
+        connection.strategy.receiving.renew()
         connection.search(
             base,
             origin.filter or f"(|{everybody})",

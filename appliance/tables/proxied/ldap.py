@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from appliance.tables.ldap_answers import Answers
 from appliance.tables.proxied.base import Bad, Step
 from appliance.tables.proxied.cf import Settings
 from appliance.tables.proxied.hosts import Driver, Pool, no_data
@@ -154,6 +155,7 @@ class LdapTable:
             receive_timeout=max(1, int(self.deadline)),
         )
         dialled.append(connection)
+        Answers(connection)
         try:
             connection.open()
             if self._settings.flag("start_tls", False) and not connection.start_tls():
@@ -198,6 +200,7 @@ class LdapTable:
 
     def _search(self, connection: Any, search: Search) -> list[dict[str, list[str]]]:
         """The attributes of each entry. An entry that is not there is none."""
+        connection.strategy.receiving.renew()
         connection.search(
             search.base,
             search.filter,
