@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from appliance.cli.selftest import plays_smtp, stranger
+from appliance.cli.selftest import live, plays_smtp, stranger
 from appliance.cli.selftest.fate import Became
 from appliance.cli.selftest.play import Play, Result
 from appliance.cli.selftest.stranger import Reply, Stranger
@@ -231,3 +231,22 @@ async def test_text_behind_a_pseudo_end_stays_in_the_one_mail(arrives: str, foun
 
     made.fate, made.inner = cast("Any", SimpleNamespace(of=of)), cast("Any", SimpleNamespace(mails=came))
     assert len(await plays_smtp._of_two(made, mail, inside, OK, "")) == found
+
+
+@pytest.mark.parametrize(
+    ("script", "then", "state"),
+    [
+        (("220 hi\r\n", "250 hello\r\n", "500 5.5.2 no\r\n"), SILENCE, "ok"),
+        (("220 hi\r\n", "250 hello\r\n", "250 2.0.0 Ok\r\n"), SILENCE, "miss"),
+        (("220 hi\r\n", "250 hello\r\n"), SILENCE, "miss"),
+        (("554 5.7.1 Go away\r\n",), SILENCE, "miss"),
+        ((), END, "miss"),
+    ],
+)
+async def test_live_a_gateway_that_says_nothing_has_not_refused_a_bare_lf(
+    script: tuple[str, ...], then: str, state: str
+) -> None:
+    async with gateway(*script, then=then) as (one, _heard):
+        made = live.Live.__new__(live.Live)
+        vars(made)["stranger"] = lambda: one
+        assert (await made.bare_lf()).state == state
