@@ -19,6 +19,7 @@ import pytest
 from tests.interop.selftest_runs import Played, Runs, asked_for, selftest, wiring
 from tests.peers import clamd, rspamd, spamd
 from tests.peers.gateway import POSTGATE, ROOT, Gateway
+from tests.peers.inner import Inner
 from tests.peers.ports import wait_for
 
 
@@ -167,7 +168,8 @@ def stored(gateway: Gateway) -> dict[str, list[Any]]:
     return {name: found for name, found in rows.items() if found}
 
 
-def test_live_asks_the_running_gateway_and_writes_nothing(gateway: Callable[..., Gateway]) -> None:
+def test_live_asks_the_running_gateway_and_writes_nothing(gateway: Callable[..., Gateway], inner: Inner) -> None:
+    inner.known = {"user@example.com", "other@example.com"}
     running = gateway()
     with smtplib.SMTP("127.0.0.1", running.port, timeout=10) as stranger:  # somebody is remembered
         stranger.ehlo("client.example.org")
@@ -184,8 +186,14 @@ def test_live_asks_the_running_gateway_and_writes_nothing(gateway: Callable[...,
     assert set(missed) <= {"status"}, missed  # its name server is away in this test, and status says so
     assert {row["scenario"] for row in rows} > {"greeting, public", "relay attempts, public", "test recipient, public"}
     assert running.status()["queue"] == before["queue"]
+    # Of one of these call-ahead knows something already, and one does not exist.
+    for recipient, state in (("other@example.com", "ok"), ("user@example.com", "ok"), ("typo@example.com", "miss")):
+        named = running.cli("selftest", "--live", "--json", "--recipient", recipient, check=False)
+        rows = [json.loads(line) for line in named.stdout.splitlines()]
+        assert ("test recipient, public", state) in [(row["scenario"], row["state"]) for row in rows], rows
     running.stop()
-    assert stored(running) == remembered
+    now = stored(running)
+    assert now == remembered, [(name, row) for name in now for row in now[name] if row not in remembered.get(name, [])]
 
 
 def test_live_without_a_gateway_says_what_to_do(tmp_path: Path) -> None:

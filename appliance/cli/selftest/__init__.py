@@ -20,7 +20,7 @@ COULD_NOT_PLAY, INTERRUPTED = 2, 130
 @click.option(
     "--recipient",
     metavar="ADDRESS",
-    help="With --live: a mailbox that exists; call-ahead remembers it [default: postmaster@ our first domain].",
+    help="With --live: a mailbox that exists [default: postmaster@ our first domain].",
 )
 @click.option("--only", metavar="TEXT", multiple=True, help="Only scenarios with this text in their name; several: any.")
 @click.option("--keep", is_flag=True, help="Leave the temporary folder (configuration, log, spool) behind.")

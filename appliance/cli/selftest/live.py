@@ -1,14 +1,16 @@
 """`postgate selftest --live`: harmless questions to the running gateway, on the listeners of its configuration.
 
 Contract: the null sender is used, which is neither greylisted nor counted as a sender, no content is sent at all, and the
-default recipient is postmaster, whom nobody has to ask for inside: nothing is delivered. What is left behind: an entry
-in the cache of call-ahead for a recipient that was named, until it ages, and with a `wait` in early_talker.toml a note
-that this client waited for the greeting.
+default recipient is postmaster, whom nobody has to ask for inside: nothing is delivered. What call-ahead found of a
+recipient that was named, and was not known before, is forgotten again in the store (a worker may remember it for a
+minute). What is left behind with a `wait` in early_talker.toml: a note that this client waited for the greeting.
 What failure means for the mail: none.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import click
 
@@ -21,7 +23,12 @@ from appliance.config.mistakes import ConfigError
 from appliance.config.model import Listen
 from appliance.config.snapshot import Snapshot, build
 from appliance.config.values import parse_listen_address
+from appliance.protocol.smtp.address import AddressError, parse_address
+from appliance.stores import wire
+from appliance.stores.console import Console
 
+#: Seconds within which a worker has told the store what it learnt.
+TOLD = 2.0
 _NEAR = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _RELAY = ("victim@elsewhere.example", "victim%elsewhere.example@{domain}", '"victim@elsewhere.example"@{domain}')
 _KEYWORDS = ("8BITMIME", "ENHANCEDSTATUSCODES")
@@ -107,6 +114,26 @@ class Live:
         ]
 
 
+def _unknown(config: str | None, recipient: str) -> list[str]:
+    """What call-ahead may learn of the recipient that nobody has asked yet: of itself, and of its domain."""
+    try:
+        address, _ = parse_address(recipient.encode(), utf8=True)
+        with Console(common.state_dir(config) / "run" / "stated.sock") as console:
+            keys = f"{address.local}@{address.domain}", f"@{address.domain}"
+            return [key for key in keys if console.ask(wire.ProbeGet(key)) is None]
+    except (AddressError, OSError):
+        return []
+
+
+def _forget(config: str | None, keys: list[str]) -> None:
+    """As `postgate recipients forget`. A worker tells what it learnt when it has time for that: it is waited for."""
+    end = time.monotonic() + TOLD
+    with suppress(OSError), Console(common.state_dir(config) / "run" / "stated.sock") as console:
+        for key in keys:
+            while not console.ask(wire.Delete("probe", key)) and time.monotonic() < end:
+                time.sleep(0.05)
+
+
 async def play(config: str | None, recipient: str | None, only: tuple[str, ...], shown: Shown) -> int:
     """How many scenarios missed. Raises ClickException if there is nothing to talk to."""
     try:
@@ -123,6 +150,7 @@ async def play(config: str | None, recipient: str | None, only: tuple[str, ...],
     ]
     if not lives:
         raise click.ClickException("no inbound listener takes connections without a PROXY header")
+    fresh = _unknown(config, recipient) if recipient else []
     scenarios = [("status", lives[0].status)] + [
         (f"{name}, {live.listen.name}", run) for live in lives for name, run in live.scenarios()
     ]
@@ -136,4 +164,6 @@ async def play(config: str | None, recipient: str | None, only: tuple[str, ...],
         except ConnectionError as error:
             result = Result("miss", "somebody answers", str(error))
         shown.row(name, result, time.monotonic() - began)
+    if fresh:
+        await asyncio.to_thread(_forget, config, fresh)
     return shown.end("the running gateway")
