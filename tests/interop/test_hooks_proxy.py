@@ -59,7 +59,7 @@ def test_amavisd_before_the_queue(tmp_path: Path, inner: Inner, av: Clamd) -> No
         made.wait_log("INFECTED: Eicar-Test-Signature")
         told = f"proxy filters: amavis address inet:127.0.0.1:{judge.port}"
         wait_for(lambda: told in made.cli("status", check=False).stdout, 20, "the filter in status")
-        assert "All is well." in made.cli("status", check=False).stdout
+        wait_for(lambda: "All is well." in made.cli("status", check=False).stdout, 20, "the gateway is well")
         judge.stop()
         assert talk(made.port, HAM, "bob@example.com")[1].startswith("451 4.3.0 ")
         wait_for(lambda: any("proxy filter amavis fails" in why for why in made.status()["degraded"]), 10, "status")
