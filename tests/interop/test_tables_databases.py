@@ -4,18 +4,19 @@ import asyncio
 import shutil
 import socketserver
 import subprocess
-import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.mail.ports import Unavailable
-from appliance.protocol import socketmap, tcp_table
+from appliance.protocol import tcp_table
 from appliance.tables.proxied import Asked, Bad, Step, open_proxied
 from appliance.tables.proxied.keeper import Keeper
 from tests.peers.databases import MariaDb, Postgres, RedisServer, Slapd
+from tests.peers.map_servers import served, socketmap_handler
 from tests.peers.ports import free_port, wait_for
 
 pytestmark = pytest.mark.peer
@@ -402,16 +403,8 @@ ANSWERS = {"joe@example.com": ("OK", "joe@inside"), "empty@example.com": ("OK", 
 ANSWERS |= {"temp": ("TEMP", "later"), "perm": ("PERM", "no"), "late": ("TIMEOUT", "slow")}
 
 
-class _Socketmap(socketserver.StreamRequestHandler):
-    def handle(self) -> None:
-        reader = socketmap.NetstringReader()
-        while octet := self.rfile.read(1):
-            reader.feed(octet)
-            if reader.complete:
-                name, key = socketmap.read_question(reader.end())
-                state, text = ANSWERS.get(key, ("NOTFOUND", "")) if name == "alias" else ("PERM", "no such map")
-                self.wfile.write(socketmap.answer(state, text))
-                reader = socketmap.NetstringReader()
+def _reply(name: str, key: str) -> tuple[str, str]:
+    return ANSWERS.get(key, ("NOTFOUND", "")) if name == "alias" else ("PERM", "no such map")
 
 
 class _Tcp(socketserver.StreamRequestHandler):
@@ -426,31 +419,20 @@ class _Tcp(socketserver.StreamRequestHandler):
 
 @pytest.fixture
 def serve() -> Iterator[Any]:
-    running: list[socketserver.ThreadingTCPServer] = []
-
-    def start(handler: type[socketserver.StreamRequestHandler]) -> int:
-        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        running.append(server)
-        return server.server_address[1]
-
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
+    with ExitStack() as stack:
+        yield lambda handler: stack.enter_context(served(handler))
 
 
 @needs_postfix
 async def test_socketmap_and_tcp(serve: Any) -> None:
     keys = [*ANSWERS, "JOE@example.com", "missing", "with blank", "üml", "per%cent", "x" * 300]
     keys.remove("empty@example.com")  # postmap(1) warns of an empty result, and says nothing
-    assert await compare(f"socketmap:inet:127.0.0.1:{serve(_Socketmap)}:alias", keys, fold=False) == 2
+    assert await compare(f"socketmap:inet:127.0.0.1:{serve(socketmap_handler(_reply))}:alias", keys, fold=False) == 2
     assert await compare(f"tcp:127.0.0.1:{serve(_Tcp)}", keys, fold=False) == 2
 
 
 async def test_an_empty_result_is_a_result(serve: Any) -> None:
-    table = open_proxied(f"socketmap:inet:127.0.0.1:{serve(_Socketmap)}:alias")
+    table = open_proxied(f"socketmap:inet:127.0.0.1:{serve(socketmap_handler(_reply))}:alias")
     assert await ours(table, "empty@example.com", fold=False) == ""
     table.close()
 

@@ -4,14 +4,14 @@ import re
 import shutil
 import socketserver
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from appliance.protocol import socketmap, tcp_table
+from appliance.protocol import tcp_table
 from tests.peers.databases import MariaDb, Postgres, RedisServer, Slapd
+from tests.peers.map_servers import Handler, served, socketmap_handler
 
 #: Tables by their name: key to value.
 Tables = Mapping[str, Mapping[str, str]]
@@ -163,31 +163,12 @@ def ldap(folder: Path, tables: Tables, kind: str) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def _served(handler: type[socketserver.StreamRequestHandler]) -> Iterator[int]:
-    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-@contextmanager
 def socketmaps(folder: Path, tables: Tables, kind: str) -> Iterator[dict[str, str]]:
-    class One(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            reader = socketmap.NetstringReader()
-            while octet := self.rfile.read(1):
-                reader.feed(octet)
-                if reader.complete:
-                    name, key = socketmap.read_question(reader.end())
-                    text = tables[name].get(key)
-                    self.wfile.write(socketmap.answer("NOTFOUND" if text is None else "OK", text or ""))
-                    reader = socketmap.NetstringReader()
+    def reply(name: str, key: str) -> tuple[str, str]:
+        text = tables[name].get(key)
+        return ("NOTFOUND", "") if text is None else ("OK", text)
 
-    with _served(One) as port:
+    with served(socketmap_handler(reply)) as port:
         yield {name: f"socketmap:inet:127.0.0.1:{port}:{name}" for name in tables}
 
 
@@ -195,7 +176,7 @@ def socketmaps(folder: Path, tables: Tables, kind: str) -> Iterator[dict[str, st
 def tcp(folder: Path, tables: Tables, kind: str) -> Iterator[dict[str, str]]:
     """A server each: the protocol names no table."""
 
-    def handler(entries: Mapping[str, str]) -> type[socketserver.StreamRequestHandler]:
+    def handler(entries: Mapping[str, str]) -> Handler:
         class One(socketserver.StreamRequestHandler):
             def handle(self) -> None:
                 while line := self.rfile.readline():
@@ -205,9 +186,7 @@ def tcp(folder: Path, tables: Tables, kind: str) -> Iterator[dict[str, str]]:
         return One
 
     with ExitStack() as stack:
-        yield {
-            name: f"tcp:127.0.0.1:{stack.enter_context(_served(handler(entries)))}" for name, entries in tables.items()
-        }
+        yield {name: f"tcp:127.0.0.1:{stack.enter_context(served(handler(entries)))}" for name, entries in tables.items()}
 
 
 MAKERS: dict[str, Maker] = {

@@ -4,17 +4,16 @@ import os
 import re
 import shutil
 import signal
-import socketserver
 import subprocess
-import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from appliance.protocol import socketmap
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
+from tests.peers.map_servers import served, socketmap_handler
 from tests.peers.policies import plain
 from tests.peers.ports import free_port, wait_for
 from tests.running.talking import asked, queue_id, sent
@@ -76,29 +75,16 @@ class Map:
     """A socketmap server; of the maps in `trouble` it says so, whatever the key."""
 
     def __init__(self, port: int, answers: dict[str, str]) -> None:
-        made = self
         self.answers, self.trouble = answers, set[str]()
+        self._stack = ExitStack()
+        self._stack.enter_context(served(socketmap_handler(self._reply), port))
 
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                reader = socketmap.NetstringReader()
-                while octet := self.rfile.read(1):
-                    reader.feed(octet)
-                    if reader.complete:
-                        name, key = socketmap.read_question(reader.end())
-                        text = made.answers.get(key)
-                        state = "TEMP" if name in made.trouble else "NOTFOUND" if text is None else "OK"
-                        self.wfile.write(socketmap.answer(state, text or ""))
-                        reader = socketmap.NetstringReader()
-
-        socketserver.ThreadingTCPServer.allow_reuse_address = True
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", port), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    def _reply(self, name: str, key: str) -> tuple[str, str]:
+        text = self.answers.get(key)
+        return "TEMP" if name in self.trouble else "NOTFOUND" if text is None else "OK", text or ""
 
     def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._stack.close()
 
 
 def test_a_delivery_waits_for_a_table_that_is_away(gateway: Callable[..., Gateway], inner: Inner) -> None:
@@ -114,7 +100,7 @@ def test_a_delivery_waits_for_a_table_that_is_away(gateway: Callable[..., Gatewa
     accepted = queue_id(sent(made.port, "postmaster@example.com"))
     wait_for(lambda: any(routes in words for words in made.status()["degraded"]), 15, "the table's trouble to be said")
     assert accepted in made.cli("queue", "list").stdout and not inner.recipients()
-    served = Map(port, {"postmaster@example.com": f"smtp:[127.0.0.1]:{inner.port}"})
+    map_ = Map(port, {"postmaster@example.com": f"smtp:[127.0.0.1]:{inner.port}"})
     try:
         inner.wait(1, 40)
         assert inner.recipients() == {"postmaster@example.com": 1}
@@ -123,16 +109,16 @@ def test_a_delivery_waits_for_a_table_that_is_away(gateway: Callable[..., Gatewa
         wait_for(lambda: made.status()["degraded"] == [], 15, "all well")
         made.config.write_text(text.replace('domains = ["example.com"]', f'domains = ["{routes}"]'))
         made.cli("reload")
-        served.answers["ours.example"] = "yes"
+        map_.answers["ours.example"] = "yes"
         known = made.root / "policies/recipients"
         known.write_text(known.read_text() + "@ours.example x\n")
         wait_for(lambda: asked(made.port, "joe@ours.example") == "250 2.1.5 Ok", 15, "the new domain")
         assert asked(made.port, "joe@theirs.example").startswith("550 5.7.1 Relaying denied")
-        served.trouble.add("routes")
+        map_.trouble.add("routes")
         away = asked(made.port, "joe@third.example")
         assert away.startswith("451 4.3.0 Recipient cannot be checked at the moment"), away
     finally:
-        served.stop()
+        map_.stop()
 
 
 def test_rules_over_content_may_ask_a_table_that_is_not_in_memory(
@@ -156,16 +142,16 @@ def test_status_names_the_messages_that_a_table_put_off(gateway: Callable[..., G
     made.config.write_text(
         made.config.read_text().replace('domains = ["example.com"]', f'domains = ["example.com"]\nroutes = "{routes}"')
     )
-    served = Map(port, {"postmaster@example.com": f"smtp:[127.0.0.1]:{inner.port}"})
-    served.trouble.add("known")
+    map_ = Map(port, {"postmaster@example.com": f"smtp:[127.0.0.1]:{inner.port}"})
+    map_.trouble.add("known")
     made.cli("reload")
     try:
-        _six_and_one(made, inner, served, known, routes)
+        _six_and_one(made, inner, map_, known, routes)
     finally:
-        served.stop()
+        map_.stop()
 
 
-def _six_and_one(made: Gateway, inner: Inner, served: Map, known: str, routes: str) -> None:
+def _six_and_one(made: Gateway, inner: Inner, map_: Map, known: str, routes: str) -> None:
     """Six recipients are put off by the list, a message waits for the table of routes."""
     replies = [asked(made.port, f"u{number}@example.com") for number in range(6)]
     ids = {re.search(r"\[(\w+)\]", reply)[1] for reply in replies}  # type: ignore[index]
@@ -177,9 +163,9 @@ def _six_and_one(made: Gateway, inner: Inner, served: Map, known: str, routes: s
     assert "look-ups failed since the start); messages touched: 6, last: " in line
     page = made.cli("status", check=False).stdout
     assert all(one in line and one in page for one in ids)
-    served.trouble = {"routes"}
+    map_.trouble = {"routes"}
     accepted = queue_id(sent(made.port, "postmaster@example.com"))
     waiting = f"table {routes}"
     wait_for(lambda: accepted in made.status()["touched"].get(waiting, {}).get("last", ()), 15, "the delivery")
-    served.trouble = set()
+    map_.trouble = set()
     inner.wait(1, 30)
