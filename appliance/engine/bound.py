@@ -7,9 +7,8 @@ None, and has asked nobody outside, where the engine must look itself: somebody 
 cannot say. What was found is not counted. What failure means for the mail: as in the engine.
 """
 
-import asyncio
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -17,7 +16,7 @@ from appliance.engine.asking import Slot, gone, timer
 from appliance.engine.deadlines import expire
 from appliance.engine.hearing import EARLY
 from appliance.engine.judge import PUT_OFF, Judgement
-from appliance.engine.pipeline import Engine
+from appliance.engine.pipeline import Engine, follow, future
 from appliance.mail.binding import Bind, StepBind
 from appliance.mail.context import Context, Recipient
 from appliance.mail.ports import GreylistAnswer
@@ -26,15 +25,10 @@ from appliance.mail.replies import as_class, finish
 from appliance.mail.verdict import Action, Decision, Verdict
 from appliance.protocol.smtp.address import Address
 
-T = TypeVar("T")
 #: What the last check answers: its verdict, the store's answer to its step, or what went wrong.
 Asked = Verdict | GreylistAnswer | BaseException
 _AT_HAND = (Verdict, GreylistAnswer)
 _replace = msgspec.structs.replace
-
-
-def _future() -> asyncio.Future[None]:
-    return asyncio.get_running_loop().create_future()
 
 
 class Bound:
@@ -97,7 +91,7 @@ class Bound:
         """An answer to come has a deadline, and what goes wrong is an answer, too. What is at hand is the engine's."""
         if answer is None or isinstance(answer, _AT_HAND):
             return None
-        promise = answer if type(answer) is Promise else _promise(answer)
+        promise: Promise[Any] = answer if isinstance(answer, Promise) else follow(Promise(future), answer)
         expire(self._deadline, promise)
         return promise.rescue(_failed)
 
@@ -145,24 +139,6 @@ class Bound:
 
 def _failed(error: BaseException) -> BaseException:
     return error
-
-
-def _promise(answer: Awaitable[T]) -> Promise[T]:
-    """The same answer as a promise."""
-    if isinstance(answer, Promise):
-        return answer
-    out: Promise[T] = Promise(_future)
-    task = asyncio.ensure_future(answer)
-    out.on_cancel = task.cancel
-
-    def done(task: asyncio.Future[T]) -> None:
-        try:
-            out.set_result(task.result())
-        except (Exception, asyncio.CancelledError) as error:
-            out.set_exception(error)
-
-    task.add_done_callback(done)
-    return out
 
 
 def bind(engine: Engine, ctx: Context) -> Bound | None:

@@ -155,7 +155,7 @@ class Engine:
         allowed: quota.Quota,
     ) -> Promise[T]:
         """The rest of the stage, once one check has promised its answer."""
-        out: Promise[T] = Promise(_future)
+        out: Promise[T] = Promise(future)
         deadline = hearing.within(((slot, promise),))
         then = expire(deadline, promise)
 
@@ -167,7 +167,7 @@ class Engine:
             except Exception as error:
                 out.set_exception(error)
                 return
-            _follow(out, rest)
+            follow(out, rest)
 
         out.on_cancel = promise.cancel
         promise.when_done(go_on)
@@ -193,12 +193,13 @@ class Engine:
                 hearing.hear(more, await settle(more, hearing.ctx, hearing.within(more)))
 
 
-def _future() -> asyncio.Future[None]:
+def future() -> asyncio.Future[None]:
+    """What a promise that is awaited waits for."""
     return asyncio.get_running_loop().create_future()
 
 
-def _follow(out: Promise[T], rest: T | Awaitable[T]) -> None:
-    """`out` is kept with what `rest` is, or comes to."""
+def follow(out: Promise[T], rest: T | Awaitable[T]) -> Promise[T]:
+    """`out`, which is kept with what `rest` is, or comes to."""
     if isinstance(rest, Promise):
         out.on_cancel = rest.cancel
         rest.when_done(lambda promise: _copy(out, promise))
@@ -208,6 +209,7 @@ def _follow(out: Promise[T], rest: T | Awaitable[T]) -> None:
         task.add_done_callback(lambda done: _copy(out, done))
     else:
         out.set_result(rest)
+    return out
 
 
 def _copy(out: Promise[T], done: "Promise[T] | asyncio.Future[T]") -> None:

@@ -5,6 +5,7 @@ may answer None instead, and has asked nobody outside then: check() is to be ask
 anything is bound. What failure means for the mail: as in the check.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 
 from appliance.mail.ports import GreylistAnswer
@@ -12,14 +13,14 @@ from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import Address
 
 
-class Bind:
+class Bind(ABC):
     """One check."""
 
     __slots__ = ()
 
+    @abstractmethod
     def ask(self, address: Address, now: float) -> Verdict | Awaitable[Verdict] | None:
         """The check's answer. `now`: wall clock, seconds."""
-        raise NotImplementedError
 
     def usual(self, address: Address) -> bool:
         """Whether `ask` says the same of this address as of most others of its domain, but for the address itself. Only
@@ -32,10 +33,10 @@ class StepBind(Bind):
 
     __slots__ = ()
 
+    @abstractmethod
     def step(self, address: Address, now: float) -> GreylistAnswer | Awaitable[GreylistAnswer]:
         """The store's answer about a usual address. Raises Unavailable."""
-        raise NotImplementedError
 
+    @abstractmethod
     def heard(self, address: Address, now: float, answer: GreylistAnswer) -> Verdict:
         """What `ask` answers if that is what the store says."""
-        raise NotImplementedError

@@ -115,18 +115,18 @@ class Likeness:
         record.unsaid(front.messages.keep(one.instance, client, message))
         then = front.monotonic()
 
-        def answer(answer: Asked) -> str:
+        def heard(said: Asked) -> str:
             bound.waited(front.monotonic() - then)
-            if form and type(answer) is GreylistAnswer and form.fits(answer):
-                action = record.formed(form, one, message.id, now, answer)
+            if form and type(said) is GreylistAnswer and form.fits(said):
+                action = record.formed(form, one, message.id, now, said)
                 message.answers[one.recipient] = action
-                message.late = partial(_verdicts, bound, address, message.id, now, answer)
+                message.late = partial(_verdicts, bound, address, message.id, now, said)
                 return action
             question = Question(front, door, lead.attributes(one), session, self.facts)
             question.now, question.before, question.cut = message.touched, self.before, one
-            return self._conclude(question, address, answer)
+            return self._conclude(question, address, said)
 
-        return session, promise.map(answer)
+        return session, promise.map(heard)
 
     def holds(self, question: Question) -> bool:
         """Whether what it was made of still stands."""
