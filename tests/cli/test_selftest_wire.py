@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from appliance.cli.selftest import live, plays_smtp, stranger
+from appliance.cli.selftest import live, plays_framing, plays_smtp, plays_tls, stranger
+from appliance.cli.selftest.expect import Expected
 from appliance.cli.selftest.fate import Became
 from appliance.cli.selftest.play import Play, Result
 from appliance.cli.selftest.stranger import Reply, Stranger
@@ -78,7 +79,7 @@ async def test_who_got_no_answer_says_nothing_more() -> None:
     assert b"RSET\r\n" not in heard
 
 
-@pytest.mark.parametrize("scenario", [plays_smtp.relay, plays_smtp.announced, plays_smtp.injection])
+@pytest.mark.parametrize("scenario", [plays_smtp.relay, plays_smtp.announced, plays_tls.injection])
 @pytest.mark.parametrize(
     ("greeting", "wait", "state", "words"),
     [
@@ -115,7 +116,7 @@ FEATURES = "250-gateway\r\n250 STARTTLS\r\n"
 )
 async def test_what_stands_behind_starttls_must_be_gone_and_silence_is_no_end(answer: str, then: str, state: str) -> None:
     async with gateway("220 hello\r\n", FEATURES, answer, then=then) as (one, _heard):
-        assert (await plays_smtp.injection(play(one))).state == state
+        assert (await plays_tls.injection(play(one))).state == state
 
 
 class Secured:
@@ -152,11 +153,11 @@ async def test_behind_tls_nothing_comes_unasked_and_one_answer_to_one_command(
     unasked: list[Reply | None], replies: list[Reply], wrong: bool
 ) -> None:
     one = cast("Any", Secured(unasked, replies))
-    assert bool(await plays_smtp._behind_tls(one, Reply(220, "Go"))) is wrong
+    assert bool(await plays_tls._behind_tls(one, Reply(220, "Go"))) is wrong
 
 
 async def test_chunks_are_cut_at_and_within_lone_dots_and_are_the_mail() -> None:
-    mail, sent = play().mail(plays_smtp.DOTTED), []
+    mail, sent = play().mail(plays_framing.DOTTED), []
 
     async def raw(octets: bytes) -> None:
         sent.append(octets.partition(b"\r\n"))
@@ -164,7 +165,7 @@ async def test_chunks_are_cut_at_and_within_lone_dots_and_are_the_mail() -> None
     async def reply() -> Reply:
         return OK
 
-    await plays_smtp._in_chunks(cast("Any", SimpleNamespace(raw=raw, reply=reply)), mail.octets)
+    await plays_framing._in_chunks(cast("Any", SimpleNamespace(raw=raw, reply=reply)), mail.octets)
     chunks = [chunk for _, _, chunk in sent]
     assert b"".join(chunks) == mail.octets
     assert [head for head, _, _ in sent] == [
@@ -182,7 +183,7 @@ async def test_chunks_are_cut_at_and_within_lone_dots_and_are_the_mail() -> None
 @pytest.mark.parametrize("cut", [b"", b"one\r\n", b"one\r\n.\r\ntwo"])
 async def test_a_body_with_other_octets_is_a_miss(cut: bytes) -> None:
     made, fine = play(), Result("ok", "delivered", "delivered")
-    mail = made.mail(plays_smtp.DOTTED)
+    mail = made.mail(plays_framing.DOTTED)
     head, between, body = mail.octets.partition(b"\r\n\r\n")
     arrived = [b"Received: x\r\n" + head + between + (cut or body)]
 
@@ -190,7 +191,7 @@ async def test_a_body_with_other_octets_is_a_miss(cut: bytes) -> None:
         return arrived[0]
 
     made.inner = cast("Any", SimpleNamespace(has=has))
-    assert (await plays_smtp._unchanged(made, mail, fine)).state == ("miss" if cut else "ok")
+    assert (await plays_framing._unchanged(made, mail, fine)).state == ("miss" if cut else "ok")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ async def test_one_end_of_data_gets_one_reply(answer: Reply, behind: Reply, seco
     async def stuffed(_octets: bytes) -> Reply:
         return answer
 
-    content = plays_smtp._Counted()
+    content = plays_framing._Counted()
     assert await content(cast("Any", SimpleNamespace(say=say, stuffed=stuffed)), b"") == answer
     assert (content.sent, content.second) == (True, second)
 
@@ -230,7 +231,7 @@ async def test_text_behind_a_pseudo_end_stays_in_the_one_mail(arrives: str, foun
         return Became("delivered", came[0]) if came else Became("250, then kept in quarantine")
 
     made.fate, made.inner = cast("Any", SimpleNamespace(of=of)), cast("Any", SimpleNamespace(mails=came))
-    assert len(await plays_smtp._of_two(made, mail, inside, OK, "")) == found
+    assert len(await plays_framing._of_two(made, mail, inside, OK, "")) == found
 
 
 @pytest.mark.parametrize(
@@ -250,3 +251,32 @@ async def test_live_a_gateway_that_says_nothing_has_not_refused_a_bare_lf(
         made = live.Live.__new__(live.Live)
         vars(made)["stranger"] = lambda: one
         assert (await made.bare_lf()).state == state
+
+
+@pytest.mark.parametrize(
+    ("action", "reply", "state"),
+    [
+        ("reject", "554 5.7.1 Relaying denied", "ok"),
+        ("reject", "454 4.7.1 Relaying denied", "miss"),
+        ("reject", "250 2.1.5 Ok", "miss"),
+        ("defer", "454 4.7.1 Relaying denied", "ok"),
+        ("defer", "250 2.1.5 Ok", "miss"),
+    ],
+)
+async def test_relaying_may_be_put_off_where_the_operator_says_so(
+    monkeypatch: pytest.MonkeyPatch, action: str, reply: str, state: str
+) -> None:
+    kind = "defer" if action == "defer" else "refuse"
+    monkeypatch.setattr(plays_smtp, "expect", lambda _policies, _found: Expected(cast("Any", kind), ""))
+
+    async def asked(_play: Play, recipients: list[str]) -> list[Reply]:
+        return [Reply(int(reply[:3]), reply[4:]) for _ in recipients]
+
+    monkeypatch.setattr(plays_smtp, "_asked", asked)
+    made = play()
+
+    async def stopped(*_: Any) -> None:
+        return None
+
+    vars(made)["stopped"] = stopped
+    assert (await plays_smtp.relay(made)).state == state

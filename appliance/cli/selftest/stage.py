@@ -19,8 +19,10 @@ from appliance.cli.selftest.gateway import Gateway, Trouble
 from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.play import Play, Result, Scenario
 from appliance.cli.selftest.plays_content import CONTENT
+from appliance.cli.selftest.plays_framing import FRAMING
 from appliance.cli.selftest.plays_sender import SENDER
 from appliance.cli.selftest.plays_smtp import SMTP
+from appliance.cli.selftest.plays_tls import TLS
 from appliance.cli.selftest.plays_trouble import AWAY, TROUBLE
 from appliance.cli.selftest.scene import MAILBOX, Scene
 from appliance.cli.selftest.table import Shown
@@ -76,7 +78,8 @@ def _is_chosen(name: str, only: tuple[str, ...]) -> bool:
 
 def scenarios(scene: Scene, only: tuple[str, ...]) -> list[Scenario]:
     """What is played, in this order. Raises ClickException if nothing is."""
-    found = [*SMTP, *SENDER, *CONTENT, *plays_scanners.finding(scene), *AWAY, *scanners.away(scene), *TROUBLE]
+    found = [*SMTP, *FRAMING, *TLS, *SENDER, *CONTENT, *plays_scanners.finding(scene)]
+    found += [*AWAY, *scanners.away(scene), *TROUBLE]
     chosen = [scenario for scenario in found if _is_chosen(scenario.name, only)]
     asked = [f"your {name} answers" for name in scene.theirs.wiring.scanners]
     asked += [service.row for service in services.configured(scene.theirs)]
