@@ -83,7 +83,10 @@ def open_table(
             known.get(part) or open_table(part, read, substitution=substitution, opened=opened)
             for part in kinds.members(spec)
         ]
-        return (compound.Pipe if kind == "pipemap" else compound.Union)(tables, Source(""))
+        made = (compound.Pipe if kind == "pipemap" else compound.Union)(tables, Source(""))
+        for table in tables:
+            made.source.adopt(table.source.flaws)
+        return made
     path = path_of(spec)
     source = Source(path)
     if kind in kinds.PROXIED:

@@ -44,6 +44,7 @@ class Fixed:
 
     def add(self, line: int, key: str, value: str) -> None:
         folded = key.lower()
+        self.source.literal(line, 1, key)
         known = self._values.setdefault(folded, (self._same.setdefault(value, value), line))
         if known[1] != line:
             self.source.flaw(line, 1, f'"{key}" stands in line {known[1]} already, which holds', fatal=False)

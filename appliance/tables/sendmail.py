@@ -99,6 +99,7 @@ def access(tag: str, data: bytes, source: Source) -> Sendmail:
             source.flaw(number, 1, f"{key}: clients without a name are told by the check rdns", fatal=False)
             continue
         bare = bare[5:] if bare.lower().startswith("ipv6:") else bare
+        source.literal(number, len(key) - len(bare) + 1, bare)
         try:
             action = read_action(value)
         except ValueError as why:

@@ -4,7 +4,8 @@ Contract: nothing here raises for bad content; each flaw is noted with its line,
 A fatal flaw (a rule that would be missing) keeps the configuration that names the table out of force.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 #: What Postfix's ISSPACE() knows; Unicode's blanks are data.
@@ -21,6 +22,10 @@ class Flaw(NamedTuple):
     column: int
     text: str
     fatal: bool = True
+
+
+#: What looks like a network with its length (or, as some write it, its mask), also in brackets.
+_NETWORK = re.compile(r"(?:(?:\d{1,3}\.){0,3}\d{1,3}|\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]?)/(?:\d{1,3}|\d+\.\d+\.\d+\.\d+)\Z")
 
 
 class TableError(Exception):
@@ -42,6 +47,16 @@ class Source:
             self._flaws.append(Flaw(self.path, line, column, text, fatal))
         else:
             self._more += 1
+
+    def literal(self, line: int, column: int, key: str) -> None:
+        """`key` is looked up as it stands: a network with its length, which no client's address is, will never match."""
+        if "/" in key and _NETWORK.match(key):
+            text = f'"{key}" never matches here: keys are compared as they are; networks are matched by a cidr: table'
+            self.flaw(line, column, text, fatal=False)
+
+    def adopt(self, flaws: Iterable[Flaw]) -> None:
+        """Those of a table that this one is made of."""
+        self._flaws += flaws
 
     def place(self, line: int, column: int) -> tuple[int, int]:
         """The physical line and column of a column in the logical line that begins in `line`."""

@@ -31,6 +31,22 @@ def test_warnings_do_not_fail(folder: Folder) -> None:
     assert f"{folder.main}:10:11: warning: relay.domains is empty" in done.output
 
 
+def test_a_network_in_a_table_of_exact_keys_is_a_warning_with_its_place(folder: Folder) -> None:
+    folder.write(
+        "policies/access.toml",
+        'client = [\n  "inline:{ 192.0.2.0/24=REJECT }",\n  "texthash:access/client",\n'
+        '  "unionmap:{inline:{ 10/8=OK }, static:OK}",\n  "cidr:access/nets",\n]\n',
+    )
+    client = folder.write("policies/access/client", "198.51.100 REJECT\n198.51.100.0/24 REJECT\n")
+    folder.write("policies/access/nets", "203.0.113.0/24 REJECT\n")
+    done = CliRunner().invoke(check.command, ["--config", folder.main])
+    told = [line for line in done.output.splitlines() if "never matches here" in line]
+    assert done.exit_code == 0, done.output
+    access = f"{folder.path}/policies/access.toml"
+    assert [line.partition(" warning: ")[0] for line in told] == [f"{access}:2:3:", f"{access}:4:3:", f"{client}:2:1:"]
+    assert all("a cidr: table" in line for line in told)
+
+
 def test_lists_behind_a_public_resolver_are_a_warning(folder: Folder) -> None:
     folder.wiring(WIRING + '[dns]\nnameservers = ["192.0.2.53", "8.8.8.8:53"]\n')
     assert "public resolver" not in CliRunner().invoke(check.command, ["--config", folder.main]).output  # no list is on

@@ -161,3 +161,11 @@ def test_octets_of_any_kind_are_flaws_and_never_crash(kind: str) -> None:
         table = open_table(f"{kind}:t", lambda _, data=data: data)  # type: ignore[misc]
         for key in ("", "@", "a@", "@b", "a@b", "::1", "1.2.3.4", "<>", "x" * 5000, "a." * 1000):
             table.get(key)
+
+
+def test_a_network_with_its_length_is_told() -> None:
+    """Sendmail's access table knows leading octets only."""
+    table = open_table(
+        "sendmail_connect:t", lambda _: b"Connect:192.0.2.0/24 REJECT\nIPv6:2001:db8::/32 REJECT\n192.0.3 REJECT\n"
+    )
+    assert [(flaw.line, flaw.column, flaw.fatal) for flaw in table.source.flaws] == [(1, 9, False), (2, 6, False)]

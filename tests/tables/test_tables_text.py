@@ -157,3 +157,44 @@ def test_what_is_no_alias_is_told() -> None:
     table = open_table("aliases:t", lambda _: b"root admin@example.com\nempty:\nok: a\nok: b\n")
     assert flaws(table) == [(1, True), (2, True), (4, False)]
     assert table.get("ok") == ("a", "t:3")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "192.0.2.0/24",
+        "10/8",
+        "192.0.2.77/32",
+        "10.0.0.0/255.0.0.0",
+        "2001:db8::/32",
+        "[2001:db8::]/32",
+        "::ffff:10.0.0.1/128",
+    ],
+)
+def test_a_network_that_is_looked_up_as_it_stands_never_matches_and_is_told(key: str) -> None:
+    """Which address would be it? A file names the line, a table in place the item."""
+    for table in (
+        open_table(f"inline:{{ a=b, {key}=REJECT }}", lambda _: b""),
+        texthash(f"a b\n{key} REJECT\n".encode()),
+    ):
+        assert flaws(table) == [(2, False)]
+        (flaw,) = table.source.flaws
+        assert f'"{key}" never matches here' in flaw.text and "cidr:" in flaw.text
+
+
+@pytest.mark.parametrize(
+    "key", ["192.0.2", "10", "a/b@example.com", "/24", "1/2@example.com", "example.com/24", "2001:db8"]
+)
+def test_what_is_no_network_with_a_length_is_not_told(key: str) -> None:
+    assert flaws(open_table(f"inline:{{ {key}=REJECT }}", lambda _: b"")) == []
+    assert flaws(texthash(f"{key} REJECT\n".encode())) == []
+
+
+def test_a_table_made_of_others_has_their_flaws() -> None:
+    spec = "unionmap:{inline:{ a=b, c }, texthash:t, inline:{ 192.0.2.0/24=x }}"
+    table = open_table(spec, lambda _: b"k v\nalone\n")
+    assert sorted((flaw.path, flaw.line, flaw.fatal) for flaw in table.source.flaws) == [
+        ("", 1, False),
+        ("", 2, True),
+        ("t", 2, True),
+    ]
