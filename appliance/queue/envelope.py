@@ -30,6 +30,12 @@ class QueuedRecipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
     orcpt: str = ""
     original: str = ""
 
+    @property
+    def copy(self) -> tuple[str, str, str, str]:
+        """Equal for recipients who need one copy between them: the same address, reached by the same one, with the same
+        wishes about reports (Postfix's duplicate filter where enable_original_recipient = yes)."""
+        return self.address.lower(), (self.original or self.address).lower(), self.notify, self.orcpt.lower()
+
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
     """Where a message came from, for logs, XFORWARD and notices."""

@@ -200,7 +200,7 @@ class _Rewriting:
             if changed and not orcpt and notify != "NEVER":
                 orcpt = _original(named)
             one = QueuedRecipient(final.text, final.domain, notify, orcpt, named if changed else "")
-            self._there.setdefault((final.text.lower(), named.lower(), notify, orcpt.lower()), one)
+            self._there.setdefault(one.copy, one)
             notify = without_success(notify)
 
     def _change(self, **fields: object) -> None:

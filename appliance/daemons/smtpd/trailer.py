@@ -114,7 +114,18 @@ def _argument(edit: Edit, name: str) -> str:
 
 def recipients(session: "Session", transaction: Transaction, group: Group, *, added: bool) -> tuple[QueuedRecipient, ...]:
     """Who gets this copy: the group, or whom it is redirected to; blind copies too. Milters take recipients out, and put
-    some in: these, which are nobody's copy, are in this one if `added`."""
+    some in: these, which are nobody's copy, are in this one if `added`. Who is named twice gets one (checks and filters
+    have seen both)."""
+    found = _recipients(session, transaction, group, added)
+    if len(found) < 2:
+        return found
+    there: dict[tuple[str, ...], QueuedRecipient] = {}
+    for one in found:
+        there.setdefault(one.copy, one)
+    return tuple(there.values())
+
+
+def _recipients(session: "Session", transaction: Transaction, group: Group, added: bool) -> tuple[QueuedRecipient, ...]:
     decision = group.decision
     named = [transaction.recipients[index] for index in group.recipients]
     if not any(edit.op in _OF_ENVELOPE for edit in decision.edits):
