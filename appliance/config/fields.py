@@ -77,6 +77,10 @@ def route_key(text: str) -> str:
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
+#: A program and its arguments. A length stands beside a pattern, never in it: "{1,4096}" takes 20 ms to compile.
+Words = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")], ...], BeforeValidator(lone)
+]
 Level = Literal["none", "may", "encrypt", "verify"]
 Domains = Annotated[tuple[Annotated[str, AfterValidator(our_domain)], ...], BeforeValidator(lone)]
 Hops = Annotated[tuple[Annotated[str, checked(values.parse_next_hop)], ...], BeforeValidator(lone)]

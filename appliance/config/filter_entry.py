@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from appliance.checks.knobs import Duration
-from appliance.config.fields import Hops, Span, Whole, lone, optional_name
+from appliance.config.fields import Hops, Span, Whole, Words, optional_name
 from appliance.mail import piping
 
-_Words = Annotated[tuple[Annotated[str, Field(pattern=r"^[^\x00]{1,4096}$")], ...], BeforeValidator(lone)]
 _OF_COMMAND = ("flags", "eol", "null_sender", "size_limit", "output", "recipients", "memory", "processes")
 #: For a command that says nothing else: seconds (command_time_limit), runs at once.
 _SECONDS, _AT_ONCE = 1000.0, 10
@@ -39,7 +38,7 @@ class FilterEntry(BaseModel):
     timeout: Duration = 0.0
     total_timeout: Span = 300.0
     ehlo: Annotated[str, AfterValidator(optional_name)] = ""
-    command: _Words = ()
+    command: Words = ()
     flags: Annotated[str, AfterValidator(_flags)] = ""
     eol: Literal["\n", "\r\n"] = "\n"
     null_sender: Annotated[str, Field(pattern=r"^[!-~]{0,100}$")] = "MAILER-DAEMON"

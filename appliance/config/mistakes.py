@@ -22,6 +22,8 @@ _WORDING = {
     "less_than_equal": "must be at most {le}",
     "too_short": "must name at least {min_length}",
     "string_pattern_mismatch": "must look like {pattern}",
+    "string_too_short": "must have {min_length} or more characters",
+    "string_too_long": "must have at most {max_length} characters",
 }
 
 

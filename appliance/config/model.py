@@ -87,7 +87,7 @@ class Listen(Section):
     workers: Annotated[int, Strict(), Field(ge=0, le=256)] = 0
     ehlo_off: tuple[EhloOff, ...] = ()
     content_filter: Annotated[str, Field(max_length=341)] = ""
-    proxy_filter: Annotated[str, Field(pattern=r"^\S{0,300}$")] = ""
+    proxy_filter: Annotated[str, Field(max_length=300, pattern=r"^\S*$")] = ""
     handler: Annotated[str, Field(pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|[A-Za-z0-9_.-]{1,60})?$")] = ""
     handler_args: tuple[Annotated[str, Strict()] | Annotated[int, Strict()], ...] = ()
     handler_timeout: Span = 60.0

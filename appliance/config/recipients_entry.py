@@ -15,7 +15,7 @@ from appliance.config.fields import Domains, Flag, Name, Span, checked, lone
 from appliance.tables.known import ENUMERABLE, Origin, fields
 from appliance.tables.known.keep import Order
 
-Line = Annotated[str, Field(pattern=r"^[^\x00\r\n]{0,4000}$")]
+Line = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00\r\n]*$")]
 Lines = Annotated[tuple[Line, ...], BeforeValidator(lone)]
 FieldPath = Annotated[str, checked(fields.path)]
 

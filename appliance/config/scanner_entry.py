@@ -7,14 +7,13 @@ would mean nothing.
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from appliance.checks.knobs import Duration
-from appliance.config.fields import Peers, Span, Whole, checked, lone
+from appliance.config.fields import Peers, Span, Whole, Words, checked
 from appliance.mail.programs import PROGRAMS, Meaning
 from appliance.tables.pattern import expression as expression
 
-Words = Annotated[tuple[Annotated[str, Field(pattern=r"^[^\x00]{1,4096}$")], ...], BeforeValidator(lone)]
 Pattern = Annotated[str, checked(expression, empty=True)]
 
 #: Keys that not every kind has, and the kinds that have them.

@@ -128,3 +128,24 @@ def test_a_filter_before_the_queue_may_be_the_way_back(tmp_path: Path) -> None:
     """Nothing is filtered then, and nothing goes round."""
     _, texts = found(tmp_path, BACK, 'proxy_filter = "127.0.0.1:10026"')
     assert texts == []
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ('[filters.f]\ncommand = [""]\n', 'filters.f.command[0] must have 1 or more characters, not ""'),
+        (f'[filters.f]\ncommand = ["{"x" * 4097}"]\n', "filters.f.command[0] must have at most 4096 characters, not "),
+        ('[filters.f]\ncommand = ["/bin/true", "a\\u0000b"]\n', "filters.f.command[1] must look like ^[^\\x00]*$, not "),
+        (f'[recipients.r]\nkind = "csv"\nsource = "{"x" * 4001}"\n', "recipients.r.source must have at most 4000 "),
+        (
+            '[recipients.r]\nkind = "csv"\nsource = "a\\nb"\n',
+            "recipients.r.source must look like ^[^\\x00\\r\\n]*$, not ",
+        ),
+    ],
+)
+def test_a_text_that_is_too_long_or_has_what_it_must_not(tmp_path: Path, more: str, text: str) -> None:
+    assert any(line.startswith(text) for line in found(tmp_path, more)[1]), found(tmp_path, more)[1]
+
+
+def test_the_longest_word_of_a_command_is_taken(tmp_path: Path) -> None:
+    assert not [text for text in found(tmp_path, f'[filters.f]\ncommand = ["{"x" * 4096}"]\n')[1] if "characters" in text]

@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import pytest
+from publicsuffixlist import PSLFILE, PublicSuffixList
 
 from appliance.mailauth.registrable import registrable
 
@@ -24,3 +27,18 @@ from appliance.mailauth.registrable import registrable
 )
 def test_registrable(name: str, expected: str) -> None:
     assert registrable(name) == expected
+
+
+def test_every_rule_means_what_the_library_says() -> None:
+    """The oracle is the library whose list it is: at, below and beside each rule, in U-labels and in A-labels."""
+    oracle = PublicSuffixList(accept_unknown=True)
+    lines = (line.split(" ")[0].strip() for line in Path(PSLFILE).read_text("utf-8").splitlines())
+    rules = [line.lstrip("!").removeprefix("*.") for line in lines if line and not line.startswith("//")]
+    assert len(rules) > 9000
+    differ = []
+    for rule in rules:
+        for below in ("", "a.", "b.a.", "www.", "c.b.a.", "city."):
+            for name in {below + rule, (below + rule).encode("idna").decode("ascii")}:
+                if registrable(name) != (oracle.privatesuffix(name) or ""):
+                    differ.append(name)
+    assert not differ
