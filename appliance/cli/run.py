@@ -5,6 +5,7 @@ code as any other, and says what to try next. Exit: 0 ended in good order, 1 cou
 """
 
 import ctypes
+import gc
 import os
 import socket
 import sys
@@ -37,6 +38,7 @@ _PROBES = (
 @common.config_option
 def command(config: str | None) -> None:
     """Run the gateway in the foreground (without --config: a demo on 127.0.0.1:2525 for example.com)."""
+    gc.disable()  # while all is loaded hardly anything becomes garbage; on again when the children are born
     from appliance.daemons import master  # the heavy part, not needed for --help
 
     if config is None:

@@ -11,10 +11,9 @@ import traceback
 from collections.abc import MutableMapping
 from typing import Any
 
-import structlog
-
 from appliance.observe import maillog
 from appliance.observe.sink import Sink
+from appliance.observe.structured import structlog
 from appliance.observe.text import clean
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}

@@ -23,7 +23,8 @@ from appliance.net.channel import Channel
 from appliance.observe import oplog
 
 log = oplog.get("master")
-_EXEC = "from appliance.daemons.born import main; main()"
+#: Without the collector while it loads: there is no garbage yet (the skeleton switches it on).
+_EXEC = "import gc; gc.disable(); from appliance.daemons.born import main; main()"
 
 
 class Spawner:

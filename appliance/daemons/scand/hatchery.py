@@ -20,7 +20,8 @@ from appliance.observe import oplog
 from appliance.protocol.mime import LIMITS
 
 log = oplog.get("scand")
-_MAIN = "from appliance.daemons.scand.nursery import main; main()"
+#: Without the collector while it loads: there is no garbage yet.
+_MAIN = "import gc; gc.disable(); from appliance.daemons.scand.nursery import main; main()"
 #: Octets of a report.
 _MOST = 8 << 20
 _PACKET = 4096

@@ -152,7 +152,7 @@ def main() -> None:
     sock = socket.socket(fileno=int(sys.argv[1]))
     reader.warm()
     confine.nursery()
-    gc.collect()
     gc.freeze()
+    gc.enable()
     sock.send(encode(confine.trial()))
     Nursery(sock).run()
