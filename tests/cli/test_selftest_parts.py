@@ -249,7 +249,7 @@ async def test_the_scripted_scanners_speak_their_protocols() -> None:
     await clamd.up()
     await spamd.up()
     stream = b"zINSTREAM\0" + struct.pack("!I", len(EICAR)) + EICAR + b"\0\0\0\0"
-    assert await ask(clamd, stream) == b"stream: Eicar-Selftest FOUND\0"
+    assert await ask(clamd, stream) == b"stream: Selftest-Signature FOUND\0"
     assert b"Spam: True ; 1000.0 / 5.0" in await ask(spamd, b"SYMBOLS SPAMC/1.5\r\n\r\n" + scripted.GTUBE, shut=True)
     clamd.mute = spamd.mute = True
     assert await ask(clamd, stream) == b"stream: OK\0"

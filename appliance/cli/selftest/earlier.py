@@ -7,10 +7,10 @@ reason. Whatever else stops a stranger is a miss of the scenario.
 import ipaddress
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 from appliance.checks import tls
+from appliance.cli.selftest.places import file_of
 from appliance.cli.selftest.scene import DOMAIN, NAMELESS, OTHER
 from appliance.engine.rules import CheckPolicy, PolicySet
 from appliance.mail.verdict import Action
@@ -82,12 +82,6 @@ def why(policies: PolicySet, folders: Iterable[str], who: Who, decided: Decided)
     reason = f" ({decided.reason})" if decided.reason else ""
     file = file_of(decided.check, folders)
     return f"{decided.check} stops this stranger first: {decided.outcome}{reason}; {wanted} in {file}"
-
-
-def file_of(check: str, folders: Iterable[str]) -> Path:
-    """The policy of a check that is in force."""
-    paths = [Path(folder) / f"{check}.toml" for folder in folders if folder]
-    return next((path for path in paths if path.exists()), Path(f"{check}.toml"))
 
 
 def asks(policies: PolicySet) -> bool:

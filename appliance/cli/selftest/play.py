@@ -15,7 +15,8 @@ from appliance.cli.selftest.expect import DELIVER, Expected
 from appliance.cli.selftest.fate import Fate
 from appliance.cli.selftest.gateway import Gateway
 from appliance.cli.selftest.inner import Inner
-from appliance.cli.selftest.scene import DOMAIN, HONEST, MAILBOX, Scene
+from appliance.cli.selftest.places import file_of
+from appliance.cli.selftest.scene import DOMAIN, HONEST, MAILBOX, OURS, Scene
 from appliance.cli.selftest.scripted import Scanner
 from appliance.cli.selftest.stranger import Reply, Stranger, Way, send
 from appliance.config.snapshot import Snapshot
@@ -81,10 +82,12 @@ class Play:
         author: str = "",
         headers: str = "",
         kind: str = "text/plain; charset=utf-8",
+        sender: str = "",
     ) -> Mail:
-        """An honest mail of `domain`, or one with another `author`. `headers`: more of them, CRLF at the end of each."""
+        """An honest mail of `domain`, or of this `sender`, or one with another `author`. `headers`: more of them, CRLF at
+        the end of each."""
         token = f"selftest-{next(self._numbers):04}"
-        sender = f"{token}@{domain}"
+        sender = sender or f"{token}@{domain}"
         text = (
             f"{headers}From: {author or f'Self-test <{sender}>'}\r\nTo: <{MAILBOX}>\r\nSubject: self-test\r\n"
             f"Date: Sat, 28 Nov 2026 04:00:00 +0000\r\nMessage-ID: <{token}@{domain}>\r\n"
@@ -186,14 +189,15 @@ class Play:
 
     def _guessed(self, why: str, suspects: list[str]) -> str:
         """With the policies that have exceptions, of checks that found what they must or were not asked."""
-        checks = [check for check in suspects if self.policies.checks[check].exceptions]
-        files = ", ".join(str(earlier.file_of(check, self.scene.policy_folders)) for check in checks)
+        told = self.policies.checks
+        checks = [check for check in suspects if any(one.reason != OURS for one in told[check].exceptions)]
+        files = ", ".join(str(file_of(check, self.scene.policy_folders)) for check in checks)
         return "; ".join(filter(None, (why, files and f"perhaps an [[exception]] in {files}")))
 
     def because(self, expected: Expected, why: str) -> str:
         """The lines that let pass what was found, with their files; without any: `why`."""
         folders = self.scene.policy_folders if expected.loosened else ()
-        lines = [f"{line} in {earlier.file_of(check, folders)}" for check, line in expected.loosened]
+        lines = [f"{line} in {file_of(check, folders)}" for check, line in expected.loosened]
         return "; ".join(lines) or why
 
     async def _said(self, mail: Mail, expected: Expected) -> tuple[bool, list[str]]:

@@ -14,7 +14,7 @@ CONTENT = Scenarios()
 _BOUNDARY = "selftest-part"
 
 
-def attached(play: Play, octets: bytes, name: str, kind: str = "application/octet-stream") -> Mail:
+def attached(play: Play, octets: bytes, name: str, kind: str = "application/octet-stream", sender: str = "") -> Mail:
     """A mail with one attachment."""
     encoded = base64.encodebytes(octets).decode().replace("\n", "\r\n")
     body = (
@@ -22,7 +22,7 @@ def attached(play: Play, octets: bytes, name: str, kind: str = "application/octe
         f'--{_BOUNDARY}\r\nContent-Type: {kind}; name="{name}"\r\nContent-Transfer-Encoding: base64\r\n'
         f'Content-Disposition: attachment; filename="{name}"\r\n\r\n{encoded}\r\n--{_BOUNDARY}--\r\n'
     )
-    mail = play.mail(body, kind=f'multipart/mixed; boundary="{_BOUNDARY}"')
+    mail = play.mail(body, kind=f'multipart/mixed; boundary="{_BOUNDARY}"', sender=sender)
     return mail._replace(facts=(("attachments", "forbidden"),))  # if names like this one are forbidden
 
 

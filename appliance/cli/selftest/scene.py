@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from appliance.checks import antivirus
 from appliance.checks.knobs import seconds
 from appliance.cli.selftest import toml
 from appliance.cli.selftest.signer import Signer
@@ -51,9 +52,14 @@ _UNLIMITED = dict.fromkeys((*_COUNTED, "connection_rate", "message_rate", "recip
 PATIENCE = 10.0
 #: Keys of a scanner that name files; the configuration knows where they are.
 _PATHS = ("password_file", "folder")
-
-
+#: The reason that exceptions of ours give.
+OURS = "set by the self-test"
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def alone_of(name: str) -> str:
+    """The sender about whose mail this virus scanner alone is asked."""
+    return f"alone-{name}@regular.example"
 
 
 def free_port() -> int:
@@ -72,12 +78,13 @@ class Scene:
         self.theirs = build(blob)
         self.raw: dict[str, Any] = tomllib.loads(blob.files[blob.main].decode("utf-8")) if config else _embedded()
         self.shipped = blob.shipped
+        #: YARA rules in force, by the names of their files.
+        self.rules = {name: blob.files[path] for name, path in blob.rules.items() if path in blob.files}
         self.port = free_port()
         self.signer = Signer()
         self.config = folder / "postgate.toml"
         self._policies_of = [self.theirs.wiring.gateway.policies, self.shipped]
         self._wiring: dict[str, Any] = {}
-        self._aside = ""
 
     @property
     def policy_folders(self) -> list[str]:
@@ -118,19 +125,6 @@ class Scene:
         else:
             entry["address"] = f"127.0.0.1:{free_port()}"
         self._save(self._wiring["scanners"] | {name: entry})
-
-    def alone(self, name: str) -> None:
-        """A virus scanner of theirs: no other is asked about viruses."""
-        path = self.folder / "policies" / "antivirus.toml"
-        self._aside = path.read_text(encoding="utf-8") if path.exists() else ""
-        values = self._read(path.parent, "antivirus") | {"scanners": [name]}
-        for told in _naming(values, "scanners"):
-            told["scanners"] = [name]
-        self._change(path.parent, "antivirus", values)
-
-    def together(self) -> None:
-        """After `alone`: all virus scanners are asked again."""
-        (self.folder / "policies" / "antivirus.toml").write_text(self._aside, encoding="utf-8")
 
     def back(self) -> None:
         """After `away`: all scanners where they are."""
@@ -223,7 +217,7 @@ class Scene:
             if source and Path(source).is_dir():
                 shutil.copytree(source, folder, dirs_exist_ok=True)
         folder.mkdir(exist_ok=True)
-        honest = {"match": {"client_address": HONEST_NETWORK}, "set": {"mode": "off"}, "reason": "self-test"}
+        honest = {"match": {"client_address": HONEST_NETWORK}, "set": {"mode": "off"}, "reason": OURS}
         self._change(folder, "greylist", {"delay": f"{DELAY}s"}, honest)
         self._change(folder, "ratelimit", {}, honest)
         early = self._read(folder, "early_talker")
@@ -239,6 +233,10 @@ class Scene:
             for told in _naming(values, "scanners"):
                 told["scanners"] = [*_names(told["scanners"]), scanner]
             self._change(folder, check, values)
+        for name, entry in self.theirs.wiring.scanners.items():
+            if entry.kind in antivirus.KINDS:
+                alone = {"match": {"sender": alone_of(name)}, "set": {"scanners": [name]}, "reason": OURS}
+                self._change(folder, antivirus.NAME, {}, alone)
         for check, (knob, timeouts) in _SERVICES.items():
             listed = self._read(folder, check).get(knob, [])
             for raw, entry in zip(listed, getattr(self.theirs.policies.checks[check].knobs, knob), strict=True):
