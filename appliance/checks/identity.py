@@ -262,8 +262,16 @@ def _with_signed(ctx: Context, ports: Ports, found: Identity | None) -> Verdict 
     if found is not None:
         return _aged(ctx, ports, found, "")
     if ctx.identity is not None:
-        return decide(ctx.identity, ctx.now)
+        return _said(ctx, ctx.identity) or decide(ctx.identity, ctx.now)
     return Verdict(check=NAME, outcome="skipped", reason="no signature of the author's organisation")
+
+
+def _said(ctx: Context, identity: Identity) -> Verdict | None:
+    """What was found of the very same identity at mail, without a doubt."""
+    for verdict in ctx.trail:
+        if verdict.check == NAME and verdict.identity is identity and verdict.outcome != "temperror":
+            return verdict
+    return None
 
 
 def _author(ctx: Context) -> str:

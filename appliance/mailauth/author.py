@@ -17,6 +17,7 @@ import msgspec
 
 from appliance.mail.ports import Content
 from appliance.mailauth.encoded import decode
+from appliance.mailauth.header import CRLF, cut
 from appliance.protocol.smtp.domain import AddressError, parse_domain
 
 #: A From field longer than this is cut by some readers.
@@ -36,6 +37,8 @@ _NAME = re.compile(rb"from(?:([ \t]+)|([ \t]*\n[ \t\n]*))?:", re.IGNORECASE)
 _VALUE = re.compile(rb"[^\n]*(?:\n[ \t][^\n]*)*")
 #: A line at which some readers end the header: empty, only blanks, or neither a field nor a continuation.
 _BREAK = re.compile(rb"\n(?:[ \t]*\n|(?![ \t])(?![!-9;-~]++[ \t]*+:)[^\n])")
+#: A line of nothing but blanks, where only CRLF ends lines.
+_BLANK_LINE = re.compile(rb"\n[ \t]++\r")
 _TRACE_ONLY = re.compile(rb"\n(?:(?:received|return-path)[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*)*\n*\Z", re.IGNORECASE)
 
 #: Our own field on top goes on behind its date: the message begins with a line that looks like a continuation.
@@ -112,8 +115,30 @@ def read(header: bytes, complete: bool = True) -> Author:
     )
 
 
+def _at_sight(header: bytes) -> Author | None:
+    """As read, of a whole header in which every reader sees the same lines, and one plain From; None for others."""
+    ends = header.count(CRLF)
+    fields, places, regular = cut(header)
+    own = places.get(b"from", ())
+    if not regular or len(own) != 1 or not ends == header.count(b"\n") == header.count(b"\r"):
+        return None
+    field, first = fields[own[0]], fields[0]
+    if not field.startswith(b"From:") or len(field) > USUAL or _BLANK_LINE.search(header):
+        return None
+    if first.startswith(b"Received: ") and _LEADING.match(b"\n" + first.replace(CRLF, b"\n")):
+        return None
+    box = _usual(field[5:].replace(CRLF, b"\n").decode("utf-8", "surrogateescape"))
+    if box.flaws or not box.domain:
+        return None
+    return Author(address=box.address, domain=box.domain, name=box.name, domains=(box.domain,))
+
+
 #: Several checks of one message ask for its author.
-_remembered = lru_cache(maxsize=64)(read)
+@lru_cache(maxsize=64)
+def _remembered(header: bytes, complete: bool) -> Author:
+    return (_at_sight(header) if complete else None) or read(header, complete)
+
+
 _SMALL = 65536
 
 

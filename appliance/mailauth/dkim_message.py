@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from appliance.mail.ports import Content
 from appliance.mailauth.dkim_body import CRLF, BodyHash, Want, squeeze
+from appliance.mailauth.header import cut
 
 #: Octets of a header that is worth a pause for each signature of it.
 LARGE = 65536
@@ -21,9 +22,6 @@ SINGLE = (
     *(b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc", b"subject", b"date", b"message-id", b"in-reply-to"),
     *(b"references", b"mime-version", b"content-type", b"content-transfer-encoding"),
 )
-#: What the name of a field is made of (RFC 5322 3.6.8).
-_OF_NAMES = bytes(octet for octet in range(0x21, 0x7F) if octet != 0x3A)
-_BETWEEN = re.compile(rb"\r\n(?![ \t])")
 #: The name of the tag b=, behind the semicolon that ends the tag before.
 _SIGNATURE = re.compile(rb";[ \t\r\n]*+b[ \t\r\n]*+=")
 
@@ -41,18 +39,7 @@ class Message:
         if lines > FIELDS and lines - header.count(b"\r\n ") - header.count(b"\r\n\t") > FIELDS:
             self.unreadable = f"more than {FIELDS} header fields"
             header = b""
-        if header.startswith(CRLF):
-            header = b""  # an empty line in front: all is body
-        self.fields = _BETWEEN.split(header.removesuffix(CRLF).removesuffix(CRLF)) if header else []
-        self.places: dict[bytes, list[int]] = {}
-        places = self.places
-        for place, field in enumerate(self.fields):
-            name, colon, _ = field.partition(b":")
-            name = name.rstrip(b" \t").lower() if colon else b""
-            if name in places:
-                places[name].append(place)
-            else:
-                places[name] = [place]
+        self.fields, self.places, self._regular = cut(header)
 
     def ambiguous(self) -> str:
         """Why readers may differ in what they show of this header, "" if they will not: a field that may stand once only
@@ -61,8 +48,7 @@ class Message:
             for name in SINGLE:
                 if len(self.places.get(name, ())) > 1:
                     return f"{name.decode()} stands more than once"
-        regular = b"" not in self.places and not b"".join(self.places).translate(None, _OF_NAMES)
-        return "" if regular else "the header has a line that is no field"
+        return "" if self._regular else "the header has a line that is no field"
 
     def select(self, names: Iterable[bytes], own: int = -1) -> list[int]:
         """The places of the fields that `h=` names, each name's from the bottom up (RFC 6376 5.4.2), but for `own`."""

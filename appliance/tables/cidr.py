@@ -7,6 +7,7 @@ Contract: a key that is no address does not match. A file without conditions is 
 import ipaddress
 import socket
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from appliance.tables.rules import Builder, Line, Rule, first
@@ -59,6 +60,7 @@ class Cidr:
         return (("", rule.result, rule.line) for rule in self._rules if not rule.jump)
 
 
+@lru_cache(maxsize=4096)
 def number_of(text: str) -> tuple[int, int] | None:
     """(bits of the family, the address as a number), or None if `text` is no address."""
     family, bits = (socket.AF_INET6, 128) if ":" in text else (socket.AF_INET, 32)

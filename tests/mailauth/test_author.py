@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from appliance.mailauth.author import read
+from appliance.daemons.fronts.content import RamContent
+from appliance.mailauth.author import of, read
 
 TRACE = b"Received: from a (b [192.0.2.1])\r\n\tby mx.example.com; Mon, 1 Jan 2024 12:00:00 +0000\r\n"
 
@@ -242,3 +243,47 @@ def test_a4_nothing_breaks_the_parser() -> None:
         found.name.encode()
         if not found.flaws:
             assert found.domain and found.domain.isascii() and found.address.count("@") == 1
+
+
+#: Lines of a header; the last ones are odd in some way.
+LINES = (
+    b"From: Ada <ada@example.org>",
+    b"from: eve@example.net",
+    b"FROM: x@example.com",
+    b"From: a@b.example, c@d.example",
+    b"Subject: From: nobody",
+    b"Received: from a (b [192.0.2.1])",
+    b"\tby mx.example.com; Sat, 28 Nov 2026 19:00:00 +0000",
+    b" goes on",
+    b"\tFrom: f@example.org",
+    b"X-From: g@example.org",
+    b"Date: today",
+    b"",
+    b" ",
+    b"\t \t",
+    b"no field",
+    b":",
+    b"From : h@example.org",
+    b"F rom: i@example.org",
+    b"\x00From: j@example.org",
+    b"Fr\xe9om: k@example.org",
+    b"From",
+    b"From: (c) l@example.org",
+    b'From: "m" <m@example.org>',
+    b"From:",
+    b"From: n@example.org\x01",
+    b"\x85From: o@p.example",
+)
+ENDS = (b"\r\n",) * 30 + (b"\n", b"\r", b"\r\r\n")
+
+
+def test_a_header_is_read_at_sight_as_it_is_read_at_length() -> None:
+    dice, plain = random.Random(7), 0
+    for number in range(40_000):
+        lines = dice.choices(LINES if number % 2 else LINES[:11], k=dice.randrange(7))
+        block = b"".join(line + (dice.choice(ENDS) if number % 4 else b"\r\n") for line in lines)
+        content = RamContent(block + b"\r\nbody", 524288 if number % 9 else 40)
+        found = of(content)
+        assert found == read(content.header, content.header_complete), content.header
+        plain += not found.flaws
+    assert plain > 3000

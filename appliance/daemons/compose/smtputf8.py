@@ -29,6 +29,8 @@ class Utf8:
     def __init__(self, doors: Doors, hostname: str) -> None:
         self._doors, self.hostname = doors, hostname
         self._known: dict[NextHop, bool | None] = {}
+        #: What `everywhere` said of these routes, going by what was known then.
+        self._said: tuple[object, object, bool] = None, None, False
         self._wait = SOON
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -36,8 +38,12 @@ class Utf8:
     @property
     def everywhere(self) -> bool:
         """True only if every next hop said so."""
-        hops = list(self._doors.all_hops())
-        return bool(hops) and not self._doors.in_table and all(self._known.get(hop) for hop in hops)
+        routes, known, said = self._said
+        if routes is not self._doors.routes or known is not self._known:
+            hops = list(self._doors.all_hops())
+            said = bool(hops) and not self._doors.in_table and all(self._known.get(hop) for hop in hops)
+            self._said = self._doors.routes, self._known, said
+        return said
 
     async def learn(self) -> None:
         """Ask now; returns after a second at most, the asking goes on."""
