@@ -132,6 +132,12 @@ def capped(cause: str, text: str) -> None:
         log(text)
 
 
+def is_full(cause: str) -> bool:
+    """Whether a line about `cause` would only be counted now."""
+    window = _windows.get(cause)
+    return window is not None and window[1] >= MOST and time.monotonic() - window[0] < WINDOW
+
+
 #: Cause -> [when its window began, lines since then].
 _windows: dict[str, list[float]] = {}
 

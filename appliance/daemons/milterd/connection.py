@@ -161,6 +161,7 @@ class Connection(asyncio.Protocol):
                 self.close()  # the MTA comes again, and agrees on what is needed now
         else:
             step = LETTERS[type(event)]
+            self._look_for_haste(step)
             try:
                 answer = events.answer(session, event)
             except Exception as error:
@@ -171,6 +172,12 @@ class Connection(asyncio.Protocol):
                 self._write(out)
                 out.clear()
                 self._task = self.front.loop.create_task(self._wait(step, answer))
+
+    def _look_for_haste(self, step: Event) -> None:
+        """Has the MTA gone on, although it was told to wait for the answer to this step?"""
+        agreement = self.machine.agreement
+        waits = agreement is None or step not in agreement.quiet
+        self.session.rushed = (waits and self.machine.unread > 0) or (self.session.rushed and step is not Event.MAIL)
 
     def _answer(self, step: Event, answer: Reply, out: list[bytes]) -> None:
         """Edits, if it is the end of a message, and the answer."""

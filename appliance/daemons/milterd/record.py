@@ -27,6 +27,7 @@ _refusals = metrics.counter("postgate_milterd_refusals_total", "Refusals by stag
 _late = metrics.counter("postgate_milterd_deadlines_total", "Answers that were given by default.", ["step"])
 _broken = metrics.counter("postgate_milterd_protocol_errors_total", "Connections that ended with an error of the MTA.")
 _errors = metrics.counter("postgate_milterd_internal_errors_total", "Errors in our own code that an MTA met.")
+_RUSH = "milter client that waits for no answer"
 _MESSAGE_ID = re.compile(rb"^message-id[ \t]*:(?:[ \t\r\n]*)([^\r\n]{1,500})", re.IGNORECASE | re.MULTILINE)
 
 
@@ -41,15 +42,23 @@ def disconnected(count: int) -> None:
     _open.set(count)
 
 
+def _line(session: "Session", text: str) -> None:
+    """About a message. An MTA waits for each answer; who does not is somebody that stuffs, and would fill the disk."""
+    if session.rushed:
+        maillog.capped(_RUSH, text)
+    else:
+        maillog.log(text)
+
+
 def begun(session: "Session", message: "Message") -> None:
     """A message begins."""
-    maillog.log(lines.client(message.id, session.client.name, session.client.address))
+    _line(session, lines.client(message.id, session.client.name, session.client.address))
 
 
 def notes(session: "Session", stage: str, decision: Decision) -> None:
     """Checks that are watched (monitor), warn or inform."""
     for note in decision.notes:
-        maillog.log(f"{_id(session)}: {note}; {stage} from {session.who} helo=<{session.helo}>")
+        _line(session, f"{_id(session)}: {note}; {stage} from {session.who} helo=<{session.helo}>")
 
 
 def _id(session: "Session") -> str:
@@ -59,14 +68,15 @@ def _id(session: "Session") -> str:
 def decided(session: "Session", decision: Decision) -> None:
     """Why: for us, the reply does not say it."""
     if decision.deciding is not None:
-        maillog.log(f"{_id(session)}: {decision.verb} by {events.why(decision.deciding)}")
+        _line(session, f"{_id(session)}: {decision.verb} by {events.why(decision.deciding)}")
 
 
 def rejected(session: "Session", stage: str, reply: str, recipient: str) -> None:
     """A client of the MTA is to be refused or put off."""
     message = session.message
     _refusals.labels(stage, reply[:1]).inc()
-    maillog.log(
+    _line(
+        session,
         lines.judged(
             "milter-reject",
             stage,
@@ -77,7 +87,7 @@ def rejected(session: "Session", stage: str, reply: str, recipient: str) -> None
             sender=message.sender.text if message is not None else None,
             recipient=recipient or None,
             helo=session.helo,
-        )
+        ),
     )
 
 
@@ -94,18 +104,21 @@ def ended(
     result = combined.verb if not found.lacks else "defer"
     _RESULTS[result].inc()
     if combined.deciding is not None:
-        maillog.log(f"{message.id}: {combined.done} by {events.why(combined.deciding)}")
+        _line(session, f"{message.id}: {combined.done} by {events.why(combined.deciding)}")
     if found.lacks:
         log.warning("put off: a milter cannot do this for some recipients only, or here", id=message.id, why=found.lacks)
     mta_id = session.machine.macro("i")
     message_id = _message_id(ctx)
     if not found.text:
         kept = f", quarantine ({found.kept})" if found.kept else ""
-        maillog.log(
+        _line(
+            session,
             f"{message.id}: {'discard' if found.discard else 'passed'}: mta_id={mta_id or 'unknown'}, "
-            f"from=<{message.sender.text}>, size={size}, nrcpt={len(message.recipients)}, edits={edits}{kept}"
+            f"from=<{message.sender.text}>, size={size}, nrcpt={len(message.recipients)}, edits={edits}{kept}",
         )
-        maillog.log(lines.message_id(message.id, message_id))
+        _line(session, lines.message_id(message.id, message_id))
+    if session.rushed and maillog.is_full(_RUSH):
+        return
     reply = found.text or "250 2.0.0 Ok"
     events.emit(ctx, combined, message_id, reply, size, result, mta_id=mta_id, front="milter")
 

@@ -37,6 +37,8 @@ class Session:
         #: Edits that stand before the answer to the end of the message.
         self.asked_for: list[Modification] = []
         self.naming: asyncio.Task[ClientName] | None = None
+        #: In this message more came before an answer that the MTA has to wait for.
+        self.rushed = False
         self.forget()
 
     def forget(self) -> None:

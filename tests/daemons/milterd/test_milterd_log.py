@@ -1,0 +1,69 @@
+"""How much of the log one MTA can fill: all about mail of one that waits for its answers, some of one that stuffs."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.observe import events as journal
+from appliance.observe import maillog
+from appliance.protocol.milter import packets as p
+from appliance.protocol.milter.encoding import encode
+from tests.daemons.milterd.stage import Stage
+from tests.peers import bad_clients
+
+MESSAGES = 400
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The journal's events."""
+    found: list[dict[str, Any]] = []
+    monkeypatch.setattr(journal, "emit", found.append)
+    return found
+
+
+async def stuffed(stage: Stage) -> None:
+    """Whole messages, no answer awaited, until they are all answered: three lines each (client=, passed, message-id=)."""
+    said = bad_clients.milter().said
+    reader, writer = await asyncio.open_unix_connection(stage.path)
+    writer.write(b"".join(said(number) for number in range(MESSAGES)) + encode(p.Quit()))
+    await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+
+
+async def test_p4_who_waits_for_no_answer_fills_no_disk(
+    tmp_path: Path, told: list[dict[str, Any]], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(maillog.time, "monotonic", lambda: now[0])
+    async with Stage(tmp_path) as stage:
+        await stuffed(stage)
+        maillog.flush()
+        lines = capfd.readouterr().err.splitlines()
+        assert len(stage.engine.at("message")) == MESSAGES
+        assert len(lines) == maillog.MOST
+        assert 0 < len(told) <= maillog.MOST
+        now[0] += maillog.WINDOW
+        await stuffed(stage)
+        maillog.flush()
+        first = capfd.readouterr().err.splitlines()[0]
+        assert first.endswith(f" ({3 * MESSAGES - maillog.MOST} more of these were not written)")
+
+
+async def test_all_that_an_mta_which_waits_has_sent_is_told(
+    tmp_path: Path, told: list[dict[str, Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with Stage(tmp_path) as stage:
+        await stuffed(stage)
+        told.clear()
+        maillog.flush()
+        capfd.readouterr()
+        mta = await (await stage.mta()).begin()  # its header and body come in one piece: it was told not to wait
+        for _ in range(50):
+            await mta.envelope()
+            await mta.content()
+        maillog.flush()
+        assert len(capfd.readouterr().err.splitlines()) == 3 * 50
+        assert len(told) == 50
