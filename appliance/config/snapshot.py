@@ -20,6 +20,7 @@ from appliance.config.model import Listen, Wiring
 from appliance.config.positions import Path
 from appliance.config.references import Layout, Reference, texts
 from appliance.config.syntax import Parsed, parse
+from appliance.config.terms import Terms
 from appliance.engine.policy import PolicySet, compile_policies
 from appliance.tables import Remote
 
@@ -52,6 +53,19 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def hash(self) -> str:
         return self.blob.hash
+
+    @property
+    def terms(self) -> Terms:
+        """For a process that is told no more."""
+        logging, host = self.wiring.logging, self.wiring.gateway.hostname
+        return Terms(
+            hash=self.hash,
+            host=host,
+            facility=logging.facility,
+            level=logging.level,
+            scand=self.wiring.limits.scand,
+            rules=self.rules,
+        )
 
 
 def build(blob: Blob, previous: Snapshot | None = None, *, rules: bool = True) -> Snapshot:

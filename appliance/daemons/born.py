@@ -1,7 +1,7 @@
 """The start of a child that is exec'd instead of forked (scand): an image without anything of the master's memory.
 
-Contract: argv is (control descriptor, module); the birth comes as the first frame of the control channel, the snapshot
-is built from the blob's octets. If the master is gone before that, the process ends.
+Contract: argv is (control descriptor, module); the birth comes as the first frame of the control channel, with Terms
+instead of the configuration. If the master is gone before that, the process ends.
 """
 
 import gc
@@ -10,10 +10,13 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from appliance.config import snapshot as config
-from appliance.daemons import control, process, skeleton
+import msgspec
+
+from appliance.config.terms import Terms
+from appliance.daemons import control, process
+from appliance.daemons.skeleton import LeanBirth, life
 from appliance.net.channel import Channel, Frame
 from appliance.observe import oplog
 
@@ -33,7 +36,7 @@ def main() -> NoReturn:
         oplog.get("master").exception("could not be born", module=sys.argv[2])
         sys.exit(1)
     gc.freeze()
-    skeleton.run_child(birth, channel, create, identity=None, master=master, early=frames[1:])
+    life.run_child(birth, channel, create, identity=None, master=master, early=frames[1:], read=_terms)
 
 
 def _first_frames(channel: Channel) -> list[Frame]:
@@ -47,21 +50,25 @@ def _first_frames(channel: Channel) -> list[Frame]:
     return frames
 
 
-def _born(payload: bytes, fds: list[int]) -> skeleton.Birth:
+def _terms(octets: bytes, _previous: Any) -> Terms:
+    """What is put in force here."""
+    return msgspec.msgpack.decode(octets, type=Terms)
+
+
+def _born(payload: bytes, fds: list[int]) -> LeanBirth:
     born = control.decode_order(payload)
     if not isinstance(born, control.Born):
         raise RuntimeError(f"expected a birth, got {type(born).__name__}")
     listening: dict[str, list[socket.socket]] = {}
-    blob = control.blob_from_fd(fds[0])
+    terms = _terms(control.octets(fds[0]), None)
     for name, fd in zip(born.listening, fds[1:], strict=False):
         listening.setdefault(name, []).append(socket.socket(fileno=fd))
-    return skeleton.Birth(
+    return LeanBirth(
         service=born.service,
         index=born.index,
-        snapshot=config.build(blob, rules=False),
+        terms=terms,
         listening=listening,
         rendezvous=born.rendezvous,
         state_dir=Path(born.state_dir),
-        certificates={},
         log_fd=fds[-1] if born.log else 2,
     )

@@ -9,12 +9,10 @@ from typing import Any
 
 import msgspec
 
-from appliance.config.snapshot import Blob
-
 
 class Born(msgspec.Struct, frozen=True, tag="born", kw_only=True):
-    """master -> exec'd child, first frame. Descriptors: the blob's memfd, then one for each of `listening` (names may
-    repeat), then the mail log if `log` says so."""
+    """master -> exec'd child, first frame. Descriptors: the memfd of its Terms, then one for each of `listening` (names
+    may repeat), then the mail log if `log` says so."""
 
     service: str
     index: int
@@ -29,7 +27,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
-    """master -> child, one descriptor with it (the blob's memfd): can this be put in force?"""
+    """master -> child, one descriptor with it (the memfd of the blob, or of the Terms for who is exec'd): can this be put
+    in force?"""
 
     id: int
 
@@ -90,17 +89,17 @@ decode_order = msgspec.msgpack.Decoder(Order).decode
 decode_report = msgspec.msgpack.Decoder(Report).decode
 
 
-def blob_to_fd(blob: Blob) -> int:
-    """`blob` in a memory file, so that one copy serves all processes whatever its size. The caller closes it."""
+def to_fd(value: msgspec.Struct) -> int:
+    """`value` in a memory file, so that one copy serves all processes whatever its size. The caller closes it."""
     fd = os.memfd_create("postgate-blob", os.MFD_CLOEXEC)
-    data = memoryview(msgspec.msgpack.encode(blob))
+    data = memoryview(msgspec.msgpack.encode(value))
     while data:
         data = data[os.write(fd, data) :]
     return fd
 
 
-def blob_from_fd(fd: int) -> Blob:
-    """The blob in a memory file; closes `fd`."""
+def octets(fd: int) -> bytes:
+    """What is in a memory file; closes `fd`."""
     try:
         parts, at = [], 0
         while part := os.pread(fd, 1 << 24, at):
@@ -108,4 +107,4 @@ def blob_from_fd(fd: int) -> Blob:
             at += len(part)
     finally:
         os.close(fd)
-    return msgspec.msgpack.decode(b"".join(parts), type=Blob)
+    return b"".join(parts)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from appliance.config.snapshot import Snapshot
-from appliance.daemons import control, process, skeleton
+from appliance.daemons import control, process
 from appliance.daemons.master.children import Child
 from appliance.daemons.master.listeners import Sockets
 from appliance.daemons.master.separation import Separation
 from appliance.daemons.master.services import Spec
+from appliance.daemons.skeleton import Birth, life
 from appliance.net.channel import Channel
 from appliance.observe import oplog
 
@@ -84,7 +85,7 @@ class Spawner:
                     sock.close()
             create = importlib.import_module(child.spec.module).create
             assert self.snapshot is not None
-            birth = skeleton.Birth(
+            birth = Birth(
                 service=child.spec.name,
                 index=child.index,
                 snapshot=self.snapshot,
@@ -96,7 +97,7 @@ class Spawner:
                 siblings=child.spec.count(self.snapshot.wiring),
             )
             identity = self._separation.identities.get(child.spec.name)
-            skeleton.run_child(birth, end, create, identity=identity, master=master)
+            life.run_child(birth, end, create, identity=identity, master=master)
         except BaseException:
             log.exception("could not be born", worker=child.worker)
         finally:
@@ -122,7 +123,7 @@ class Spawner:
         names = [name for name, socks in listening.items() for _ in socks]
         fds = [sock.fileno() for socks in listening.values() for sock in socks]
         own_log = self.log_fd != 2
-        blob = control.blob_to_fd(self.snapshot.blob)
+        terms = control.to_fd(self.snapshot.terms)
         try:
             child.tell(
                 control.Born(
@@ -133,10 +134,10 @@ class Spawner:
                     state_dir=str(self._state_dir),
                     log=own_log,
                 ),
-                (blob, *fds, *([self.log_fd] if own_log else [])),
+                (terms, *fds, *([self.log_fd] if own_log else [])),
             )
         finally:
-            os.close(blob)
+            os.close(terms)
 
 
 def warm(modules: Iterable[str]) -> None:

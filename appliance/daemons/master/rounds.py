@@ -68,11 +68,13 @@ class Rounds:
         self._settle()
 
     def _prepare(self, children: list[Child], snapshot: Snapshot, number: int) -> None:
-        blob = control.blob_to_fd(snapshot.blob)
-        try:
-            self._children.tell(children, control.Prepare(number), (blob,))
-        finally:
-            os.close(blob)
+        for execed in (False, True):
+            if told := [child for child in children if child.spec.execed == execed]:
+                fd = control.to_fd(snapshot.terms if execed else snapshot.blob)
+                try:
+                    self._children.tell(told, control.Prepare(number), (fd,))
+                finally:
+                    os.close(fd)
 
     def heard(self, child: Child, report: control.Report) -> None:
         """Every report of every child passes here."""

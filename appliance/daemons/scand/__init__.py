@@ -9,10 +9,11 @@ not inspected (threats C6); the next message is not touched by it.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from appliance.daemons.skeleton import Birth, Daemon
+    from appliance.config.terms import Terms
+    from appliance.daemons.skeleton import LeanBirth, Serving
 
 
-def create(birth: "Birth") -> "Daemon":
+def create(birth: "LeanBirth") -> "Serving[Terms]":
     """Imported late: the nursery imports this package, too, and must stay slim."""
     from appliance.daemons.scand.daemon import Scand
 

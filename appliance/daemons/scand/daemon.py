@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from appliance.config.snapshot import Snapshot
+from appliance.config.terms import Terms
 from appliance.daemons.scand import yara
 from appliance.daemons.scand.hatchery import Hatchery
-from appliance.daemons.skeleton import Birth
+from appliance.daemons.skeleton import LeanBirth
 from appliance.mail.inspection import Finding, Job, Report, decode_job
 from appliance.net.channel import Channel
 from appliance.observe import metrics, oplog
@@ -49,10 +49,9 @@ class _Waiting:
 class Scand:
     """The daemon (daemons.skeleton.Daemon)."""
 
-    def __init__(self, birth: Birth) -> None:
+    def __init__(self, birth: LeanBirth) -> None:
         self._listening = birth.listening["unix:scand"]
-        self._limit = birth.snapshot.wiring.limits.scand
-        self._rules = birth.snapshot.rules
+        self._limit, self._rules = birth.terms.scand, birth.terms.rules
         self._channels: set[Channel] = set()
         self._queue: deque[_Waiting] = deque()
         self._idle = asyncio.Event()
@@ -134,13 +133,12 @@ class Scand:
         """Its jobs that have not begun are dropped when their turn comes."""
         self._channels.discard(channel)
 
-    def prepare(self, snapshot: Snapshot) -> None:
+    def prepare(self, terms: Terms) -> None:
         """Every [limits] scand will do."""
 
-    def commit(self, snapshot: Snapshot) -> None:
+    def commit(self, terms: Terms) -> None:
         """More or fewer children, other rules from now on."""
-        self._limit = snapshot.wiring.limits.scand
-        self._rules = snapshot.rules
+        self._limit, self._rules = terms.scand, terms.rules
         self._hatchery.rules(self._rules)
         self._next()
 

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from appliance.config.snapshot import Snapshot
-from appliance.daemons.skeleton import Birth
+from appliance.config.terms import Terms
+from appliance.daemons.skeleton import Birth, LeanBirth
 from appliance.observe import maillog
 
 
 class Tiny:
-    def __init__(self, birth: Birth) -> None:
-        self.birth, self.snapshot = birth, birth.snapshot
-        self.pairs = dict(birth.certificates)
+    def __init__(self, birth: Birth | LeanBirth) -> None:
+        self.birth, self.in_force = birth, birth.in_force
+        self.pairs = dict(birth.certificates) if isinstance(birth, Birth) else {}
         self.servers: list[asyncio.Server] = []
 
     async def start(self) -> None:
@@ -28,17 +29,17 @@ class Tiny:
         return await serve(self._session, sock=sock)
 
     async def _session(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(f"220 {self.snapshot.wiring.gateway.hostname} {self.birth.worker} {os.getpid()}\r\n".encode())
+        writer.write(f"220 {self.in_force.terms.host} {self.birth.worker} {os.getpid()}\r\n".encode())
         maillog.log("connect from unknown[127.0.0.1]")
         await writer.drain()
         writer.close()
 
-    def prepare(self, snapshot: Snapshot) -> None:
+    def prepare(self, _new: Snapshot | Terms) -> None:
         if (self.birth.state_dir / f"refuse.{self.birth.worker}").exists():
             raise ValueError("no, thank you")
 
-    def commit(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+    def commit(self, new: Snapshot | Terms) -> None:
+        self.in_force = new
 
     def certificates(self, certificates: Mapping[str, tuple[bytes, bytes]]) -> None:
         self.pairs = dict(certificates)
@@ -52,10 +53,10 @@ class Tiny:
             "uid": os.getuid(),
             "fds": len(os.listdir("/proc/self/fd")),
             "pairs": {name: len(pair[0]) for name, pair in self.pairs.items()},
-            "greeting": self.snapshot.wiring.gateway.hostname,
+            "greeting": self.in_force.terms.host,
             "degraded": [],
         }
 
 
-def create(birth: Birth) -> Tiny:
+def create(birth: Birth | LeanBirth) -> Tiny:
     return Tiny(birth)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from appliance.config.terms import Terms
 from appliance.connectors.inspector import BASE, RATE, Inspector
 from appliance.connectors.source import Octets
 from appliance.daemons.scand import daemon, hatchery
@@ -39,7 +40,7 @@ class Rig:
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(self.path)
         self.listening.listen(50)
-        birth: Any = SimpleNamespace(listening={"unix:scand": [self.listening]}, snapshot=snapshot(children))
+        birth: Any = SimpleNamespace(listening={"unix:scand": [self.listening]}, terms=terms(children))
         self.scand = Scand(birth)
         self.inspector = Inspector(self.path)
 
@@ -53,8 +54,8 @@ class Rig:
         return process.pid
 
 
-def snapshot(children: int) -> Any:
-    return SimpleNamespace(wiring=SimpleNamespace(limits=SimpleNamespace(scand=children)), rules={})
+def terms(children: int, rules: dict[str, bytes] | None = None) -> Terms:
+    return Terms(hash="h", host="mx.example.com", facility="mail", level="info", scand=children, rules=rules or {})
 
 
 def children_of(pid: int) -> list[int]:
@@ -153,7 +154,7 @@ async def test_d1_a_stopped_child_is_killed_too(rig: Rig) -> None:
 
 
 async def test_only_so_many_children_the_others_wait(rig: Rig) -> None:
-    rig.scand.commit(snapshot(1))
+    rig.scand.commit(terms(1))
     most, done = 0, False
 
     async def watch() -> None:
@@ -171,7 +172,7 @@ async def test_only_so_many_children_the_others_wait(rig: Rig) -> None:
 
 
 async def test_waiting_is_not_charged_to_content(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    rig.scand.commit(snapshot(1))
+    rig.scand.commit(terms(1))
     given: list[float] = []
     run = rig.scand._hatchery.run
 
@@ -190,7 +191,7 @@ async def test_waiting_is_not_charged_to_content(rig: Rig, monkeypatch: pytest.M
 
 async def test_a_full_queue_is_said_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon, "QUEUE", 1)
-    rig.scand.commit(snapshot(1))
+    rig.scand.commit(terms(1))
     slow = [asyncio.create_task(rig.read(SLOW)) for _ in range(2)]
     await child_of(rig.nursery)
     await asyncio.sleep(0.1)

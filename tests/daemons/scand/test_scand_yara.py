@@ -11,7 +11,6 @@ import sys
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ from appliance.daemons.scand import yara
 from appliance.mail.inspection import Hit, Report
 from appliance.mail.ports import Unavailable
 from tests.connectors.scanner_peer import context
-from tests.daemons.scand.test_scand_process import SLOW, Rig, child_of
+from tests.daemons.scand.test_scand_process import SLOW, Rig, child_of, terms
 from tests.peers.clamd import EICAR, eicar_mail
 
 pytest.importorskip("yara_x", reason="the extra yara is not installed")
@@ -41,10 +40,6 @@ EVIL = {"own.yar": b'rule Evil { meta: kind = "suspicious" strings: $a = "EVIL" 
 
 def shipped() -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in SHIPPED.glob("*.yar")}
-
-
-def snapshot(rules: dict[str, bytes]) -> Any:
-    return SimpleNamespace(wiring=SimpleNamespace(limits=SimpleNamespace(scand=2)), rules=rules)
 
 
 def attached(octets: bytes, name: str, kind: str = "application/octet-stream") -> bytes:
@@ -94,7 +89,7 @@ async def test_parts_members_and_header_in_the_confined_child(rig: Rig) -> None:
         Hit("2!inner/invoice.pdf.exe", "Double_Extension", "suspicious"),
     }
     rules = {"h.yar": b'rule Head { strings: $a = "X-Mailer: Evil" condition: part == "header" and $a }'}
-    rig.scand.commit(snapshot(rules))
+    rig.scand.commit(terms(2, rules))
     await settled(rig, rules)
     assert (await rig.read(TRACE + b"X-Mailer: Evil\r\n\r\nX\r\n")).hits == (Hit("header", "Head", "infected"),)
     assert (await rig.read(TRACE + b"\r\nX-Mailer: Evil\r\n")).hits == ()
@@ -105,7 +100,7 @@ async def test_rules_know_name_and_type(rig: Rig) -> None:
         "a.yar": b'rule Named { condition: filename == "x.bin" and content_type == "image/png" and part == "part" }',
         "b.yar": b'rule Named { meta: kind = "clean" condition: filename == "x.bin" }',
     }
-    rig.scand.commit(snapshot(rules))
+    rig.scand.commit(terms(2, rules))
     await settled(rig, rules)
     assert (await rig.read(attached(b"x", "x.bin", "image/png"))).hits != ()
     assert (await rig.read(attached(b"x", "y.bin", "image/png"))).hits == ()
@@ -136,13 +131,13 @@ async def test_c6_a_fault_in_a_child_that_has_rules_kills_it(rig: Rig) -> None:
 
 
 async def test_rules_that_fail_are_said_to_and_find_nothing_quietly(rig: Rig) -> None:
-    rig.scand.commit(snapshot({"x.yar": b"rule {"}))
+    rig.scand.commit(terms(2, {"x.yar": b"rule {"}))
     await settled(rig, {})
     assert "scand: the YARA rules are not in force" in rig.scand.health()["degraded"]
     scanner = embedded(rig)
     found = await scanner.scan(Octets(TRACE + eicar_mail()), context())
     assert found.kind == "error" and "not in force" in found.why
-    rig.scand.commit(snapshot(EVIL))
+    rig.scand.commit(terms(2, EVIL))
     await settled(rig, EVIL)
     assert rig.scand.health()["degraded"] == []
     assert (await scanner.scan(Octets(attached(b"EVIL", "x")), context())).kind == "suspicious"

@@ -1,4 +1,4 @@
-"""Runs any daemon: what each is given (Birth), what each must offer (Daemon), and the life of a child process.
+"""Runs any daemon: the life of a child process.
 
 Contract: the child gives up privileges before any code of the daemon runs; it serves the master's orders (prepare,
 commit, abort, certificates, log descriptor, health, metrics, drain) on the daemon's own loop; it ends when the master
@@ -11,20 +11,20 @@ import contextlib
 import gc
 import os
 import resource
-import socket
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 import setproctitle
 
-from appliance.config import snapshot as config
-from appliance.config.snapshot import ConfigError, Snapshot
 from appliance.daemons import control, process
+from appliance.daemons.skeleton import Birth, Create, LeanBirth, Read, Refused
 from appliance.net.channel import Channel, Frame
 from appliance.observe import events, lag, maillog, metrics, oplog
+
+if TYPE_CHECKING:  # with it come all libraries that read files: who is exec'd does without
+    from appliance.config.snapshot import Snapshot
 
 log = oplog.get()
 #: When the collector looks for cycles. A message makes thousands of values and hardly any cycle: with the thresholds that
@@ -32,64 +32,24 @@ log = oplog.get()
 COLLECT = (10_000, 20, 50)
 
 
-class Birth(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a child process is given by the master when it is born.
+def read_snapshot(octets: bytes, previous: "Snapshot") -> "Snapshot":
+    """`Read` of who is forked."""
+    from appliance.config import snapshot as config
 
-    `listening` maps a listener to its bound, listening sockets for this process: "smtp:public" (the [[listen]] name),
-    or the daemon's own rendezvous ("unix:stated"). `rendezvous` maps a service to the path of its unix socket.
-    `certificates` maps a listener's name to (certificate chain PEM, key PEM). `log_fd` takes mail log lines.
-    `siblings` is how many processes the service has, this one counted (0: not known).
-    """
-
-    service: str
-    index: int
-    snapshot: Snapshot
-    listening: Mapping[str, list[socket.socket]]
-    rendezvous: Mapping[str, str]
-    state_dir: Path
-    certificates: Mapping[str, tuple[bytes, bytes]]
-    log_fd: int = 2
-    siblings: int = 0
-
-    @property
-    def worker(self) -> str:
-        """ "smtpd.0": the name in logs, status, metrics and queue notices."""
-        return f"{self.service}.{self.index}"
-
-
-class Daemon(Protocol):
-    """What the skeleton drives. Constructed as `create(birth)` inside the child, after privileges are dropped, with an
-    asyncio loop running. Every daemon's module has `def create(birth: Birth) -> Daemon`."""
-
-    async def start(self) -> None:
-        """Open everything and begin to serve. An exception ends the process; the master restarts it with back-off."""
-
-    def prepare(self, snapshot: Snapshot) -> None:
-        """Check that `snapshot` can be put in force; raise to refuse (the old one stays everywhere)."""
-
-    def commit(self, snapshot: Snapshot) -> None:
-        """Put it in force for new transactions; must not fail after prepare() passed."""
-
-    def certificates(self, certificates: Mapping[str, tuple[bytes, bytes]]) -> None:
-        """New certificate files were read."""
-
-    async def drain(self, grace: float) -> None:
-        """Accept nothing more; finish what runs within `grace` seconds; then return (the process exits 0)."""
-
-    def health(self) -> dict[str, Any]:
-        """Facts for `postgate status`: plain values only; key `degraded` lists what is impaired, in words."""
-
-
-Create = Callable[[Birth], Daemon]
+    try:
+        blob = msgspec.msgpack.decode(octets, type=config.Blob)
+        return config.build(blob, previous, rules=False)
+    except config.ConfigError as error:
+        raise Refused(str(error)) from None
 
 
 class _Life:
     """One daemon under the master's orders, from its loop's start to its end."""
 
-    def __init__(self, birth: Birth, channel: Channel, create: Create) -> None:
-        self._birth, self._channel, self._create = birth, channel, create
-        self._snapshot = birth.snapshot
-        self._prepared: dict[int, Snapshot] = {}
+    def __init__(self, birth: Birth | LeanBirth, channel: Channel, create: Create, read: Read) -> None:
+        self._birth, self._channel, self._create, self._read = birth, channel, create, read
+        self._in_force: Any = birth.in_force
+        self._prepared: dict[int, Any] = {}
         self._log_fd = birth.log_fd
         self._pairs: Mapping[str, tuple[bytes, bytes]] | None = None
         self._started = False
@@ -172,9 +132,9 @@ class _Life:
     async def _prepare(self, number: int, fd: int) -> None:
         """Compile in a thread (it may take longer than a loop may stand), then let the daemon look at it."""
         try:
-            made = await asyncio.to_thread(lambda: config.build(control.blob_from_fd(fd), self._snapshot, rules=False))
+            made = await asyncio.to_thread(lambda: self._read(control.octets(fd), self._in_force))
             self._daemon.prepare(made)
-        except ConfigError as error:
+        except Refused as error:
             self._report(control.Prepared(number, str(error)))
         except Exception as error:
             log.exception("cannot prepare the new configuration")
@@ -187,10 +147,10 @@ class _Life:
         if number not in self._prepared:
             log.error("asked to commit what was not prepared", round=number)
             return
-        self._snapshot = self._prepared.pop(number)
+        self._in_force = self._prepared.pop(number)
         self._prepared.clear()
-        oplog.configure(self._snapshot.wiring.logging.level)
-        self._daemon.commit(self._snapshot)
+        oplog.configure(self._in_force.terms.level)
+        self._daemon.commit(self._in_force)
 
     def _swap_log(self, fd: int) -> None:
         maillog.swap(fd)
@@ -203,7 +163,7 @@ class _Life:
             self._report(control.Answer(ask.id, metrics=metrics.exposition()))
             return
         facts = {
-            "hash": self._snapshot.hash,
+            "hash": self._in_force.hash,
             "since": self._since,
             "rss": _resident(),
             "lag_max": round(self._meter.worst, 4),
@@ -244,20 +204,21 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 def run_child(
-    birth: Birth,
+    birth: Birth | LeanBirth,
     channel: Channel,
     create: Create,
     *,
     identity: process.Identity | None,
     master: int,
     early: list[Frame] | None = None,
+    read: Read = read_snapshot,
 ) -> NoReturn:
     """The whole life of a forked child; never returns into the master's code."""
     status = 1
     try:
         process.quiet_signals()
         process.become(identity, master)
-        status = _live(birth, channel, create, early or [])
+        status = _live(birth, channel, create, early or [], read)
     except BaseException:
         log.exception("ended by an error", worker=birth.worker)
     finally:
@@ -266,16 +227,15 @@ def run_child(
         os._exit(status)
 
 
-def _live(birth: Birth, channel: Channel, create: Create, early: list[Frame]) -> int:
+def _live(birth: Birth | LeanBirth, channel: Channel, create: Create, early: list[Frame], read: Read) -> int:
     setproctitle.setproctitle(f"postgate: {birth.worker}")
-    wiring = birth.snapshot.wiring
-    oplog.configure(wiring.logging.level)
-    host, facility = wiring.gateway.hostname, wiring.logging.facility
-    maillog.configure(birth.log_fd, service=birth.service, host=host, facility=facility)
+    terms = birth.in_force.terms
+    oplog.configure(terms.level)
+    maillog.configure(birth.log_fd, service=birth.service, host=terms.host, facility=terms.facility)
     events.configure(birth.rendezvous.get("journal", "") if birth.service != "journal" else "")
     gc.set_threshold(*COLLECT)
     gc.enable()
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        status = runner.run(_Life(birth, channel, create).run(early))
+        status = runner.run(_Life(birth, channel, create, read).run(early))
         events.flush()
         return status
