@@ -42,7 +42,7 @@ FINAL = frozenset({"ok", "reject", "defer", "hangup", "discard"})
 #: What is done to the message, for whomever it was asked.
 OF_MESSAGE = frozenset({"discard", "hold", "filter", "redirect", "bcc", "prepend"})
 #: Actions that need a message: there is none before MAIL.
-_BEFORE_MAIL = frozenset({"connect", "helo"})
+BEFORE_MAIL = frozenset({"connect", "helo"})
 _SUBJECTS: dict[Stage, Subject] = {"connect": "client", "helo": "helo", "mail": "sender", "rcpt": "recipient"}
 _NOTHING = Verdict(check=NAME, outcome="dunno")
 
@@ -207,7 +207,7 @@ async def _evaluated(name: str, argument: str, ctx: Context, ports: Ports, ours:
 
 def _verdict(entry: Entry, asked: Asked, ctx: Context, text: str) -> Verdict:
     outcome = entry.outcome
-    if (ctx.stage in _BEFORE_MAIL and outcome in OF_MESSAGE) or (outcome == "prepend" and ctx.stage == "message"):
+    if (ctx.stage in BEFORE_MAIL and outcome in OF_MESSAGE) or (outcome == "prepend" and ctx.stage == "message"):
         reason, outcome = f"{asked.name}: {text}: not possible at {ctx.stage}", "warn"
         return Verdict(check=NAME, outcome=outcome, reason=reason)
     evidence = {"service": asked.name, "answer": text}

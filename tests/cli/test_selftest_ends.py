@@ -1,5 +1,6 @@
 """How `postgate selftest` ends, and what its rows say of whom it could not judge."""
 
+import asyncio
 import time
 import tomllib
 from pathlib import Path
@@ -96,23 +97,30 @@ async def test_a_service_that_was_not_reached_in_time_is_told_so(
     monkeypatch.setattr(Play, "mail", lambda *_: None)
     made, one = play(Gateway(), policies()), services.Service(policy_services.NAME, "grey")
     monkeypatch.setattr(services, "absent", lambda *_: "")
-    later = time.monotonic() + 60
-    told = await services.answering(made, [one], later, last=True)
-    assert told[one][1].state == state
-    assert ("no answer within 20 s" in told[one][1].got) is (state == "miss")
-    assert ("stages" in told[one][1].why) is (state == "skipped")
-    early = await services.answering(made, [one], later)
+    monkeypatch.setattr(Play, "stranger", lambda *_: None)
+    told = await services.answering(made, [one], {}, last=True)
+    result = told[one].row[1]
+    assert result.state == state
+    assert ("no answer within 20 s" in result.got) is (state == "miss")
+    assert ("stages" in result.why) is (state == "skipped")
+    early = await services.answering(made, [one], {})
     assert (one in early) is (state == "skipped"), "who was not reached is asked once more, behind the scanners"
 
 
-async def test_no_service_is_asked_when_the_time_for_all_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def answered(*_: Any) -> Reply:
-        raise AssertionError("no mail is sent any more")
+async def test_a_service_that_takes_too_long_at_all_its_stages_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hangs(*_: Any) -> Reply:
+        await asyncio.sleep(3600)
+        raise AssertionError("it is not waited for")
 
-    monkeypatch.setattr(Play, "send", answered)
-    one = services.Service(policy_services.NAME, "grey")
-    told = await services.answering(play(Gateway(), policies()), [one], time.monotonic() - 1)
-    assert told[one][1].state == "skipped" and told[one][1].why.startswith("not asked: others took the time")
+    monkeypatch.setattr(Play, "send", hangs)
+    monkeypatch.setattr(Play, "mail", lambda *_: None)
+    monkeypatch.setattr(Play, "stranger", lambda *_: None)
+    monkeypatch.setattr(services, "ASKING", 0.1)
+    listed = [services.Service(policy_services.NAME, f"grey{number}") for number in range(50)]
+    began = time.monotonic()
+    told = await services.answering(play(Gateway(), policies()), listed, {}, last=True)
+    assert time.monotonic() - began < 5, "all are asked at the same time"
+    assert set(told) == set(listed)
 
 
 def test_the_temporary_gateway_neither_waits_nor_lingers(tmp_path: Path) -> None:

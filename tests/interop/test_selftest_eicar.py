@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.interop.selftest_mutants import mutant
 from tests.interop.selftest_runs import Played, only, selftest, wiring
 from tests.interop.test_selftest_scanners import SEES, program
 from tests.peers import amavis
@@ -34,6 +35,14 @@ def test_the_shipped_rules_find_eicar(tmp_path: Path) -> None:
     assert played.status == 0 and set(played.named("ok")) == {ROW.format("rules")}, (played.rows, played.said)
     assert "got 550 5.7.1" in played.named("ok")[ROW.format("rules")]
     assert "rules alone is asked" in played.named("ok")[ROW.format("rules")]
+
+
+def test_a_gateway_that_does_not_hear_its_rules_is_found_out(tmp_path: Path) -> None:
+    pytest.importorskip("yara_x", reason="the extra yara is not installed")
+    played = mutant(
+        tmp_path, "what rules find is not told", "--config", wiring(tmp_path, RULES), *only("finds EICAR", "clean")
+    )
+    assert set(played.named("miss")) == {ROW.format("rules")} and "clean mail" in played.named("ok"), played.rows
 
 
 def test_a_rule_for_eicar_that_does_not_fit_it_is_a_miss(tmp_path: Path) -> None:

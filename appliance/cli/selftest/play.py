@@ -57,6 +57,8 @@ class Play:
         self.fate = Fate(gateway, inner)
         #: Scanners of the operator's that do not answer, and why.
         self.dead: dict[str, str] = {}
+        #: What became of asking the operator's policy services and milters, by (check, name).
+        self.services: dict[tuple[str, str], Result] = {}
         self.refused: set[str] = set()
         #: What strangers do since they were asked for it, and the tokens of mails that went so.
         self.signs = self.tls = False

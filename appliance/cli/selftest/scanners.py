@@ -1,7 +1,7 @@
 """The operator's own scanners: asked before all else, and then each of them away.
 
-Contract: one that does not answer is one miss; it is taken out of the temporary gateway's files, so that it does not
-spoil what is not about it. What failure means for the mail: none.
+Contract: one that does not answer is one miss; the rest is played without it, so that it does not spoil what is not about
+it. What failure means for the mail: none.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ def asked_by(
 
 
 async def answering(play: Play) -> list[Row]:
-    """A clean mail goes past all of them: a row each. Who does not answer is left out from now on."""
+    """A clean mail goes past all of them: a row each. `play.dead` are those that do not answer."""
     rows: list[Row] = []
     if not play.scene.theirs.wiring.scanners:
         return rows
@@ -63,9 +63,6 @@ async def answering(play: Play) -> list[Row]:
         if result.state == "miss" and said.get(name, {}).get("kind") == "error":
             play.dead[name] = f"your {name} does not answer"
         rows.append((f"your {name} answers", result, seconds))
-    if play.dead:
-        play.snapshot = play.scene.without(play.dead)
-        await play.gateway.reload()
     return rows
 
 

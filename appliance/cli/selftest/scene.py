@@ -18,6 +18,8 @@ from typing import Any
 from appliance.checks import antivirus
 from appliance.checks.knobs import seconds
 from appliance.cli.selftest import toml
+from appliance.cli.selftest.policy_files import PolicyFiles, names, naming
+from appliance.cli.selftest.scene_services import ServiceFiles, zone
 from appliance.cli.selftest.signer import Signer
 from appliance.config import blob as files
 from appliance.config import default
@@ -38,11 +40,6 @@ DELAY = 3
 WAIT, GRACE = "2s", "2s"
 CLAMD, SPAMD = "selftest_clamd", "selftest_spamd"
 _SCRIPTED = {"antivirus": CLAMD, "antispam": SPAMD}
-#: Checks that ask services of theirs, the knob with these, and how long each may take.
-_SERVICES = {
-    "policy_services": ("services", ("timeout",)),
-    "milters": ("milters", ("connect_timeout", "command_timeout", "content_timeout", "total_timeout")),
-}
 #: Sections of the wiring that a temporary gateway takes as they are.
 _KEPT = ("gateway", "smtp", "limits")
 #: Limits that count clients: all strangers here come from a few addresses, and much faster than in life.
@@ -84,6 +81,8 @@ class Scene:
         self.signer = Signer()
         self.config = folder / "postgate.toml"
         self._policies_of = [self.theirs.wiring.gateway.policies, self.shipped]
+        self.files = PolicyFiles(folder / "policies")
+        self.services = ServiceFiles(self.files, self.theirs.policies)
         self._wiring: dict[str, Any] = {}
 
     @property
@@ -95,25 +94,18 @@ class Scene:
         """Files of ours in a text as the operator knows them."""
         return text.replace(str(self.folder / "policies"), self._policies_of[0] or "policies")
 
-    def without(self, names: Iterable[str]) -> Snapshot:
+    def without(self, dead: Iterable[str]) -> None:
         """As if these scanners were not configured."""
-        left = set(names)
+        left = set(dead)
         self._wiring["scanners"] = {k: v for k, v in self._wiring["scanners"].items() if k not in left}
         for check, scripted in _SCRIPTED.items():
-            values = self._read(self.folder / "policies", check)
-            for told in _naming(values, "scanners"):
-                told["scanners"] = [name for name in _names(told["scanners"]) if name not in left] or [scripted]
-            self._change(self.folder / "policies", check, values)
-        return self._save()
+            values = self.files.read(check)
+            for told in naming(values, "scanners"):
+                told["scanners"] = [name for name in names(told["scanners"]) if name not in left] or [scripted]
+            self.files.change(check, values)
 
-    def without_services(self, services: Iterable[tuple[str, str]]) -> Snapshot:
-        """As if these (check, name) were not configured."""
-        left = set(services)
-        for check, (knob, _) in _SERVICES.items():
-            values = self._read(self.folder / "policies", check)
-            for told in _naming(values, knob):
-                told[knob] = [entry for entry in told[knob] if (check, entry["name"]) not in left]
-            self._change(self.folder / "policies", check, values)
+    def reread(self) -> Snapshot:
+        """The files as they are now."""
         return self._save()
 
     def away(self, name: str) -> None:
@@ -138,8 +130,8 @@ class Scene:
     def write(self, *, inner: int, clamd: int, spamd: int, dns: int, tls: tuple[str, str]) -> Snapshot:
         """Write everything for peers on these ports; `tls`: certificate and key files for a listener without its own."""
         self._policies()
-        names = (HERE / "selftest.zone").read_text(encoding="utf-8")
-        (self.folder / "zone").write_text(names + self.signer.zone() + self._lists(), encoding="utf-8")
+        shipped = (HERE / "selftest.zone").read_text(encoding="utf-8")
+        (self.folder / "zone").write_text(shipped + zone() + self.signer.zone() + self._lists(), encoding="utf-8")
         wiring: dict[str, Any] = {key: dict(self.raw[key]) for key in _KEPT if key in self.raw}
         wiring["limits"] = wiring.get("limits", {}) | _UNLIMITED
         gateway = wiring.setdefault("gateway", {})
@@ -218,42 +210,26 @@ class Scene:
                 shutil.copytree(source, folder, dirs_exist_ok=True)
         folder.mkdir(exist_ok=True)
         honest = {"match": {"client_address": HONEST_NETWORK}, "set": {"mode": "off"}, "reason": OURS}
-        self._change(folder, "greylist", {"delay": f"{DELAY}s"}, honest)
-        self._change(folder, "ratelimit", {}, honest)
-        early = self._read(folder, "early_talker")
-        for told in _naming(early, "wait"):
+        self.files.change("greylist", {"delay": f"{DELAY}s"}, honest)
+        self.files.change("ratelimit", {}, honest)
+        early = self.files.read("early_talker")
+        for told in naming(early, "wait"):
             told["wait"] = min(told["wait"], WAIT, key=seconds)
-        self._change(folder, "early_talker", early)
-        recipient = self._read(folder, "recipient")
+        self.files.change("early_talker", early)
+        recipient = self.files.read("recipient")
         tables = recipient.get("tables", [])
         listed = [tables] if isinstance(tables, str) else list(tables)
-        self._change(folder, "recipient", {"tables": [*listed, f"inline:{{{MAILBOX}=ok}}"]})
+        self.files.change("recipient", {"tables": [*listed, f"inline:{{{MAILBOX}=ok}}"]})
         for check, scanner in _SCRIPTED.items():
-            values = self._read(folder, check)
-            for told in _naming(values, "scanners"):
-                told["scanners"] = [*_names(told["scanners"]), scanner]
-            self._change(folder, check, values)
+            values = self.files.read(check)
+            for told in naming(values, "scanners"):
+                told["scanners"] = [*names(told["scanners"]), scanner]
+            self.files.change(check, values)
         for name, entry in self.theirs.wiring.scanners.items():
             if entry.kind in antivirus.KINDS:
                 alone = {"match": {"sender": alone_of(name)}, "set": {"scanners": [name]}, "reason": OURS}
-                self._change(folder, antivirus.NAME, {}, alone)
-        for check, (knob, timeouts) in _SERVICES.items():
-            listed = self._read(folder, check).get(knob, [])
-            for raw, entry in zip(listed, getattr(self.theirs.policies.checks[check].knobs, knob), strict=True):
-                raw |= {key: f"{min(getattr(entry, key), PATIENCE):g}s" for key in timeouts}
-            if listed:
-                self._change(folder, check, {knob: listed})
-
-    @staticmethod
-    def _read(folder: Path, check: str) -> dict[str, Any]:
-        path = folder / f"{check}.toml"
-        return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-    def _change(self, folder: Path, check: str, knobs: dict[str, Any], exception: dict[str, Any] | None = None) -> None:
-        values = {**self._read(folder, check), **knobs}
-        if exception is not None:
-            values["exception"] = [exception, *values.get("exception", [])]
-        (folder / f"{check}.toml").write_text(toml.dump(values), encoding="utf-8")
+                self.files.change(antivirus.NAME, {}, alone)
+        self.services.hurry(PATIENCE)
 
 
 def _without(net: Network, ours: ipaddress.IPv4Network) -> Iterable[Network]:
@@ -261,15 +237,6 @@ def _without(net: Network, ours: ipaddress.IPv4Network) -> Iterable[Network]:
     if not isinstance(net, ipaddress.IPv4Network) or not net.overlaps(ours):
         return (net,)
     return net.address_exclude(ours) if ours.subnet_of(net) else ()
-
-
-def _naming(values: dict[str, Any], knob: str) -> list[dict[str, Any]]:
-    """A policy and its exceptions, those that set a knob to something."""
-    return [told for told in [values, *(item.get("set", {}) for item in values.get("exception", ()))] if told.get(knob)]
-
-
-def _names(named: str | list[str]) -> list[str]:
-    return [named] if isinstance(named, str) else list(named)
 
 
 def _embedded() -> dict[str, Any]:

@@ -10,11 +10,12 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from appliance.cli.selftest import earlier, plays_scanners, scanners, scripted, services, unplayed
+from appliance.cli.selftest import earlier, plays_scanners, plays_services, scanners, scripted, services, unplayed
 from appliance.cli.selftest.gateway import Gateway, Trouble
 from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.play import Play, Result, Scenario
@@ -24,7 +25,7 @@ from appliance.cli.selftest.plays_sender import SENDER
 from appliance.cli.selftest.plays_smtp import SMTP
 from appliance.cli.selftest.plays_tls import TLS
 from appliance.cli.selftest.plays_trouble import AWAY, TROUBLE
-from appliance.cli.selftest.scene import MAILBOX, Scene
+from appliance.cli.selftest.scene import HONEST, MAILBOX, Scene
 from appliance.cli.selftest.table import Shown
 from appliance.config.mistakes import ConfigError
 from appliance.net.selfsigned import self_signed
@@ -34,8 +35,6 @@ COULD_NOT_PLAY = 2
 LONGEST = 40
 #: What did not begin within so many seconds is not played, and what did ends by then: two minutes are enough for all.
 ENOUGH, END = 85.0, 95.0
-#: Seconds behind which no service is asked again; one more mail for all scanners comes behind it.
-ASKING = 25.0
 
 
 async def play(config: str | None, only: tuple[str, ...], keep: bool, shown: Shown) -> int:
@@ -79,7 +78,7 @@ def _is_chosen(name: str, only: tuple[str, ...]) -> bool:
 def scenarios(scene: Scene, only: tuple[str, ...]) -> list[Scenario]:
     """What is played, in this order. Raises ClickException if nothing is."""
     found = [*SMTP, *FRAMING, *TLS, *SENDER, *CONTENT, *plays_scanners.finding(scene)]
-    found += [*AWAY, *scanners.away(scene), *TROUBLE]
+    found += [*AWAY, *scanners.away(scene), *plays_services.away(scene), *TROUBLE]
     chosen = [scenario for scenario in found if _is_chosen(scenario.name, only)]
     asked = [f"your {name} answers" for name in scene.theirs.wiring.scanners]
     asked += [service.row for service in services.configured(scene.theirs)]
@@ -102,6 +101,8 @@ async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: 
     paths[1].write_bytes(key)
     tls = str(paths[0]), str(paths[1])
     snapshot = scene.write(inner=inner.port, clamd=clamd.port, spamd=spamd.port, dns=dns.port, tls=tls)
+    several = len(list(services.configured(snapshot))) > 1
+    apart = scene.services.apart(HONEST) if several else {}
     gateway = Gateway(scene.config, scene.port)
     shown.doing("starting a temporary gateway")
     try:
@@ -110,7 +111,7 @@ async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: 
         shown.doing("asking your services and scanners")
         if earlier.asks(play.policies):
             await play.send(play.mail())  # strangers learn what is asked of all of them
-        for name, result, seconds in await _asked(play):
+        for name, result, seconds in await _asked(play, apart):
             if result.state == "miss" or _is_chosen(name, only):
                 shown.row(name, result, seconds)
         await _scenarios(play, chosen, shown, began)
@@ -125,14 +126,23 @@ async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: 
         await spamd.down()
 
 
-async def _asked(play: Play) -> list[services.Row]:
-    """Everybody whom the operator's files ask. A scanner that is away may hide services behind it."""
-    wanted = list(services.configured(play.snapshot))
-    until = time.monotonic() + ASKING
-    told = await services.answering(play, wanted, until)
-    rows = await scanners.answering(play)
-    told |= await services.answering(play, [one for one in wanted if one not in told], until, last=True)
-    return [told[one] for one in wanted] + rows
+async def _asked(play: Play, apart: Mapping[tuple[str, str], str]) -> list[services.Row]:
+    """Everybody whom the operator's files ask, at the same time, by strangers who are kept `apart`; then the files are
+    without those that do not answer. A scanner that is away may hide services behind it."""
+    scene, wanted = play.scene, list(services.configured(play.snapshot))
+    told, rows = await asyncio.gather(services.answering(play, wanted, apart), scanners.answering(play))
+    scene.without(play.dead)
+    if left := [one for one in wanted if one not in told]:
+        scene.reread()
+        await play.gateway.reload()
+        told |= await services.answering(play, left, apart, last=True)
+    scene.services.together()
+    scene.services.without(out := [one for one in wanted if told[one].out])
+    if apart or play.dead or out:
+        play.snapshot = scene.reread()
+        await play.gateway.reload()
+    play.services = {one: told[one].row[1] for one in wanted}
+    return [*(told[one].row for one in wanted), *rows]
 
 
 async def _scenarios(play: Play, chosen: list[Scenario], shown: Shown, began: float) -> None:

@@ -1,0 +1,39 @@
+"""`postgate selftest` on a gateway that has a mistake: its rows must show it."""
+
+import json
+import time
+from pathlib import Path
+
+from tests.interop.selftest_runs import Played, called
+from tests.peers.gateway import ROOT
+
+#: Only the gateway's processes have the mistake, the self-test has not.
+_CODE = """\
+import sys
+
+if "run" in sys.orig_argv:
+    {code}
+"""
+MISTAKES = {
+    "defaults of services are not taken": """\
+from appliance.checks import policy_services
+    from appliance.mail.actions import Entry
+    policy_services.read_entry = lambda value, subject: Entry("dunno")""",
+    "milters that fail do not matter": """\
+from appliance.checks import milters
+    milters.decide = lambda entry, said, stage: None""",
+    "what rules find is not told": """\
+from appliance.connectors import yara
+    from appliance.mail.scan import ScanResult
+    yara.result = lambda report, name, expected: ScanResult(kind="clean", scanner=name)""",
+}
+
+
+def mutant(folder: Path, mistake: str, *words: str) -> Played:
+    """A self-test whose gateway has this mistake."""
+    (folder / "mutant").mkdir(exist_ok=True)
+    (folder / "mutant" / "sitecustomize.py").write_text(_CODE.format(code=MISTAKES[mistake]))
+    began = time.monotonic()
+    ended = called(folder, "--json", *words, PYTHONPATH=f"{folder}/mutant:{ROOT}")
+    rows = [json.loads(line) for line in ended.stdout.splitlines()]
+    return Played(ended.returncode, rows, ended.stderr, time.monotonic() - began, str(folder))
