@@ -21,7 +21,7 @@ from appliance.observe.text import counted
 from appliance.protocol.smtp.address import AddressError, parse_address
 from appliance.stores import greylist, wire
 from appliance.stores.console import Console
-from appliance.stores.steps import SEP
+from appliance.stores.strangers import SEP
 
 DONE, NOTHING = 0, 1
 PAGE = 500

@@ -72,7 +72,8 @@ class Stated:
         worker = Worker(Channel(connection, takes_fds=False))  # nobody has reason to send any
         self._workers.add(worker)
         worker.channel.attach(self._loop, lambda data, _: self._asked(worker, data), lambda: self._gone(worker))
-        worker.channel.send((0, (wire.HELLO,)))
+        board = self._state.board
+        worker.channel.send((0, (wire.HELLO,)), (board.fd,) if board is not None else ())
 
     def _asked(self, worker: Worker, payload: bytes) -> None:
         try:

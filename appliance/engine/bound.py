@@ -1,10 +1,10 @@
 """One question at RCPT, made ready to be asked again about other recipients.
 
 Contract: `bind` gives a Bound where no check of the stage tells recipients apart by an exception, each can be bound, and
-nothing that was found earlier does anything. Who asks it (`ask`, or `step`) gets the last check's answer, and from
-`decide` with it what Engine.ask answers for the same Context with that recipient, moment and transaction. It answers
-None, and has asked nobody outside, where the engine must look itself: somebody objects at once, or one of the checks
-cannot say. What was found is not counted. What failure means for the mail: as in the engine.
+nothing that was found earlier does anything. Who asks it (`ask`, or `step`) gets the last check's answer (at once where
+it is at hand), and from `decide` with it what Engine.ask answers for the same Context with that recipient, moment and
+transaction. It answers None, and has asked nobody outside, where the engine must look itself: somebody objects at once,
+or one of the checks cannot say. What was found is not counted. What failure means for the mail: as in the engine.
 """
 
 from collections.abc import Awaitable
@@ -65,7 +65,7 @@ class Bound:
         ]
         self._at_once = tuple(zip(binds, quiet, strict=True))[:-1]
 
-    def ask(self, address: Address, now: float, plain: bool) -> Promise[Asked] | None:
+    def ask(self, address: Address, now: float, plain: bool) -> Asked | Promise[Asked] | None:
         """The last check's answer about `address`, for `decide`. `now`: wall clock; `plain`: see Bind.usual."""
         try:
             if self._found(address, now) is None:
@@ -76,7 +76,7 @@ class Bound:
         except Exception:  # the engine meets it again, and says so
             return None
 
-    def step(self, address: Address, now: float) -> Promise[Asked] | None:
+    def step(self, address: Address, now: float) -> Asked | Promise[Asked] | None:
         """As `ask`, for a plain address of a domain of which others were asked about. None: it is not like most there."""
         try:
             for bind, _ in self._at_once:
@@ -87,10 +87,10 @@ class Bound:
         except Exception:
             return None
 
-    def _within(self, answer: Verdict | GreylistAnswer | Awaitable[Any] | None) -> Promise[Asked] | None:
-        """An answer to come has a deadline, and what goes wrong is an answer, too. What is at hand is the engine's."""
+    def _within(self, answer: Verdict | GreylistAnswer | Awaitable[Any] | None) -> Asked | Promise[Asked] | None:
+        """An answer to come has a deadline, and what goes wrong is an answer, too."""
         if answer is None or isinstance(answer, _AT_HAND):
-            return None
+            return answer
         promise: Promise[Any] = answer if isinstance(answer, Promise) else follow(Promise(future), answer)
         expire(self._deadline, promise)
         return promise.rescue(_failed)

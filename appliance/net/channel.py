@@ -60,6 +60,10 @@ class Channel:
     def fileno(self) -> int:
         return self.sock.fileno()
 
+    def takes_no_more_fds(self) -> None:
+        """From the next frame on."""
+        self._takes_fds = False
+
     @property
     def backlog(self) -> int:
         """Octets that the peer has not taken yet."""

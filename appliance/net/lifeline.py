@@ -19,6 +19,9 @@ BACKOFF_MIN, BACKOFF_MAX = 0.05, 2.0
 class Lifeline(ABC):
     """One a process and peer. start() once the loop runs; close() at the end. `why`: what is wrong, "" when ready."""
 
+    #: Descriptors may come with what the other side says.
+    takes_fds = False
+
     def __init__(self, path: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.path = path
         self.ready = False
@@ -72,7 +75,7 @@ class Lifeline(ABC):
         if self._stopped or self._channel is not None:
             return
         try:
-            channel = connect(self.path, takes_fds=False)
+            channel = connect(self.path, takes_fds=self.takes_fds)
         except OSError as error:
             self.why = f"{self.path}: {error.strerror or error}"
             self.contact.failed(self.why)

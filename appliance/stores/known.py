@@ -22,7 +22,7 @@ _Key = tuple[tuple[str, ...], str, str]
 class Steps(Protocol):
     """stores.remote.StateClient."""
 
-    def step(self, ask: GreylistAsk) -> Awaitable[GreylistAnswer]: ...
+    def step(self, ask: GreylistAsk) -> GreylistAnswer | Awaitable[GreylistAnswer]: ...
 
 
 class RecentlyKnown:
@@ -38,6 +38,8 @@ class RecentlyKnown:
         if found is not None and found[0] > self._clock():
             return found[1]
         answer = self._state.step(ask)
+        if isinstance(answer, GreylistAnswer):
+            return answer  # it was a stranger
         keep = partial(self._heard, ask)
         return answer.map(keep) if isinstance(answer, Promise) else later(answer, keep)
 

@@ -3,13 +3,15 @@
 Contract: asks of one turn of the loop, and of the next ones while more come (TURNS at most: what one wake-up brings is
 often read in several), go in one frame; each has its own answer. One frame is under way at a time:
 what is asked meanwhile goes together behind its answer, so that under load a wake-up of either side serves many asks, and
-a lone ask waits for nobody. An ask raises Unavailable at once while `stated` is away, after DEADLINE seconds if it hangs
-(the connection is then given up), and if `stated` could not do it. The client reconnects by itself with jitter and
-reports the connections that are open in this worker.
+a lone ask waits for nobody. A step of a stranger to the greylist is told, not asked (stores.strangers). An ask raises
+Unavailable at once while `stated` is away, after DEADLINE seconds if it hangs (the connection is then given up), and if
+`stated` could not do it. The client reconnects by itself with jitter and reports the connections that are open in this
+worker.
 What failure means for the mail: Unavailable becomes `temperror` of the check that asked; connection limits do not hold.
 """
 
 import asyncio
+import os
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
@@ -19,14 +21,17 @@ from appliance.mail.network import network
 from appliance.mail.ports import GreylistAnswer, GreylistAsk, Probe, RateAsk, Unavailable
 from appliance.mail.promise import Promise
 from appliance.net.lifeline import Lifeline
-from appliance.stores import wire
+from appliance.stores import strangers, wire
 from appliance.stores.rates import AskedRate, Counts
+from appliance.stores.strangers import News
 
 DEADLINE = 1.0
 #: Seconds that what needs no answer waits for company.
 LINGER = 0.02
 #: Turns of the loop for which asks gather at most.
 TURNS = 3
+#: Seconds that a stranger waits for company, and how many go at once (stores.strangers).
+LINGER_NEWS, FULL = 0.005, 250
 
 Waiting = list[asyncio.Future[Any] | Promise[Any] | None]
 
@@ -49,8 +54,11 @@ class ClientLimits(Protocol):
 class StateClient(Lifeline):
     """One a worker. start() once the loop runs; close() at the end. Implements mail.ports Greylist and Rates."""
 
+    takes_fds = True
+
     def __init__(self, path: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
         super().__init__(path, loop)
+        self._news = News()
         self._sequence = 0
         self._batch: list[msgspec.Struct] = []
         self._batch_waiting: Waiting = []
@@ -74,6 +82,7 @@ class StateClient(Lifeline):
         self._frame = None
         self._batch, self._batch_waiting = [], []
         self._urgent, self._held = False, 0.0
+        self._news.lost()
         for future in waiting:
             if future is not None and not future.done():
                 future.set_exception(Unavailable(f"stated: {why}"))
@@ -86,9 +95,10 @@ class StateClient(Lifeline):
             return
         self.contact.answered()
         if sequence == 0:
-            self._greeted(answers)
+            self._greeted(answers, fds)
         elif (frame := self._frame) is not None and frame[0] == sequence and len(frame[2]) == len(answers):
             self._frame = None
+            self._news.heard()
             for future, answer in zip(frame[2], answers, strict=True):
                 if future is not None and not future.done():
                     future.set_result(answer)
@@ -97,23 +107,33 @@ class StateClient(Lifeline):
         else:
             self._lose("answer out of order")
 
-    def _greeted(self, answers: list[Any]) -> None:
+    def _greeted(self, answers: list[Any], fds: list[int]) -> None:
+        memory = strangers.look(fds[0]) if fds else None
+        for fd in fds:
+            os.close(fd)
         if answers != [wire.HELLO]:
             self._lose("another version of stated")
             return
+        if self._channel is not None:
+            self._channel.takes_no_more_fds()
         self._welcome()
+        self._news.see(memory)
         if self._open:
             self._post(wire.Report(dict(self._open)), None)
+        for stranger in self._news.again():
+            self._post(stranger, None)
 
     # -- asks ----------------------------------------------------------------------------------------------------
 
-    def _post(self, ask: msgspec.Struct, future: asyncio.Future[Any] | Promise[Any] | None) -> None:
+    def _post(
+        self, ask: msgspec.Struct, future: asyncio.Future[Any] | Promise[Any] | None, linger: float = LINGER
+    ) -> None:
         if future is not None:
             if not self._urgent:
                 self._urgent = True
                 self._loop.call_soon(self._gather, 0, 0)
         elif not self._batch:
-            self._loop.call_later(LINGER, self._flush)
+            self._loop.call_later(linger, self._flush)
         self._batch.append(ask)
         self._batch_waiting.append(future)
 
@@ -133,6 +153,7 @@ class StateClient(Lifeline):
             self._held = self._held or self._loop.time()
             return
         self._sequence += 1
+        self._news.sent()
         batch, waiting = self._batch, self._batch_waiting
         deadline = (self._held or self._loop.time()) + DEADLINE
         self._batch, self._batch_waiting = [], []
@@ -175,10 +196,16 @@ class StateClient(Lifeline):
         if self.ready:
             self._post(ask, None)
 
-    def step(self, ask: GreylistAsk) -> Promise[GreylistAnswer]:
-        """mail.ports.Greylist. `ask.now` does not travel: `stated` has a clock of its own that never jumps."""
+    def step(self, ask: GreylistAsk) -> GreylistAnswer | Promise[GreylistAnswer]:
+        """mail.ports.Greylist. `ask.now` does not travel: `stated` has a clock of its own that never jumps. A stranger
+        has his answer at once."""
         if not self.ready:
             raise Unavailable(f"stated: {self.why}")
+        if (stranger := self._news.first(ask)) is not None:
+            self._post(stranger, None, LINGER_NEWS)
+            if len(self._batch) >= FULL:
+                self._flush()
+            return GreylistAnswer(state="new", first=ask.now, attempts=1, wait=ask.delay, key=ask.keys[0])
         promise: Promise[Any] = Promise(self._loop.create_future)
         self._post(wire.step_of(ask), promise)
         return promise.map(self._stepped)

@@ -15,7 +15,7 @@ import msgspec
 
 from appliance.mail.network import network
 from appliance.mail.ports import Probe
-from appliance.stores import wire
+from appliance.stores import strangers, wire
 from appliance.stores.clock import STEP, SavedClock, SteadyClock
 from appliance.stores.embedded import Database
 from appliance.stores.keeper import Keeper
@@ -47,7 +47,9 @@ class State:
         self.database.open()
         self.clock = clock or SteadyClock(self._saved_clock())
         read = self.database.read
-        self.steps = Steps(read)
+        #: What workers may look at.
+        self.board = strangers.board()
+        self.steps = Steps(read, self.board)
         self.triplets, self.origins, self.pairs = self.steps.triplets, self.steps.origins, self.steps.pairs
         self.good = Shelf("good", Good, read)
         self.probes = Shelf("probe", Probe, read)
@@ -91,10 +93,14 @@ class State:
         step, offset, now = self.steps.step, self._offset, self.clock.now()
         for ask in asks:
             try:
-                if type(ask) is wire.Step:
-                    answers.append(step(ask, now, offset))
+                kind = type(ask)
+                if kind is wire.Stranger:
+                    step(ask, now, offset)  # type: ignore[arg-type]
+                    answers.append(None)
+                elif kind is wire.Step:
+                    answers.append(step(ask, now, offset))  # type: ignore[arg-type]
                 else:
-                    answers.append(self._methods[type(ask)](ask, opened))
+                    answers.append(self._methods[kind](ask, opened))
             except Exception as error:  # one broken ask must not cost the frame
                 answers.append({"error": f"{type(ask).__name__}: {type(error).__name__}: {error}"})
         self.asks += len(asks)

@@ -13,13 +13,9 @@ from appliance.stores import greylist, wire
 from appliance.stores.greylist import Origin, Pair, Triplet
 from appliance.stores.seen import Filter
 from appliance.stores.shelf import Read, Shelf
+from appliance.stores.strangers import ORIGINS, PAIRS, SEP, Board
 
 log = oplog.get("stated")
-
-#: Joins origin, sender and recipient in keys; no address and no network can contain it.
-SEP = "\x1f"
-#: Slots of the filter of triplets and pairs: they are the many.
-SLOTS = 1 << 22
 
 
 def pair_of(key: str) -> str:
@@ -30,11 +26,12 @@ def pair_of(key: str) -> str:
 class Steps:
     """See the module's head. All times are the steady clock's; `offset` makes them wall time for answers."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, board: Board | None = None) -> None:
         #: Which pairs may have a triplet or a record of their own.
-        self.met = Filter("triplet", "pair", slots=SLOTS)
+        self.met = Filter("triplet", "pair", slots=PAIRS, memory=board.pairs if board else None)
         self.triplets = Shelf("triplet", Triplet, read, about=pair_of, filter=self.met)
-        self.origins = Shelf("origin", Origin, read)
+        known = Filter("origin", slots=ORIGINS, memory=board.origins if board else None)
+        self.origins = Shelf("origin", Origin, read, filter=known)
         self.pairs = Shelf("pair", Pair, read, filter=self.met)
         #: Answers since the start by their state.
         self.outcomes: dict[str, int] = {}

@@ -2,7 +2,8 @@
 
 Contract: a frame from a worker is `[sequence, [ask, ...]]`, each ask an array that begins with its number below; the
 answer frame is `[sequence, [answer, ...]]`, one for each ask and in the same order. An ask that failed is answered by a
-map {"error": text}. `stated` greets each connection with `[0, [HELLO]]`: before that nobody asks. Asks are typed: what
+map {"error": text}. `stated` greets each connection with `[0, [HELLO]]` and the descriptor of its board
+(stores.strangers), if it has one: before that nobody asks. Asks are typed: what
 does not decode closes the connection (the peer is one of ours, or it is broken).
 """
 
@@ -14,7 +15,7 @@ from appliance.mail.ports import GreylistAsk
 from appliance.stores.rates import AskedRate
 
 #: The greeting; a changed wire gets a new number and old workers stay without answers (Unavailable).
-HELLO = "postgate-state-2"
+HELLO = "postgate-state-3"
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
@@ -129,6 +130,10 @@ class Waited(msgspec.Struct, frozen=True, array_like=True, tag=16):
     keep: float
 
 
+class Stranger(Step, frozen=True, array_like=True, tag=17, gc=False):
+    """A step whose answer the worker knew (stores.strangers); the answer is nil."""
+
+
 class List(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """Operators: records whose key contains `match`. The answer is a page: rows [key, record, expires], where the next
     page begins ("" = no more), and what to add to the records' times to make them wall time."""
@@ -164,6 +169,12 @@ def step_of(ask: GreylistAsk) -> Step:
     return Step(ask.keys, ask.sender, ask.recipient, ask.client, *rest)
 
 
+def stranger_of(ask: GreylistAsk) -> Stranger:
+    """As step_of, where nobody waits for the answer."""
+    rest = ask.delay, ask.window, ask.remember, ask.auto_accept, ask.shared
+    return Stranger(ask.keys, ask.sender, ask.recipient, ask.client, *rest)
+
+
 Ask = (
     Step
     | Take
@@ -181,6 +192,7 @@ Ask = (
     | FirstAge
     | HasWaited
     | Waited
+    | Stranger
     | List
     | Delete
     | PassGreylist

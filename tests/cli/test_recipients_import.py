@@ -10,7 +10,7 @@ from appliance.cli.greylist import normalised
 from appliance.cli.recipients import command, decoded, imported
 from appliance.mail.lookup import split_extension
 from appliance.protocol.smtp.address import parse_address
-from appliance.stores.steps import SEP
+from appliance.stores.strangers import SEP
 from appliance.tables import open_table
 
 PLAIN = ["ann@example.com", "bob@example.com"]

@@ -86,6 +86,19 @@ async def client(process: Process) -> AsyncIterator[Callable[[], Any]]:
         one.close()
 
 
+async def step(state: StateClient, asked: GreylistAsk) -> GreylistAnswer:
+    """One step; a stranger's answer needs no waiting."""
+    answer = state.step(asked)
+    return answer if isinstance(answer, GreylistAnswer) else await answer
+
+
+async def met(state: StateClient, *asks: GreylistAsk) -> None:
+    """stated knows them from now on."""
+    for asked in asks:
+        await step(state, asked)
+    await state.ask(wire.Facts())
+
+
 async def again(state: StateClient) -> None:
     """Wait until the client noticed that its stated is gone, and has the new one."""
     async with asyncio.timeout(20):
@@ -98,27 +111,25 @@ async def test_all_asks_of_a_turn_go_in_one_frame_and_each_has_its_answer(
     process: Process, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = await client()
+    await met(state, *(ask(n) for n in range(50)))
     frames: list[Any] = []
     send = Channel.send
     monkeypatch.setattr(Channel, "send", lambda self, value, fds=(): (frames.append(value), send(self, value, fds))[1])
 
-    async def step(number: int) -> GreylistAnswer:  # asked in the turn in which the others are
-        return await state.step(ask(number))
-
     answers = await asyncio.gather(
-        *(step(n) for n in range(50)),
+        *(step(state, ask(n)) for n in range(50)),
         state.take([RateAsk("k", 1, 5, 60)], 0),
         state.get_probe("nobody@example.com"),
     )
     assert len(frames) == 1
-    assert {answer.state for answer in answers[:50]} == {"new"}
+    assert {answer.state for answer in answers[:50]} == {"early"}
     assert answers[50:] == [[4.0], None]
 
 
 async def test_killed_between_asks_the_state_survives(process: Process, client: Any) -> None:
     state = await client()
     short = {"delay": 0.05}
-    assert (await state.step(ask(**short))).state == "new"
+    assert (await step(state, ask(**short))).state == "new"
     state.put_probe("a@example.com", Probe("known", "250 ok", time.time(), "hop"), 86400.0)
     async with asyncio.timeout(20):
         while (await state.ask(wire.Facts()))["unwritten"]:
@@ -126,51 +137,76 @@ async def test_killed_between_asks_the_state_survives(process: Process, client: 
     process.end(signal.SIGKILL)
     with pytest.raises(Unavailable):
         while True:
-            await state.step(ask(1))
+            await step(state, ask(1))
+            await asyncio.sleep(0)
     process.start()
     assert await state.wait_ready(20)
-    assert (await state.step(ask(**short))).state == "passed"
+    assert (await step(state, ask(**short))).state == "passed"
     assert (await state.get_probe("a@example.com")).state == "known"
 
 
 async def test_asks_under_way_hear_at_once_that_it_died(process: Process, client: Any) -> None:
     state = await client()
+    await met(state, *(ask(n) for n in range(5)))
     process.signal(signal.SIGSTOP)
-    waiting = [asyncio.ensure_future(state.step(ask(n))) for n in range(5)]
+    waiting = [asyncio.ensure_future(step(state, ask(n))) for n in range(5)]
     await asyncio.sleep(0.05)
     began = time.monotonic()
     process.end(signal.SIGKILL)
     assert all(isinstance(r, Unavailable) for r in await asyncio.gather(*waiting, return_exceptions=True))
     with pytest.raises(Unavailable):
-        await state.step(ask())
+        await step(state, ask())
     assert time.monotonic() - began < 0.5
 
 
 async def test_hung_costs_one_deadline_and_then_nothing(process: Process, client: Any) -> None:
     state = await client()
+    await met(state, ask())
     process.signal(signal.SIGSTOP)
     began = time.monotonic()
     with pytest.raises(Unavailable, match="no answer in time"):
-        await state.step(ask())
+        await step(state, ask())
     assert 0.9 < time.monotonic() - began < 3
     began = time.monotonic()
     for n in range(100):  # the kernel takes connections for it, but it does not greet
         with pytest.raises(Unavailable):
-            await state.step(ask(n))
+            await step(state, ask(n))
         await asyncio.sleep(0.001)
     assert time.monotonic() - began < 1
     process.signal(signal.SIGCONT)
     assert await state.wait_ready(10)
-    assert (await state.step(ask(7))).state in ("new", "early")
+    assert (await step(state, ask(7))).state in ("new", "early")
+
+
+@pytest.mark.parametrize("how", ["hung", "killed"])
+async def test_strangers_of_whom_stated_did_not_hear_are_told_again(process: Process, client: Any, how: str) -> None:
+    state = await client()
+    process.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    answers = [await step(state, ask(n)) for n in range(20)]
+    assert {answer.state for answer in answers} == {"new"} and time.monotonic() - began < 0.5
+    if how == "killed":
+        process.end(signal.SIGKILL)
+        process.start()
+    async with asyncio.timeout(20):
+        while state.ready:
+            await asyncio.sleep(0.01)
+    with pytest.raises(Unavailable):
+        await step(state, ask(20))
+    process.signal(signal.SIGCONT)
+    assert await state.wait_ready(20)
+    assert {(await step(state, ask(n))).state for n in range(20)} == {"early"}
+    other = await client()
+    assert {(await step(other, ask(n))).state for n in range(20)} == {"early"}, "for all workers"
 
 
 async def test_drain_writes_everything(process: Process, client: Any) -> None:
     state = await client()
-    await asyncio.gather(*(state.step(ask(n, delay=0.05)) for n in range(20)))
+    await met(state, *(ask(n, delay=0.05) for n in range(20)))
     process.end(signal.SIGTERM)
     process.start()
     await again(state)
-    answers = await asyncio.gather(*(state.step(ask(n, delay=0.05)) for n in range(20)))
+    answers = await asyncio.gather(*(step(state, ask(n, delay=0.05)) for n in range(20)))
     assert {answer.state for answer in answers} == {"passed"}
 
 
@@ -234,7 +270,8 @@ async def test_rubbish_costs_its_own_connection(process: Process, client: Any) -
     assert wire.HELLO.encode() in greeting
     assert await asyncio.to_thread(other.recv, 100) == b""
     other.close()
-    assert (await state.step(ask())).state == "new"
+    await met(state, ask())
+    assert (await step(state, ask())).state == "early"
 
 
 async def test_another_version_of_stated_gives_no_answers(tmp_path: Path) -> None:
@@ -253,7 +290,7 @@ async def test_another_version_of_stated_gives_no_answers(tmp_path: Path) -> Non
     await asyncio.wait_for(served.wait(), 5)
     assert not await state.wait_ready(0.2)
     with pytest.raises(Unavailable, match="stated"):
-        await state.step(ask())
+        await step(state, ask())
     state.close()
     server.close()
     os.unlink(path)
@@ -264,7 +301,7 @@ async def test_no_stated_at_all_is_unavailable_at_once() -> None:
     state.start()
     began = time.monotonic()
     with pytest.raises(Unavailable, match="No such file"):
-        await state.step(ask())
+        await step(state, ask())
     assert time.monotonic() - began < 0.2
     state.close()
 

@@ -37,7 +37,7 @@ def shelf_of(table: Table, cap: int = 5) -> Shelf[Triplet]:
 
 
 def test_what_is_seen_is_never_missed_and_little_else_is() -> None:
-    seen = Seen(1 << 22)
+    seen = Seen(bytearray(1 << 22))
     for number in range(100_000):
         seen.add(f"key {number}")
     assert all(f"key {number}" in seen for number in range(100_000))

@@ -105,7 +105,7 @@ def test_a_stranger_is_not_looked_for_once_all_was_seen() -> None:
     disk.sweep(1)
     for shelf in disk.shelves:
         assert shelf.filter.seen is not None
-        shelf.filter.seen = Seen(1 << 16)
+        shelf.filter.seen = Seen(bytearray(1 << 16))
     for number in range(50):
         ask = wire.Step(("net:1",), f"s{number}@example.org", "b@example.com", "192.0.2.1", 90.0, 1e5, 1e6, 5)
         assert disk.steps.step(ask, 7.0, 100.0) == ("new", 107.0, 1, 0, 90.0, "net:1")

@@ -121,9 +121,17 @@ class Connection(asyncio.Protocol):
     def _alike(self, one: Cut, lead: Lead[Likeness]) -> None:
         """All of the request but its recipient was read before."""
         if (like := lead.likeness) is not None:
-            asked = like.ask(self.front, self.door, lead, one, self._session)
+            try:
+                asked = like.ask(self.front, self.door, lead, one, self._session)
+            except Exception as error:
+                record.internal(self.peer, "RCPT", error, self.default)
+                self._write(self.default)
+                return
             if asked is not None:
                 self._session, action = asked
+                if isinstance(action, str):
+                    self._write(action)
+                    return
                 self.since, self._state, self._task = self.last, "RCPT", action
                 action.when_done(self._promised)
                 return
@@ -211,8 +219,12 @@ class Connection(asyncio.Protocol):
         """The answer that was waited for."""
         self._task, self.since = None, 0.0
         if self.transport is not None:
-            self.transport.write(_DUNNO if text is DUNNO else encode_answer(text))
+            self._write(text)
             self._go_on()
+
+    def _write(self, text: str) -> None:
+        assert self.transport is not None
+        self.transport.write(_DUNNO if text is DUNNO else encode_answer(text))
 
     @property
     def default(self) -> str:

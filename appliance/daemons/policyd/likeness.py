@@ -81,8 +81,8 @@ class Likeness:
 
     def ask(
         self, front: "Front", door: Door, lead: "Lead[Likeness]", one: Cut, session: Session | None
-    ) -> tuple[Session, Promise[str]] | None:
-        """Judge the request `one` of `lead`: its session, and the action to come. None: not like this."""
+    ) -> tuple[Session, str | Promise[str]] | None:
+        """Judge the request `one` of `lead`: its session, and the action (to come). None: not like this."""
         client, now = self.facts.who.address, front.clock()
         if self.rules is not front.rules or front.monotonic() >= self.until or not self.since <= now < self.ends:
             return None
@@ -103,20 +103,18 @@ class Likeness:
         plain = plain and address.text == one.recipient
         bound = self.bound
         form = self.forms.get(domain) if plain else None
-        promise = bound.step(address, now) if form else None
-        if promise is None:
-            form, promise = None, bound.ask(address, now, plain)
-        if promise is None:
+        answer = bound.step(address, now) if form else None
+        if answer is None:
+            form, answer = None, bound.ask(address, now, plain)
+        if answer is None:
             return None
         session.asked, session.trail = self.of_session
         message = Message(next(front.ids), self.rules, session, now)
         message.asked, message.trail = self.of_message
         message.identity = self.identity
         record.unsaid(front.messages.keep(one.instance, client, message))
-        then = front.monotonic()
 
         def heard(said: Asked) -> str:
-            bound.waited(front.monotonic() - then)
             if form and type(said) is GreylistAnswer and form.fits(said):
                 action = record.formed(form, one, message.id, now, said)
                 message.answers[one.recipient] = action
@@ -126,7 +124,15 @@ class Likeness:
             question.now, question.before, question.cut = message.touched, self.before, one
             return self._conclude(question, address, said)
 
-        return session, promise.map(heard)
+        if not isinstance(answer, Promise):
+            return session, heard(answer)
+        then = front.monotonic()
+
+        def waited(said: Asked) -> Asked:
+            bound.waited(front.monotonic() - then)
+            return said
+
+        return session, answer.map(waited).map(heard)
 
     def holds(self, question: Question) -> bool:
         """Whether what it was made of still stands."""

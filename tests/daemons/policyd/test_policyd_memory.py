@@ -92,12 +92,13 @@ _steps = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(asks=st.lists(_asks, min_size=3, max_size=3), steps=_steps)
+@pytest.mark.parametrize("at_once", [False, True], ids=["asked", "told"])
 @pytest.mark.parametrize("first", [0, 2, 3], ids=["exceptions", "plain", "both"])
 def test_with_and_without_the_memory_everything_is_the_same(
-    snapshots: list[Snapshot], first: int, asks: list[dict[str, str]], steps: list[Any]
+    snapshots: list[Snapshot], first: int, at_once: bool, asks: list[dict[str, str]], steps: list[Any]
 ) -> None:
     async def play(remembers: bool) -> Any:
-        server, said = Server(snapshots[first : first + 2], remembers), []
+        server, said = Server(snapshots[first : first + 2], remembers, at_once), []
         before = dict(asking._outcomes), dict(record._counts)
         for place, (what, number, which, instance, port, queue_id, local, seconds) in enumerate(steps):
             if what == "ask":
@@ -257,11 +258,12 @@ def test_what_is_read_by_a_request_before_is_what_would_have_been_read(
         assert again is not None and again.attributes(one) == read[0]
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["asked", "told"])
 def test_a_stranger_who_writes_to_many_is_not_judged_anew(
-    snapshots: list[Snapshot], told: list[Any], monkeypatch: pytest.MonkeyPatch
+    snapshots: list[Snapshot], told: list[Any], monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     async def play() -> None:
-        server = Server(snapshots[2:], True)
+        server = Server(snapshots[2:], True, at_once)
         for number in range(2):
             await server.ask(0, request(instance=f"m{number}", recipient=f"u{number}@example.com"))
         told.clear()
@@ -281,6 +283,26 @@ def test_a_stranger_who_writes_to_many_is_not_judged_anew(
         assert {event["verdicts"][-1]["evidence"]["recipient"] for event in events_} == set(names)
         again = await server.ask(0, request(instance="m8", recipient="u8@example.com"))
         assert again == answer, "the same message is told the same"
+        server.front._timer.cancel()
+
+    asyncio.run(play())
+
+
+def test_a_mistake_of_ours_about_what_is_alike_is_the_default_answer(
+    snapshots: list[Snapshot], told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play() -> None:
+        server = Server(snapshots[2:], True)
+        for number in range(2):
+            await server.ask(0, request(instance=f"a{number}", recipient=f"a{number}@example.com"))
+        errors: list[BaseException] = []
+        monkeypatch.setattr(likeness.Likeness, "ask", lambda *_: 1 / 0)
+        monkeypatch.setattr(record, "internal", lambda peer, state, error, action: errors.append(error))
+        said = await server.ask(0, request(instance="m1", recipient="u1@example.com"))
+        assert said.startswith("action=DEFER_IF_PERMIT 4.3.0") and len(errors) == 1
+        monkeypatch.undo()
+        said = await server.ask(0, request(instance="m2", recipient="u2@example.com"))
+        assert said.startswith("action=DEFER_IF_PERMIT 4.7.1"), "the connection goes on"
         server.front._timer.cancel()
 
     asyncio.run(play())
