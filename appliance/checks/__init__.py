@@ -19,6 +19,9 @@ The contract of a check module (docs/new-check.md):
     bind(ctx, policy, ports) -> Bind | None
                                    optional; check() at RCPT for many recipients of one client and sender
                                    (mail/binding.py). ctx.trail may lack what was found at RCPT. None: ask check()
+    key(ctx) -> Hashable           optional; what of ctx decides before there is content, None: that cannot be said. What
+                                   check() found, and says how long it holds (Verdict.until), is told again for the
+                                   same key (engine/recall.py)
     class Policy(knobs.Policy)     its knobs, every one with its default; table and scanner names are typed
                                    knobs.Tables / knobs.Scanners, so that they are opened and checked for us
     def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]
@@ -30,7 +33,7 @@ deadline is made `temperror` by the engine: a check need not catch what it canno
 What failure means for the mail: one check fails, the others go on; what was not checked is neither good nor bad.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -91,6 +94,7 @@ class Check(NamedTuple):
     rewrites: bool = False
     open: Callable[[Any, Ports], Conversation | None] | None = None
     bind: Callable[[Context, Any, Ports], Bind | None] | None = None
+    key: Callable[[Context], Hashable] | None = None
 
     def needs_content(self, stage: Stage) -> bool:
         """Is there nothing to judge at this stage without the octets of the message?"""
@@ -115,6 +119,7 @@ def load(name: str) -> Check:
         getattr(module, "REWRITES", False),
         getattr(module, "open", None),
         getattr(module, "bind", None),
+        getattr(module, "key", None),
     )
 
 

@@ -5,7 +5,7 @@ reply. A value that is no action, or a table that cannot answer, is `temperror`:
 What failure means for the mail: put off with 451 until the table is mended.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -58,6 +58,16 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     if stage == "rcpt" and ctx.recipient is not None:
         return look_up(policy.recipient, ports, "recipient", _address_keys, ctx.recipient.address, delimiter, dotted)
     return _NOTHING
+
+
+def key(ctx: Context) -> Hashable:
+    """See checks."""
+    stage, client = ctx.stage, ctx.client
+    if stage == "connect":
+        return stage, client.name, client.address
+    if stage == "rcpt":
+        return (stage, ctx.recipient.address) if ctx.recipient is not None else None
+    return stage, ctx.helo, ctx.sender
 
 
 class _Bound(Bind):

@@ -10,7 +10,7 @@ loop (its retries kept coming from other addresses: let in), proven, exempt, not
 What failure means for the mail: without the store the outcome is temperror (shipped: mark), never early.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from functools import partial
 from typing import Annotated, Literal, get_args
 
@@ -239,6 +239,15 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
         return answer.map(heard) if isinstance(answer, Promise) else later(answer, heard)
 
     return then(exemption(ctx, recipient, policy, ports), step)
+
+
+def key(ctx: Context) -> Hashable:
+    """See checks."""
+    client, who, to = ctx.client, ctx.identity, ctx.recipient
+    where = client.address, client.name, client.proof, client.trusted_relay
+    known = who and (who.name, who.proof, who.shared, bool(who.first))
+    found = tuple([(verdict.check, verdict.outcome) for verdict in ctx.trail])
+    return where, known, ctx.sender, to and to.address, ctx.signs, found
 
 
 class _Bound(StepBind):

@@ -9,7 +9,7 @@ What failure means for the mail: a DNS failure that may hide the identity is tem
 then what is left. Without the store nothing is known of its age: temperror too.
 """
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Hashable, Iterable
 from functools import lru_cache, partial
 from typing import Annotated, Any
 
@@ -124,8 +124,8 @@ def hidden(ctx: Context, identity: Identity, report: SpfReport | None) -> str:
     return ""
 
 
-def decide(identity: Identity, now: float, doubt: str = "") -> Verdict:
-    """The verdict about an identity whose age is known, or `doubt`."""
+def decide(identity: Identity, now: float, doubt: str = "", until: float = 0.0) -> Verdict:
+    """The verdict about an identity whose age is known, or `doubt`; it holds `until` then."""
     if doubt:
         outcome = "temperror"
     elif identity.shared:
@@ -155,6 +155,7 @@ def decide(identity: Identity, now: float, doubt: str = "") -> Verdict:
         reason=f"{doubt}; {reason}" if doubt else reason,
         evidence=evidence,
         identity=identity,
+        until=until,
     )
 
 
@@ -194,6 +195,14 @@ def _is_better(found: Identity, now: Identity | None) -> bool:
     return not found.shared and (now.shared or now.proof == "name")
 
 
+def key(ctx: Context) -> Hashable:
+    """See checks."""
+    client, sender = ctx.client, ctx.sender
+    if sender is None:
+        return None
+    return client.address, client.name, client.proof, client.trusted_relay, ctx.helo, sender.text
+
+
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
     """Find out who sends; at message whether the content proves more."""
     if ctx.stage == "message":
@@ -217,17 +226,17 @@ async def _await_spf(ctx: Context, policy: Policy, ports: Ports, asked: Awaitabl
 def _judge(ctx: Context, policy: Policy, ports: Ports, report: SpfReport | None) -> Verdict | Awaitable[Verdict]:
     identity = identify(ctx, policy, ports, report)
     if isinstance(identity, Identity):
-        return _aged(ctx, ports, identity, hidden(ctx, identity, report))
+        return _aged(ctx, ports, identity, hidden(ctx, identity, report), report.until if report is not None else 0.0)
     return later(identity, lambda found: _aged(ctx, ports, found, hidden(ctx, found, report)))
 
 
-def _aged(ctx: Context, ports: Ports, identity: Identity, doubt: str) -> Verdict | Awaitable[Verdict]:
-    """The verdict, with what the store knows of the identity."""
+def _aged(ctx: Context, ports: Ports, identity: Identity, doubt: str, until: float = 0.0) -> Verdict | Awaitable[Verdict]:
+    """The verdict, with what the store knows of the identity; it holds `until` then, if that is at hand."""
     if ports.identities is None:
         return decide(identity, ctx.now, doubt)
     known = ports.identities.known(identity)
     if isinstance(known, Identity):
-        return decide(known, ctx.now, doubt)
+        return decide(known, ctx.now, doubt, until)
     return _await_age(ctx, identity, known, doubt)
 
 

@@ -13,7 +13,7 @@ off or not there), not_ours.
 What failure means for the mail: an unreadable list or a crash is temperror (shipped: defer), never unknown.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Hashable, Sequence
 from functools import partial
 
 import msgspec
@@ -90,6 +90,11 @@ def judge(address: Address, policy: Policy, ports: Ports) -> Verdict | Awaitable
     if isinstance(ours, bool):
         return _judge(address, policy, ports, ours)
     return later(ours, partial(_judge, address, policy, ports))
+
+
+def key(ctx: Context) -> Hashable:
+    """See checks."""
+    return ctx.recipient.address if ctx.recipient is not None else None
 
 
 class _Bound(Bind):

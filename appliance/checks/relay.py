@@ -6,7 +6,7 @@ What failure means for the mail: refused at RCPT with 550; a table of domains th
 defer_if_permit).
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Hashable
 from functools import partial
 
 from appliance.checks import knobs
@@ -57,6 +57,11 @@ def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Ver
     address = ctx.recipient.address
     ours = ports.site.is_postmaster(address) or ports.site.is_ours(address.domain)
     return _verdict(address, ours) if isinstance(ours, bool) else later(ours, partial(_verdict, address))
+
+
+def key(ctx: Context) -> Hashable:
+    """See checks."""
+    return ctx.recipient.address if ctx.recipient is not None else None
 
 
 class _Bound(Bind):

@@ -8,9 +8,9 @@ Exceptions may set `judge_helo` and `received_spf`; the other knobs are those of
 What failure means for the mail: what DNS did not answer in time is temperror (shipped: mark), never none or fail.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Hashable
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from pydantic import Field
@@ -98,11 +98,11 @@ def decide(ask: SpfAsk, report: SpfReport, helo: SpfReport | None, policy: Polic
     """What was found, as a verdict; `helo` is the report on the HELO name beside that on MAIL FROM."""
     outcome = outcome_of(report, helo)
     deciding = helo if helo is not None and outcome == "helo_fail" else report
-    evidence = {"address": ask.address, "helo": ask.helo, "sender": ask.sender, **msgspec.to_builtins(report)}
+    evidence = {"address": ask.address, "helo": ask.helo, "sender": ask.sender, **_plain(report)}
     results = [result(report.result, report.scope, report.domain)]
     if helo is not None:
         results.append(result(helo.result, helo.scope, helo.domain))
-        evidence["of_helo"] = msgspec.to_builtins(helo)
+        evidence["of_helo"] = _plain(helo)
     edits: tuple[Edit, ...] = ()
     if policy.received_spf:
         term = report.matched or report.reason
@@ -114,7 +114,15 @@ def decide(ask: SpfAsk, report: SpfReport, helo: SpfReport | None, policy: Polic
         edits=edits,
         authres=tuple(results),
         evidence=evidence,
+        until=report.until if helo is None else min(report.until, helo.until),
     )
+
+
+def _plain(report: SpfReport) -> dict[str, Any]:
+    """What an evaluation found."""
+    found: dict[str, Any] = msgspec.to_builtins(report)
+    found.pop("until", None)
+    return found
 
 
 def in_words(report: SpfReport) -> str:
@@ -125,6 +133,12 @@ def in_words(report: SpfReport) -> str:
 
 def _skipped(why: str) -> Verdict:
     return Verdict(check=NAME, outcome="skipped", reason=why)
+
+
+def key(ctx: Context) -> Hashable:
+    """See checks."""
+    client, sender = ctx.client, ctx.sender
+    return None if sender is None else (client.address, client.trusted_relay, ctx.role, ctx.helo, sender.text)
 
 
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:

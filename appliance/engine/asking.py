@@ -14,6 +14,7 @@ import msgspec
 from appliance.checks import Asked, Check
 from appliance.checks.knobs import Policy as Knobs
 from appliance.engine.deadlines import within
+from appliance.engine.recall import Memory
 from appliance.engine.rules import CheckPolicy
 from appliance.mail.context import Context
 from appliance.mail.ports import Ports, Unavailable
@@ -32,11 +33,13 @@ _replace = msgspec.structs.replace
 
 
 class Slot(NamedTuple):
-    """A check in its place in a stage, with its policy. `knobs`: those it was asked with, if recipients differ."""
+    """A check in its place in a stage, with its policy. `knobs`: those it was asked with, if recipients differ; `memory`:
+    what it found lately, where that may be told again."""
 
     check: Check
     policy: CheckPolicy
     knobs: Knobs | None = None
+    memory: Memory | None = None
 
 
 def call(slot: Slot, ctx: Context, told: CheckPolicy, ports: Ports) -> Asked:
@@ -46,6 +49,25 @@ def call(slot: Slot, ctx: Context, told: CheckPolicy, ports: Ports) -> Asked:
     except Exception as error:
         return failed(slot.check.name, ctx, error)
     return answer
+
+
+def verdict_of(slot: Slot, ctx: Context, ports: Ports) -> Asked:
+    """Ask a check that is the same for everybody: its verdict, stamped, or what must be awaited for it."""
+    memory = slot.memory
+    key = None if memory is None else memory.key(ctx)
+    if memory is not None and key is not None and (kept := memory.get(key)) is not None:
+        _outcomes[kept.check, kept.outcome] += 1
+        return kept
+    try:
+        answer = slot.check.check(ctx, slot.policy.knobs, ports)
+    except Exception as error:
+        answer = failed(slot.policy.name, ctx, error)
+    if type(answer) is not Verdict:
+        return answer
+    verdict = stamp(slot, ctx, answer)
+    if memory is not None:
+        memory.keep(key, verdict)
+    return verdict
 
 
 def failed(name: str, ctx: Context, error: BaseException) -> Verdict:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from appliance.checks import Asked
-from appliance.engine.asking import Slot, call, failed, stamp
+from appliance.engine.asking import Slot, call, stamp, verdict_of
 from appliance.engine.exceptions import PER_RECIPIENT
 from appliance.engine.judge import Group, Judgement
 from appliance.engine.marks import mark_edits, strip_forged
@@ -90,13 +90,9 @@ class Hearing:
         policy, ctx = slot.policy, self.ctx
         if policy.mode == "off" or not judgement.wants(policy.name, ctx.stage):
             return []
-        try:
-            answer = slot.check.check(ctx, policy.knobs, self.ports)
-        except Exception as error:
-            answer = failed(policy.name, ctx, error)
-        if type(answer) is not Verdict:
-            return [(slot, answer)]
-        verdict = stamp(slot, ctx, answer)
+        verdict = verdict_of(slot, ctx, self.ports)
+        if type(verdict) is not Verdict:
+            return [(slot, verdict)]
         if verdict.more:
             self._hear(slot, verdict)
             return []
@@ -113,10 +109,10 @@ class Hearing:
         policy, ctx = slot.policy, self.ctx
         if policy.mode == "off" or not (self.delayed or self._wanted(policy.name)):
             return []
-        answer = call(slot, ctx, policy, self.ports)
-        if type(answer) is not Verdict:
-            return [(slot, answer)]
-        self._hear(slot, stamp(slot, ctx, answer))
+        verdict = verdict_of(slot, ctx, self.ports)
+        if type(verdict) is not Verdict:
+            return [(slot, verdict)]
+        self._hear(slot, verdict)
         return []
 
     def _wanted(self, name: str) -> bool:

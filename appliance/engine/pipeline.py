@@ -17,13 +17,14 @@ from appliance.engine.asking import Slot, kept, settle
 from appliance.engine.deadlines import expire, since
 from appliance.engine.hearing import EARLY, Asking, Hearing, Party, is_personal, parties
 from appliance.engine.judge import Combined, Group, Judgement, combine
+from appliance.engine.recall import Memory
 from appliance.engine.rules import CheckPolicy, PolicySet
 from appliance.engine.talks import TalkingHearing, Talks
 from appliance.mail.context import STAGES, Context, Role, Stage
 from appliance.mail.later import waits
 from appliance.mail.ports import Ports
 from appliance.mail.promise import Promise
-from appliance.mail.verdict import Decision, Verdict
+from appliance.mail.verdict import Action, Decision, Verdict
 from appliance.protocol import quota
 from appliance.protocol.smtp.address import Address
 
@@ -38,7 +39,7 @@ class Engine:
 
     `delay_reject`: what connect, helo and mail found is judged at RCPT (a disconnect acts at once). `soft_bounce`: every
     refusal for good becomes a deferral. `questions`: DNS questions of one stage at most. `checks`: the installed ones
-    unless a test brings its own.
+    unless a test brings its own. `clock`: that of Verdict.until; without it nothing is told again.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class Engine:
         *,
         checks: Mapping[str, Check] | None = None,
         questions: int = quota.MOST,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.policies, self.ports, self.questions = policies, ports, questions
         self.delay_reject, self.soft_bounce = delay_reject, soft_bounce
         known = catalogue() if checks is None else checks
+        self._clock = clock
         self._steps = {key: self._slots(*key, steps, known) for key, steps in policies.plan.steps.items()}
 
         self._talking = {
@@ -65,10 +68,17 @@ class Engine:
         """The steps without checks that are off for everybody, or have nothing to do there."""
         placed = []
         for step in steps:
-            slots = tuple(Slot(known[name], self.policies.checks[name]) for name in step)
+            slots = tuple(self._slot(known[name], self.policies.checks[name], stage) for name in step)
             slots = tuple(slot for slot in slots if slot.policy.exceptions or not _is_idle(slot, role, stage))
             placed.append(slots)
         return tuple(filter(None, placed))
+
+    def _slot(self, check: Check, policy: CheckPolicy, stage: Stage) -> Slot:
+        """What a check finds is told again where it says what decides, and no exception tells apart."""
+        if self._clock is None or check.key is None or policy.exceptions or stage == "message":
+            return Slot(check, policy)
+        quiet = [word for word, ruling in policy.rulings.items() if ruling.action is Action.DUNNO]
+        return Slot(check, policy, memory=Memory(check.key, quiet, self._clock))
 
     def stands(self, role: Role, stage: Stage) -> bool:
         """Whether any check is asked at this stage: if not, a front need not ask."""

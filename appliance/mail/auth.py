@@ -34,7 +34,8 @@ class SpfReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`scope` tells which identity was judged; `domain` is its domain. `matched` is the term that decided. `lookups` and
     `voids` are the counters of RFC 7208 4.6.4. `ttl`: seconds that this holds (0: ask again). `broad`: the record lets in
     so much of the Internet (`+all`, huge networks) that a pass proves nobody. `explanation` is the domain's text.
-    `personal`: a macro of the local part was used: the result holds for this very sender."""
+    `personal`: a macro of the local part was used: the result holds for this very sender. `until`: up to when (monotonic
+    seconds) who asks the same is told the same, 0: nobody knows."""
 
     result: Word
     scope: Literal["mfrom", "helo"] = "mfrom"
@@ -49,6 +50,7 @@ class SpfReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ttl: int = 0
     broad: bool = False
     personal: bool = False
+    until: float = 0.0
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):

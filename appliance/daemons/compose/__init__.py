@@ -111,7 +111,14 @@ class Composition:
         self.doors.way(snapshot)
         gateway, questions = snapshot.wiring.gateway, snapshot.wiring.dns.questions
         ports = self._ports(snapshot)
-        return Engine(snapshot.policies, ports, gateway.delay_reject, gateway.soft_bounce, questions=questions)
+        return Engine(
+            snapshot.policies,
+            ports,
+            gateway.delay_reject,
+            gateway.soft_bounce,
+            questions=questions,
+            clock=time.monotonic,
+        )
 
     def adopt(self, snapshot: Snapshot) -> None:
         """This snapshot is in force from now on: what lives besides transactions follows its settings."""

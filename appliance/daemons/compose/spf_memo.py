@@ -11,7 +11,8 @@ What failure means for the mail: the result `temperror`.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+
+import msgspec
 
 from appliance.mail.auth import SpfAsk, SpfReport
 from appliance.mail.ports import Resolver, Unavailable
@@ -58,11 +59,6 @@ class Until:
             return [Unavailable(self._why)] * len(questions)
 
 
-class _Kept(NamedTuple):
-    report: SpfReport
-    until: float
-
-
 class SpfMemo:
     """`seconds`: for one evaluation. `clock`: monotonic."""
 
@@ -70,7 +66,7 @@ class SpfMemo:
         self, resolver: Resolver, limits: spf.Limits, seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._resolver, self._limits, self._seconds, self._clock = resolver, limits, seconds, clock
-        self._kept: dict[Key, _Kept] = {}
+        self._kept: dict[Key, SpfReport] = {}
         self._asking: dict[Key, asyncio.Task[SpfReport]] = {}
 
     def __len__(self) -> int:
@@ -80,9 +76,9 @@ class SpfMemo:
         """The report, or what to await for it."""
         key = ask.address, ask.helo, ask.sender.rpartition("@")[2]
         if (kept := self._kept.get(key)) is not None and self._clock() < kept.until:
-            if not kept.report.personal:
+            if not kept.personal:
                 _answers[_MEMO] += 1
-                return kept.report
+                return kept
             return self._personal(ask)
         if (task := self._asking.get(key)) is not None:
             return self._join(ask, task)
@@ -93,7 +89,7 @@ class SpfMemo:
         key = ask.address, ask.helo, ask.sender
         if (kept := self._kept.get(key)) is not None and self._clock() < kept.until:
             _answers[_MEMO] += 1
-            return kept.report
+            return kept
         if (task := self._asking.get(key)) is not None:
             _answers[_JOINED] += 1
             return asyncio.shield(task)
@@ -131,6 +127,7 @@ class SpfMemo:
 
     def _done(self, ask: SpfAsk, key: Key, report: SpfReport) -> SpfReport:
         _results[report.result,] += 1
+        report = msgspec.structs.replace(report, until=self._clock() + max(report.ttl, LEAST))
         self._keep(key, report)
         if report.personal:
             self._keep((ask.address, ask.helo, ask.sender), report)
@@ -140,7 +137,7 @@ class SpfMemo:
         self._kept.pop(key, None)
         while len(self._kept) >= CAPACITY:
             del self._kept[next(iter(self._kept))]
-        self._kept[key] = _Kept(report, self._clock() + max(report.ttl, LEAST))
+        self._kept[key] = report
 
 
 def _failed(ask: SpfAsk, error: Exception) -> SpfReport:
