@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from appliance.checks import policy_services
 from appliance.cli.selftest import command, services, stage
-from appliance.cli.selftest.expect import Expected
+from appliance.cli.selftest.expect import Expected, expect
 from appliance.cli.selftest.play import Mail, Play
 from appliance.cli.selftest.scene import Scene
 from appliance.cli.selftest.stranger import Reply
@@ -20,7 +20,6 @@ from appliance.engine.policy import compile_policies
 from appliance.engine.rules import PolicySet
 
 FOUND = ("antivirus", "infected")
-EXCEPTED = {"exception": [{"match": {"client_address": "192.0.2.0/24"}, "set": {"mode": "off"}, "reason": "known"}]}
 
 
 def policies(**files: dict[str, Any]) -> PolicySet:
@@ -56,32 +55,43 @@ class Gateway:
 
 def play(gateway: Gateway, compiled: PolicySet) -> Play:
     made = object.__new__(Play)
-    made.scene = cast(Any, SimpleNamespace(policy_folders=()))
+    made.scene = cast(Any, SimpleNamespace(policy_folders=(), theirs_named=str))
     made.snapshot = cast(Any, SimpleNamespace(policies=compiled))
     made.gateway = cast(Any, gateway)
+    made._signed, made._encrypted = set(), {}
     return made
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "files", "why"),
+    ("outcomes", "sets", "state"),
     [
-        ((), {"antivirus": EXCEPTED}, "perhaps an [[exception]] in antivirus.toml"),
-        (("infected",), {"antivirus": EXCEPTED}, "perhaps an [[exception]] in antivirus.toml"),
-        (("clean",), {"antivirus": EXCEPTED}, ""),
-        ((), {}, ""),
+        ((), {"mode": "off"}, "skipped"),
+        (("infected",), {"mode": "off"}, "miss"),  # it is asked though it is off for this stranger
+        (("infected",), {"mode": "monitor"}, "skipped"),
+        (("infected",), {"infected": "accept"}, "skipped"),
+        ((), {"parts_limit": 0}, "miss"),  # that alone does not explain it
+        (("clean",), {"infected": "hold"}, "miss"),
+        (("clean",), {}, "miss"),
     ],
 )
-async def test_an_exception_that_may_be_the_reason_is_named(
-    outcomes: tuple[str, ...], files: dict[str, dict[str, Any]], why: str, monkeypatch: pytest.MonkeyPatch
+async def test_an_exception_that_fits_explains_what_it_says_and_nothing_else(
+    outcomes: tuple[str, ...], sets: dict[str, Any], state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def delivered(*_: Any) -> tuple[bool, str]:
-        return False, "delivered"
+    """EICAR is delivered."""
+
+    async def delivered(_: Play, mail: Mail, reply: Reply, expected: Expected) -> tuple[bool, str]:
+        return expected.kind == "deliver", "delivered"
 
     monkeypatch.setattr(Play, "_after", delivered)
-    made, mail = play(Gateway(*outcomes), policies(**files)), cast(Mail, SimpleNamespace(sender="a@b.example"))
-    expected = Expected("keep", "kept in quarantine", found=(FOUND,), place="quarantine")
-    result = await made._compared(mail, Reply(250, "2.0.0 Ok"), expected, "")
-    assert (result.state, result.why) == ("miss", why)
+    fits = {"match": {"client_address": "192.0.2.0/24"}, "set": sets, "reason": "known"}
+    other = {"match": {"client_address": "10.0.0.0/8"}, "set": {"mode": "off"}, "reason": "other"}
+    compiled = policies(antivirus={"exception": [other, *([fits] if sets else [])]})
+    made = play(Gateway(*outcomes), compiled)
+    mail = Mail("selftest-1", "a@b.example", b"")
+    result = await made.compare(mail, Reply(250, "2.0.0 Ok"), expect(compiled, FOUND))
+    assert result.state == state, result
+    assert ("[[exception]] antivirus.toml (known)" in result.why) is bool(sets)
+    assert "other" not in result.why
 
 
 @pytest.mark.parametrize(

@@ -198,12 +198,23 @@ async def test_who_is_stopped_by_the_check_itself_with_another_code_is_a_miss(
     assert wrong.got.endswith(f"by {check}:{outcome}")
 
 
-async def test_an_exception_that_may_have_stopped_a_stranger_is_named() -> None:
+async def test_an_exception_that_fits_but_says_something_else_is_named_in_the_miss() -> None:
+    strict = {"match": {"client_address": "192.0.2.0/24"}, "set": {"fail": "defer"}, "reason": "x"}
+    other = {"match": {"client_address": "10.0.0.0/8"}, "set": {"fail": "reject"}, "reason": "somebody else's"}
+    compiled = policies(spf={"exception": [other, strict]})
+    play = playing(compiled, Decided("spf", "fail", ""))
+    result = await play.compare(play.mail(), Reply(550, "told"), expect(compiled, ("spf", "fail")), "it may not")
+    assert (result.state, result.why) == ("miss", "it may not; perhaps [[exception]] spf.toml (x)")
+
+
+async def test_an_exception_that_says_so_is_why_and_no_miss() -> None:
     strict = {"match": {"client_address": "192.0.2.0/24"}, "set": {"fail": "reject"}, "reason": "x"}
     compiled = policies(spf={"exception": [strict]})
     play = playing(compiled, Decided("spf", "fail", ""))
-    result = await play.compare(play.mail(), Reply(550, "told"), expect(compiled, ("spf", "fail")), "it may not")
-    assert (result.state, result.why) == ("miss", "it may not; perhaps an [[exception]] in spf.toml")
+    result = await play.compare(play.mail(), Reply(550, "told"), expect(compiled, ("spf", "fail")))
+    assert (result.state, result.why) == ("skipped", "[[exception]] spf.toml (x) fits this stranger: 550 refused")
+    wrong = await play.compare(play.mail(), Reply(451, "told"), expect(compiled, ("spf", "fail")))
+    assert wrong.state == "miss", "it says something else"
 
 
 async def test_who_is_stopped_first_by_what_the_configuration_wants_is_still_skipped() -> None:

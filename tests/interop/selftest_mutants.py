@@ -26,6 +26,32 @@ from appliance.checks import milters
 from appliance.connectors import yara
     from appliance.mail.scan import ScanResult
     yara.result = lambda report, name, expected: ScanResult(kind="clean", scanner=name)""",
+    "parts are not offered": """\
+from appliance.connectors.scanner import Scanner
+    async def nothing(*_):
+        return []
+    Scanner.scan_parts = nothing""",
+    "one part is not offered": """\
+from appliance.connectors import parts
+    choose = parts.choose
+    def fewer(report, most, octets):
+        chosen = choose(report, most, octets)
+        return chosen._replace(parts=chosen.parts[:-1])
+    parts.choose = fewer""",
+    "messages are not scanned as they came": """\
+from appliance.connectors.scanner import Scanner
+    from appliance.mail.scan import ScanResult
+    async def clean(scanner, *_):
+        return ScanResult(kind="clean", scanner=scanner.name)
+    Scanner.scan = clean""",
+    "scanners get messages without their beginning": """\
+from appliance.connectors.source import without_trace
+    from appliance.protocol import clamd
+    stream = clamd.stream
+    def headless(pieces):
+        content = b"".join(pieces)
+        return stream(iter((content[without_trace(content) :],)))
+    clamd.stream = headless""",
 }
 
 

@@ -92,19 +92,34 @@ def test_scanners_of_a_check_that_only_watches_are_asked(tmp_path: Path) -> None
     assert "your clamav does not answer" in played.named("skipped")["your clamav finds EICAR"]
 
 
-def test_an_exception_for_our_strangers_is_hinted_at_and_parts_that_are_not_offered_are_not_missed(
+EXCEPTION = (
+    '[[exception]]\nmatch = {{ client_address = "{}" }}\nset = {{ {} }}\nreason = "{}"\n'  # as an operator writes it
+)
+
+
+def test_an_exception_that_fits_our_strangers_is_named_with_its_line_and_parts_that_are_not_offered_are_not_missed(
     tmp_path: Path,
 ) -> None:
-    exception = '[[exception]]\nmatch = { client_address = "192.0.2.0/24" }\nset = { error = "accept" }\nreason = "x"\n'
+    other = EXCEPTION.format("10.0.0.0/8", 'error = "hold"', "somebody else")
+    ours = EXCEPTION.format("192.0.2.0/24", 'error = "accept"', "as agreed")
     config = wiring(
         tmp_path,
-        antivirus=f'parts_limit = 0\nput_off = "0s"\n{exception}',
+        antivirus=f'parts_limit = 0\nput_off = "0s"\n{other}{ours}',
         attachments='put_off = "0s"\n[on]\nundecided = "dunno"\n',
+        spf=EXCEPTION.format("192.0.2.10", 'fail = "reject"', "strict"),
+        dmarc=EXCEPTION.format("192.0.2.10", 'mode = "off"', "never"),
+        rdns=EXCEPTION.format("203.0.113.0/24", 'none = "reject"', "no names"),
     )
-    played = selftest(tmp_path, "--config", config, *only("virus scanner away", "scand away"))
-    told = played.named("miss")["virus scanner away"]
-    assert "expected 451 put off, got 250 2.0.0 Ok" in told and "antivirus:error" in told
-    assert f"perhaps an [[exception]] in {tmp_path}/policies/antivirus.toml" in told
+    words = only("clean mail", "virus scanner away", "scand away", "SPF fail", "DMARC reject", "greylist: first")
+    played = selftest(tmp_path, "--config", config, *words)
+    assert played.named("miss") == {} and played.status == 0, (played.rows, played.said)
+    skipped, folder = played.named("skipped"), f"{tmp_path}/policies"
+    fits = "[[exception]] {}/{}.toml:{} ({}) fits this stranger: {}"
+    assert fits.format(folder, "antivirus", 7, "as agreed", "delivered though") in skipped["virus scanner away"]
+    assert fits.format(folder, "spf", 1, "strict", "550 refused") in skipped["SPF fail"]
+    assert fits.format(folder, "dmarc", 1, "never", "dmarc is in mode off") in skipped["DMARC reject"]
+    first = f"rdns stops this stranger first: none (203.0.113.9); [[exception]] {folder}/rdns.toml:1 (no names)"
+    assert first in skipped["greylist: first, early, late"]
     passing = "expected delivered though attachments:undecided, got delivered, attachments:undecided: [on] undecided"
     assert played.named("ok")["scand away"].startswith(passing), played.rows
 

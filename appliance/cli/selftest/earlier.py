@@ -10,33 +10,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from appliance.checks import tls
+from appliance.cli.selftest import excepted
 from appliance.cli.selftest.places import file_of
-from appliance.cli.selftest.scene import DOMAIN, NAMELESS, OTHER
+from appliance.cli.selftest.who import NO_TLS, UNSIGNED, Finding, Who
 from appliance.engine.rules import CheckPolicy, PolicySet
-from appliance.mail.verdict import Action
 
-Finding = tuple[str, str]
-#: What the zone file, and our mails, make true of a sender's domain.
-_OF_DOMAINS: dict[str, tuple[Finding, ...]] = {
-    "plain.example": (("spf", "none"), ("dmarc", "none"), ("identity", "unproven")),
-    "pool.example": (("dmarc", "none"),),
-    "spffail.example": (("spf", "fail"), ("dmarc", "none"), ("identity", "unproven")),
-    DOMAIN: (("own_domain", "spoofed"), ("spf", "fail"), ("dmarc", "none"), ("identity", "unproven")),
-}
-#: What a stranger can do something about.
-UNSIGNED, NO_TLS = ("dkim", "none"), ("tls", "missing")
 #: Its name servers do not answer.
 UNREACHABLE = "unreachable.test"
-_STOPPING = {
-    Action.REJECT,
-    Action.DISCONNECT,
-    Action.DEFER,
-    Action.DEFER_IF_PERMIT,
-    Action.DEFER_IF_REJECT,
-    Action.HOLD,
-    Action.QUARANTINE,
-    Action.DISCARD,
-}
 _PART = re.compile(r"\b([a-z_]+):(\w+) \+")
 _CLIENT = re.compile(r"^(?P<place>.*?): client (?P<key>\S+): ")
 
@@ -49,45 +29,26 @@ class Decided(NamedTuple):
     reason: str
 
 
-class Who(NamedTuple):
-    """A stranger with a mail. `more`: what is true of this mail alone."""
-
-    address: str
-    domain: str
-    tls: bool = False
-    signed: bool = False
-    more: tuple[Finding, ...] = ()
-
-    def facts(self) -> set[Finding]:
-        """What checks must find about it."""
-        found = {*_OF_DOMAINS.get(self.domain, ()), *self.more}
-        if self.address in (NAMELESS, OTHER):
-            found.add(("rdns", "none"))
-        if not self.tls:
-            found.add(NO_TLS)
-        if not self.signed:
-            found.add(UNSIGNED)
-        return found | {("arc", "none")}
-
-
 def why(policies: PolicySet, folders: Iterable[str], who: Who, decided: Decided) -> str:
     """Why this configuration stops `who` there, with the file; "" if it does not say so. `folders`: where policies are,
     the operator's first."""
     policy = policies.checks.get(decided.check)
-    if policy is None or not _is_true(policy, who, decided):
-        return ""
-    wanted = _wanted(policy, decided.outcome)
-    if not wanted:
+    if policy is None:
         return ""
     reason = f" ({decided.reason})" if decided.reason else ""
-    file = file_of(decided.check, folders)
-    return f"{decided.check} stops this stranger first: {decided.outcome}{reason}; {wanted} in {file}"
+    first = f"{decided.check} stops this stranger first: {decided.outcome}{reason}"
+    true = _is_true(policy, who, decided)
+    if true and (wanted := _wanted(policy, decided.outcome)):
+        return f"{first}; {wanted} in {file_of(decided.check, folders)}"
+    if found := excepted.stops(policy, decided[:2], who, true):
+        return f"{first}; {excepted.named(policies, ((decided.check, one) for one in found), folders)}"
+    return ""
 
 
 def asks(policies: PolicySet) -> bool:
     """Whether a stranger may be stopped by what it can do something about."""
     findings = [UNSIGNED, NO_TLS, *(("suspicion", outcome) for outcome in policies.checks["suspicion"].rulings)]
-    return any(_wanted(policies.checks[check], outcome) for check, outcome in findings if _demands(policies, check))
+    return any(_may_want(policies.checks[check], outcome) for check, outcome in findings if _demands(policies, check))
 
 
 def remedies(policies: PolicySet, who: Who, decided: Decided) -> set[Finding]:
@@ -135,10 +96,11 @@ def is_listed(address: str, reason: str) -> bool:
 
 def _wanted(policy: CheckPolicy, outcome: str) -> str:
     """What the policy says of an outcome, if that stops mail."""
-    if policy.mode == "enforce" and (ruling := policy.rulings.get(outcome)) and ruling.action in _STOPPING:
+    if policy.mode == "enforce" and (ruling := policy.rulings.get(outcome)) and ruling.action in excepted.STOPPING:
         return f'[on] {outcome} = "{ruling.action.value}"'
-    for item in policy.exceptions:
-        under = policy.derive((item,)) if policy.derive else policy
-        if under.mode == "enforce" and under.rulings[outcome].action in _STOPPING:
-            return f"an [[exception]] ({item.reason or ', '.join(sorted(item.facts))})"
     return ""
+
+
+def _may_want(policy: CheckPolicy, outcome: str) -> bool:
+    """Whether it says so of anybody."""
+    return any(_wanted(told, outcome) for told in (policy, *(excepted.by(policy, (one,)) for one in policy.exceptions)))

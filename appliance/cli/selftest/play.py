@@ -6,24 +6,28 @@ the same.
 """
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Literal, NamedTuple
 
-from appliance.cli.selftest import earlier
-from appliance.cli.selftest.earlier import Finding, Who
-from appliance.cli.selftest.expect import DELIVER, Expected
+from appliance.cli.selftest import earlier, excepted
+from appliance.cli.selftest.arrived import marks
+from appliance.cli.selftest.expect import DELIVER, Expected, expect
 from appliance.cli.selftest.fate import Fate
 from appliance.cli.selftest.gateway import Gateway
 from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.places import file_of
-from appliance.cli.selftest.scene import DOMAIN, HONEST, MAILBOX, OURS, Scene
+from appliance.cli.selftest.scene import DOMAIN, HONEST, MAILBOX, Scene
 from appliance.cli.selftest.scripted import Scanner
 from appliance.cli.selftest.stranger import Reply, Stranger, Way, send
+from appliance.cli.selftest.who import NO_TLS, UNSIGNED, Finding, Who
 from appliance.config.snapshot import Snapshot
+from appliance.engine.exceptions import Exemption
 from appliance.engine.rules import PolicySet
 from appliance.mail.verdict import Action
 
 PLAINLY = Way()
+#: What the honest stranger says its name is.
+HELO = "mail.regular.example"
 State = Literal["ok", "miss", "skipped"]
 
 
@@ -63,7 +67,7 @@ class Play:
         #: What strangers do since they were asked for it, and the tokens of mails that went so.
         self.signs = self.tls = False
         self._signed: set[str] = set()
-        self._encrypted: set[str] = set()
+        self._encrypted: dict[str, str] = {}
         #: The last mail in a flow of mails that was not taken.
         self.turned_away: tuple[Mail, Reply] | None = None
         self._numbers = itertools.count(1)
@@ -72,7 +76,7 @@ class Play:
     def policies(self) -> PolicySet:
         return self.snapshot.policies
 
-    def stranger(self, address: str = HONEST, helo: str = "mail.regular.example") -> Stranger:
+    def stranger(self, address: str = HONEST, helo: str = HELO) -> Stranger:
         """Somebody who is seen as `address`."""
         return Stranger("127.0.0.1", self.gateway.port, address, helo)
 
@@ -115,7 +119,7 @@ class Play:
             octets = self.scene.signer.sign(octets, mail.sender.rpartition("@")[2])
         self._signed |= {mail.token} if octets != mail.octets else set()
         reply = await send(stranger, mail.sender, recipient, octets, way._replace(tls=way.tls or self.tls))
-        self._encrypted |= {mail.token} if stranger.tls else set()
+        self._encrypted |= {mail.token: stranger.tls} if stranger.tls else {}
         return reply
 
     async def _learns(self, mail: Mail, reply: Reply, stranger: Stranger) -> bool:
@@ -125,14 +129,15 @@ class Play:
         decided = await self.gateway.decided(reply)
         asked = earlier.remedies(self.policies, self._who(mail, stranger), decided) if decided else set()
         before = self.signs, self.tls
-        self.signs, self.tls = self.signs or earlier.UNSIGNED in asked, self.tls or earlier.NO_TLS in asked
+        self.signs, self.tls = self.signs or UNSIGNED in asked, self.tls or NO_TLS in asked
         return before != (self.signs, self.tls)
 
     def _who(self, mail: Mail, stranger: Stranger | None, found: tuple[Finding, ...] = ()) -> Who:
-        address = stranger.address if stranger else HONEST
-        encrypted = mail.token in self._encrypted or bool(stranger and stranger.tls)
+        address, helo, tls = (stranger.address, stranger.helo, stranger.tls) if stranger else (HONEST, HELO, "")
+        version = self._encrypted.get(mail.token, tls)
         signed = mail.signed or mail.token in self._signed
-        return Who(address, mail.sender.rpartition("@")[2], encrypted, signed, (*mail.facts, *found))
+        domain, facts = mail.sender.rpartition("@")[2], (*mail.facts, *found)
+        return Who(address, domain, version, signed, facts, mail.sender, helo)
 
     async def judge(self, mail: Mail, expected: Expected, why: str = "", stranger: Stranger | None = None) -> Result:
         """Send it, and see whether what comes of it is what was expected."""
@@ -150,14 +155,18 @@ class Play:
             return result
         decided = await self.gateway.decided(reply)
         its_own = decided is not None and (decided.check, decided.outcome) in expected.found
-        if decided is None or (result.state == "ok" and its_own):
+        if result.state == "ok" and (decided is None or its_own):
             return result
+        if (decided is None or its_own) and (explained := await self._excepted(mail, reply, expected, stranger)):
+            return explained
+        if decided is None:
+            return result._replace(why=self._guessed(result.why, mail, stranger, expected.found))
         if not its_own and (first := self._first(decided, mail, expected.found, stranger)):
             return first
         reason = f" ({decided.reason})" if decided.reason else ""
         got = f"{result.got}, by {decided.check}:{decided.outcome}{reason}"
         if its_own:
-            result = result._replace(why=self._guessed(result.why, [check for check, _ in expected.found]))
+            result = result._replace(why=self._guessed(result.why, mail, stranger, expected.found))
         return result._replace(state="miss", got=got)
 
     async def stopped(self, mail: Mail, reply: Reply, stranger: Stranger | None = None) -> Result | None:
@@ -184,17 +193,37 @@ class Play:
         unfound, said = await self._said(mail, expected)
         if unfound or not ok or (expected.kind == "deliver" and not expected.mark):
             got = f"{got}, {', '.join(said)}"
-        why = self.because(expected, why)
-        suspects = [check for check, _ in expected.found if not unfound or f"{check}:not asked" in said]
-        why = self._guessed(why, suspects) if unfound or not ok else why
-        return Result("ok" if ok and not unfound else "miss", expected.words, got, why)
+        return Result("ok" if ok and not unfound else "miss", expected.words, got, self.because(expected, why))
 
-    def _guessed(self, why: str, suspects: list[str]) -> str:
-        """With the policies that have exceptions, of checks that found what they must or were not asked."""
-        told = self.policies.checks
-        checks = [check for check in suspects if any(one.reason != OURS for one in told[check].exceptions)]
-        files = ", ".join(str(file_of(check, self.scene.policy_folders)) for check in checks)
-        return "; ".join(filter(None, (why, files and f"perhaps an [[exception]] in {files}")))
+    async def _excepted(self, mail: Mail, reply: Reply, expected: Expected, stranger: Stranger | None) -> Result | None:
+        """The result where exceptions that fit the stranger say that there is to be what there is."""
+        who, checks = self._who(mail, stranger), [check for check, _ in expected.found]
+        fitting = self._fitting(who, checks)
+        if not fitting:
+            return None
+        told = excepted.under(self.policies, who, checks)
+        what = expect(told, *expected.found)
+        again = await self._compared(mail, reply, DELIVER if what.kind == "skip" else what, "")
+        off = [check for check in checks if told.checks[check].mode == "off"]
+        asked = await self.gateway.verdicts(mail.sender) if off else []
+        if again.state != "ok" or any(verdict["check"] in off for verdict in asked):
+            return None
+        why = f"{excepted.named(self.policies, fitting, self._folders)} fits this stranger: {what.words}"
+        return Result("skipped", "-", "-", why)
+
+    def _fitting(self, who: Who, checks: Iterable[str]) -> list[tuple[str, Exemption]]:
+        """The operator's exceptions, of these checks, that fit a stranger."""
+        return [(check, one) for check in dict.fromkeys(checks) for one in who.fitting(self.policies.checks[check])]
+
+    @property
+    def _folders(self) -> list[str]:
+        return self.scene.policy_folders
+
+    def _guessed(self, why: str, mail: Mail, stranger: Stranger | None, found: Iterable[Finding]) -> str:
+        """With the exceptions that fit, of checks that were to find something."""
+        fitting = self._fitting(self._who(mail, stranger), [check for check, _ in found])
+        perhaps = f"perhaps {excepted.named(self.policies, fitting, self._folders)}" if fitting else ""
+        return "; ".join(filter(None, (why, perhaps)))
 
     def because(self, expected: Expected, why: str) -> str:
         """The lines that let pass what was found, with their files; without any: `why`."""
@@ -231,18 +260,6 @@ class Play:
         return not expected.mark or expected.mark in found, got
 
 
-def header_of(mail: bytes) -> str:
-    """The header, unfolded."""
-    block = mail.partition(b"\r\n\r\n")[0].decode("utf-8", "replace")
-    return block.replace("\r\n\t", " ").replace("\r\n ", " ")
-
-
-def marks(mail: bytes) -> list[str]:
-    """The marks of a delivered mail."""
-    lines = header_of(mail).split("\r\n")
-    return [line.partition(":")[2].strip() for line in lines if line.lower().startswith("x-postgate-mark:")]
-
-
 Run = Callable[[Play], Awaitable[Result]]
 
 
@@ -272,4 +289,4 @@ def unlike(problems: list[str], expected: str, got: str, why: str = "") -> Resul
     return Result("miss" if problems else "ok", expected, "; ".join(problems) or got, why)
 
 
-__all__ = ["DELIVER", "DOMAIN", "Mail", "Play", "Result", "Scenario", "Scenarios", "header_of", "marks", "unlike"]
+__all__ = ["DELIVER", "DOMAIN", "Mail", "Play", "Result", "Scenario", "Scenarios", "unlike"]

@@ -2,12 +2,13 @@
 
 import base64
 
-from appliance.checks import antispam
+from appliance.checks import antispam, antivirus
 from appliance.cli.selftest.expect import expect
 from appliance.cli.selftest.fate import Became
+from appliance.cli.selftest.places import line_of
 from appliance.cli.selftest.play import Mail, Play, Result, Scenarios, unlike
 from appliance.cli.selftest.scene import SPAMD
-from appliance.cli.selftest.scripted import EICAR, GTUBE, GTUBE_SCORE
+from appliance.cli.selftest.scripted import DECODED, EICAR, GTUBE, GTUBE_SCORE
 from appliance.mail.scan import ScanResult
 
 CONTENT = Scenarios()
@@ -48,6 +49,49 @@ async def hidden(play: Play) -> Result:
     return await play.judge(
         nested(play), expect(play.policies, ("antivirus", "infected")), "base64 in a message in a part"
     )
+
+
+def encoded(play: Play) -> tuple[Mail, dict[str, bytes]]:
+    """A mail in which nothing stands as such, and its parts as they must be decoded."""
+    mail = play.mail()  # for its token
+    texts = {
+        way: f"{mail.token} {way} = {DECODED.decode()}\r\n".encode() for way in ("base64", "quoted-printable", "nested")
+    }
+    quoted = "".join(f"={octet:02X}" for octet in texts["quoted-printable"][:20])
+    quoted += "=\r\n" + "".join(f"={octet:02X}" for octet in texts["quoted-printable"][20:])
+    head = "Content-Type: text/plain\r\nContent-Transfer-Encoding: {}\r\n\r\n{}\r\n"
+    parts = [head.format("base64", _lines(texts["base64"])), head.format("quoted-printable", quoted)]
+    inner = head.format("base64", _lines(texts["nested"]))
+    parts.append(f"Content-Type: message/rfc822\r\n\r\nSubject: inside\r\nMIME-Version: 1.0\r\n{inner}")
+    body = "".join(f"--{_BOUNDARY}\r\n{part}" for part in parts) + f"--{_BOUNDARY}--\r\n"
+    return play.mail(body, kind=f'multipart/mixed; boundary="{_BOUNDARY}"'), texts
+
+
+def _lines(octets: bytes) -> str:
+    return base64.encodebytes(octets).decode().strip().replace("\n", "\r\n")
+
+
+@CONTENT("decoded parts for scanners")
+async def offered(play: Play) -> Result:
+    """Scanners are given the message as it came, as mail, and what each part decodes to (threats C1, C7)."""
+    knobs = play.policies.checks[antivirus.NAME].knobs
+    assert isinstance(knobs, antivirus.Policy)
+    if not knobs.parts_limit:
+        line = line_of(antivirus.NAME, play.scene.policy_folders, ("parts_limit",))
+        return Result("skipped", "-", "-", f"parts_limit = 0 in {line}")
+    mail, texts = encoded(play)
+    expected = expect(play.policies, (antivirus.NAME, "infected"))
+    result = await play.judge(mail, expected, f"found in what {', '.join(texts)} decode to, and there alone")
+    if result.state == "skipped":
+        return result
+    given = list(play.clamd.given)
+    missing = [
+        f"{way} was not given decoded" for way, text in texts.items() if text.strip() not in map(bytes.strip, given)
+    ]
+    whole = [one for one in given if f"Message-ID: <{mail.token}@".encode() in one]
+    missing += ["the message was not given as it came"] * (not any(one.endswith(mail.octets) for one in whole))
+    missing += ["what was given does not begin like mail"] * any(not one.startswith(b"Received: ") for one in whole)
+    return result._replace(state="miss", got="; ".join([result.got, *missing])) if missing else result
 
 
 @CONTENT("GTUBE")

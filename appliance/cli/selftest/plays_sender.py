@@ -3,8 +3,9 @@
 import asyncio
 from typing import Any
 
+from appliance.cli.selftest.arrived import header_of
 from appliance.cli.selftest.expect import DELIVER, Expected, expect, off
-from appliance.cli.selftest.play import DOMAIN, Mail, Play, Result, Scenarios, header_of, unlike
+from appliance.cli.selftest.play import DOMAIN, Mail, Play, Result, Scenarios, unlike
 from appliance.cli.selftest.scene import DELAY, HERE, MAILBOX, NAMELESS, OTHER
 
 SENDER = Scenarios()

@@ -89,9 +89,15 @@ def zone() -> str:
     """Names of the strangers that are asked about by one service each, for a zone file."""
     lines = []
     for number in range(MOST):
-        address, name = FIRST + number, f"mail{number}.regular.example."
-        lines += [f"{address.reverse_pointer}. IN PTR {name}", f"{name} IN A {address}"]
+        address, name = FIRST + number, name_of(str(FIRST + number))
+        lines += [f"{address.reverse_pointer}. IN PTR {name}.", f"{name}. IN A {address}"]
     return "\n".join(lines) + "\n"
+
+
+def name_of(address: str) -> str:
+    """The name of one of these strangers, "" for any other address."""
+    number = int(ipaddress.ip_address(address)) - int(FIRST)
+    return f"mail{number}.regular.example" if 0 <= number < MOST else ""
 
 
 def _among(address: str, networks: Iterable[str]) -> bool:

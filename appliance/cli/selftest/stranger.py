@@ -49,7 +49,8 @@ class Stranger:
         self._place, self._address, self.helo = (host, port), address, helo
         self.greeting = Reply(0, "not connected")
         self.features: dict[str, str] = {}
-        self.tls = False
+        #: The version of TLS, "" without any.
+        self.tls = ""
         self._over: Reply | None = None
 
     @property
@@ -66,7 +67,7 @@ class Stranger:
             family = "TCP6" if ":" in self._address else "TCP4"
             other = "2001:db8::25" if ":" in self._address else "198.51.100.1"
             self._writer.write(f"PROXY {family} {self._address} {other} 40000 25\r\n".encode())
-        self.tls, self._over = False, None
+        self.tls, self._over = "", None
         self.greeting = await self.reply()
         if self.greeting.code != 220:
             self._over = Reply(0, f"no greeting: {self.greeting.short}")
@@ -147,7 +148,8 @@ class Stranger:
             self._over = Reply(0, f"{_SILENT} {PATIENCE:.0f} s: TLS")
         except OSError as error:
             self._over = Reply(0, f"TLS: {error}")
-        self.tls = self._over is None
+        secured = self._writer.get_extra_info("ssl_object")
+        self.tls = (secured.version() or "") if secured is not None and self._over is None else ""
         return self._over or ready
 
     async def envelope(self, sender: str, *recipients: str, options: str = "") -> Reply:
