@@ -1,13 +1,19 @@
 """What is remembered between the requests about one message: its verdicts, its recipients, what is still to be said.
 
 Contract: a message is known by its `instance` and its client; at most so many are remembered, the oldest are forgotten
-first, as is who was silent for KEPT seconds. What failure means for the mail: a later request about a message that was
-forgotten is judged by what it says itself.
+first, as is who was silent for KEPT seconds. What was found of a message (10 to 20 KB) that is not among the latest
+AT_HAND is folded to a tenth, for most are never asked about again. What failure means for the mail: a later request about
+a message that was forgotten is judged by what it says itself.
 """
 
+import sys
+import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from appliance.mail.context import Recipient
 from appliance.mail.identity import Identity
@@ -20,31 +26,69 @@ if TYPE_CHECKING:
 KEPT = 3600.0
 #: Recipients of one message whose answers are remembered.
 RECIPIENTS = 1000
+#: Messages whose verdicts stand ready.
+AT_HAND = 500
 _NONE: set[str] = set()
+#: References to a trail that nobody else has, seen from where they are counted.
+_ALONE = 3
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(tuple[Verdict, ...]).decode
 
 
-class Session:
+class _Trail:
+    """What was found. `late`: what makes the rest of it, once anybody wants it."""
+
+    __slots__ = ("_trail", "late")
+
+    def __init__(self) -> None:
+        self._trail: tuple[Verdict, ...] = ()
+        self.late: Callable[[], tuple[Verdict, ...]] | None = None
+
+    @property
+    def trail(self) -> tuple[Verdict, ...]:
+        """What was found."""
+        if self.late is not None:
+            late, self.late = self.late, None
+            self._trail += late()
+        return self._trail
+
+    @trail.setter
+    def trail(self, trail: tuple[Verdict, ...]) -> None:
+        self._trail, self.late = trail, None
+
+    def fold(self, identity: Identity | None = None) -> None:
+        """Hold it in fewer octets, until it is asked for. What others have as well stays."""
+        trail = self._trail
+        if self.late is not None or not trail or sys.getrefcount(trail) > _ALONE:
+            return
+        try:
+            packed = zlib.compress(_pack(trail), 1)
+        except (TypeError, ValueError, OverflowError):  # evidence that is no plain data
+            return
+        theirs = tuple(place for place, one in enumerate(trail) if identity is not None and one.identity is identity)
+        self._trail, self.late = (), partial(_unfold, packed, identity, theirs)
+
+
+class Session(_Trail):
     """What was found about a client's connection. `key`: its address, port and HELO."""
 
-    __slots__ = ("asked", "key", "trail")
+    __slots__ = ("asked", "key")
 
     def __init__(self, key: tuple[str, str, str]) -> None:
+        super().__init__()
         self.key = key
         self.asked: frozenset[str] = frozenset()
-        self.trail: tuple[Verdict, ...] = ()
 
 
-class Message:
-    """One message. `answers`: what was said about a recipient, said again where Postfix asks again. `late`: what makes
-    the rest of `trail`, once anybody wants it: about most strangers nobody asks again."""
+class Message(_Trail):
+    """One message. `answers`: what was said about a recipient, said again where Postfix asks again. About most strangers
+    nobody asks again."""
 
     __slots__ = (
-        "_trail",
         "answers",
         "asked",
         "id",
         "identity",
-        "late",
         "pending",
         "recalled",
         "recipients",
@@ -55,10 +99,9 @@ class Message:
     )
 
     def __init__(self, ident: str, rules: "Rules", session: Session, now: float) -> None:
+        super().__init__()
         self.id, self.rules, self.session = ident, rules, session
         self.asked: frozenset[str] = frozenset()
-        self._trail: tuple[Verdict, ...] = ()
-        self.late: Callable[[], tuple[Verdict, ...]] | None = None
         self.identity: Identity | None = None
         self.recipients: tuple[Recipient, ...] = ()
         self.answers: dict[str, str] = {}
@@ -74,17 +117,11 @@ class Message:
         """Whether what was found of client and sender has been judged: with the first recipient, as a rule."""
         return bool(self.answers) or self.recalled
 
-    @property
-    def trail(self) -> tuple[Verdict, ...]:
-        """What was found."""
-        late, self.late = self.late, None
-        if late is not None:
-            self._trail += late()
-        return self._trail
-
-    @trail.setter
-    def trail(self, trail: tuple[Verdict, ...]) -> None:
-        self._trail = trail
+    def put_by(self) -> None:
+        """It is not at hand any more, nor is its session if nobody else has it."""
+        self.fold(self.identity)
+        if sys.getrefcount(self.session) < _ALONE:
+            self.session.fold()
 
     def add(self, recipient: Recipient) -> None:
         """One more that was not refused here."""
@@ -110,12 +147,24 @@ class Message:
         return self.pending.popleft() if self.pending else ""
 
 
+def _unfold(packed: bytes, identity: Identity | None, theirs: tuple[int, ...]) -> tuple[Verdict, ...]:
+    """What was found. Checks know an identity by the very object: `theirs` found it."""
+    trail = _unpack(zlib.decompress(packed))
+    if not theirs:
+        return trail
+    return tuple(
+        msgspec.structs.replace(verdict, identity=identity) if place in theirs else verdict
+        for place, verdict in enumerate(trail)
+    )
+
+
 class Messages:
     """All messages of a worker."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._known: OrderedDict[tuple[str, str], Message] = OrderedDict()
+        self._at_hand: deque[Message] = deque()
         self.forgotten = 0
 
     def __len__(self) -> int:
@@ -127,6 +176,8 @@ class Messages:
         if found is not None:
             found.touched = now
             self._known.move_to_end((instance, client))
+            if found.late is not None:  # it will be unfolded
+                self._at_hand.append(found)
         return found
 
     def knows(self, instance: str, client: str) -> bool:
@@ -136,6 +187,9 @@ class Messages:
     def keep(self, instance: str, client: str, message: Message) -> list[Message]:
         """Remember one; those that are forgotten for it."""
         self._known[instance, client] = message
+        self._at_hand.append(message)
+        while len(self._at_hand) > AT_HAND:
+            self._at_hand.popleft().put_by()
         gone = []
         while len(self._known) > self.most:
             gone.append(self._known.popitem(last=False)[1])
