@@ -11,6 +11,7 @@ Leniencies: tab, leading_space, trailing_space, extra_space, extra_argument, hel
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from appliance.protocol.errors import ProtocolError
@@ -49,6 +50,8 @@ _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([^\s\x00-\x20]++))?")
 _BDAT = re.compile(r"([0-9]{1,20})(?: +([Ll][Aa][Ss][Tt]))?")
 #: The answer to an address of MAIL or RCPT that cannot be read.
 BAD_ADDRESS = {"MAIL": "501 5.1.7 Bad sender address syntax", "RCPT": "501 5.1.3 Bad recipient address syntax"}
+#: Octets of a command that is remembered with what was read of it.
+USUAL = 128
 _BAD_SYNTAX = "500 5.5.2 Error: bad syntax"
 
 
@@ -72,6 +75,10 @@ def parse(line: bytes, *, utf8: bool = False, strict: bool = False) -> Command:
     `utf8`: SMTPUTF8 may be used: for MAIL the listener offers it (and the line must then ask for it), for RCPT the MAIL
     of this transaction asked for it.
     """
+    return (_kept if len(line) <= USUAL else _parsed)(line, utf8, strict)
+
+
+def _parsed(line: bytes, utf8: bool, strict: bool) -> Command:
     line = line.removesuffix(b"\r\n")
     if usual := parse_usual(line):
         return Command(*usual)
@@ -93,6 +100,9 @@ def parse(line: bytes, *, utf8: bool = False, strict: bool = False) -> Command:
         raise ProtocolError(f"not strict: {', '.join(sorted(command.lenient))}", _SYNTAX.get(verb, _BAD_SYNTAX))
     return command
 
+
+#: The same clients say the same names, and send to the same recipients. What is wrong is not remembered.
+_kept = lru_cache(maxsize=2048)(_parsed)
 
 _SYNTAX = {
     "EHLO": "501 5.5.4 Syntax: EHLO hostname",
