@@ -42,6 +42,7 @@ _is_comment = re.compile(r"[ !#-'*-\[\]-~]+").fullmatch
 _is_result = re.compile(
     rf"{_KEYWORD}={_KEYWORD}(?: reason=(?:{_QUOTED}|{_WORD_CHARS}))?(?: {_KEYWORD}\.{_KEYWORD}={_VALUE})*"
 ).fullmatch
+_is_last = re.compile(rf"{_KEYWORD}\.{_KEYWORD}={_VALUE}").fullmatch
 _WORDS = re.compile(r'(?:"[^"]*"|[^" ])+')
 
 
@@ -91,9 +92,24 @@ def field(authserv_id: str, results: Iterable[str]) -> Edit:
     return Edit("prepend", NAME, ";\n\t".join([value(authserv_id) or "localhost", *(fitting or ["none"])]))
 
 
-@lru_cache(maxsize=4096)
 def _written(text: str) -> str:
-    """A result as it is written; "" if it is none."""
+    """A result as it is written; "" if it is none. The last property of a signature's (header.b) is that of one message;
+    what stands before is the same in many."""
+    if " header.b=" not in text:
+        return _remembered(text)
+    start, _, last = text.rpartition(" ")
+    if not (written := _remembered(start)) or not _is_last(last):
+        return _remembered(text)
+    if '"' in start or "  " in text:
+        return _folded(text)
+    line = written.rpartition("\n\t")[2]
+    room = WIDTH - 1 if line is written else WIDTH - 9
+    return f"{written} {last}" if len(line) + 1 + len(last) <= room else f"{written}\n\t{last}"
+
+
+@lru_cache(maxsize=4096)
+def _remembered(text: str) -> str:
+    """As _written, of a text that stands in many messages."""
     return _folded(text) if _is_result(text) else ""
 
 

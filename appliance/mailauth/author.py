@@ -125,7 +125,8 @@ def _at_sight(header: bytes) -> Author | None:
     field, first = fields[own[0]], fields[0]
     if not field.startswith(b"From:") or len(field) > USUAL or _BLANK_LINE.search(header):
         return None
-    if first.startswith(b"Received: ") and _LEADING.match(b"\n" + first.replace(CRLF, b"\n")):
+    above = first[: first.rfind(CRLF)] if CRLF in first else b""
+    if b" +" in above or b" -" in above:  # the zone of a date, perhaps that of our own field, which goes on (_LEADING)
         return None
     box = _usual(field[5:].replace(CRLF, b"\n").decode("utf-8", "surrogateescape"))
     if box.flaws or not box.domain:

@@ -161,3 +161,32 @@ def test_a8_a_comment_of_received_spf_has_no_brackets() -> None:
 def test_a8_linear_in_long_values() -> None:
     assert authres.value("a." * 100_000) == ""
     assert written("spf=pass smtp.mailfrom=" + "a." * 100_000 + '"', "dkim=none") == written("dkim=none")
+
+
+def test_a_result_is_written_alike_whether_its_beginning_is_known_or_not() -> None:
+    dice, fitting = random.Random(5), 0
+    values = (
+        "example.com",
+        "@example.com",
+        '"a b"',
+        '"x/y"',
+        "",
+        "a b",
+        '"',
+        "m\xfc",
+        "b" * 30,
+        "c" * 64,
+        f'"{"d/" * 20}"',
+    )
+    for _ in range(20_000):
+        words = [f"header.{dice.choice('abdis')}={dice.choice(values)}" for _ in range(dice.randrange(6))]
+        odd = (
+            dice.choice(("reason=ok", 'reason="not so"', "nothing", " ", "", "a=b", "header.d=x  header.i=y"))
+            if dice.random() < 0.2
+            else ""
+        )
+        text = " ".join(["dkim=pass", *([odd] if odd else []), *words])
+        whole = authres._folded(text) if authres._is_result(text) else ""
+        assert authres._written(text) == whole, text
+        fitting += bool(whole) and "\n" in whole
+    assert fitting > 1000
