@@ -1,8 +1,10 @@
 """A real Postfix in a folder of its own, in the foreground, as sending MTA, as inner server, as the bench's peer."""
 
+import os
 import pwd
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from tests.peers.ports import free_port, greets, wait_for
@@ -62,6 +64,14 @@ def available() -> bool:
     return Path(DAEMONS, "master").exists() and shutil.which("postfix") is not None
 
 
+def settled(*paths: Path) -> None:
+    """Say that these files have not changed just now: what did within the last second, Postfix reads again and again
+    until that second is over (it may be half written), each of its programs for itself."""
+    then = time.time() - 60
+    for path in paths:
+        os.utime(path, (then, then))
+
+
 class Postfix:
     """`main` are further main.cf lines; `relay` sends everything to one next hop ("[127.0.0.1]:2525"); `services` are
     further lines of master.cf."""
@@ -86,6 +96,7 @@ class Postfix:
         reachable(root)
 
     def start(self) -> "Postfix":
+        settled(*(path for path in self.root.iterdir() if path.is_file()))
         subprocess.run(["postfix", "-c", str(self.root), "check"], check=False, capture_output=True)
         self.process = Process(["postfix", "-c", str(self.root), "start-fg"], self.root / "postfix.out")
         wait_for(lambda: greets(self.port), 40, f"Postfix on port {self.port}: see {self.root}/mail.log")
