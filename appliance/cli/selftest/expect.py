@@ -54,7 +54,8 @@ def absent(policies: PolicySet, check: str) -> str:
 
 def expect(policies: PolicySet, *found: tuple[str, str]) -> Expected:
     """The result of findings (check, outcome): the first, in the order of the stages, that refuses or puts off decides;
-    what puts off if nothing refuses waits for the end of its stage."""
+    what puts off if nothing refuses waits for the end of its stage. Of those that keep it back quarantine is the
+    stronger, as for the engine."""
     why = [off(policies, check) for check, _ in found]
     if all(why):
         return Expected("skip", "; ".join(why))
@@ -68,12 +69,19 @@ def expect(policies: PolicySet, *found: tuple[str, str]) -> Expected:
             waiting, until = waiting or one, stage
         elif one.kind in ("refuse", "defer", "drop"):
             return one._replace(found=present)
-        elif result.kind == "deliver" and (one.kind == "keep" or not result.mark):
+        elif _outdoes(one, result):
             result = one
     if waiting:
         return waiting._replace(found=present)
     lines = (_loosened(policies, *one) for one in present)
     return _told(result._replace(found=present, loosened=tuple(filter(None, lines))))
+
+
+def _outdoes(one: Expected, result: Expected) -> bool:
+    """Whether what a further finding does to a message that is taken shows more than `result`."""
+    if result.kind == "deliver":
+        return one.kind == "keep" or not result.mark
+    return (result.place, one.place) == (KEPT[Action.HOLD], KEPT[Action.QUARANTINE])
 
 
 def _place(policies: PolicySet, check: str) -> tuple[int, int]:
