@@ -68,9 +68,9 @@ class Gateway:
             return False
         return facts.get("state") == "running"
 
-    async def status(self) -> dict[str, Any]:
-        """What `postgate status --json` knows. Raises ClickException."""
-        return await asyncio.to_thread(common.ask, str(self.config), {"op": "status"}, 5.0)
+    async def status(self, within: float = 2.0) -> dict[str, Any]:
+        """What `postgate status --json` knows, from those who answer in so many seconds. Raises ClickException."""
+        return await asyncio.to_thread(common.ask, str(self.config), {"op": "status", "within": within}, 5.0)
 
     async def pids(self) -> dict[str, list[int]]:
         """Process ids by service."""
@@ -146,8 +146,8 @@ class Gateway:
         return await asyncio.to_thread(look)
 
     async def inspectors(self) -> list[dict[str, Any]]:
-        """How each worker stands with scand: jobs that wait, whether it is connected."""
-        told = (await self.status())["dependencies"].values()
+        """How each worker stands with scand: jobs that wait, whether it is connected. Scand itself may be stopped."""
+        told = (await self.status(0.2))["dependencies"].values()
         return [one["inspector"] for one in told if "inspector" in one]
 
     async def kill(self) -> None:

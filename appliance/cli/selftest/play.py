@@ -106,9 +106,11 @@ class Play:
     ) -> Reply:
         """The whole dialogue; the reply that decided. Who is asked for a signature, or for TLS, comes again with it."""
         stranger = stranger or self.stranger()
-        reply = await self._sent(mail, stranger, recipient, way)
-        while reply.code != 250 and await self._learns(mail, reply, stranger):
+        while True:
+            went = self.signs, self.tls
             reply = await self._sent(mail, stranger, recipient, way)
+            if reply.code == 250 or not await self._learns(mail, reply, stranger, went):
+                break
         if reply.code != 250:
             self.refused.add(mail.token)
         return reply
@@ -122,15 +124,14 @@ class Play:
         self._encrypted |= {mail.token: stranger.tls} if stranger.tls else {}
         return reply
 
-    async def _learns(self, mail: Mail, reply: Reply, stranger: Stranger) -> bool:
-        """Whether strangers are asked for something that they have not done so far: from now on they do."""
-        if (self.signs and self.tls) or not earlier.asks(self.policies):
+    async def _learns(self, mail: Mail, reply: Reply, stranger: Stranger, went: tuple[bool, bool]) -> bool:
+        """Whether strangers are asked for something that was not done when this mail `went`: from now on they do it."""
+        if all(went) or not earlier.asks(self.policies):
             return False
         decided = await self.gateway.decided(reply)
         asked = earlier.remedies(self.policies, self._who(mail, stranger), decided) if decided else set()
-        before = self.signs, self.tls
         self.signs, self.tls = self.signs or UNSIGNED in asked, self.tls or NO_TLS in asked
-        return before != (self.signs, self.tls)
+        return went != (self.signs, self.tls)
 
     def _who(self, mail: Mail, stranger: Stranger | None, found: tuple[Finding, ...] = ()) -> Who:
         address, helo, tls = (stranger.address, stranger.helo, stranger.tls) if stranger else (HONEST, HELO, "")
@@ -264,21 +265,26 @@ Run = Callable[[Play], Awaitable[Result]]
 
 
 class Scenario(NamedTuple):
-    """One line of the table, and how it is played. `ahead`: it mostly waits, and begins with the first one. `always`: it
-    costs no time, so it is played however late it is."""
+    """One line of the table, and how it is played. `ahead`: it mostly waits, and begins with the first one. `beside`:
+    others may be played at the same time. `always`: it costs no time, so it is played however late it is."""
 
     name: str
     run: Run
     ahead: bool = False
     always: bool = False
+    beside: bool = False
 
 
 class Scenarios(list[Scenario]):
-    """A group, filled by decorating functions with their name in the table."""
+    """A group, filled by decorating functions with their name in the table. `beside`: none depends on another."""
+
+    def __init__(self, beside: bool = False) -> None:
+        super().__init__()
+        self._beside = beside
 
     def __call__(self, name: str, *, ahead: bool = False, always: bool = False) -> Callable[[Run], Run]:
         def add(run: Run) -> Run:
-            self.append(Scenario(name, run, ahead, always))
+            self.append(Scenario(name, run, ahead, always, self._beside))
             return run
 
         return add

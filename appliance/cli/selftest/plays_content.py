@@ -11,7 +11,7 @@ from appliance.cli.selftest.scene import SPAMD
 from appliance.cli.selftest.scripted import DECODED, EICAR, GTUBE, GTUBE_SCORE
 from appliance.mail.scan import ScanResult
 
-CONTENT = Scenarios()
+CONTENT = Scenarios(beside=True)
 _BOUNDARY = "selftest-part"
 
 

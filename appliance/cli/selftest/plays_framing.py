@@ -1,12 +1,14 @@
 """Scenarios about where a message ends and what its octets become: bare LF, smuggling, BDAT, 8-bit content."""
 
+import asyncio
+
 from appliance.cli.selftest.expect import DELIVER
 from appliance.cli.selftest.play import Mail, Play, Result, Scenarios, unlike
 from appliance.cli.selftest.scene import MAILBOX
 from appliance.cli.selftest.stranger import Reply, Stranger, Way
 from appliance.cli.selftest.unmet import not_offered, ungreeted
 
-FRAMING = Scenarios()
+FRAMING = Scenarios(beside=True)
 #: What looks like the end of data to somebody (threats B1).
 PSEUDO = (b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r", b"\r\n\0.\r\n", b"\r\n.\0\r\n")
 #: Lines that end nothing in BDAT, and where the chunks are cut: behind CRLF, the dot, CR, and the whole line.
@@ -31,18 +33,24 @@ async def bare_lf(play: Play) -> Result:
 @FRAMING("smuggling")
 async def smuggling(play: Play) -> Result:
     """Two mails in one for somebody who takes a pseudo end for an end: one, or none, must come of it."""
-    problems = []
-    for pseudo in PSEUDO:
-        mail, inside = play.mail()._replace(facts=(("early_talker", "bare_lf"),)), play.mail()
-        dialogue = f"MAIL FROM:<{inside.sender}>\r\nRCPT TO:<{MAILBOX}>\r\nDATA\r\n".encode()
-        octets = mail.octets + b"before" + pseudo + dialogue + inside.octets
-        content, stranger = _Counted(), play.stranger()
-        reply = await play.send(mail._replace(octets=octets), stranger, way=Way(content=content))
-        if not content.sent:
-            first = await ungreeted(play, stranger) or await play.stopped(mail, reply)
-            return first or Result("miss", "content is asked for", reply.short)
-        problems += [f"{pseudo!r}: {words}" for words in await _of_two(play, mail, inside, reply, content.second)]
+    found = await asyncio.gather(*(_smuggled(play, pseudo) for pseudo in PSEUDO))
+    if first := next((one for one in found if isinstance(one, Result)), None):
+        return first
+    problems = [words for one in found if not isinstance(one, Result) for words in one]
     return unlike(problems, "one message each, or a refusal", "as expected", f"{len(PSEUDO)} pseudo ends")
+
+
+async def _smuggled(play: Play, pseudo: bytes) -> list[str] | Result:
+    """What is wrong with what comes of one pseudo end; the result, where no content is asked for."""
+    mail, inside = play.mail()._replace(facts=(("early_talker", "bare_lf"),)), play.mail()
+    dialogue = f"MAIL FROM:<{inside.sender}>\r\nRCPT TO:<{MAILBOX}>\r\nDATA\r\n".encode()
+    octets = mail.octets + b"before" + pseudo + dialogue + inside.octets
+    content, stranger = _Counted(), play.stranger()
+    reply = await play.send(mail._replace(octets=octets), stranger, way=Way(content=content))
+    if not content.sent:
+        first = await ungreeted(play, stranger) or await play.stopped(mail, reply)
+        return first or Result("miss", "content is asked for", reply.short)
+    return [f"{pseudo!r}: {words}" for words in await _of_two(play, mail, inside, reply, content.second)]
 
 
 class _Counted:

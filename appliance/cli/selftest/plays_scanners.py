@@ -29,7 +29,7 @@ def finding(scene: Scene) -> list[Scenario]:
     """Each virus scanner by itself, all spam scanners with one mail."""
     kinds = {name: entry.kind for name, entry in scene.theirs.wiring.scanners.items()}
     viruses = [name for name, kind in kinds.items() if kind in antivirus.KINDS]
-    found = [Scenario(f"your {name} finds EICAR", partial(_virus, name=name)) for name in viruses]
+    found = [Scenario(f"your {name} finds EICAR", partial(_virus, name=name), beside=True) for name in viruses]
     return [*(found or [Scenario("your virus scanners", _no_virus_scanner)]), Scenario("your spam scanners", _spam)]
 
 

@@ -8,7 +8,7 @@ from appliance.cli.selftest.expect import DELIVER, Expected, expect, off
 from appliance.cli.selftest.play import DOMAIN, Mail, Play, Result, Scenarios, unlike
 from appliance.cli.selftest.scene import DELAY, HERE, MAILBOX, NAMELESS, OTHER
 
-SENDER = Scenarios()
+SENDER = Scenarios(beside=True)
 
 
 @SENDER("signed mail")

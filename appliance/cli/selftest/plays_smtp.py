@@ -7,7 +7,7 @@ from appliance.cli.selftest.play import DOMAIN, Play, Result, Scenarios, unlike
 from appliance.cli.selftest.stranger import Reply
 from appliance.cli.selftest.unmet import not_offered, ungreeted
 
-SMTP = Scenarios()
+SMTP = Scenarios(beside=True)
 #: Without which a self-test shows little.
 CLEAN = "clean mail"
 #: Ways to ask for relaying (threats B8): none of them may pass.

@@ -5,7 +5,7 @@ from appliance.cli.selftest.play import Play, Result, Scenarios, unlike
 from appliance.cli.selftest.stranger import Reply, Stranger, Way
 from appliance.cli.selftest.unmet import not_offered, ungreeted
 
-TLS = Scenarios()
+TLS = Scenarios(beside=True)
 
 
 @TLS("STARTTLS")

@@ -142,7 +142,6 @@ async def _without_scand(play: Play, make: Callable[[], Mail], expected: Expecte
     mail = make()
     judging = asyncio.create_task(play.judge(mail, expected, "killed with the message in its hands"))
     try:
-        await asyncio.wait([judging], timeout=0.5)
         while not judging.done() and not any(told["waiting"] for told in await play.gateway.inspectors()):
             continue  # status waits for who does not answer
     finally:

@@ -35,6 +35,8 @@ COULD_NOT_PLAY = 2
 LONGEST = 40
 #: What did not begin within so many seconds is not played, and what did ends by then: two minutes are enough for all.
 ENOUGH, END = 85.0, 95.0
+#: How many are played at the same time.
+BESIDE = 4
 
 
 async def play(config: str | None, only: tuple[str, ...], keep: bool, shown: Shown) -> int:
@@ -146,21 +148,32 @@ async def _asked(play: Play, apart: Mapping[tuple[str, str], str]) -> list[servi
 
 
 async def _scenarios(play: Play, chosen: list[Scenario], shown: Shown, began: float) -> None:
-    end = began + END
+    """In their order. Those that others may be played beside have begun when their turn comes."""
+    end, places = began + END, asyncio.Semaphore(BESIDE)
+
+    async def beside(scenario: Scenario) -> tuple[Result, float]:
+        async with places:
+            return await _in_time(play, scenario, began)
+
     begun = {one.name: asyncio.create_task(_played(play, one, end)) for one in chosen if one.ahead}
+    for one in (one for one in chosen if one.beside and not one.ahead):
+        begun[one.name] = asyncio.create_task(beside(one))
     try:
         for number, scenario in enumerate(chosen, 1):
             shown.doing(scenario.name, number, len(chosen))
             task = begun.get(scenario.name)
-            if task is None and not scenario.always and time.monotonic() > began + ENOUGH:
-                late = Result("skipped", "-", "-", f"{ENOUGH:.0f} s were over (see what was slow): play it with --only")
-                shown.row(scenario.name, late, 0.0)
-                continue
-            result, seconds = await task if task is not None else await _played(play, scenario, end)
+            result, seconds = await task if task is not None else await _in_time(play, scenario, began)
             shown.row(scenario.name, result, seconds)
     finally:
         for task in begun.values():
             task.cancel()
+
+
+async def _in_time(play: Play, scenario: Scenario, began: float) -> tuple[Result, float]:
+    """How it ended, and how long it took, if there is time for it at all."""
+    if not scenario.always and time.monotonic() > began + ENOUGH:
+        return Result("skipped", "-", "-", f"{ENOUGH:.0f} s were over (see what was slow): play it with --only"), 0.0
+    return await _played(play, scenario, began + END)
 
 
 async def _played(play: Play, scenario: Scenario, end: float) -> tuple[Result, float]:

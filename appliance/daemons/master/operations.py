@@ -47,9 +47,11 @@ class Operations:
     def __init__(self, gateway: Operated) -> None:
         self._gateway = gateway
 
-    def status(self, _request: Mapping[str, Any], answer: Answer) -> None:
-        gateway = self._gateway
-        gateway.children.ask(lambda answers: answer(gateway.status(answers)), within=PATIENCE)
+    def status(self, request: Mapping[str, Any], answer: Answer) -> None:
+        """`within`: seconds that the children have, if that is less than as a rule."""
+        gateway, within = self._gateway, request.get("within", PATIENCE)
+        patience = within if isinstance(within, int | float) and 0.0 <= within <= PATIENCE else PATIENCE
+        gateway.children.ask(lambda answers: answer(gateway.status(answers)), within=patience)
 
     def health(self, _request: Mapping[str, Any], answer: Answer) -> None:
         down = [child.worker for child in self._gateway.children.all if child.state != "up"]
