@@ -5,6 +5,7 @@ so). `--try` puts them into a copy of a Postfix configuration and lets `postconf
 is touched. Exit: 0 printed (and tried well), 1 no front, or postconf did not like them, 2 could not look.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -201,6 +202,9 @@ def try_out(folder: Path, settings: list[Setting], services: list[Service]) -> i
                 click.echo(f"{folder / name}: {why.strerror}", err=True)
                 return COULD_NOT_LOOK
         looking = _Postconf(copy)
+        if looking.unreadable:
+            click.echo("\n".join(looking.unreadable), err=True)
+            return COULD_NOT_LOOK
         for setting in settings:
             looking.run("-e", f"{setting.name} = {setting.value}")
         for service in services:
@@ -217,18 +221,23 @@ def try_out(folder: Path, settings: list[Setting], services: list[Service]) -> i
 
 
 class _Postconf:
-    """postconf on a copy. `complaints` are those that our lines made, not what it said of the files before."""
+    """postconf on a copy. `complaints` are those that our lines made, not what it said of the files before; `unreadable`
+    is that, where it could not read them."""
 
     def __init__(self, copy: str) -> None:
         self._copy = copy
         self.complaints: list[str] = []
         self._before: set[str] = set()
+        self._status = 0
         self.run("-n")
-        self._before = set(self.complaints)
-        self.complaints = []
+        self.unreadable = self.complaints if self._status else []
+        self._before, self.complaints = set(self.complaints), []
 
     def run(self, *words: str) -> str:
-        """What it prints."""
+        """What it prints. The files' times are set back first: what changed within the last second, postconf reads again
+        and again until that second is over."""
+        for path in Path(self._copy).iterdir():
+            os.utime(path, (0, 0))
         done = subprocess.run(  # noqa: S603 - our own words, no shell
             ["postconf", "-c", self._copy, *words],  # noqa: S607 - where the system's Postfix has it
             capture_output=True,
@@ -236,6 +245,7 @@ class _Postconf:
             check=False,
         )
         said = [re.sub(r"\S*/(main|master)\.cf, line \d+", r"\1.cf", line) for line in done.stderr.splitlines()]
+        self._status = done.returncode
         if done.returncode and not said:
             said = [f"postconf {' '.join(words)}: status {done.returncode}"]
         known = {_which(line) for line in self._before}

@@ -32,6 +32,7 @@ alias_database =
 local_recipient_maps =
 smtpd_tls_security_level = none
 smtp_tls_security_level = none
+smtpd_error_sleep_time = 0
 """
 MASTER_CF = """\
 {port} inet n - n - - smtpd
