@@ -54,10 +54,10 @@ class Played(NamedTuple):
         return {row["scenario"]: f"expected {row['expected']}, got {row['got']}: {row['why']}" for row in found}
 
 
-def selftest(folder: Path, *words: str) -> Played:
+def selftest(folder: Path, *words: str, **environment: str) -> Played:
     """`postgate selftest --json` as an operator calls it."""
     began = time.monotonic()
-    ended = called(folder, "--json", *words)
+    ended = called(folder, "--json", *words, **environment)
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
     return Played(ended.returncode, rows, ended.stderr, time.monotonic() - began, str(folder))
 

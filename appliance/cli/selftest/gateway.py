@@ -101,13 +101,21 @@ class Gateway:
         return bool(found and f"]: {found[1] or found[2]}: discard: " in self._log())
 
     async def verdicts(self, sender: str) -> list[dict[str, Any]]:
-        """What checks said about the last mail of a sender, by the event at its end; nothing if there is none."""
+        """What checks said about the last mail of a sender; nothing if there is no event."""
+        return list((await self._event(sender)).get("verdicts", ()))
+
+    async def listener(self, sender: str) -> str:
+        """Where the last mail of a sender came in."""
+        return str((await self._event(sender)).get("listener", ""))
+
+    async def _event(self, sender: str) -> dict[str, Any]:
+        """The event at the end of the last mail of a sender."""
         line = await self._logged(re.compile(rf'\{{"event":"message".*"sender":"{re.escape(sender)}".*$', re.MULTILINE))
         try:
-            event = json.loads(line[0]) if line else {}
+            event: dict[str, Any] = json.loads(line[0]) if line else {}
         except ValueError:
-            return []
-        return list(event.get("verdicts", ()))
+            return {}
+        return event
 
     async def _logged(self, wanted: re.Pattern[str]) -> re.Match[str] | None:
         """The last line of the mail log that fits, once it is there."""

@@ -76,9 +76,9 @@ class Play:
     def policies(self) -> PolicySet:
         return self.snapshot.policies
 
-    def stranger(self, address: str = HONEST, helo: str = HELO) -> Stranger:
-        """Somebody who is seen as `address`."""
-        return Stranger("127.0.0.1", self.gateway.port, address, helo)
+    def stranger(self, address: str = HONEST, helo: str = HELO, port: int = 0) -> Stranger:
+        """Somebody who is seen as `address`, at another listener than that of all if there is a `port`."""
+        return Stranger("127.0.0.1", port or self.gateway.port, address, helo)
 
     def mail(
         self,

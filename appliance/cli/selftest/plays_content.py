@@ -113,12 +113,13 @@ async def forbidden(play: Play) -> Result:
 @CONTENT("forged fields")
 async def forged(play: Play) -> Result:
     """What our own side trusts must not come from outside (threats A7)."""
-    host = play.snapshot.wiring.gateway.hostname
-    lies = (
-        f"Authentication-Results: {host}; dmarc=pass header.from=forged.example\r\n"
-        f"Authentication-Results : {host.upper()}. 1;\r\n\tspf=pass smtp.mailfrom=forged.example\r\n"
-        "X-Postgate-Mark: forged=yes\r\nX-Postgate-Spam: forged\r\n"
-    )
+    gateway = play.snapshot.wiring.gateway
+    lies = "X-Postgate-Mark: forged=yes\r\nX-Postgate-Spam: forged\r\n"
+    for field in ("Received-SPF", *gateway.strip_fields):
+        lies += f"{field.replace('*', 'Selftest')}: pass forged.example\r\n"
+    for name in dict.fromkeys((gateway.authserv_id or gateway.hostname, gateway.hostname)):
+        lies += f"Authentication-Results: {name}; dmarc=pass header.from=forged.example\r\n"
+        lies += f"Authentication-Results : {name.upper()}. 1;\r\n\tspf=pass smtp.mailfrom=forged.example\r\n"
     mail = play.mail(headers=lies)
     reply = await play.send(mail)
     became = await play.fate.of(mail.token, mail.sender, reply) if reply.code == 250 else Became(reply.short)

@@ -49,6 +49,8 @@ _UNLIMITED = dict.fromkeys((*_COUNTED, "connection_rate", "message_rate", "recip
 PATIENCE = 10.0
 #: Keys of a scanner that name files; the configuration knows where they are.
 _PATHS = ("password_file", "folder")
+#: Listeners behind the first one that strangers come to.
+LISTENERS = 8
 #: The reason that exceptions of ours give.
 OURS = "set by the self-test"
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -57,6 +59,13 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 def alone_of(name: str) -> str:
     """The sender about whose mail this virus scanner alone is asked."""
     return f"alone-{name}@regular.example"
+
+
+def inbound(theirs: Snapshot) -> list[int]:
+    """Which of the operator's listeners are for strangers who speak SMTP; of these the last are left out where there are
+    too many."""
+    listed = enumerate(theirs.wiring.listen)
+    return [index for index, one in listed if one.role == "inbound" and one.protocol == "smtp"][: LISTENERS + 1]
 
 
 def free_port() -> int:
@@ -78,6 +87,8 @@ class Scene:
         #: YARA rules in force, by the names of their files.
         self.rules = {name: blob.files[path] for name, path in blob.rules.items() if path in blob.files}
         self.port = free_port()
+        #: Ports of the inbound listeners behind the first one, by their names.
+        self.ports: dict[str, int] = {}
         self.signer = Signer()
         self.config = folder / "postgate.toml"
         self._policies_of = [self.theirs.wiring.gateway.policies, self.shipped]
@@ -137,7 +148,7 @@ class Scene:
         gateway = wiring.setdefault("gateway", {})
         gateway["trusted_relays"] = self._relays()
         gateway |= {"state_dir": "state", "policies": "policies", "drop": "off", "soft_bounce": False, "grace": GRACE}
-        wiring["listen"] = [self._listener(tls)]
+        wiring["listen"] = self._listeners(tls)
         domains = [DOMAIN, *(name for name in self.theirs.wiring.relay.domains if name != DOMAIN)]
         wiring["relay"] = {"domains": domains, "next_hop": f"smtp:[127.0.0.1]:{inner}"}
         wiring["dns"] = {"zone": "zone", "nameservers": [f"127.0.0.1:{dns}"], "timeout": "2s"}
@@ -167,18 +178,25 @@ class Scene:
             relays = [left for net in relays for left in _without(net, ours)]
         return [str(net) for net in relays]
 
-    def _listener(self, tls: tuple[str, str]) -> dict[str, Any]:
-        """The operator's first inbound listener, on a port of ours, for strangers with addresses of our choice."""
-        theirs = self.theirs.wiring.listen
-        index = next((i for i, item in enumerate(theirs) if item.role == "inbound" and item.protocol == "smtp"), None)
+    def _listeners(self, tls: tuple[str, str]) -> list[dict[str, Any]]:
+        """The operator's inbound listeners, on ports of ours, for strangers with addresses of our choice; the first is
+        that of all scenarios, and always there."""
+        listed = inbound(self.theirs)
+        made = [self._listener(listed[0] if listed else None, self.port, tls) | {"workers": 2}]
+        for index in listed[1:]:
+            name = self.theirs.wiring.listen[index].name
+            self.ports[name] = free_port()
+            made.append(self._listener(index, self.ports[name], tls) | {"name": name, "workers": 1})
+        return made
+
+    def _listener(self, index: int | None, port: int, tls: tuple[str, str]) -> dict[str, Any]:
         raw = dict(self.raw.get("listen", [{}])[index]) if index is not None else {}
         for key in ("xclient", "content_filter", "proxy_filter"):  # filters are servers of theirs
             raw.pop(key, None)
-        own = theirs[index].tls if index is not None else None
+        own = self.theirs.wiring.listen[index].tls if index is not None else None
         certificate, key = (own.certificate, own.key) if own is not None and own.certificate else tls
-        raw |= {"role": "inbound", "protocol": "smtp", "address": f"127.0.0.1:{self.port}"}
-        raw |= {"proxy": ["127.0.0.1/32"], "workers": 2, "tls": {"certificate": certificate, "key": key}}
-        return raw
+        raw |= {"role": "inbound", "protocol": "smtp", "address": f"127.0.0.1:{port}"}
+        return raw | {"proxy": ["127.0.0.1/32"], "tls": {"certificate": certificate, "key": key}}
 
     def _scanners(self, clamd: int, spamd: int) -> dict[str, Any]:
         found: dict[str, Any] = {}

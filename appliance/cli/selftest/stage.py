@@ -15,7 +15,16 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.selftest import earlier, plays_scanners, plays_services, scanners, scripted, services, unplayed
+from appliance.cli.selftest import (
+    earlier,
+    plays_listeners,
+    plays_scanners,
+    plays_services,
+    scanners,
+    scripted,
+    services,
+    unplayed,
+)
 from appliance.cli.selftest.gateway import Gateway, Trouble
 from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.play import Play, Result, Scenario
@@ -79,7 +88,7 @@ def _is_chosen(name: str, only: tuple[str, ...]) -> bool:
 
 def scenarios(scene: Scene, only: tuple[str, ...]) -> list[Scenario]:
     """What is played, in this order. Raises ClickException if nothing is."""
-    found = [*SMTP, *FRAMING, *TLS, *SENDER, *CONTENT, *plays_scanners.finding(scene)]
+    found = [*SMTP, *plays_listeners.listeners(scene), *FRAMING, *TLS, *SENDER, *CONTENT, *plays_scanners.finding(scene)]
     found += [*AWAY, *scanners.away(scene), *plays_services.away(scene), *TROUBLE]
     chosen = [scenario for scenario in found if _is_chosen(scenario.name, only)]
     asked = [f"your {name} answers" for name in scene.theirs.wiring.scanners]
@@ -117,7 +126,7 @@ async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: 
             if result.state == "miss" or _is_chosen(name, only):
                 shown.row(name, result, seconds)
         await _scenarios(play, chosen, shown, began)
-        for name, result in unplayed.rows(scene.theirs.wiring):
+        for name, result in unplayed.rows(scene.theirs):
             if _is_chosen(name, only):
                 shown.row(name, result, 0.0)
     finally:
