@@ -4,18 +4,16 @@ Contract: pure; replies have postconf(5)'s codes and smtpd(8)'s wording. Names t
 restrictions_asked. What failure means for the mail: a name that is not known puts it off (policy_services).
 """
 
-import re
 from collections.abc import Sequence
 
 from appliance.mail.actions import WORDS
 from appliance.mail.context import Context
-from appliance.mail.literal import read_literal
+from appliance.mail.hostnames import is_address, is_literal, is_name, undotted
 
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\Z")
-_NUMBER = re.compile(r"[0-9.]+\Z")
 _HELO, _CLIENT = "Helo command rejected", "Client host rejected"
 _NON_FQDN = "need fully-qualified"
+NO_LITERAL = f"501 5.5.2 {_HELO}: invalid ip address"
+_OF_HELO = frozenset({"reject_invalid_helo_hostname", "reject_non_fqdn_helo_hostname"})
 
 
 def evaluate(name: str, ctx: Context, ours: bool, our_addresses: Sequence[str] = ()) -> tuple[str, str] | None:
@@ -23,6 +21,8 @@ def evaluate(name: str, ctx: Context, ours: bool, our_addresses: Sequence[str] =
     those that listeners name."""
     if name in WORDS and name in NAMES:
         return WORDS[name], ""
+    if name in _OF_HELO and no_literal(ctx.helo):
+        return "reject", NO_LITERAL
     if name in _REFUSALS:
         wrong, reply = _REFUSALS[name]
         return ("defer" if reply.startswith("4") else "reject", reply) if wrong(ctx) else ("dunno", "")
@@ -39,6 +39,11 @@ def evaluate(name: str, ctx: Context, ours: bool, our_addresses: Sequence[str] =
     return ("ok" if permits[name] else "dunno", "") if name in permits else None
 
 
+def no_literal(helo: str) -> bool:
+    """It begins as an address in brackets, and is none: restrictions that ask for a name refuse that with NO_LITERAL."""
+    return helo.startswith("[") and not is_literal(helo)
+
+
 def _is_us(ctx: Context, our_addresses: Sequence[str]) -> bool:
     """The client is this host: it came over a unix socket or loopback, or from the address that it came to."""
     address = ctx.client.address
@@ -52,8 +57,9 @@ def _is_multi_bounce(ctx: Context) -> bool:
 
 
 def _is_short(domain: str) -> bool:
-    """No domain with a dot, and no address literal."""
-    return not domain.startswith("[") and "." not in domain.strip(".")
+    """No host's name with a dot, and no address literal."""
+    name = undotted(domain)
+    return not domain.startswith("[") and ("." not in name or not is_name(name))
 
 
 def _short_sender(ctx: Context) -> bool:
@@ -69,25 +75,12 @@ def _short_recipient(ctx: Context) -> bool:
 
 def _invalid_helo(ctx: Context) -> bool:
     """As Postfix has it, an address without brackets passes here."""
-    return _no_name(ctx.helo) and not _is_bare_address(ctx.helo.removesuffix("."))
-
-
-def _is_bare_address(name: str) -> bool:
-    return "%" not in name and read_literal(f"[{'ipv6:' if ':' in name else ''}{name}]") is not None
-
-
-def _no_name(helo: str) -> bool:
-    """Neither a host's name nor an address literal."""
-    name = helo.lower().removesuffix(".")
-    if not name:
-        return False
-    if name.startswith("["):
-        return read_literal(name) is None
-    return len(name) > 255 or _NUMBER.match(name) is not None or _NAME.match(name) is None
+    name = undotted(ctx.helo)
+    return bool(ctx.helo) and not ctx.helo.startswith("[") and not is_name(name) and not is_address(name)
 
 
 def _short_helo(ctx: Context) -> bool:
-    return bool(ctx.helo) and (_no_name(ctx.helo) or _is_short(ctx.helo))
+    return bool(ctx.helo) and _is_short(ctx.helo)
 
 
 def _unnamed(ctx: Context) -> bool:

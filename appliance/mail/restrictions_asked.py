@@ -12,8 +12,8 @@ from typing import NamedTuple
 from appliance.mail.context import Context
 from appliance.mail.dns_list import address_label, error, host, parse_site
 from appliance.mail.later import answered
-from appliance.mail.literal import read_literal
 from appliance.mail.ports import Ports, Resolver, Unavailable
+from appliance.mail.restrictions import NO_LITERAL, no_literal
 from appliance.protocol.smtp.address import Address
 
 
@@ -77,7 +77,9 @@ async def _unknown_domain(address: Address, ports: Ports, null: str, unknown: st
 
 async def _unknown_helo(ctx: Context, ports: Ports) -> Found:
     name, where = ctx.helo.lower().removesuffix("."), f"450 4.7.1 {_HELO}"
-    if not name or read_literal(name) is not None:
+    if ctx.helo.startswith("["):
+        return Found("reject", NO_LITERAL, ctx.helo) if no_literal(ctx.helo) else _DUNNO
+    if not name:
         return _DUNNO
     try:
         state = await _state(name, ports.resolver) if host(name) else "unknown"

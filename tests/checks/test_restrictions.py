@@ -128,6 +128,8 @@ def test_nobody_is_neither_unknown_nor_listed(sender: Address | None) -> None:
         ("mail.example.org", "dunno"),
         ("example.org.", "dunno"),
         ("[192.0.2.1]", "dunno"),
+        ("[192.0.2.01]", "dunno"),
+        ("[0.1.2.3]", "reject"),
         ("nowhere.example", "defer"),
         ("no name", "defer"),
         ("away.example", "defer_if_permit"),
