@@ -5,6 +5,8 @@ PY ?= $(or $(shell for p in /usr/bin/python3 python3; do $$p -c 'import sys, ens
 V := .venv
 PIP := $(V)/bin/python -m pip --disable-pip-version-check
 ARGS ?=
+# Tests at once: most of them wait for other programs most of their time, so twice as many as processors (ports are for eight).
+JOBS ?= $(shell n=$$(( 2 * $$(nproc) )); echo $$(( n < 8 ? n : 8 )))
 
 .PHONY: run setup test lint types unit interop packages soak siege bench clean lock
 
@@ -45,7 +47,7 @@ types: $(V)/.stamp-dev
 	@$(V)/bin/mypy
 
 test: $(V)/.stamp-dev packages lint types
-	@$(V)/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(V)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 # Only what needs no peer program: seconds instead of minutes.
 unit: $(V)/.stamp-dev

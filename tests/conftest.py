@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance.observe import maillog, oplog
+from tests import order
 from tests.peers import postfix
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
@@ -29,6 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
     compileall.compile_dir(str(Path(__file__).parents[1] / "appliance"), quiet=2, workers=os.cpu_count() or 1)
     if config.option.basetemp is None:
         config.option.basetemp = config.stash[_FOLDER] = tempfile.mkdtemp(prefix="pg-")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = order.dealt(((item.nodeid, item) for item in items), workers)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
