@@ -8,6 +8,7 @@ What failure means for the mail: the command is refused with 501 and nothing of 
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.smtp import xtext
@@ -97,10 +98,9 @@ def format_xforward(attributes: Mapping[str, str], offered: str, limit: int = MA
 
     Unknown ("" or absent) attributes are left out, as smtp(8) does; a value that is too long as well.
     """
+    names = offered.upper().split()
     words = [
-        f" {name}={value}"
-        for name in XFORWARD
-        if name in offered.upper().split() and (value := _encoded(name, attributes.get(name, "")))
+        f" {name}={value}" for name in XFORWARD if name in names and (value := _encoded(name, attributes.get(name, "")))
     ]
     commands: list[str] = []
     for word in words:
@@ -110,6 +110,7 @@ def format_xforward(attributes: Mapping[str, str], offered: str, limit: int = MA
     return [f"{command}\r\n".encode("ascii") for command in commands]
 
 
+@lru_cache(maxsize=4096)
 def _encoded(name: str, value: str) -> str:
     if name == "ADDR" and ":" in value:
         value = f"IPV6:{value}"

@@ -9,6 +9,7 @@ may have taken the message all the same.
 
 from collections import deque
 from collections.abc import Mapping
+from functools import cached_property
 
 from appliance.protocol.smtp.attributes import format_xforward
 from appliance.protocol.smtp.data import BdatDecoder, DataEncoder
@@ -57,12 +58,15 @@ class Transaction:
         #: Why the session cannot be used any more, or "".
         self.broken = ""
         self._content = content
-        self._encoder, self._chunks = DataEncoder(), BdatDecoder()
         self._sent: deque[tuple[str, int]] = deque()
         self._accepted: dict[int, Reply] = {}
         self._data: Reply | None = None
         self._refusal: Reply | None = None
         self._unsent = deque(self._envelope(features, reset))
+
+    #: Most content is plain and needs neither.
+    _encoder = cached_property(lambda self: DataEncoder())
+    _chunks = cached_property(lambda self: BdatDecoder())
 
     def _envelope(self, features: Mapping[str, str], reset: bool) -> list[tuple[str, int, bytes]]:
         commands = [("RSET", 0, b"RSET\r\n")] if reset else []
