@@ -52,6 +52,11 @@ class Message:
 
     def select(self, names: Iterable[bytes], own: int = -1) -> list[int]:
         """The places of the fields that `h=` names, each name's from the bottom up (RFC 6376 5.4.2), but for `own`."""
+        names, places = list(names), self.places
+        if len(set(names)) == len(names):  # as usual: the lowest of each name
+            lowest = [places[name][-1] for name in names if name in places]
+            if own not in lowest:
+                return lowest
         left: dict[bytes, list[int]] = {}
         chosen = []
         for name in names:

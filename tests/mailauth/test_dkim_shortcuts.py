@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
+from appliance.daemons.fronts.content import RamContent
 from appliance.mailauth import dkim_signature, dkimpy, tags
 from appliance.mailauth.dkim_body import PIECE, BodyHash, Want, canonical, canonical_whole, hash_body
 from appliance.mailauth.dkim_message import Message, relaxed_field, without_signature
@@ -203,3 +204,19 @@ def test_a4_a_field_that_stands_twice_is_seen(twice: bytes) -> None:
         expected = "the header has a line that is no field"
     assert message.ambiguous() == expected
     assert isinstance(read_signature(message.fields[0], 0), Signed)
+
+
+def test_fields_are_chosen_alike_whether_names_stand_once_or_more_often() -> None:
+    dice, several = random.Random(9), 0
+    for _ in range(5000):
+        header = b"".join(
+            b"%b: %d\r\n" % (dice.choice((b"A", b"b", b"B", b"C")), number) for number in range(dice.randrange(6))
+        )
+        message = Message(RamContent(header + b"\r\n"))
+        names = [dice.choice((b"a", b"b", b"c", b"d")) for _ in range(dice.randrange(6))]
+        own = dice.randrange(-1, 6)
+        left = {name: [place for place in found if place != own] for name, found in message.places.items()}
+        expected = [left[name].pop() for name in names if left.get(name)]
+        assert message.select(names, own) == expected, (header, names, own)
+        several += len(set(names)) < len(names)
+    assert 1000 < several < 4000

@@ -108,6 +108,8 @@ def _sender(transaction: Transaction, edits: Sequence[Edit]) -> Edit:
 
 def _argument(edit: Edit, name: str) -> str:
     """The ESMTP argument of this name, "" without it."""
+    if not edit.name:
+        return ""
     found = (word.partition("=") for word in edit.name.split())
     return next((value for key, _, value in found if key.upper() == name), "")
 
@@ -128,7 +130,7 @@ def recipients(session: "Session", transaction: Transaction, group: Group, *, ad
 def _recipients(session: "Session", transaction: Transaction, group: Group, added: bool) -> tuple[QueuedRecipient, ...]:
     decision = group.decision
     named = [transaction.recipients[index] for index in group.recipients]
-    if not any(edit.op in _OF_ENVELOPE for edit in decision.edits):
+    if _OF_ENVELOPE.isdisjoint([edit.op for edit in decision.edits]):
         return _queued_all(session, group, named)
     put_in: dict[str, Edit] = {}
     for edit in decision.edits:
