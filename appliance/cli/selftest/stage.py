@@ -30,10 +30,11 @@ from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.play import Play, Result, Scenario
 from appliance.cli.selftest.plays_content import CONTENT
 from appliance.cli.selftest.plays_framing import FRAMING
+from appliance.cli.selftest.plays_kill import KILLING
 from appliance.cli.selftest.plays_sender import SENDER
 from appliance.cli.selftest.plays_smtp import SMTP
 from appliance.cli.selftest.plays_tls import TLS
-from appliance.cli.selftest.plays_trouble import AWAY, TROUBLE
+from appliance.cli.selftest.plays_trouble import AWAY, CLOSING, TROUBLE
 from appliance.cli.selftest.scene import HONEST, MAILBOX, Scene
 from appliance.cli.selftest.table import Shown
 from appliance.config.mistakes import ConfigError
@@ -89,7 +90,7 @@ def _is_chosen(name: str, only: tuple[str, ...]) -> bool:
 def scenarios(scene: Scene, only: tuple[str, ...]) -> list[Scenario]:
     """What is played, in this order. Raises ClickException if nothing is."""
     found = [*SMTP, *plays_listeners.listeners(scene), *FRAMING, *TLS, *SENDER, *CONTENT, *plays_scanners.finding(scene)]
-    found += [*AWAY, *scanners.away(scene), *plays_services.away(scene), *TROUBLE]
+    found += [*AWAY, *scanners.away(scene), *plays_services.away(scene), *TROUBLE, *KILLING, *CLOSING]
     chosen = [scenario for scenario in found if _is_chosen(scenario.name, only)]
     asked = [f"your {name} answers" for name in scene.theirs.wiring.scanners]
     asked += [service.row for service in services.configured(scene.theirs)]
