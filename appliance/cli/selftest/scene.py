@@ -34,6 +34,8 @@ MAILBOX = f"selftest@{DOMAIN}"
 #: Addresses of strangers: an honest network, and two without a name.
 HONEST, NAMELESS, OTHER = "192.0.2.10", "203.0.113.9", "198.51.100.9"
 HONEST_NETWORK = "192.0.2.0/24"
+#: Who tries to relay: it is not asked whether there is such a mailbox, for that refusal says nothing about relaying.
+RELAYER = "relay-attempt@regular.example"
 #: What greylisting makes a stranger wait here (seconds).
 DELAY = 3
 #: What early_talker may make a stranger wait here, and how long processes may take to end.
@@ -237,7 +239,8 @@ class Scene:
         recipient = self.files.read("recipient")
         tables = recipient.get("tables", [])
         listed = [tables] if isinstance(tables, str) else list(tables)
-        self.files.change("recipient", {"tables": [*listed, f"inline:{{{MAILBOX}=ok}}"]})
+        unasked = {"match": {"sender": RELAYER}, "set": {"mode": "off"}, "reason": OURS}
+        self.files.change("recipient", {"tables": [*listed, f"inline:{{{MAILBOX}=ok}}"]}, unasked)
         for check, scanner in _SCRIPTED.items():
             values = self.files.read(check)
             for told in naming(values, "scanners"):
