@@ -54,6 +54,7 @@ class Front:
         if rules is not self.rules:
             for door in self.rules.doors.values():
                 door.forget()
+            self.messages.overtaken()
         self.rules = rules
         self.messages.most = rules.messages
         for connection in self.connections:
@@ -91,7 +92,9 @@ class Front:
         now = self.loop.time()
         for connection in tuple(self.connections):
             connection.look(now)
-        record.unsaid(self.messages.sweep(self.clock()))
+        wall = self.clock()
+        record.unsaid(self.messages.sweep(wall))
+        self.messages.renew(self.rules, wall)
 
     async def drain(self, grace: float) -> None:
         """Accept nothing more, answer what has been asked, hang up."""

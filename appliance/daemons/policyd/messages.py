@@ -2,8 +2,9 @@
 
 Contract: a message is known by its `instance` and its client; at most so many are remembered, the oldest are forgotten
 first, as is who was silent for KEPT seconds. What was found of a message (10 to 20 KB) that is not among the latest
-AT_HAND is folded to a tenth, for most are never asked about again. What failure means for the mail: a later request about
-a message that was forgotten is judged by what it says itself.
+AT_HAND is folded to a tenth, for most are never asked about again. A message keeps the rules it began with; once others
+are in force, one that was silent for IN_PROGRESS seconds goes on with these, so that the old ones can be let go. What
+failure means for the mail: a later request about a message that was forgotten is judged by what it says itself.
 """
 
 import sys
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Seconds: Postfix's smtpd gives a silent client 300, a message of many recipients takes longer.
 KEPT = 3600.0
+#: Seconds of silence behind which a message keeps no old rules, and how many are looked at in a turn.
+IN_PROGRESS, TURN = 600.0, 20
 #: Recipients of one message whose answers are remembered.
 RECIPIENTS = 1000
 #: Messages whose verdicts stand ready.
@@ -48,13 +51,17 @@ class _Trail:
     def trail(self) -> tuple[Verdict, ...]:
         """What was found."""
         if self.late is not None:
-            late, self.late = self.late, None
-            self._trail += late()
+            self._make()
         return self._trail
 
     @trail.setter
     def trail(self, trail: tuple[Verdict, ...]) -> None:
         self._trail, self.late = trail, None
+
+    def _make(self) -> None:
+        late, self.late = self.late, None
+        if late is not None:
+            self._trail += late()
 
     def fold(self, identity: Identity | None = None) -> None:
         """Hold it in fewer octets, until it is asked for. What others have as well stays."""
@@ -123,6 +130,14 @@ class Message(_Trail):
         if sys.getrefcount(self.session) < _ALONE:
             self.session.fold()
 
+    def renew(self, rules: "Rules") -> None:
+        """Go on with other rules, and let go of what holds on to the old ones."""
+        self.rules = rules
+        late = self.late
+        if late is not None and not (isinstance(late, partial) and late.func is _unfold):
+            self._make()
+            self.put_by()
+
     def add(self, recipient: Recipient) -> None:
         """One more that was not refused here."""
         if len(self.recipients) < RECIPIENTS:
@@ -165,6 +180,8 @@ class Messages:
         self.most = most
         self._known: OrderedDict[tuple[str, str], Message] = OrderedDict()
         self._at_hand: deque[Message] = deque()
+        #: Those that began before the rules in force.
+        self._overtaken: deque[Message] = deque()
         self.forgotten = 0
 
     def __len__(self) -> int:
@@ -209,3 +226,16 @@ class Messages:
                 break
             gone.append(self._known.popitem(last=False)[1])
         return gone
+
+    def overtaken(self) -> None:
+        """Other rules are in force."""
+        self._overtaken = deque(self._known.values())
+
+    def renew(self, rules: "Rules", now: float) -> None:
+        """Look at some that began before these rules."""
+        for _ in range(min(TURN, len(self._overtaken))):
+            message = self._overtaken.popleft()
+            if message.touched + IN_PROGRESS > now:
+                self._overtaken.append(message)
+            else:
+                message.renew(rules)
