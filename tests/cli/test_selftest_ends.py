@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from appliance.checks import policy_services
-from appliance.cli.selftest import command, services, stage
+from appliance.cli.selftest import command, scanners, services, stage
 from appliance.cli.selftest.expect import Expected, expect
-from appliance.cli.selftest.play import Mail, Play
+from appliance.cli.selftest.play import Mail, Play, Result
 from appliance.cli.selftest.scene import Scene
 from appliance.cli.selftest.stranger import Reply
 from appliance.engine.policy import compile_policies
@@ -131,6 +131,24 @@ async def test_a_service_that_takes_too_long_at_all_its_stages_is_not_waited_for
     told = await services.answering(play(Gateway(), policies()), listed, {}, last=True)
     assert time.monotonic() - began < 5, "all are asked at the same time"
     assert set(told) == set(listed)
+
+
+async def test_what_stays_in_trouble_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def put_off(*_: Any) -> Result:
+        return Result("miss", "delivered", "451 Later, by antivirus:error")
+
+    monkeypatch.setattr(Play, "judge", put_off)
+    monkeypatch.setattr(scanners, "RECOVERY", 0.3)
+    monkeypatch.setattr(scanners, "LATER", 0.1)
+    made = Play(*(cast("Any", None) for _ in range(6)))
+    well = Result("ok", "451 put off", "451 Later")
+    took = []
+    for _ in range(2):
+        began = time.monotonic()
+        result = await scanners.recovered(made, well, ["antivirus"])
+        assert result.state == "miss" and "; not used again within 0 s" in result.got
+        took.append(time.monotonic() - began)
+    assert took[1] < 0.3 <= took[0]
 
 
 def test_the_temporary_gateway_neither_waits_nor_lingers(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ the same.
 """
 
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from appliance.cli.selftest import earlier, excepted
 from appliance.cli.selftest.arrived import marks
@@ -16,6 +17,7 @@ from appliance.cli.selftest.fate import Fate
 from appliance.cli.selftest.gateway import Gateway
 from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.places import file_of
+from appliance.cli.selftest.result import Result, unlike
 from appliance.cli.selftest.scene import DOMAIN, HONEST, MAILBOX, Scene
 from appliance.cli.selftest.scripted import Scanner
 from appliance.cli.selftest.stranger import Reply, Stranger, Way, send
@@ -28,16 +30,6 @@ from appliance.mail.verdict import Action
 PLAINLY = Way()
 #: What the honest stranger says its name is.
 HELO = "mail.regular.example"
-State = Literal["ok", "miss", "skipped"]
-
-
-class Result(NamedTuple):
-    """One row of the table."""
-
-    state: State
-    expected: str
-    got: str
-    why: str = ""
 
 
 class Mail(NamedTuple):
@@ -63,6 +55,8 @@ class Play:
         self.dead: dict[str, str] = {}
         #: What became of asking the operator's policy services and milters, by (check, name).
         self.services: dict[tuple[str, str], Result] = {}
+        #: Seconds that are left for things to be well again after trouble.
+        self.patience = math.inf
         self.refused: set[str] = set()
         #: What strangers do since they were asked for it, and the tokens of mails that went so.
         self.signs = self.tls = False
@@ -288,11 +282,6 @@ class Scenarios(list[Scenario]):
             return run
 
         return add
-
-
-def unlike(problems: list[str], expected: str, got: str, why: str = "") -> Result:
-    """A result of several observations: `problems` in words."""
-    return Result("miss" if problems else "ok", expected, "; ".join(problems) or got, why)
 
 
 __all__ = ["DELIVER", "DOMAIN", "Mail", "Play", "Result", "Scenario", "Scenarios", "unlike"]

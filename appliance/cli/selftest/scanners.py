@@ -23,8 +23,8 @@ from appliance.config.scanner_entry import ScannerEntry
 from appliance.connectors import yara
 from appliance.engine.rules import PolicySet
 
-#: Seconds within which things are well again.
-RECOVERY = 30.0
+#: Seconds within which things are well again, and those that are waited once they were not.
+RECOVERY, LATER = 30.0, 5.0
 #: Who stopped a mail, in what was got, and outcomes by which checks wait for somebody to come back.
 _BY = re.compile(r", by (\w+):(\w+)")
 _TROUBLE = frozenset({"error", "temperror", "undecided", "undecoded"})
@@ -163,15 +163,17 @@ async def _connect(play: Play) -> Result | None:
 
 async def recovered(play: Play, result: Result, checks: Iterable[str], make: Callable[[], Mail] | None = None) -> Result:
     """`result`, if clean mail passes soon again without a mark of `checks`."""
-    if result.state != "ok" or await well(play, checks, make or play.mail):
+    patience = min(RECOVERY, play.patience)
+    if result.state != "ok" or await well(play, checks, make or play.mail, patience):
         return result
-    return result._replace(state="miss", got=f"{result.got}; not used again within {RECOVERY:.0f} s")
+    play.patience = LATER  # what stays in trouble must not cost a self-test its two minutes
+    return result._replace(state="miss", got=f"{result.got}; not used again within {patience:.0f} s")
 
 
-async def well(play: Play, checks: Iterable[str], make: Callable[[], Mail]) -> bool:
-    """Whether clean mail passes again without a mark of a check."""
+async def well(play: Play, checks: Iterable[str], make: Callable[[], Mail], patience: float) -> bool:
+    """Whether clean mail passes again without a mark of a check, in so many seconds."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(RECOVERY):
+        async with asyncio.timeout(patience):
             while True:
                 mail = make()
                 result = await play.judge(mail, DELIVER)

@@ -113,8 +113,7 @@ async def _play(config: str | None, folder: Path, only: tuple[str, ...], shown: 
     paths[1].write_bytes(key)
     tls = str(paths[0]), str(paths[1])
     snapshot = scene.write(inner=inner.port, clamd=clamd.port, spamd=spamd.port, dns=dns.port, tls=tls)
-    several = len(list(services.configured(snapshot))) > 1
-    apart = scene.services.apart(HONEST) if several else {}
+    apart = scene.services.apart(HONEST)
     gateway = Gateway(scene.config, scene.port)
     shown.doing("starting a temporary gateway")
     try:
