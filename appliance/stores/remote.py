@@ -21,10 +21,12 @@ from appliance.mail.network import network
 from appliance.mail.ports import GreylistAnswer, GreylistAsk, Probe, RateAsk, Unavailable
 from appliance.mail.promise import Promise
 from appliance.net.lifeline import Lifeline
+from appliance.observe import oplog
 from appliance.stores import strangers, wire
 from appliance.stores.rates import AskedRate, Counts
 from appliance.stores.strangers import News
 
+log = oplog.get("stated")
 DEADLINE = 1.0
 #: Seconds that what needs no answer waits for company.
 LINGER = 0.02
@@ -162,9 +164,30 @@ class StateClient(Lifeline):
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._overdue)
         try:
-            self._channel.send((self._sequence, batch))
+            payload = wire.encode((self._sequence, batch))
+        except Exception:
+            payload = wire.encode((self._sequence, self._sound(batch, waiting)))
+        try:
+            self._channel.send_raw(payload)
         except ConnectionError:
             self._lose("it is gone")
+
+    def _sound(self, batch: list[msgspec.Struct], waiting: Waiting) -> list[msgspec.Struct]:
+        """What of a batch can be encoded; the rest costs only those who wait for it. Takes theirs out of `waiting`."""
+        found: list[msgspec.Struct] = []
+        for ask, future in zip(batch, tuple(waiting), strict=True):
+            try:
+                wire.encode(ask)
+            except Exception as error:
+                del waiting[len(found)]
+                log.error("stated cannot be asked that", ask=type(ask).__name__, error=str(error))
+                if isinstance(ask, wire.Stranger):
+                    self._news.drop(ask)
+                if future is not None and not future.done():
+                    future.set_exception(Unavailable(f"stated cannot be asked that: {error}"))
+            else:
+                found.append(ask)
+        return found
 
     def _overdue(self) -> None:
         """One timer for all frames: it looks at the one that is under way then."""

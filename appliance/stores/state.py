@@ -90,13 +90,12 @@ class State:
     def answer(self, asks: Sequence[wire.Ask], opened: Open) -> list[Any]:
         """One answer for each ask, in order."""
         answers: list[Any] = []
-        step, offset, now = self.steps.step, self._offset, self.clock.now()
+        step, told, offset, now = self.steps.step, self.steps.told, self._offset, self.clock.now()
         for ask in asks:
             try:
                 kind = type(ask)
                 if kind is wire.Stranger:
-                    step(ask, now, offset)  # type: ignore[arg-type]
-                    answers.append(None)
+                    answers.append(told(ask, now))  # type: ignore[arg-type]
                 elif kind is wire.Step:
                     answers.append(step(ask, now, offset))  # type: ignore[arg-type]
                 else:

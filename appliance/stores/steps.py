@@ -44,6 +44,25 @@ class Steps:
         seen = self.met.seen
         if seen is None or pair in seen or self._accepts(ask):
             return self._decide(ask, pair, now, offset)
+        self._put_new(ask, pair, now)
+        return "new", now + offset, 1, 0, ask.delay, ask.keys[0]
+
+    def told(self, ask: wire.Step, now: float) -> None:
+        """A step that a worker answered by itself, for he is a stranger (stores.strangers). Where he is known by now, he
+        was told of twice: that is no second attempt."""
+        pair = f"{ask.sender}{SEP}{ask.recipient}"
+        seen = self.met.seen
+        if seen is not None and pair not in seen and not self._accepts(ask):
+            self._put_new(ask, pair, now)
+        elif not any(self._lives(self.triplets.get(f"{key}{SEP}{pair}"), ask, now) for key in ask.keys):
+            self._decide(ask, pair, now, 0.0)
+
+    @staticmethod
+    def _lives(triplet: Triplet | None, ask: wire.Step, now: float) -> bool:
+        return triplet is not None and greylist.expires(triplet, ask.window, ask.remember) >= now
+
+    def _put_new(self, ask: wire.Step, pair: str, now: float) -> None:
+        """What the machine makes of nothing."""
         if now != self._now:  # all strangers of a frame have the same records
             self._now, self._triplet, self._pair = now, Triplet(now, now, 1), Pair(now, now)
         end = now + ask.window
@@ -53,7 +72,6 @@ class Steps:
             self.triplets.put_new(f"{key}{SEP}{pair}", row)
         self.pairs.put_new(pair, (self._pair, end))
         self.outcomes["new"] = self.outcomes.get("new", 0) + 1
-        return "new", now + offset, 1, 0, ask.delay, ask.keys[0]
 
     def _accepts(self, ask: wire.Step) -> bool:
         """Its origin may be accepted."""

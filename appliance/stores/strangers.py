@@ -2,7 +2,7 @@
 
 Contract: stated keeps its filters in a Board, memory that it alone can write and nobody can cut, and sends the descriptor
 with its greeting. A worker looks there (`News.first`): whom the filters vouch for has no record that a step could find,
-so the answer is known. stated is told of him afterwards, within milliseconds, and takes the step then; until it has, a
+so the answer is known. stated is told of him afterwards (remote.LINGER at most), and takes the step then; until it has, a
 second step about the same pair in this worker is asked as any. Another worker may call him a stranger once more in that
 time: he is put off, as he would be for coming back too early. What stated did not confirm is told again when it is back.
 What failure means for the mail: none; without a board every step is asked.
@@ -99,6 +99,12 @@ class News:
     def sent(self) -> None:
         """The next frame is under way."""
         self._told, self._next = self._next, {}
+
+    def drop(self, stranger: wire.Stranger) -> None:
+        """Of him stated cannot be told."""
+        for waiting in (self._next, self._told):
+            for pair in [pair for pair, one in waiting.items() if one is stranger]:
+                del waiting[pair]
 
     def heard(self) -> None:
         """stated answered the frame: the board shows what it told of."""

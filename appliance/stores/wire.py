@@ -198,5 +198,6 @@ Ask = (
     | PassGreylist
     | Facts
 )
+encode = msgspec.msgpack.Encoder().encode
 decode_asks = msgspec.msgpack.Decoder(tuple[int, list[Ask]]).decode
 decode_answers = msgspec.msgpack.Decoder(tuple[int, list[Any]]).decode

@@ -113,8 +113,10 @@ async def test_all_asks_of_a_turn_go_in_one_frame_and_each_has_its_answer(
     state = await client()
     await met(state, *(ask(n) for n in range(50)))
     frames: list[Any] = []
-    send = Channel.send
-    monkeypatch.setattr(Channel, "send", lambda self, value, fds=(): (frames.append(value), send(self, value, fds))[1])
+    send = Channel.send_raw
+    monkeypatch.setattr(
+        Channel, "send_raw", lambda self, octets, fds=(): (frames.append(octets), send(self, octets, fds))[1]
+    )
 
     answers = await asyncio.gather(
         *(step(state, ask(n)) for n in range(50)),

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.mail.ports import GreylistAnswer, GreylistAsk
+from appliance.mail.ports import GreylistAnswer, GreylistAsk, Unavailable
 from appliance.mail.promise import Promise
 from appliance.stores import remote, strangers, wire
 from appliance.stores.greylist import Origin
@@ -171,6 +171,28 @@ def test_what_stated_did_not_confirm_is_told_again() -> None:
     assert None not in (one, two, three)
     news.see(strangers.look(board.fd))
     assert news.first(step_ask("e@example.org")) is None and news.first(step_ask("f@example.org")) is not None
+
+
+@pytest.mark.parametrize("is_swept", [True, False])
+def test_who_is_told_of_twice_did_not_come_back(is_swept: bool) -> None:
+    board = Board()
+    steps, news = swept(board), seen_by(board)
+    if not is_swept:
+        steps.met.seen = None
+    stranger = wire.stranger_of(step_ask())
+    steps.told(stranger, 0.0)
+    steps.told(stranger, 500.0)  # stated took the step, died, and came back behind the delay
+    assert steps.origins.get("net:1") is None
+    answer = steps.step(stranger, 500.0, 0.0)
+    assert (answer[0], answer[1], answer[2]) == ("passed", 0.0, 2), "the first attempt counts, and this one"
+    other = wire.stranger_of(step_ask(keys=("net:2",)))
+    steps.told(other, 501.0)
+    assert steps.triplets.get("net:2\x1fa@example.org\x1fb@example.com") is not None, "another address is another triplet"
+    late = wire.stranger_of(step_ask("late@example.org"))
+    steps.told(late, 0.0)
+    steps.told(late, 172_801.0)
+    assert steps.step(late, 172_802.0, 0.0)[:2] == ("early", 172_801.0), "what means nothing any more is new again"
+    assert news.first(step_ask("late@example.org")) is None
 
 
 class Shared(Disk):
@@ -334,6 +356,23 @@ async def test_strangers_whom_stated_did_not_confirm_are_told_again(both: tuple[
     assert (await early).state == "early"
 
 
+async def test_what_cannot_be_encoded_costs_itself_only(both: tuple[StateClient, Stated]) -> None:
+    client, stated = both
+    bad = step_ask("\udcff@example.org")
+    assert isinstance(client.step(step_ask()), GreylistAnswer) and isinstance(client.step(bad), GreylistAnswer)
+    again, worse = client.step(step_ask()), client.step(bad)
+    assert isinstance(again, Promise) and isinstance(worse, Promise)
+    frame = await stated.next()
+    assert [ask.sender for ask in frame[1]] == ["a@example.org"] * 2
+    with pytest.raises(Unavailable, match="cannot be asked"):
+        await worse
+    stated.answer(frame)
+    assert (await again).state == "early" and client.ready
+    assert isinstance(client.step(bad), GreylistAnswer), "it is not told again and again"
+    assert isinstance(client.step(step_ask("x@example.org")), GreylistAnswer)
+    assert [ask.sender for ask in (await stated.next())[1]] == ["x@example.org"]
+
+
 async def test_a_stated_that_hangs_is_left_and_strangers_hear_so(
     both: tuple[StateClient, Stated], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,5 +383,5 @@ async def test_a_stated_that_hangs_is_left_and_strangers_hear_so(
     while client.ready:
         await asyncio.sleep(0.01)
     assert client.why == "no answer in time"
-    with pytest.raises(remote.Unavailable):
+    with pytest.raises(Unavailable):
         client.step(step_ask("b@example.org"))
