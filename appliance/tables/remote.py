@@ -1,7 +1,8 @@
 """The asking end of proxymap: tables that are not in memory here.
 
 Contract: `Remote.get` answers from a short memory at once, else gives a future. All asks of one turn of the loop go in
-one frame; answers come in any order. An ask fails (Unavailable) at once while proxymap is away, after DEADLINE seconds
+one frame; answers come in any order. An ask fails (Unavailable) at once while proxymap is away (but waits for its first
+greeting: a reload may have started it a moment ago), after DEADLINE seconds
 if it hangs (the connection is then given up), and with proxymap's reason if the table cannot answer. The line
 reconnects by itself with jitter. What failure means for the mail: `temperror` of the check that asked, a delivery that
 waits.
@@ -77,6 +78,8 @@ class Line(Lifeline):
         self._batch: list[wire.Ask] = []
         self._waiting: dict[int, tuple[float, Remote, str, asyncio.Future[Hit | None]]] = {}
         self.wanted = False
+        #: It was never away yet, nor has it greeted.
+        self._fresh = True
 
     def start(self) -> None:
         """Begin to connect (and to reconnect for ever); only where a table needs it."""
@@ -92,10 +95,10 @@ class Line(Lifeline):
 
     def ask(self, table: Remote, key: str) -> Awaitable[Hit | None]:
         """The answer to come. Raises Unavailable at once while proxymap is away."""
-        if not self.ready:
+        if not self.ready and not (self._fresh and self._channel is not None):
             self.failures += 1
             raise TableUnavailable(table.spec, f"{table.spec}: proxymap: {self.why}")
-        if not self._batch:
+        if self.ready and not self._batch:
             self._loop.call_soon(self._flush)
         self._number += 1
         future: asyncio.Future[Hit | None] = self._loop.create_future()
@@ -107,6 +110,7 @@ class Line(Lifeline):
         return future
 
     def _abandon(self, why: str) -> None:
+        self._fresh = False
         waiting, self._waiting, self._batch = self._waiting, {}, []
         for _, table, _, future in waiting.values():
             self._fail(table, future, f"{table.spec}: proxymap: {why}")
@@ -145,6 +149,8 @@ class Line(Lifeline):
             self._lose("another version of proxymap")
             return
         self._welcome()
+        self._fresh = False
+        self._flush()
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, []

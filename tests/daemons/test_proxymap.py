@@ -157,3 +157,39 @@ async def test_a_process_that_does_not_ask_puts_off(tmp_path: Path) -> None:
     made = open_table("hash:t", lambda _: b"")
     with pytest.raises(Unavailable, match="does not ask proxymap"):
         made.get("x")
+
+
+async def test_the_first_greeting_is_waited_for(tmp_path: Path) -> None:
+    """A reload that brings the first of these tables starts proxymap while mail comes in already."""
+    (tmp_path / "t").write_text("user1@example.com v1\n")
+    subprocess.run(["postmap", f"hash:{tmp_path}/t"], check=True)
+    running = Running(tmp_path, snapshot(tmp_path, f"hash:{tmp_path}/t"))  # its socket is there, it is not
+    line = Line(running.path)
+    users = table(f"hash:{tmp_path}/t", line)
+    with pytest.raises(Unavailable, match="not connected yet"):
+        users.get("user1@example.com")
+    line.start()
+    first, second = users.get("user1@example.com"), users.get("user2@example.com")
+    await running.daemon.start()
+    async with asyncio.timeout(10):
+        assert (await first)[0] == "v1" and await second is None  # type: ignore[misc, index]
+    line.close()
+    await running.daemon.drain(1.0)
+    running.listening.close()
+
+
+async def test_a_first_greeting_that_does_not_come_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remotes, "DEADLINE", 0.2)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen(5)
+        line = Line(str(tmp_path / "s"))
+        line.start()
+        users = table(f"hash:{tmp_path}/t", line)
+        with pytest.raises(Unavailable, match="no answer in time"):
+            await users.get("user1@example.com")  # type: ignore[misc]
+        with pytest.raises(Unavailable):
+            users.get("user1@example.com")
+        line.close()
