@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from appliance.checks import knobs
+from appliance.mail.actions import parted
 from appliance.mail.apply import folded
 from appliance.mail.context import Context, Stage
 from appliance.mail.edits import Edit
@@ -83,8 +84,7 @@ class Entry(NamedTuple):
 
 def read_entry(value: str, kind: Kind) -> Entry:
     """The right-hand side of a header_checks(5) rule. Raises ValueError that says what is wrong with it."""
-    word, _, text = value.strip().partition(" ")
-    word, text = word.lower(), text.strip()
+    word, text = parted(value)
     outcome = WORDS.get(word, "")
     if not outcome:
         raise ValueError(f"{word or 'nothing'} is no action of header_checks(5)")

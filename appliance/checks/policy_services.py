@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from appliance.checks import knobs
 from appliance.checks.knobs import Duration, Texts
 from appliance.mail import actions, restrictions, restrictions_asked
-from appliance.mail.actions import WORDS, Entry, read_entry
+from appliance.mail.actions import WORDS, Entry, parted, read_entry
 from appliance.mail.context import STAGES as ALL_STAGES
 from appliance.mail.context import Context, Role, Stage
 from appliance.mail.later import answered
@@ -58,7 +58,7 @@ def default_action(value: str) -> str:
     try:
         read_entry(value, "other")
     except ValueError as why:
-        word = value.partition(" ")[0].lower()
+        word = parted(value)[0]
         near = [] if word in WORDS else get_close_matches(word, WORDS, 1)
         raise ValueError(f"{why} (did you mean {near[0]}?)" if near else str(why)) from None
     return value

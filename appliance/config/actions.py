@@ -15,7 +15,7 @@ from typing import NamedTuple
 from appliance.checks import access, content, dmarc, impersonation, knobs_trust, own_domain, tls
 from appliance.config.mistakes import did_you_mean
 from appliance.engine.policy import PolicySet
-from appliance.mail.actions import WORDS, read_entry
+from appliance.mail.actions import WORDS, parted, read_entry
 from appliance.mail.lines import Kind
 from appliance.mail.replies import Subject
 from appliance.tables import Opened
@@ -90,8 +90,8 @@ def _access(subject: Subject, value: str) -> object:
 
 
 def _content(kind: Kind, value: str) -> object:
-    word, _, text = value.strip().partition(" ")
-    if text.lstrip().startswith("$"):  # what a pattern brings is known only when it is hit
+    word, text = parted(value)
+    if text.startswith("$"):  # what a pattern brings is known only when it is hit
         value = f"{word} X: a@b"
     return content.read_entry(value, kind)
 

@@ -12,6 +12,9 @@ from appliance.mail.verdict import Action
 
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|\Z)")
 _FIELD = re.compile(r"[!-9;-~]+[ \t]*:")
+#: A time stamp of some mechanism outside, to Postfix; a reply code alone is none.
+_NUMBER = re.compile(r"[0-9]+")
+_CODE = re.compile(r"[45][0-9][0-9]")
 #: The code of words that refuse, when the text comes along.
 _CODES = {"reject": 554, "defer": 450, "defer_if_permit": 450, "defer_if_reject": 450}
 #: What each outcome does as shipped.
@@ -54,22 +57,29 @@ class Entry(NamedTuple):
 
 def read_entry(value: str, subject: Subject) -> Entry:
     """The right-hand side of an access(5) table. Raises ValueError that says what is wrong with it."""
-    word, _, text = value.strip().partition(" ")
-    word, text = word.lower(), text.strip()
-    if len(word) == 3 and word.isdecimal() and word[0] in "45":
+    word, text = parted(value)
+    if _CODE.fullmatch(word):
         outcome = "hangup" if word[1:] == "21" else "reject" if word[0] == "5" else "defer"
         return Entry(outcome, _reply(int(word), text, subject))
-    if word.isdecimal():
+    if _NUMBER.fullmatch(word) and not text:
         return Entry("ok")
     outcome = WORDS.get(word, "")
     if not outcome:
-        raise ValueError(f"{word or 'nothing'} is no action of access(5)")
+        wrong = f"{word} with a text behind it" if _NUMBER.fullmatch(word) else word or "nothing"
+        raise ValueError(f"{wrong} is no action of access(5)")
     if outcome in _CODES and text:
         return Entry(outcome, _reply(_CODES[outcome], text, subject))
     wrong = _wrong_argument(outcome, text)
     if wrong:
         raise ValueError(f"{outcome} needs {wrong}")
     return Entry(outcome, "", text)
+
+
+def parted(value: str) -> tuple[str, str]:
+    """The word of an action in lower case, and the text behind it: blanks and tabs part them, as in Postfix."""
+    value = value.strip()
+    word = value.replace("\t", " ").partition(" ")[0]
+    return word.lower(), value[len(word) :].strip()
 
 
 def _wrong_argument(outcome: str, text: str) -> str:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, starmap
 from typing import Any
 
+from appliance.mail.actions import parted
 from appliance.mail.later import answered
 from appliance.mail.lines import Ask, Found, Hit
 from appliance.mail.ports import Content, Table, Unavailable
@@ -178,7 +179,7 @@ class _Search:
             text = line.text[:500].decode("utf-8", "replace")
             start, end = line.start - self._start, line.end - self._start
             self._hits.append(Hit(line.kind, *hit, text, start, end, line.whole))
-            word = hit[0].partition(" ")[0].lower()
+            word = parted(hit[0])[0]
             self.over = word in self._ask.ends
             return
 

@@ -41,6 +41,12 @@ SITE = Site(hostname="mx.example.com", is_ours=lambda domain: domain == "example
         ("HOLD look at it", "hold", ""),
         ("WARN hm", "warn", ""),
         ("INFO hm", "info", ""),
+        ("OK\tx", "ok", ""),
+        ("REJECT\tspam", "reject", "554 5.7.1 Sender address rejected: spam"),
+        ("reject \t 5.1.1\tNobody", "reject", "554 5.1.7 Sender address rejected: Nobody"),
+        ("550\t5.7.1 x", "reject", "550 5.7.1 Sender address rejected: x"),
+        ("DEFER\tx", "defer", "450 4.7.1 Sender address rejected: x"),
+        ("PREPEND\tX-Seen: yes", "prepend", ""),
     ],
 )
 def test_words(value: str, outcome: str, reply: str) -> None:
@@ -63,7 +69,20 @@ def test_words_with_an_argument(value: str, argument: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "REJCT", "permit_mynetworks, reject", "x@y", "FILTER", "FILTER smtp", "REDIRECT me", "BCC @", "PREPEND hi"],
+    [
+        *("", "REJCT", "permit_mynetworks, reject", "x@y", "FILTER", "FILTER smtp", "REDIRECT me", "BCC @", "PREPEND hi"),
+        *(
+            "250 ok",
+            "300 x",
+            "600 blah",
+            "4505 spam",
+            "5500 spam",
+            "45 x",
+            "0\t0",
+            "\u0664\u0665\u0660 x",
+            "\u0662\u0665\u0660",
+        ),
+    ],
 )
 def test_what_is_no_action(value: str) -> None:
     with pytest.raises(ValueError, match=r"is no action|needs"):

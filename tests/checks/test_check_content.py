@@ -90,6 +90,8 @@ def applied(octets: bytes, verdicts: list[Verdict]) -> bytes:
         ("REJECT", "reject", ""),
         ("reject  Go away", "reject", "550 5.7.1 Go away"),
         ("REJECT 5.6.1 Go away", "reject", "550 5.6.1 Go away"),
+        ("REJECT\t5.6.1 Go away", "reject", "550 5.6.1 Go away"),
+        ("PREPEND\tX-A: b", "edited", ""),
         ("REJECT 4.2.0", "defer", "451 4.2.0 Message content rejected"),
         ("WARN x", "warn", ""),
         ("INFO", "info", ""),

@@ -15,7 +15,7 @@ from appliance.mail.context import Client, Context, Recipient, Tls
 from appliance.mail.policy_service import Service, attributes
 from appliance.mail.ports import Ports, Site, Unavailable
 from appliance.mail.verdict import Decision, Verdict
-from appliance.protocol.policy import ATTRIBUTES, Answer
+from appliance.protocol.policy import ATTRIBUTES, Answer, parse_answer
 from appliance.protocol.smtp.address import parse_address
 
 SITE = Site(hostname="mx.example.com", is_ours=lambda domain: domain == "example.com")
@@ -44,8 +44,7 @@ class Services:
         said = self.answers[service.name]
         if isinstance(said, Exception):
             raise said
-        verb, _, text = said.partition(" ")
-        return Answer(verb.upper(), text)
+        return parse_answer(f"action={said}\n".encode())
 
 
 def policy(*services: dict[str, Any]) -> Policy:
@@ -98,6 +97,10 @@ async def _settled(asked: Any) -> Verdict:
         ("FILTER x", "temperror", "", ""),
         ("hash:/etc/passwd", "temperror", "", ""),
         ("no_such_restriction", "temperror", "", ""),
+        ("250 ok", "temperror", "", ""),
+        ("4505 spam", "temperror", "", ""),
+        ("5500 spam", "temperror", "", ""),
+        ("DEFER\tLater", "defer", "450 4.7.1 Recipient address rejected: Later", ""),
         ("permit", "ok", "", ""),
         ("permit_mynetworks, reject", "reject", "", ""),
         ("permit_auth_destination reject", "ok", "", ""),
@@ -184,7 +187,7 @@ def test_what_has_no_message_yet_or_no_more_is_a_warning() -> None:
 
 @pytest.mark.parametrize(
     ("default", "outcome"),
-    [("DEFER_IF_PERMIT", "defer_if_permit"), ("DUNNO", "dunno"), ("451 4.3.5 Later", "defer"), ("HOLD", "hold")],
+    [("DEFER_IF_PERMIT", "defer_if_permit"), ("DUNNO", "dunno"), ("451\t4.3.5 Later", "defer"), ("HOLD", "hold")],
 )
 def test_one_that_is_away_has_said_its_default(default: str, outcome: str) -> None:
     verdict = told(Unavailable("policy service one: connecting to inet:127.0.0.1:1: refused (0.0 s)"), default=default)
@@ -252,6 +255,7 @@ def test_the_request_is_a_whole_one() -> None:
         {"name": "a", "address": "inet:x:0"},
         {"name": "a b"},
         {"name": "a", "default": "whatever"},
+        {"name": "a", "default": "4510 try later"},
         {"name": "a", "stages": ["nowhere"]},
         {"name": "a", "clients": ["nonsense"]},
         {"name": "a", "unknown": 1},

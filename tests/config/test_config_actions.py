@@ -14,9 +14,13 @@ def told(folder: Folder) -> list[str]:
 
 
 def test_every_word_that_is_no_action_is_told_with_its_line(folder: Folder) -> None:
-    folder.write("policies/access/client", "192.0.2.1 REJCET spam\n192.0.2.2 OK\n192.0.2.3 rejcet spam\n")
+    folder.write(
+        "policies/access/client", "192.0.2.1 REJCET spam\n192.0.2.2 OK\n192.0.2.3 rejcet spam\n192.0.2.4 5500 x\n"
+    )
     folder.write("policies/access/sender", "a@example.org REDIRECT nobody\nb@example.org 550 5.7.1 No\n")
-    folder.write("policies/access/rules", "if /x/\n/(.*)/ FILTER smtp\nendif\n/y(.)/ $1 REJECT\n/z/ HOLDD\n")
+    folder.write(
+        "policies/access/rules", "if /x/\n/(.*)/ FILTER smtp\nendif\n/y(.)/ $1 REJECT\n/z/ HOLDD\n/w/ REJECT\tspam\n"
+    )
     folder.write(
         "policies/access.toml",
         'recipient = ["pcre:access/rules", "inline:{ a=OK, {b=PREPEND nothing} }"]\n'
@@ -27,6 +31,7 @@ def test_every_word_that_is_no_action_is_told_with_its_line(folder: Folder) -> N
         "policies/access.toml:1:35: item 2: prepend needs a header field",
         "policies/access/client:1:1: rejcet is no action of access(5) (did you mean reject?)",
         "policies/access/client:3:1: rejcet is no action of access(5) (did you mean reject?)",
+        "policies/access/client:4:1: 5500 with a text behind it is no action of access(5)",
         "policies/access/rules:2:1: filter needs transport:destination",
         "policies/access/rules:5:1: holdd is no action of access(5) (did you mean hold?)",
         "policies/access/sender:1:1: redirect needs an address",
@@ -112,7 +117,7 @@ def test_trust_that_has_ended_is_a_warning(folder: Folder) -> None:
 
 
 def test_the_default_of_a_policy_service_is_told_with_what_is_near(folder: Folder) -> None:
-    words = ("DUNO", "DEFER_IF_PERMT x", "PREPEND x", "sometimes")
+    words = ("DUNO", "DEFER_IF_PERMT x", "PREPEND x", "sometimes", "4510 try later")
     lines = (
         f'{{ name = "s{number}", address = "inet:127.0.0.1:1", default = "{word}" }}' for number, word in enumerate(words)
     )
@@ -122,4 +127,5 @@ def test_the_default_of_a_policy_service_is_told_with_what_is_near(folder: Folde
         "3:56: defer_if_permt is no action of access(5) (did you mean defer_if_permit?)",
         "4:56: prepend needs a header field",
         "5:56: sometimes is no action of access(5)",
+        "6:56: 4510 with a text behind it is no action of access(5)",
     ]
