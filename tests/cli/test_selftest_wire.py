@@ -11,7 +11,7 @@ import pytest
 
 from appliance.cli.selftest import live, plays_framing, plays_smtp, plays_tls, stranger
 from appliance.cli.selftest.fate import Became
-from appliance.cli.selftest.play import Play, Result
+from appliance.cli.selftest.play import Mail, Play, Result
 from appliance.cli.selftest.stranger import Reply, Stranger
 
 #: What a scripted gateway does at the end of its script.
@@ -206,17 +206,44 @@ async def test_a_body_with_other_octets_is_a_miss(cut: bytes) -> None:
     ],
 )
 async def test_one_end_of_data_gets_one_reply(answer: Reply, behind: Reply, second: str) -> None:
-    replies = [Reply(354, "Go on"), behind]
-
-    async def say(_line: str) -> Reply:
-        return replies.pop(0)
-
-    async def stuffed(_octets: bytes) -> Reply:
-        return answer
-
     content = plays_framing._Counted()
-    assert await content(cast("Any", SimpleNamespace(say=say, stuffed=stuffed)), b"") == answer
+    assert await content(cast("Any", Spoken([Reply(354, "Go on"), behind], [answer])), b"") == answer
     assert (content.sent, content.second) == (True, second)
+
+
+class Spoken:
+    """A stranger who keeps what is sent as it stands, with replies to commands and to that."""
+
+    def __init__(self, replies: list[Reply], answers: list[Reply]) -> None:
+        self._replies, self._answers = replies, answers
+        self.greeting, self.sent = Reply(220, "hello"), list[bytes]()
+
+    async def say(self, _line: str) -> Reply:
+        return self._replies.pop(0)
+
+    async def raw(self, octets: bytes) -> None:
+        self.sent.append(octets)
+
+    async def reply(self) -> Reply:
+        return self._answers.pop(0)
+
+
+async def test_each_pseudo_end_stands_on_the_wire_as_it_is() -> None:
+    made, wire = play(), list[bytes]()
+
+    async def send(mail: Mail, stranger: Any, way: Any) -> Reply:
+        one = Spoken([Reply(354, "Go on"), BYE], [Reply(550, "No")])
+        reply: Reply = await way.content(one, mail.octets)
+        wire.append(b"".join(one.sent))
+        return reply
+
+    vars(made)["send"], vars(made)["stranger"] = send, lambda: None
+    made.inner = cast("Any", SimpleNamespace(mails=[]))
+    assert (await plays_framing.smuggling(made)).state == "ok"
+    assert len(set(plays_framing.PSEUDO)) == len(wire) == 7
+    for pseudo in plays_framing.PSEUDO:
+        (one,) = [octets for octets in wire if b"before" + pseudo + b"MAIL FROM:<" in octets]
+        assert one.count(b"\r\n.\r\n") == 1 and one.endswith(b"\r\n.\r\n"), "and one end, the last of it"
 
 
 @pytest.mark.parametrize(("arrives", "found"), [("whole", 0), ("first", 1), ("both", 2), ("aside", 0)])
