@@ -196,6 +196,20 @@ def test_live_asks_the_running_gateway_and_writes_nothing(gateway: Callable[...,
     assert now == remembered, [(name, row) for name in now for row in now[name] if row not in remembered.get(name, [])]
 
 
+def test_live_is_forgotten_where_clients_wait_for_the_greeting(tmp_path: Path, inner: Inner) -> None:
+    """Nobody else comes to this gateway, not even to see whether it greets."""
+    running = Gateway(tmp_path / "gateway", inner.port, policies={"early_talker.toml": 'wait = "1s"\n'})
+    running.start(wait=False)
+    try:
+        wait_for(lambda: "running" in running.cli("status", check=False).stdout, 20, "the gateway")
+        ended = running.cli("selftest", "--live", "--json", check=False)
+        seconds = {row["scenario"]: row["seconds"] for row in map(json.loads, ended.stdout.splitlines())}
+        assert seconds["greeting, public"] > 0.9, "the first one waited"
+    finally:
+        running.stop()
+    assert "waiter" not in stored(running), stored(running)
+
+
 def test_live_without_a_gateway_says_what_to_do(tmp_path: Path) -> None:
     config = wiring(tmp_path)
     played = selftest(tmp_path, "--live", "--config", config)

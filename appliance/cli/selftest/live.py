@@ -1,20 +1,19 @@
 """`postgate selftest --live`: harmless questions to the running gateway, on the listeners of its configuration.
 
 Contract: the null sender is used, which is neither greylisted nor counted as a sender, no content is sent at all, and the
-default recipient is postmaster, whom nobody has to ask for inside: nothing is delivered. What call-ahead found of a
-recipient that was named, and was not known before, is forgotten again in the store (a worker may remember it for a
-minute). What is left behind with a `wait` in early_talker.toml: a note that this client waited for the greeting.
+default recipient is postmaster, whom nobody has to ask for inside: nothing is delivered. What the store did not know
+before (what call-ahead found of a recipient that was named, that this client waited for the greeting) is forgotten again.
 What failure means for the mail: none.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import click
 
 from appliance.cli import common
+from appliance.cli.selftest import notes
 from appliance.cli.selftest.play import Result, unlike
 from appliance.cli.selftest.relaying import ATTEMPTS, is_refusal
 from appliance.cli.selftest.stranger import Reply, Stranger
@@ -24,12 +23,7 @@ from appliance.config.mistakes import ConfigError
 from appliance.config.model import Listen
 from appliance.config.snapshot import Snapshot, build
 from appliance.config.values import parse_listen_address
-from appliance.protocol.smtp.address import AddressError, parse_address
-from appliance.stores import wire
-from appliance.stores.console import Console
 
-#: Seconds within which a worker has told the store what it learnt.
-TOLD = 2.0
 _NEAR = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 #: Of the attempts to relay: those whose domain is not perhaps one of theirs.
 _TRIED = 5
@@ -42,10 +36,10 @@ class Live:
     def __init__(self, config: str | None, snapshot: Snapshot, listen: Listen, recipient: str) -> None:
         self.config, self.snapshot, self.listen, self.recipient = config, snapshot, listen, recipient
         place = parse_listen_address(listen.address)
-        self._host, self._port = _NEAR.get(place.host, place.host), place.port
+        self.host, self._port = _NEAR.get(place.host, place.host), place.port
 
     def stranger(self) -> Stranger:
-        return Stranger(self._host, self._port)
+        return Stranger(self.host, self._port)
 
     async def status(self) -> Result:
         facts = common.ask(self.config, {"op": "status"})
@@ -57,7 +51,7 @@ class Live:
             answer = stranger.greeting if stranger.greeting.code != 220 else await stranger.hello()
             wanted = [*_KEYWORDS, *(["STARTTLS"] if self.listen.tls.certificate else [])]
             missing = [word for word in wanted if word not in stranger.features] if answer.code == 250 else [answer.short]
-        return unlike(missing, f"220, 250 {' '.join(wanted)}", "as expected", f"{self._host}:{self._port}")
+        return unlike(missing, f"220, 250 {' '.join(wanted)}", "as expected", f"{self.host}:{self._port}")
 
     async def starttls(self) -> Result:
         if not self.listen.tls.certificate:
@@ -122,26 +116,6 @@ class Live:
         ]
 
 
-def _unknown(config: str | None, recipient: str) -> list[str]:
-    """What call-ahead may learn of the recipient that nobody has asked yet: of itself, and of its domain."""
-    try:
-        address, _ = parse_address(recipient.encode(), utf8=True)
-        with Console(common.state_dir(config) / "run" / "stated.sock") as console:
-            keys = f"{address.local}@{address.domain}", f"@{address.domain}"
-            return [key for key in keys if console.ask(wire.ProbeGet(key)) is None]
-    except (AddressError, OSError):
-        return []
-
-
-def _forget(config: str | None, keys: list[str]) -> None:
-    """As `postgate recipients forget`. A worker tells what it learnt when it has time for that: it is waited for."""
-    end = time.monotonic() + TOLD
-    with suppress(OSError), Console(common.state_dir(config) / "run" / "stated.sock") as console:
-        for key in keys:
-            while not console.ask(wire.Delete("probe", key)) and time.monotonic() < end:
-                time.sleep(0.05)
-
-
 async def play(config: str | None, recipient: str | None, only: tuple[str, ...], shown: Shown) -> int:
     """How many scenarios missed. Raises ClickException if there is nothing to talk to."""
     try:
@@ -158,7 +132,11 @@ async def play(config: str | None, recipient: str | None, only: tuple[str, ...],
     ]
     if not lives:
         raise click.ClickException("no inbound listener takes connections without a PROXY header")
-    fresh = _unknown(config, recipient) if recipient else []
+    left = [
+        *(notes.of_recipient(recipient) if recipient else ()),
+        *notes.of_clients(snapshot, {one.host for one in lives}),
+    ]
+    fresh = notes.unknown(config, left)
     scenarios = [("status", lives[0].status)] + [
         (f"{name}, {live.listen.name}", run) for live in lives for name, run in live.scenarios()
     ]
@@ -173,5 +151,5 @@ async def play(config: str | None, recipient: str | None, only: tuple[str, ...],
             result = Result("miss", "somebody answers", str(error))
         shown.row(name, result, time.monotonic() - began)
     if fresh:
-        await asyncio.to_thread(_forget, config, fresh)
+        await asyncio.to_thread(notes.forget, config, fresh)
     return shown.end("the running gateway")
