@@ -246,17 +246,27 @@ async def test_each_pseudo_end_stands_on_the_wire_as_it_is() -> None:
         assert one.count(b"\r\n.\r\n") == 1 and one.endswith(b"\r\n.\r\n"), "and one end, the last of it"
 
 
-@pytest.mark.parametrize(("arrives", "found"), [("whole", 0), ("first", 1), ("both", 2), ("aside", 0)])
+@pytest.mark.parametrize(("arrives", "found"), [("whole", 0), ("first", 1), ("both", 2), ("aside", 0), ("twice", 1)])
 async def test_text_behind_a_pseudo_end_stays_in_the_one_mail(arrives: str, found: int) -> None:
     made = play()
     mail, inside = made.mail(), made.mail()
     whole = mail.octets + b"before\r\n.\r\nMAIL FROM:<>\r\n" + inside.octets
-    came = {"whole": [whole], "first": [mail.octets], "both": [mail.octets, inside.octets], "aside": []}[arrives]
+    came = {
+        "whole": [whole],
+        "first": [mail.octets],
+        "both": [mail.octets, inside.octets],
+        "aside": [],
+        "twice": [whole, whole],
+    }[arrives]
 
     async def of(*_args: object) -> Became:
         return Became("delivered", came[0]) if came else Became("250, then kept in quarantine")
 
-    made.fate, made.inner = cast("Any", SimpleNamespace(of=of)), cast("Any", SimpleNamespace(mails=came))
+    async def has_again(_token: bytes) -> bool:
+        return arrives == "twice"
+
+    made.fate = cast("Any", SimpleNamespace(of=of))
+    made.inner = cast("Any", SimpleNamespace(mails=came, has_again=has_again))
     assert len(await plays_framing._of_two(made, mail, inside, OK, "")) == found
 
 

@@ -284,4 +284,11 @@ class Scenarios(list[Scenario]):
         return add
 
 
-__all__ = ["DELIVER", "DOMAIN", "Mail", "Play", "Result", "Scenario", "Scenarios", "unlike"]
+async def once(play: Play, mail: Mail, result: Result) -> Result:
+    """`result`, a miss if a mail that was delivered came a second time."""
+    if result.state == "ok" and play.inner.told(mail.token.encode()) and await play.inner.has_again(mail.token.encode()):
+        return result._replace(state="miss", got=f"{result.got}, twice")
+    return result
+
+
+__all__ = ["DELIVER", "DOMAIN", "Mail", "Play", "Result", "Scenario", "Scenarios", "once", "unlike"]

@@ -80,6 +80,8 @@ async def _of_two(play: Play, mail: Mail, inside: Mail, reply: Reply, second: st
         became = await play.fate.of(mail.token, mail.sender, reply)
         if became.lost:
             problems.append(became.got)
+        if became.arrived is not None and await play.inner.has_again(mail.token.encode()):
+            problems.append("it came twice")
         if became.arrived is not None and not became.arrived.endswith(inside.octets):
             problems.append("it went inside without what stood behind")
     heads = (one.partition(b"\r\n\r\n")[0] for one in play.inner.mails)
@@ -132,4 +134,8 @@ async def eight_bit(play: Play) -> Result:
     reply = await play.send(mail, stranger, way=Way(options=" BODY=8BITMIME"))
     if stranger.features and "8BITMIME" not in stranger.features:
         return not_offered(play, "8BITMIME")
-    return await _unchanged(play, mail, await play.compare(mail, reply, DELIVER, "octets unchanged"))
+    why = "octets unchanged, BODY=8BITMIME inside, too"
+    result = await _unchanged(play, mail, await play.compare(mail, reply, DELIVER, why))
+    if result.state == "ok" and "BODY=8BITMIME" not in (told := play.inner.told(mail.token.encode())).upper().split():
+        return result._replace(state="miss", got=f"delivered with {told}")
+    return result

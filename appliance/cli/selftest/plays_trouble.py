@@ -1,7 +1,7 @@
 """Scenarios of trouble: scanners, DNS and the inner server away; and what must be true of all that was played."""
 
 from appliance.cli.selftest.expect import expect
-from appliance.cli.selftest.play import Play, Result, Scenarios, unlike
+from appliance.cli.selftest.play import Play, Result, Scenarios, once, unlike
 from appliance.cli.selftest.scanners import RECOVERY, recovered
 from appliance.cli.selftest.scripted import Scanner
 
@@ -46,7 +46,8 @@ async def no_inner(play: Play) -> Result:
         return (await play.stopped(mail, reply) if reply.code != 250 else None) or missed
     became = await play.fate.of(mail.token, mail.sender, reply, RECOVERY)
     got = "taken, then delivered" if became.arrived is not None else became.got
-    return unlike([got] * (became.arrived is None), "taken, then delivered", got, "it waited in the queue")
+    result = unlike([got] * (became.arrived is None), "taken, then delivered", got, "it waited in the queue")
+    return await once(play, mail, result)
 
 
 @CLOSING("nothing refused was delivered", always=True)
