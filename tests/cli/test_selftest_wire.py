@@ -113,9 +113,43 @@ FEATURES = "250-gateway\r\n250 STARTTLS\r\n"
         ("220 Go\r\n", END, "ok"),
     ],
 )
-async def test_what_stands_behind_starttls_must_be_gone_and_silence_is_no_end(answer: str, then: str, state: str) -> None:
+async def test_what_stands_behind_starttls_must_be_gone_and_silence_is_no_end(
+    monkeypatch: pytest.MonkeyPatch, answer: str, then: str, state: str
+) -> None:
+    async def nothing(_stranger: Stranger) -> str:
+        return ""
+
+    monkeypatch.setattr(plays_tls, "_remembered", nothing)
     async with gateway("220 hello\r\n", FEATURES, answer, then=then) as (one, _heard):
         assert (await plays_tls.injection(play(one))).state == state
+
+
+@pytest.mark.parametrize(
+    ("ready", "behind", "wrong"),
+    [
+        (Reply(220, "Go"), Reply(503, "5.5.1 Error: send HELO/EHLO first"), False),
+        (Reply(220, "Go"), Reply(250, "2.1.0 Ok"), True),
+        (Reply(220, "Go"), Reply(450, "4.7.1 Later"), True),
+        (Reply(220, "Go"), Reply(0, "the gateway hung up"), True),
+        (Reply(0, "TLS: no"), Reply(503, "5.5.1 Error: send HELO/EHLO first"), True),
+    ],
+)
+async def test_behind_tls_the_ehlo_of_before_counts_no_more(ready: Reply, behind: Reply, wrong: bool) -> None:
+    said: list[str] = []
+
+    async def say(line: str) -> Reply:
+        said.append(line)
+        return behind
+
+    async def handshake() -> Reply:
+        return ready
+
+    async with gateway("220 hello\r\n", "250-gateway\r\n250 STARTTLS\r\n") as (one, _heard):
+        vars(one)["starttls"] = handshake
+        vars(one)["hello"] = handshake
+        vars(one)["say"] = say
+        assert bool(await plays_tls._remembered(one)) is wrong
+    assert said == ["MAIL FROM:<probe@regular.example>"] * (ready.code == 220)
 
 
 class Secured:

@@ -32,7 +32,9 @@ async def injection(play: Play) -> Result:
         await stranger.raw(b"STARTTLS\r\nRSET\r\nNOOP\r\n")
         ready = await stranger.reply()
         wrong = await (_behind_tls(stranger, ready) if ready.code == 220 else _in_the_clear(stranger, ready))
-    return unlike([wrong] * bool(wrong), "nothing behind STARTTLS is obeyed", "the session ended or forgot it")
+    wrong = wrong or await _remembered(play.stranger())
+    expected = "nothing behind STARTTLS is obeyed, EHLO before it forgotten"
+    return unlike([wrong] * bool(wrong), expected, "as expected", "the session ended or forgot what was said")
 
 
 async def _behind_tls(stranger: Stranger, ready: Reply) -> str:
@@ -49,6 +51,15 @@ async def _behind_tls(stranger: Stranger, ready: Reply) -> str:
     if noop.code != 250:
         return "" if noop.ended else f"NOOP behind TLS got {noop.short}"
     return "" if bye.code == 221 else f"obeyed late: QUIT got {bye.short}"
+
+
+async def _remembered(stranger: Stranger) -> str:
+    """What is wrong if a session behind a handshake in good order remembers EHLO of before (RFC 3207, 4.2)."""
+    async with stranger:
+        await stranger.hello()
+        ready = await stranger.starttls()
+        reply = await stranger.say("MAIL FROM:<probe@regular.example>") if ready.code == 220 else ready
+    return "" if reply.code == 503 else f"MAIL behind TLS, without EHLO, got {reply.short}"
 
 
 async def _in_the_clear(stranger: Stranger, reply: Reply) -> str:
