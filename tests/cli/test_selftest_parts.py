@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from appliance.cli.selftest import scripted, stage, toml
 from appliance.cli.selftest.earlier import Decided
 from appliance.cli.selftest.expect import Expected, expect, off
-from appliance.cli.selftest.play import Play, Result, Scenario
+from appliance.cli.selftest.play import Mail, Play, Scenario
 from appliance.cli.selftest.plays_trouble import CLOSING, nothing_refused
+from appliance.cli.selftest.result import UNPLAYED, Result
 from appliance.cli.selftest.scripted import EICAR, has_eicar
 from appliance.cli.selftest.stranger import Reply
 from appliance.cli.selftest.table import Shown
@@ -270,12 +271,18 @@ async def test_the_scripted_scanners_speak_their_protocols() -> None:
 
 
 async def test_what_is_to_be_dropped_may_not_arrive() -> None:
-    play = Play(*(cast("Any", None) for _ in range(6)))
-    mail = play.mail()
-    result = await play.compare(mail, Reply(250, "Ok"), Expected("drop", "taken and dropped"))
+    play, made = Play(*(cast("Any", None) for _ in range(6))), list[Mail]()
+
+    async def dropped(play: Play) -> Result:
+        made.append(play.mail())
+        return await play.compare(made[0], Reply(250, "Ok"), Expected("drop", "taken and dropped"))
+
+    result, _ = await stage._played(play, Scenario("SPF fail", dropped), time.monotonic() + 10)
     assert result.state == "ok"
+    [mail] = made
     play.inner = cast("Any", SimpleNamespace(mails=[mail.octets]))
-    assert (await nothing_refused(play)).state == "miss"
+    missed = await nothing_refused(play)
+    assert (missed.state, missed.got) == ("miss", 'a mail of "SPF fail" was')
     play.inner.mails.clear()
     assert (await nothing_refused(play)).state == "ok"
 
@@ -288,5 +295,7 @@ async def test_who_is_late_is_not_played_but_for_what_costs_nothing(capsys: pyte
     play = Play(*(cast("Any", None) for _ in range(6)))
     play.inner = cast("Any", SimpleNamespace(mails=[]))
     await stage._scenarios(play, chosen, Shown(as_json=True), time.monotonic() - stage.ENOUGH - 1)
-    states = [json.loads(line)["state"] for line in capsys.readouterr().out.splitlines()]
-    assert states == ["skipped", "ok"]
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["state"], row["got"] == UNPLAYED) for row in rows] == [("miss", True), ("ok", False)], (
+        "it is no ok, either"
+    )

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from appliance.cli.selftest.play import Result
+from appliance.cli.selftest.result import UNPLAYED, Result
 from appliance.cli.selftest.table import Shown
 
 LONG = 'tls stops this stranger first: missing (regular.example needs TLSv1.2, session has none); [on] missing = "reject"'
@@ -49,3 +49,12 @@ def test_a_self_test_without_its_clean_mail_says_so_at_its_end(
     shown.row("clean mail", Result(state, "delivered", "delivered", "why"), 0.1)  # type: ignore[arg-type]
     shown.end("x")
     assert capsys.readouterr().out.splitlines()[-1].startswith(last)
+
+
+def test_rows_without_time_are_counted_in_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Shown(as_json=False)
+    shown.row("clean mail", Result("ok", "delivered", "delivered"), 0.1)
+    shown.row("kill -9 of each process", Result("miss", "it is played", UNPLAYED, "85 s were over"), 0.0)
+    assert shown.end("x") == 1, "that is no success"
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("1 as expected, 1 missed (1 not played for want of time), 0 skipped in ")

@@ -17,7 +17,7 @@ from appliance.cli.selftest.fate import Fate
 from appliance.cli.selftest.gateway import Gateway
 from appliance.cli.selftest.inner import Inner
 from appliance.cli.selftest.places import file_of
-from appliance.cli.selftest.result import Result, unlike
+from appliance.cli.selftest.result import ROW, Result, unlike
 from appliance.cli.selftest.scene import DOMAIN, HONEST, MAILBOX, Scene
 from appliance.cli.selftest.scripted import Scanner
 from appliance.cli.selftest.stranger import Reply, Stranger, Way, send
@@ -58,6 +58,8 @@ class Play:
         #: Seconds that are left for things to be well again after trouble.
         self.patience = math.inf
         self.refused: set[str] = set()
+        #: Of which row a token is.
+        self.rows: dict[str, str] = {}
         #: What strangers do since they were asked for it, and the tokens of mails that went so.
         self.signs = self.tls = False
         self._signed: set[str] = set()
@@ -87,6 +89,7 @@ class Play:
         """An honest mail of `domain`, or of this `sender`, or one with another `author`. `headers`: more of them, CRLF at
         the end of each."""
         token = f"selftest-{next(self._numbers):04}"
+        self.rows[token] = ROW.get()
         sender = sender or f"{token}@{domain}"
         text = (
             f"{headers}From: {author or f'Self-test <{sender}>'}\r\nTo: <{MAILBOX}>\r\nSubject: self-test\r\n"

@@ -54,4 +54,7 @@ async def no_inner(play: Play) -> Result:
 async def nothing_refused(play: Play) -> Result:
     arrived = [token for token in sorted(play.refused) if any(token.encode() in mail for mail in play.inner.mails)]
     refused = len(play.refused)
-    return unlike([f"{token} was" for token in arrived], "none of them", f"none of {refused}", "all refusals of this run")
+    rows = dict.fromkeys(play.rows.get(token, token) for token in arrived)
+    return unlike(
+        [f'a mail of "{row}" was' for row in rows], "none of them", f"none of {refused}", "all refusals of this run"
+    )

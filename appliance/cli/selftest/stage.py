@@ -27,7 +27,7 @@ from appliance.cli.selftest import (
 )
 from appliance.cli.selftest.gateway import Gateway, Trouble
 from appliance.cli.selftest.inner import Inner
-from appliance.cli.selftest.play import Play, Result, Scenario
+from appliance.cli.selftest.play import Play, Scenario
 from appliance.cli.selftest.plays_content import CONTENT
 from appliance.cli.selftest.plays_framing import FRAMING
 from appliance.cli.selftest.plays_kill import KILLING
@@ -35,6 +35,7 @@ from appliance.cli.selftest.plays_sender import SENDER
 from appliance.cli.selftest.plays_smtp import SMTP
 from appliance.cli.selftest.plays_tls import TLS
 from appliance.cli.selftest.plays_trouble import AWAY, CLOSING, TROUBLE
+from appliance.cli.selftest.result import ROW, UNPLAYED, Result
 from appliance.cli.selftest.scene import HONEST, MAILBOX, Scene
 from appliance.cli.selftest.table import Shown
 from appliance.config.mistakes import ConfigError
@@ -181,13 +182,15 @@ async def _scenarios(play: Play, chosen: list[Scenario], shown: Shown, began: fl
 async def _in_time(play: Play, scenario: Scenario, began: float) -> tuple[Result, float]:
     """How it ended, and how long it took, if there is time for it at all."""
     if not scenario.always and time.monotonic() > began + ENOUGH:
-        return Result("skipped", "-", "-", f"{ENOUGH:.0f} s were over (see what was slow): play it with --only"), 0.0
+        why = f"{ENOUGH:.0f} s were over (see what was slow): play it with --only"
+        return Result("miss", "it is played", UNPLAYED, why), 0.0
     return await _played(play, scenario, began + END)
 
 
 async def _played(play: Play, scenario: Scenario, end: float) -> tuple[Result, float]:
     """How it ended, and how long it took; it has until `end`."""
     began = time.monotonic()
+    ROW.set(scenario.name)
     try:
         async with asyncio.timeout(end - began) as scope:
             result = await scenario.run(play)

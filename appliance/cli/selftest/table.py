@@ -13,8 +13,8 @@ import time
 
 import click
 
-from appliance.cli.selftest.play import Result
 from appliance.cli.selftest.plays_smtp import CLEAN
+from appliance.cli.selftest.result import UNPLAYED, Result
 
 _COLOUR = {"ok": "green", "miss": "red", "skipped": "yellow"}
 _WIDTHS = (30, 34, 44)
@@ -34,7 +34,7 @@ class Shown:
         self._began = time.monotonic()
         self._header = False
         self.counts = {"ok": 0, "miss": 0, "skipped": 0}
-        self._clean = ""
+        self._clean, self._late = "", 0
         self._busy = sys.stderr.isatty() and not as_json
         self._width = max(_NARROWEST, shutil.get_terminal_size((_WIDE, 24)).columns)
         #: Whether there is room for all columns.
@@ -53,6 +53,7 @@ class Shown:
     def row(self, name: str, result: Result, seconds: float) -> None:
         """One scenario is over."""
         self.counts[result.state] += 1
+        self._late += result.got == UNPLAYED
         self._clean = result.state if name == CLEAN else self._clean
         self._clear()
         if self._json:
@@ -102,7 +103,8 @@ class Shown:
         if not self._json:
             ok, miss, skipped = (self.counts[key] for key in ("ok", "miss", "skipped"))
             seconds = time.monotonic() - self._began
-            click.echo(f"{ok} as expected, {miss} missed, {skipped} skipped in {seconds:.0f} s: {what}")
+            late = f" ({self._late} {UNPLAYED})" if self._late else ""
+            click.echo(f"{ok} as expected, {miss} missed{late}, {skipped} skipped in {seconds:.0f} s: {what}")
             if words := _FOLLOWS.get(self._clean):
                 click.echo(click.style(textwrap.fill(words, self._width), fg=_COLOUR[self._clean]))
         return self.counts["miss"]
