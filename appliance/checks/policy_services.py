@@ -178,9 +178,10 @@ async def _restrictions(names: list[str], asked: Asked, ctx: Context, ports: Por
         if name == "warn_if_reject":
             warn = True
             continue
-        argument = next(words, "") if name in restrictions_asked.LISTS else ""
+        known = restrictions.OLD.get(name, name)
+        argument = next(words, "") if known in restrictions_asked.WITH_ARGUMENT else ""
         try:
-            found = await _evaluated(name, argument, ctx, ports, ours)
+            found = await _evaluated(known, argument, ctx, ports, ours)
         except ValueError as error:
             return [*verdicts, _wrong(asked, f"{name}: {error}")]
         if found is None:
@@ -201,7 +202,7 @@ async def _evaluated(name: str, argument: str, ctx: Context, ports: Ports, ours:
     """What one restriction finds; None: it means nothing here."""
     found = restrictions.evaluate(name, ctx, ours, ports.site.our_addresses)
     if found is not None:
-        return restrictions_asked.Found(*found)
+        return restrictions_asked.Found(*found, "nobody logs in here" if name in restrictions.LOGINS else "")
     return await restrictions_asked.ask(name, argument, ctx, ports, ours)
 
 

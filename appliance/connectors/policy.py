@@ -223,6 +223,9 @@ class PolicyClients:
         """Raises Unavailable."""
         return await self._peer(service).ask(encode_request(attributes), transaction)
 
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     def _peer(self, service: Service) -> _Peer:
         peer = self._peers.get(service)
         if peer is None:

@@ -67,9 +67,11 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PolicyServices(Protocol):
-    """Asks policy services. Raises Unavailable, which says who, which step and how long."""
+    """Asks policy services. Raises Unavailable, which says who, which step and how long. `pause`: for `sleep`."""
 
     def ask(self, service: Service, attributes: Mapping[str, str], transaction: str) -> Awaitable[Answer]: ...
+
+    def pause(self, seconds: float) -> Awaitable[None]: ...
 
 
 def internal(address: Address | None) -> str:

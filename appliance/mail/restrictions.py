@@ -16,9 +16,29 @@ NO_LITERAL = f"501 5.5.2 {_HELO}: invalid ip address"
 _OF_HELO = frozenset({"reject_invalid_helo_hostname", "reject_non_fqdn_helo_hostname"})
 
 
+#: Names that Postfix 3.7 still takes, and what they are called now.
+OLD = {
+    "reject_unknown_client": "reject_unknown_client_hostname",
+    "reject_invalid_hostname": "reject_invalid_helo_hostname",
+    "reject_non_fqdn_hostname": "reject_non_fqdn_helo_hostname",
+    "reject_unknown_hostname": "reject_unknown_helo_hostname",
+    "reject_unknown_address": "reject_unknown_sender_domain",
+    "reject_rbl": "reject_rbl_client",
+    "check_recipient_maps": "reject_unlisted_recipient",
+}
+#: Permissions of clients that have logged in, or have shown a certificate that is on a list: nobody does, no list is.
+_NOBODY = frozenset({"permit_sasl_authenticated", "permit_tls_clientcerts", "permit_tls_all_clientcerts"})
+#: Whether the sender is the one who has logged in. A Postfix without SASL leaves them out, and warns.
+LOGINS = frozenset(
+    f"reject_{of}_login_mismatch" for of in ("sender", "authenticated_sender", "known_sender", "unauthenticated_sender")
+)
+
+
 def evaluate(name: str, ctx: Context, ours: bool, our_addresses: Sequence[str] = ()) -> tuple[str, str] | None:
     """(outcome, reply or ""); None: it is none of these. `ours`: whether the recipient's domain is. `our_addresses`:
     those that listeners name."""
+    if name in LOGINS:
+        return "warn", ""
     if name in WORDS and name in NAMES:
         return WORDS[name], ""
     if name in _OF_HELO and no_literal(ctx.helo):
@@ -34,7 +54,7 @@ def evaluate(name: str, ctx: Context, ours: bool, our_addresses: Sequence[str] =
         "permit_mynetworks": ctx.client.trusted_relay or ctx.role == "outbound",
         "permit_inet_interfaces": _is_us(ctx, our_addresses),
         "permit_auth_destination": ours,
-        "permit_sasl_authenticated": False,
+        **dict.fromkeys(_NOBODY, False),
     }
     return ("ok" if permits[name] else "dunno", "") if name in permits else None
 
@@ -112,8 +132,10 @@ _UNAUTHORISED = {
 NAMES = frozenset(
     {
         *("permit", "reject", "defer", "defer_if_permit", "defer_if_reject"),
-        *("permit_mynetworks", "permit_inet_interfaces", "permit_auth_destination", "permit_sasl_authenticated"),
+        *("permit_mynetworks", "permit_inet_interfaces", "permit_auth_destination"),
+        *_NOBODY,
         *_REFUSALS,
         *_UNAUTHORISED,
+        *LOGINS,
     }
 )

@@ -6,6 +6,7 @@ unless something refuses it (as with Postfix); a block list that does not answer
 allow list that does not puts off what would be refused.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -40,11 +41,28 @@ _LISTED: dict[str, tuple[Callable[[Context], str], str]] = {
 
 async def ask(name: str, argument: str, ctx: Context, ports: Ports, ours: bool) -> Found | None:
     """What a restriction finds; None: it is none of these. `argument`: of those that take one; `ours`: whether the
-    recipient's domain is. Raises ValueError for an argument that is no DNS list."""
+    recipient's domain is. Raises ValueError for an argument that is no DNS list, or no number of seconds."""
     if name in LISTS:
         return await _list(name, argument, ctx, ports, ours)
+    if name == SLEEP:
+        return await _sleep(argument, ports)
     one = _ASKED.get(name)
     return await one(ctx, ports) if one is not None else None
+
+
+# ---------------------------------------------------------------------- waiting
+
+SLEEP, MAX_SLEEP = "sleep", 10
+_SECONDS = re.compile(r"[0-9]+")
+
+
+async def _sleep(argument: str, ports: Ports) -> Found:
+    """At most MAX_SLEEP seconds: a Postfix in front of us has a deadline of its own."""
+    if not _SECONDS.fullmatch(argument):
+        raise ValueError(f"{argument or 'nothing'} is no number of seconds")
+    if ports.policy_services is not None:
+        await ports.policy_services.pause(MAX_SLEEP if len(argument) > 2 else min(int(argument), MAX_SLEEP))
+    return _DUNNO
 
 
 # ---------------------------------------------------------------------- domains
@@ -171,6 +189,10 @@ LISTS = frozenset(
         *(f"reject_rhsbl_{of}" for of in _LISTED),
     }
 )
+
+
+#: All that are followed by a word of their own.
+WITH_ARGUMENT = LISTS | {SLEEP}
 
 
 async def _list(name: str, argument: str, ctx: Context, ports: Ports, ours: bool) -> Found:

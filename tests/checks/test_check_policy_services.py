@@ -38,6 +38,10 @@ class Services:
 
     def __init__(self, **answers: str | Exception) -> None:
         self.answers, self.asked = answers, list[tuple[str, Mapping[str, str]]]()
+        self.slept: list[float] = []
+
+    async def pause(self, seconds: float) -> None:
+        self.slept.append(seconds)
 
     async def ask(self, service: Service, attributes: Mapping[str, str], transaction: str) -> Answer:
         self.asked.append((service.name, attributes))

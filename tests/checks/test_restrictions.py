@@ -13,14 +13,14 @@ from appliance.daemons.compose.mailboxes import mailbox
 from appliance.engine.exceptions import Exemption, compile_test
 from appliance.engine.rules import CheckPolicy
 from appliance.mail import restrictions, restrictions_asked
-from appliance.mail.context import Client, Context, Recipient
+from appliance.mail.context import Client, Context, Recipient, Tls
 from appliance.mail.ports import Ports, Probe, Unavailable
 from appliance.mail.verdict import Verdict
 from appliance.protocol.dns import Answer
 from appliance.protocol.smtp.address import Address, parse_address
 from appliance.tables import open_table
 from tests.checks.dns import Dns
-from tests.checks.test_check_policy_services import SITE, Services, context, policy
+from tests.checks.test_check_policy_services import SITE, Services, _settled, context, policy
 
 RECORDS = {
     "example.org MX": ["10 mx.example.org"],
@@ -314,6 +314,54 @@ def test_this_host_itself(client: Client, outcome: str) -> None:
     assert told("permit_inet_interfaces", context(client=client)).outcome == outcome
 
 
+@pytest.mark.parametrize(
+    ("old", "facts"),
+    [
+        ("reject_unknown_client", {"client": Client(address="192.0.2.7", proof="none")}),
+        ("reject_invalid_hostname", {"helo": "a..b"}),
+        ("reject_non_fqdn_hostname", {"helo": "host"}),
+        ("reject_unknown_hostname", {"helo": "nowhere.example"}),
+        ("reject_unknown_address", {"sender": sent_by("x@nowhere.example")}),
+        ("check_recipient_maps", {"recipient": to("nobody@example.com")}),
+        ("reject_rbl", {}),
+    ],
+)
+def test_names_of_old_mean_what_they_are_called_now(old: str, facts: dict[str, Any]) -> None:
+    argument, ports = " bl.example" if old == "reject_rbl" else "", boxes(tables=(LIST,), callahead=False)
+    found = told(old + argument, context(**facts), **ports)
+    now = told(restrictions.OLD[old] + argument, context(**facts), **ports)
+    assert (found.outcome, found.reply) == (now.outcome, now.reply) and now.outcome in ("reject", "defer")
+    assert found.reason.startswith(f"one: {old}"), "as the service has said it"
+
+
+@pytest.mark.parametrize("of", ["sender", "authenticated_sender", "known_sender", "unauthenticated_sender"])
+def test_nobody_has_logged_in_here(of: str) -> None:
+    """As in a Postfix without SASL: the log says that it is in vain."""
+    found = told(f"reject_{of}_login_mismatch", context())
+    assert found.outcome == "warn" and "nobody logs in here" in found.reason
+
+
+def test_certificates_of_clients_permit_nothing() -> None:
+    ctx = context(client=Client(address="192.0.2.7", tls=Tls("TLSv1.3", "x", 256, "client.example")))
+    for name in ("permit_tls_clientcerts", "permit_tls_all_clientcerts"):
+        assert told(f"{name} reject", ctx).outcome == "reject"
+
+
+@pytest.mark.parametrize(("seconds", "slept"), [("0", 0), ("1", 1), ("10", 10), ("11", 10), ("9" * 400, 10)])
+def test_sleep_is_bounded(seconds: str, slept: int) -> None:
+    services = Services(one=f"sleep {seconds}, reject")
+    asked = policy_services.check(context(), policy({"name": "one"}), Ports(site=SITE, policy_services=services))
+    assert not isinstance(asked, Verdict)
+    assert asyncio.run(_settled(asked)).outcome == "reject"
+    assert services.slept == [slept]
+
+
+@pytest.mark.parametrize("answer", ["sleep", "sleep x", "sleep -1", "sleep 1.5", "sleep \u0661"])
+def test_sleep_is_followed_by_a_number(answer: str) -> None:
+    found = told(answer, context())
+    assert found.outcome == "temperror" and "sleep" in found.reason
+
+
 def test_what_has_no_meaning_is_put_off_and_named() -> None:
     found = told("reject_unverified_sender", context())
     assert found.outcome == "temperror"
@@ -328,8 +376,15 @@ def test_the_page_names_them_all_and_no_other() -> None:
     short = re.findall(r"`reject_rhsbl_client`((?:, `_\w+`)+)", told_of)[0]
     written = told_of.replace(short, re.sub(r"`_", "`reject_rhsbl_", short))
     named = set(re.findall(r"`((?:permit|reject|defer|warn_if)\w*)(?: LIST)?`", written))
-    lists = {name for name in named if re.search("rbl|rhsbl|dnswl|rhswl", name)}
-    assert lists == restrictions_asked.LISTS
-    assert named - lists == {"warn_if_reject", *restrictions.NAMES, *restrictions_asked.NAMES}
-    for name in named - lists - {"warn_if_reject"}:
+    lists = {name for name in named if re.search("rbl_|rhsbl|dnswl|rhswl", name)}
+    assert lists == restrictions_asked.LISTS and "`sleep SECONDS`" in told_of
+    old = set(restrictions.OLD)
+    assert named - lists == {
+        "warn_if_reject",
+        *restrictions.NAMES,
+        *restrictions_asked.NAMES,
+        *old - {"check_recipient_maps"},
+    }
+    assert "`check_recipient_maps`" in told_of and old.isdisjoint(restrictions.OLD.values())
+    for name in named - lists - {"warn_if_reject", "reject_rbl"}:
         assert told(name, context(), **boxes()).outcome != "temperror", name

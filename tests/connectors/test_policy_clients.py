@@ -310,3 +310,11 @@ async def test_nothing_leaks_whatever_the_peer_does(said: list[str]) -> None:
             while count()[0] > before[0] + 1 or count()[1] > before[1] + 1:
                 await asyncio.sleep(0.01)
     clients.close()
+
+
+async def test_who_is_told_to_sleep_sleeps() -> None:
+    loop, clients = asyncio.get_running_loop(), PolicyClients()
+    before = loop.time()
+    await clients.pause(0.05)
+    assert loop.time() - before >= 0.049
+    clients.close()

@@ -19,6 +19,8 @@ pytestmark = [
     pytest.mark.skipif(not shutil.which("postfix"), reason="Debian package postfix is not installed (make packages)"),
 ]
 HELO = ("reject_invalid_helo_hostname", "reject_non_fqdn_helo_hostname")
+#: The same by the names of old.
+HELO_OLD = ("reject_invalid_hostname", "reject_non_fqdn_hostname")
 ADDRESS = ("reject_non_fqdn_sender", "reject_non_fqdn_recipient")
 _NAMES = """
     mail.example.org mail mail. example.org. example.org.. .example.org a..b -a.example a-.example a_b.example _a.example
@@ -54,8 +56,8 @@ DOMAINS = _DOMAINS.split()
 @pytest.fixture
 def ports(make_postfix: Callable[..., Postfix]) -> Iterator[dict[str, int]]:
     """A port for each restriction."""
-    found = {name: free_port() for name in (*HELO, *ADDRESS)}
-    stage = {name: "helo" if "helo" in name else name.rpartition("_")[2] for name in found}
+    found = {name: free_port() for name in (*HELO, *HELO_OLD, *ADDRESS)}
+    stage = {name: "helo" if "hostname" in name else name.rpartition("_")[2] for name in found}
     services = "".join(
         f"127.0.0.1:{port} inet n - n - - smtpd\n -o smtpd_delay_reject=no -o smtpd_{stage[name]}_restrictions={name}\n"
         for name, port in found.items()
@@ -79,14 +81,14 @@ def said(smtp: smtplib.SMTP, line: str) -> str:
 
 def test_greetings(ports: dict[str, int]) -> None:
     refused = 0
-    for name in HELO:
+    for name in (*HELO, *HELO_OLD):
         with smtplib.SMTP("127.0.0.1", ports[name], timeout=30) as smtp:
             for greeting in GREETINGS:
-                found = restrictions.evaluate(name, context(helo=greeting), True)
+                found = restrictions.evaluate(restrictions.OLD.get(name, name), context(helo=greeting), True)
                 assert found is not None
                 assert found[1] == said(smtp, f"EHLO {greeting}"), (name, greeting)
                 refused += bool(found[1])
-    assert 20 < refused < 2 * len(GREETINGS) - 20
+    assert 40 < refused < 4 * len(GREETINGS) - 40
 
 
 def test_addresses(ports: dict[str, int]) -> None:
