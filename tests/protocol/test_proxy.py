@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.protocol.errors import ProtocolError
-from appliance.protocol.proxy import MAX_V2_BODY, SIGNATURE, ProxyInfo, parse
+from appliance.protocol.proxy import SIGNATURE, ProxyInfo, parse
 
 
 def version_2(command: int, family: int, body: bytes) -> bytes:
@@ -36,7 +36,7 @@ GOOD = [
     (version_2(0x20, 0x00, b""), ProxyInfo(2)),
     (version_2(0x20, 0x11, V4), ProxyInfo(2)),
     (version_2(0x21, 0x00, TLV), ProxyInfo(2)),
-    (version_2(0x21, 0x11, V4 + bytes(MAX_V2_BODY - len(V4))), ProxyInfo(2, "192.0.2.7", 50000, "198.51.100.1", 25)),
+    (version_2(0x21, 0x11, V4 + bytes(4096 - len(V4))), ProxyInfo(2, "192.0.2.7", 50000, "198.51.100.1", 25)),
 ]
 
 
@@ -76,8 +76,8 @@ BAD = [
     version_2(0x21, 0x10, V4),
     version_2(0x21, 0x11, V4[:-1]),
     version_2(0x21, 0x21, V4),
-    version_2(0x21, 0x11, V4 + bytes(MAX_V2_BODY)),
-    SIGNATURE + struct.pack(">BBH", 0x21, 0x11, MAX_V2_BODY + 1),
+    version_2(0x21, 0x11, V4 + bytes(4097 - len(V4))),
+    SIGNATURE + struct.pack(">BBH", 0x21, 0x11, 4097),
 ]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from appliance.protocol import rspamd
+from appliance.protocol import http, rspamd
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.rspamd import Added, Removed
 
@@ -99,3 +99,42 @@ def test_only_200_is_an_answer(code: int) -> None:
 def test_what_rspamd_says_of_its_trouble_is_told() -> None:
     with pytest.raises(ProtocolError, match="404 'invalid command'"):
         rspamd.parse(404, b'{"error":"invalid command","error_domain":"protocol-error"}')
+
+
+def test_d1_an_answer_of_4_mib_is_read_and_no_longer_one() -> None:
+    """The reader that the connector gives to each question: with a length, in chunks, and up to the end of the stream."""
+    longest = 4 * 1024 * 1024
+    heads = (b"Content-Length: %d\r\n", b"Transfer-Encoding: chunked\r\n", b"")
+    for head in heads:
+        for size in (longest, longest + 1):
+            body = reply().ljust(size)
+            if head.startswith(b"Transfer"):
+                body = b"%x\r\n%b\r\n0\r\n\r\n" % (size, body)
+            reader = http.AnswerReader(rspamd.MAX_REPLY)
+            whole = b"HTTP/1.1 200 OK\r\n" + (head % size if b"%d" in head else head) + b"\r\n" + body
+            if size > longest:
+                with pytest.raises(ProtocolError):
+                    reader.feed(whole)
+                continue
+            reader.feed(whole)
+            assert rspamd.parse(200, reader.end().body).score == 5.3
+
+
+def test_d1_each_number_is_bounded_at_its_value() -> None:
+    def parsed(**more: Any) -> rspamd.Answer:
+        return rspamd.parse(200, reply(**more))
+
+    symbols = {f"R{number}": {"score": 1.0} for number in range(2001)}
+    fields = {f"X{number}": "x" for number in range(101)}
+    text = "x" * 8193
+    with pytest.raises(ProtocolError, match="2001 symbols"):
+        parsed(symbols=symbols)
+    del symbols["R2000"]
+    assert len(parsed(symbols=symbols).rules) == 2000
+    with pytest.raises(ProtocolError, match="101 edits"):
+        parsed(milter={"add_headers": fields})
+    del fields["X100"]
+    assert len(parsed(milter={"add_headers": fields}).added) == 100
+    with pytest.raises(ProtocolError, match="with the text"):
+        parsed(messages={"smtp_message": text})
+    assert len(parsed(messages={"smtp_message": text[1:]}).text) == 8192

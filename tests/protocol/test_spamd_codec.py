@@ -143,6 +143,18 @@ def test_d1_an_endless_answer_is_cut_off() -> None:
             reader.feed(b"SPAMD/1.1 0 EX_OK\r\n" * 100)
 
 
+def test_d1_each_limit_holds_at_its_value() -> None:
+    rules = tuple(f"R{number}" for number in range(2000))
+    assert spamd.parse(reply(body=",".join(rules).encode())).rules == rules
+    with pytest.raises(ProtocolError, match="the rules 'R0,R1,"):
+        spamd.parse(reply(body=",".join((*rules, "R2000")).encode()))
+    reader = ReplyReader()
+    reader.feed(b"x" * 65535)
+    reader.feed(b"x")
+    with pytest.raises(ProtocolError, match="longer than 65536 octets"):
+        reader.feed(b"x")
+
+
 def test_d1_one_octet_at_a_time() -> None:
     reader = ReplyReader()
     for octet in reply():
