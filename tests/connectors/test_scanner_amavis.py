@@ -1,6 +1,7 @@
 """amavisd as a scanner, with a scripted server and a real runner between: what is told, what is made of the answer."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,9 @@ async def test_a_fault_is_an_error_in_bounded_time_and_passes(tmp_path: Path, fa
     async with Hostile(Good(read_request, CLEAN), FAULTS[fault]) as peer, Amavis(tmp_path, peer, 0.5) as amavis:
         found = await amavis.scanner.scan(Message(), context("T7"))
         assert found.kind == "error" and found.seconds < 1.5 and str(peer.port) in found.why, found
+        assert re.search(r"\d\.\d s\)|within \d", found.why), found.why
         assert amavis.scanner.condition.facts()["state"] == "degraded"
+        assert "1 (last: T7)" in amavis.scanner.condition.facts()["not scanned"]
         await peer.be(None)
         await peer.be(hostile.answers)
         async with asyncio.timeout(10):

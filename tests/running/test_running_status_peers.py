@@ -103,11 +103,13 @@ def test_each_kind_of_peer_in_trouble_is_named_with_its_messages_and_well_again(
     log = made.log()
     for line in (
         f"error: next hop fails: next_hop=smtp:[127.0.0.1]:{inner.port} id=",
-        f"error: next hop fails: next_hop=smtp:[127.0.0.1]:{world.dead} id={gone} why=connect to ",
+        f"error: next hop fails: next_hop=smtp:[127.0.0.1]:{world.dead} id={gone} seconds=",
         f"error: call-ahead fails: next_hop=smtp:[127.0.0.1]:{world.dead} why=connect to ",
     ):
         assert log.count(line) == 1, line
-    first = re.search(rf"next hop fails: \S+:{inner.port} id=(\w+) why={re.escape(said)}$", log, re.MULTILINE)
+    first = re.search(
+        rf"next hop fails: \S+:{inner.port} id=(\w+) seconds=[0-9.]+ why={re.escape(said)}$", log, re.MULTILINE
+    )
     assert first and first[1] in busy
     assert f"error: name server fails: server={world.names.address} why=" in log, "of each process that asks it"
 

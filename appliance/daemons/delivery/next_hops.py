@@ -38,15 +38,17 @@ class NextHops:
 
     # ------------------------------------------------------------------ what deliveries find
 
-    def not_reached(self, destination: Destination, item: Item, error: NoWay) -> None:
-        """There was no session. A domain that does not exist is nobody's trouble."""
+    def not_reached(self, destination: Destination, item: Item, error: NoWay, seconds: float) -> None:
+        """There was no session, `seconds` after it was wanted. A domain that does not exist is nobody's trouble."""
         why = clean(str(error), _LONG)
         self.contacts.of(destination.name).failed(why)
         if not error.final:
-            self._fails(destination, item, why, 0)
+            self._fails(destination, item, why, 0, seconds)
 
-    def answered(self, destination: Destination, item: Item, answers: Sequence[Result], peer: str) -> None:
-        """What it said of a message."""
+    def answered(
+        self, destination: Destination, item: Item, answers: Sequence[Result], peer: str, seconds: float
+    ) -> None:
+        """What it said of a message, and how long that took."""
         contact = self.contacts.of(destination.name)
         blamed = None
         if not any(answer.kind == "delivered" for answer in answers):
@@ -54,16 +56,17 @@ class NextHops:
         if blamed is not None:
             why = clean(worded(blamed, peer), _LONG)
             contact.failed(why)
-            self._fails(destination, item, why, _STEPS.get(blamed.command, 0))
+            self._fails(destination, item, why, _STEPS.get(blamed.command, 0), seconds)
             return
         contact.answered()
         if self._step and any(_passes(answer, self._step.get(destination.name, 0)) for answer in answers):
             self._well(destination)
 
-    def _fails(self, destination: Destination, item: Item, why: str, step: int) -> None:
+    def _fails(self, destination: Destination, item: Item, why: str, step: int, seconds: float) -> None:
         if not destination.filtering and not destination.lacks:  # filters, and tables of routes, tell themselves
             if destination.name not in self._step and not destination.outward:
-                log.error("next hop fails", next_hop=destination.name, id=item.queue_id, why=why)
+                took = f"{seconds:.2f}"
+                log.error("next hop fails", next_hop=destination.name, id=item.queue_id, seconds=took, why=why)
             self._step[destination.name] = step
             self._book(destination).note(destination.name, why, item.queue_id)
 

@@ -135,7 +135,7 @@ class Runner:
         dispatch = self._dispatch
         connecting = time.monotonic() - self._connecting
         trip = Trip((*dispatch.waited(item, self._connecting), connecting, 0.0), error.relay, "")
-        dispatch.hops.not_reached(self.destination, item, error)
+        dispatch.hops.not_reached(self.destination, item, error, connecting)
         dispatch.filtering.failed(self.destination, item, str(error))
         indexes = dispatch.indexes(item, job.destination)
         if dispatch.results.no_way(item, indexes, str(error), error.status, error.final, trip):
@@ -175,8 +175,8 @@ class Runner:
             return False
         again = self._dispatch.results.delivered(item, indexes, answers, trip)
         if again and len(self.destination.hops) > 1:
-            return await self._elsewhere(session, item, trailer, indexes, answers)
-        self._tell(session, item, answers)
+            return await self._elsewhere(session, item, trailer, indexes, answers, trip)
+        self._tell(session, item, answers, trip)
         return again
 
     async def _left(self, item: Item, indexes: list[int]) -> Trailer:
@@ -192,23 +192,23 @@ class Runner:
         return self._dispatch.results.delivered(item, indexes, answers, trip)
 
     async def _elsewhere(
-        self, session: Session, item: Item, trailer: Trailer, indexes: list[int], answers: list[Result]
+        self, session: Session, item: Item, trailer: Trailer, indexes: list[int], answers: list[Result], trip: Trip
     ) -> bool:
         """The recipients that were put off, once more at the next place; an unknown outcome is not doubled at once."""
         rest = [i for i, answer in zip(indexes, answers, strict=True) if answer.kind == "deferred" and not answer.unknown]
         tried = frozenset({str(session.target)})
         self._drop_session()
         if not rest or self._dispatch.spool.get(item.queue_id) is not item:
-            self._tell(session, item, answers)
+            self._tell(session, item, answers, trip)
             return True
         begun = self._connecting = time.monotonic()
         try:
             self._session = await self._dispatch.ways.open(self.destination, tried)
         except NoWay:
-            self._tell(session, item, answers)
+            self._tell(session, item, answers, trip)
             return True
         other, trip = await self._transact(self._session, item, trailer, rest, begun)
-        self._tell(self._session, item, other)
+        self._tell(self._session, item, other, trip)
         self._dispatch.results.delivered(item, rest, other, trip)
         self._drop_session()  # the next message begins with the first place again
         return any(index in item.todo for index in indexes)
@@ -264,10 +264,11 @@ class Runner:
         )
         return answers, trip
 
-    def _tell(self, session: Session, item: Item, answers: list[Result]) -> None:
+    def _tell(self, session: Session, item: Item, answers: list[Result], trip: Trip) -> None:
         """Status shows how a destination fares. Content that could not be read says nothing of it."""
         if session.content_error is None and not isinstance(session, FixedSession):
-            self._dispatch.hops.answered(self.destination, item, answers, session.target.peer)
+            seconds = sum(trip.delays[2:])
+            self._dispatch.hops.answered(self.destination, item, answers, session.target.peer, seconds)
             self._dispatch.filtering.answered(self.destination, item, answers)
 
 

@@ -1,5 +1,6 @@
 """What status says of next hops: which fails and why, how many messages it put off, which; and when it is over."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ async def test_who_puts_mail_off_is_named_with_the_messages_until_it_takes_them(
         running.delivery.upkeep.tick()
         assert f'postgate_next_hop_degraded{{next_hop="{name}"}} 0.0' in metrics.exposition().decode()
     begins, ends = (line.partition(": ")[2] for line in capfd.readouterr().err.splitlines() if "next hop" in line)
-    assert begins.startswith(f"error: next hop fails: next_hop={name} id={ids[0]} why=") and why in begins
+    who = re.escape(f"error: next hop fails: next_hop={name} id={ids[0]}")
+    took = re.match(rf"{who} seconds=([0-9]+\.[0-9][0-9]) why=", begins)
+    assert took and 0 <= float(took[1]) < 10 and why in begins
     assert ends == f"warning: next hop well again: next_hop={name} messages_touched=2"
     await peer.stop()
 
@@ -186,44 +189,45 @@ def test_trouble_lasts_while_mail_waits_and_a_minute_longer(capfd: pytest.Captur
     clock, schedule = Clock(), Schedule(Limits())
     hops = NextHops(schedule, clock)
     schedule.add("A1", INSIDE.name, clock.now, clock.now + 3600)
-    hops.not_reached(INSIDE, Mail(), GONE)  # type: ignore[arg-type]
+    hops.not_reached(INSIDE, Mail(), GONE, 0.5)  # type: ignore[arg-type]
     clock.now += 3600
     assert named(hops) == ["next hop smtp:[10.0.0.25]:25 fails"]
     hops.measure()
     schedule.remove("A1")
     assert named(hops) == []
     capfd.readouterr()
-    hops.not_reached(INSIDE, Mail(), GONE)  # type: ignore[arg-type]
+    hops.not_reached(INSIDE, Mail(), GONE, 0.5)  # type: ignore[arg-type]
     assert "next hop fails" not in capfd.readouterr().err
     clock.now += trouble.RECENT
     hops.measure()
     schedule.add("A2", INSIDE.name, clock.now)
     assert named(hops) == [], "nobody knows, now"
-    hops.not_reached(INSIDE, Mail(), GONE)  # type: ignore[arg-type]
-    assert "next hop fails" in capfd.readouterr().err, "it is new trouble"
+    hops.not_reached(INSIDE, Mail(), GONE, 0.5)  # type: ignore[arg-type]
+    logged = capfd.readouterr().err
+    assert "next hop fails" in logged and " seconds=0.50 why=" in said, "it is new trouble"
 
 
 def test_strangers_are_told_only_while_they_are_dead() -> None:
     schedule = Schedule(Limits(initial=1))
     hops = NextHops(schedule)
     schedule.add("A1", STRANGER.name, 0.0)
-    hops.answered(STRANGER, Mail(), [LATER], "example.net[192.0.2.1]")  # type: ignore[arg-type]
-    hops.not_reached(STRANGER, Mail(), NoWay("no such domain", "5.4.4", final=True))  # type: ignore[arg-type]
+    hops.answered(STRANGER, Mail(), [LATER], "example.net[192.0.2.1]", 0.5)  # type: ignore[arg-type]
+    hops.not_reached(STRANGER, Mail(), NoWay("no such domain", "5.4.4", final=True), 0.5)  # type: ignore[arg-type]
     assert named(hops) == [], "greylisting and forged domains are daily bread"
     job = schedule.take(1.0)
     assert job is not None
     schedule.site_failed(job, 1.0)
-    hops.not_reached(STRANGER, Mail(), GONE)  # type: ignore[arg-type]
+    hops.not_reached(STRANGER, Mail(), GONE, 0.5)  # type: ignore[arg-type]
     assert named(hops) == ["next hop smtp:example.net:25 fails"]
-    hops.answered(INSIDE, Mail(), [LATER], "10.0.0.25[10.0.0.25]")  # type: ignore[arg-type]
+    hops.answered(INSIDE, Mail(), [LATER], "10.0.0.25[10.0.0.25]", 0.5)  # type: ignore[arg-type]
     assert len(named(hops)) == 2, "an inner one that greylists its own gateway is in trouble"
 
 
 def test_mail_without_a_way_and_mail_of_a_table_that_is_away() -> None:
     hops = NextHops(Schedule(Limits()))
-    hops.not_reached(NOWHERE, Mail(), NoWay("no next hop is configured for this recipient", "4.3.5"))  # type: ignore[arg-type]
+    hops.not_reached(NOWHERE, Mail(), NoWay("no next hop is configured for this recipient", "4.3.5"), 0.5)  # type: ignore[arg-type]
     lost = Destination("unroutable", (), lacks="table x: away")
-    hops.not_reached(lost, Mail(), NoWay("table x: away", "4.3.5"))  # type: ignore[arg-type]
+    hops.not_reached(lost, Mail(), NoWay("table x: away", "4.3.5"), 0.5)  # type: ignore[arg-type]
     assert [trouble.words(one) for one in trouble.merged(hops.degraded()).values()] == [
         "mail waits that has no next hop: no next hop is configured for this recipient; messages touched: 1, last: A1"
     ]
