@@ -5,7 +5,8 @@ The contract of a check module (docs/new-check.md):
     NAME: str                      its name = the name of its policy file and of this module
     STAGES: tuple[Stage, ...]      where it may stand in stages.toml
     GATE: bool                     True: `temperror` is shipped as defer_if_permit; False (evidence): as mark
-    OUTCOMES: dict[str, Action]    every word that check() may answer, with the shipped action; `temperror` always
+    OUTCOMES: dict[str, Action]    every word that check() may answer, with the shipped action; `temperror` always, and
+                                   `table_error` if it is evidence that asks tables: they put off, whatever DNS may do
     REPLIES: dict[str, str]        "550 5.7.1 Text" for outcomes whose action refuses (one for temperror of a gate);
                                    bland: no score, rule, scanner, host; no id (the engine adds it)
     MODE: str = "enforce"          optional; the shipped mode ("monitor" for ratelimit)
@@ -29,7 +30,8 @@ The contract of a check module (docs/new-check.md):
 check() answers at once where no IO is needed and returns something to await only where it must wait. It sees facts only
 through `ctx` and `ports`; it reads no clock (`ctx.now`). What it judges is decided by a pure function (`decide`).
 It need not fill `Verdict.stage` and `Verdict.recipient` (the engine does). `ports.Unavailable`, a crash or a missed
-deadline is made `temperror` by the engine: a check need not catch what it cannot mend.
+deadline is made `temperror` by the engine, TableUnavailable `table_error` where the check has that: a check need not
+catch what it cannot mend.
 What failure means for the mail: one check fails, the others go on; what was not checked is neither good nor bad.
 """
 
@@ -73,6 +75,9 @@ NAMES = (
     "antispam",
     "milters",
 )
+
+#: The outcome of a check that marks where DNS or the store is away, and puts off where a lookup table is.
+TABLE_ERROR = "table_error"
 
 Asked = Verdict | Awaitable[Verdict]
 

@@ -7,7 +7,8 @@ HELO, signs of the wire, SPF other than pass, a DNS list, a sender never seen be
 be looked up is no reason. A proven sender that is well known does not wait.
 Outcomes: early (asked to come back), pass (came back: the first time), known, auto (this origin passed often enough),
 loop (its retries kept coming from other addresses: let in), proven, exempt, not_suspicious, skipped (no store).
-What failure means for the mail: without the store the outcome is temperror (shipped: mark), never early.
+What failure means for the mail: without the store the outcome is temperror (shipped: mark), never early; without a list
+of those who are exempt table_error (shipped: put off), never pass.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
@@ -19,10 +20,11 @@ from pydantic import Field
 
 from appliance.checks import knobs
 from appliance.checks.knobs import Duration, Tables
+from appliance.checks.knobs_exempt import listed
 from appliance.mail.binding import StepBind
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import later, then, waits
-from appliance.mail.lookup import Found, Key, search
+from appliance.mail.lookup import Key, opened, search
 from appliance.mail.network import network
 from appliance.mail.ports import Greylist, GreylistAnswer, GreylistAsk, Ports
 from appliance.mail.promise import Promise
@@ -45,8 +47,12 @@ OUTCOMES = {
     "not_suspicious": Action.DUNNO,
     "skipped": Action.DUNNO,
     "temperror": Action.MARK,
+    "table_error": Action.DEFER_IF_PERMIT,
 }
-REPLIES = {"early": "451 4.7.1 Greylisted, please try again in a minute or two"}
+REPLIES = {
+    "early": "451 4.7.1 Greylisted, please try again in a minute or two",
+    "table_error": "451 4.3.0 Recipient address cannot be checked at the moment, please try again later",
+}
 
 #: RFC 5321 4.5.1 and RFC 2142: these must be reachable at once.
 REQUIRED = frozenset({"postmaster", "abuse"})
@@ -129,27 +135,16 @@ def exemption(ctx: Context, recipient: Address, policy: Policy, ports: Ports) ->
     for verdict in ctx.trail:
         if verdict.check == "dnsbl" and verdict.outcome == "allowed":
             return "on a DNS allow list"
-    found = _listed(policy.exempt_clients, client_names(ctx), ports)
+    found = listed(policy.exempt_clients, client_names(ctx), ports)
     if waits(found):
-        return then(found, lambda why: why or _listed(policy.exempt_recipients, [recipient.text], ports))
-    return found or _listed(policy.exempt_recipients, [recipient.text], ports)
+        return then(found, lambda why: why or listed(policy.exempt_recipients, [recipient.text], ports))
+    return found or listed(policy.exempt_recipients, [recipient.text], ports)
 
 
 def client_names(ctx: Context) -> list[str]:
     """What the list of clients is asked for: a name only if it is confirmed (anybody can claim one)."""
     client = ctx.client
     return [client.address] if client.name == "unknown" else [client.name, client.address]
-
-
-def _listed(specs: Sequence[str], keys: Sequence[str], ports: Ports) -> str | Awaitable[str]:
-    if not specs:
-        return ""
-    found = search([ports.tables[spec] for spec in specs], [Key(key, True) for key in keys])
-    return _matches(found) if found is None or isinstance(found, Found) else later(found, _matches)
-
-
-def _matches(found: Found | None) -> str:
-    return "" if found is None else f"{found.key} matches {found.value} ({found.place})"
 
 
 def question(ctx: Context, sender: Address, recipient: Address, policy: Policy, delimiter: str) -> GreylistAsk:
@@ -260,7 +255,7 @@ class _Bound(StepBind):
     ) -> None:
         self._question, self._names, self._reasons, self._store = usual, names, reasons, store
         self._delimiter = ports.site.recipient_delimiter
-        self._lists = [ports.tables[spec] for spec in policy.exempt_recipients]
+        self._lists = opened(policy.exempt_recipients, ports)
 
     def ask(self, address: Address, now: float) -> Verdict | Awaitable[Verdict] | None:
         if not self.usual(address):
@@ -288,13 +283,16 @@ class _Bound(StepBind):
 
 
 def bind(ctx: Context, policy: Policy, ports: Ports) -> StepBind | None:
-    """See checks."""
+    """See checks. Lists that must be awaited are check()'s business, as those that cannot answer are."""
     sender, store = ctx.sender, ports.greylist
+    lists = opened((*policy.exempt_clients, *policy.exempt_recipients), ports)
+    if not all(table.at_once for table in lists):
+        return None
     if sender is None or not sender.text or store is None or ctx.client.trusted_relay or proof(ctx, policy):
         return None
     reasons, names = suspicion(ctx, policy.reasons), client_names(ctx)
     allowed = any(verdict.check == "dnsbl" and verdict.outcome == "allowed" for verdict in ctx.trail)
-    if allowed or (policy.when == "suspicious" and not reasons) or _listed(policy.exempt_clients, names, ports):
+    if allowed or (policy.when == "suspicious" and not reasons) or listed(policy.exempt_clients, names, ports):
         return None
     usual = question(ctx, sender, NULL_SENDER, policy, ports.site.recipient_delimiter)
     return _Bound(usual, names, reasons, policy, ports, store)

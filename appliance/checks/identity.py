@@ -6,7 +6,8 @@ At message a valid DKIM signature of the author's organisation may raise what is
 registrable domain. Customers of a shared provider are strangers to each other: never limited or trusted as one.
 Outcomes: known, new, shared, unproven (only the network), skipped.
 What failure means for the mail: a DNS failure that may hide the identity is temperror (shipped: mark); the identity is
-then what is left. Without the store nothing is known of its age: temperror too.
+then what is left. Without the store nothing is known of its age: temperror too. A list of providers that cannot answer is
+table_error (shipped: put off).
 """
 
 from collections.abc import Awaitable, Hashable, Iterable
@@ -22,6 +23,7 @@ from appliance.mail.auth import DkimReport, SpfAsk, SpfReport
 from appliance.mail.context import Context, Stage
 from appliance.mail.identity import Identity
 from appliance.mail.later import any_of, later, then, waits
+from appliance.mail.lookup import opened
 from appliance.mail.network import network
 from appliance.mail.ports import Ports, Table, Unavailable
 from appliance.mail.subscribers import dynamic_name
@@ -39,8 +41,9 @@ OUTCOMES = {
     "unproven": Action.DUNNO,
     "skipped": Action.DUNNO,
     "temperror": Action.MARK,
+    "table_error": Action.DEFER_IF_PERMIT,
 }
-REPLIES: dict[str, str] = {}
+REPLIES = {"table_error": "451 4.3.0 The sender cannot be checked at the moment, please try again later"}
 DAY = 86400.0
 
 
@@ -75,7 +78,7 @@ def _named(domain: str, proof: Any, policy: Policy, ports: Ports, **more: Any) -
 
 
 def _is_shared(names: Iterable[str], policy: Policy, ports: Ports) -> bool | Awaitable[bool]:
-    return any_of(_listed(ports.tables[spec], name) for spec in policy.shared_providers for name in names)
+    return any_of(_listed(table, name) for table in opened(policy.shared_providers, ports) for name in names)
 
 
 class _NotAtHand(Exception):

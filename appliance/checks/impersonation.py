@@ -4,7 +4,8 @@ Outcomes: address_in_name (the display name holds an address of another domain t
 that are mistaken for each other in one word, marks that turn the direction, hidden characters; in name or domain),
 lookalike (the author's domain is near one of ours or of `domains`, or the name is that of one of `people` but the domain
 is not theirs). Authors in our own domains are own_domain's business. Linear; what it finds is a sign, never certain.
-What failure means for the mail: nothing but the mark is missing.
+What failure means for the mail: a table of people that cannot answer is table_error (shipped: put off); by all else
+nothing but the mark is missing.
 """
 
 from collections.abc import Awaitable, Sequence
@@ -12,8 +13,8 @@ from collections.abc import Awaitable, Sequence
 from appliance.checks import knobs, knobs_trust
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import then
-from appliance.mail.lookup import Key, search
-from appliance.mail.ports import Ports, Unavailable
+from appliance.mail.lookup import Key, opened, search
+from appliance.mail.ports import Ports
 from appliance.mail.verdict import Action, Verdict
 from appliance.mailauth import author as authors
 from appliance.mailauth import lookalike
@@ -29,8 +30,9 @@ OUTCOMES = {
     "lookalike": Action.MARK,
     "skipped": Action.DUNNO,
     "temperror": Action.MARK,
+    "table_error": Action.DEFER_IF_PERMIT,
 }
-REPLIES: dict[str, str] = {}
+REPLIES = {"table_error": "451 4.3.0 The author cannot be checked at the moment, please try again later"}
 _OK = Verdict(check=NAME, outcome="ok")
 
 
@@ -57,14 +59,10 @@ def known_domains(policy: Policy, ports: Ports) -> tuple[str, ...]:
 
 
 def named(name: str, policy: Policy, ports: Ports) -> tuple[str, ...] | Awaitable[tuple[str, ...] | None] | None:
-    """The domains from which the person of this name writes, None if nobody is called so. Raises
-    Unavailable, and ValueError for an entry that is no list of domains."""
-    tables = [ports.tables.get(spec) for spec in policy.people]
-    opened = [table for table in tables if table is not None]
-    if len(opened) != len(tables):
-        raise Unavailable("a table of people is not open")
-    found = search(opened, [Key(key, True) for key in lookalike.person(name)])
-    return then(found, lambda hit: None if hit is None else knobs_trust.read_names(hit.value))
+    """The domains from which the person of this name writes, None if nobody is called so. Raises TableUnavailable, also
+    for an entry that is no list of domains."""
+    found = search(opened(policy.people, ports), [Key(key, True) for key in lookalike.person(name)])
+    return then(found, lambda hit: None if hit is None else knobs_trust.names_in(hit))
 
 
 def decide(author: authors.Author, known: tuple[str, ...], theirs: Sequence[str] | None) -> Verdict:

@@ -10,7 +10,8 @@ from datetime import UTC, date, datetime
 from typing import NamedTuple
 
 from appliance.mail.later import answered
-from appliance.mail.ports import Ports, Unavailable
+from appliance.mail.lookup import Found, opened
+from appliance.mail.ports import Ports, TableUnavailable
 
 _WORD = re.compile(r"([a-z]+)=(\S+)\Z")
 _NAME = re.compile(r"[.]?[A-Za-z0-9_-]{1,63}(?:[.][A-Za-z0-9_-]{1,63})*\Z")
@@ -72,6 +73,14 @@ def read_names(value: str) -> tuple[str, ...]:
     return listed
 
 
+def names_in(found: Found) -> tuple[str, ...]:
+    """The domains of an entry that was found. Raises TableUnavailable for what is none: it would name nobody."""
+    try:
+        return read_names(found.value)
+    except ValueError as error:
+        raise TableUnavailable(found.place, f"{found.place}: {error}") from None
+
+
 def keys(name: str) -> list[str]:
     """A domain as tables know it: itself, then `.parent` for each parent."""
     labels = name.lower().rstrip(".").split(".")
@@ -80,10 +89,7 @@ def keys(name: str) -> list[str]:
 
 async def find(specs: Sequence[str], name: str, ports: Ports, now: float, proof: bool) -> Listed | None:
     """The entry of `name`, or None (also for one that cannot be read). Raises Unavailable if a table is not open."""
-    for spec in specs:
-        table = ports.tables.get(spec)
-        if table is None:
-            raise Unavailable(f"{spec} is not open")
+    for table in opened(specs, ports):
         for key in keys(name):
             if found := await answered(table.get(key)):
                 try:

@@ -6,7 +6,8 @@ dmarc found forwarded or sealed by whom the operator trusts is at most spoofed).
 known; at mail only what is certain: a protected domain whose own SPF says no.
 Outbound: our people send with our domains only, and where `sources` says which client may use which, with those: else
 `foreign`, in MAIL FROM as in From. Mail that is passed on with a valid signature of its author is no such thing in From.
-What failure means for the mail: where DNS kept a pass from being known, temperror (shipped: mark).
+What failure means for the mail: where DNS kept a pass from being known, temperror (shipped: mark); where a table cannot
+say what is ours, or whose, table_error (shipped: put off).
 """
 
 import operator
@@ -18,8 +19,8 @@ from appliance.checks import knobs, knobs_trust
 from appliance.mail.auth import DkimReport, SpfAsk, SpfReport
 from appliance.mail.context import Context, Stage
 from appliance.mail.later import answered, any_of, then, waits
-from appliance.mail.lookup import Found, client_keys, search
-from appliance.mail.ports import Content, Ports, Unavailable
+from appliance.mail.lookup import Found, client_keys, opened, search
+from appliance.mail.ports import Content, Ports
 from appliance.mail.verdict import Action, Verdict
 from appliance.mailauth import author as authors
 
@@ -33,10 +34,12 @@ OUTCOMES = {
     "foreign": Action.REJECT,
     "skipped": Action.DUNNO,
     "temperror": Action.MARK,
+    "table_error": Action.DEFER_IF_PERMIT,
 }
 REPLIES = {
     "forbidden": "550 5.7.1 Message refused: you may not use this domain",
     "foreign": "550 5.7.1 Sender address rejected: not owned by you",
+    "table_error": "451 4.3.0 Sender address cannot be checked at the moment, please try again later",
 }
 _OK = Verdict(check=NAME, outcome="ok")
 
@@ -191,18 +194,14 @@ async def _passed_on(wrong: Sequence[str], content: Content, allowed: tuple[str,
 
 def assigned(ctx: Context, policy: Policy, ports: Ports) -> tuple[str, ...] | Awaitable[tuple[str, ...] | None] | None:
     """The domains that `sources` has for this client, () for a client that it does not have, None without the knob.
-    Raises Unavailable if a table cannot be read, ValueError for an entry that is no list of domains."""
+    Raises TableUnavailable if a table cannot be read, or an entry is no list of domains."""
     if not policy.sources:
         return None
-    tables = [ports.tables.get(spec) for spec in policy.sources]
-    opened = [table for table in tables if table is not None]
-    if len(opened) != len(tables):
-        raise Unavailable("a table of sources is not open")
-    return then(search(opened, client_keys(ctx.client.name, ctx.client.address)), _read_names)
+    return then(search(opened(policy.sources, ports), client_keys(ctx.client.name, ctx.client.address)), _read_names)
 
 
 def _read_names(found: Found | None) -> tuple[str, ...]:
-    return knobs_trust.read_names(found.value) if found else ()
+    return knobs_trust.names_in(found) if found else ()
 
 
 def foreign(domains: Iterable[str], allowed: tuple[str, ...] | None, ports: Ports) -> list[str] | Awaitable[list[str]]:

@@ -1,6 +1,7 @@
 """Puts one question to one check, whatever happens to it: the answer is always a Verdict that the check declared.
 
-Contract: a crash, Unavailable, a missed deadline, an undeclared outcome is `temperror`; other checks never notice.
+Contract: a crash, Unavailable, a missed deadline, an undeclared outcome is `temperror`, a table that cannot answer
+`table_error` where the check tells the two apart; other checks never notice.
 Crashes are traced to the operators' log, never to the peer. Cancelling (the client is gone) is passed on.
 """
 
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from appliance.checks import Asked, Check
+from appliance.checks import TABLE_ERROR, Asked, Check
 from appliance.checks.knobs import Policy as Knobs
 from appliance.engine.deadlines import within
 from appliance.engine.recall import Memory
@@ -47,7 +48,7 @@ def call(slot: Slot, ctx: Context, told: CheckPolicy, ports: Ports) -> Asked:
     try:
         answer = slot.check.check(ctx, told.knobs, ports)
     except Exception as error:
-        return failed(slot.check.name, ctx, error)
+        return failed(slot, ctx, error)
     return answer
 
 
@@ -61,7 +62,7 @@ def verdict_of(slot: Slot, ctx: Context, ports: Ports) -> Asked:
     try:
         answer = slot.check.check(ctx, slot.policy.knobs, ports)
     except Exception as error:
-        answer = failed(slot.policy.name, ctx, error)
+        answer = failed(slot, ctx, error)
     if type(answer) is not Verdict:
         return answer
     verdict = stamp(slot, ctx, answer)
@@ -70,12 +71,14 @@ def verdict_of(slot: Slot, ctx: Context, ports: Ports) -> Asked:
     return verdict
 
 
-def failed(name: str, ctx: Context, error: BaseException) -> Verdict:
+def failed(slot: Slot, ctx: Context, error: BaseException) -> Verdict:
     """The verdict of a check that gave none."""
+    name, outcome = slot.policy.name, "temperror"
     if isinstance(error, Unavailable):
         if error.table:
             trouble.tables.note(f"table {error.table}", str(error), ctx.transaction)
-        return Verdict(check=name, outcome="temperror", reason=str(error) or "not available")
+            outcome = TABLE_ERROR if TABLE_ERROR in slot.policy.rulings else outcome
+        return Verdict(check=name, outcome=outcome, reason=str(error) or "not available")
     if isinstance(error, TimeoutError):
         return Verdict(check=name, outcome="temperror", reason=str(error) or "timed out")
     _crashes.labels(name).inc()
@@ -87,7 +90,7 @@ def stamp(slot: Slot, ctx: Context, answer: object) -> Verdict:
     """The answer as a declared verdict that knows its stage and recipient; counted."""
     name = slot.policy.name
     if not isinstance(answer, Verdict) or answer.check != name or answer.outcome not in slot.policy.rulings:
-        answer = failed(name, ctx, TypeError(f"{name} answered {answer!r}"[:300]))
+        answer = failed(slot, ctx, TypeError(f"{name} answered {answer!r}"[:300]))
     _outcomes[name, answer.outcome] += 1
     recipient = ctx.recipient.address.text if ctx.stage == "rcpt" and ctx.recipient else answer.recipient
     if answer.shared:
@@ -128,7 +131,7 @@ async def _answer(slot: Slot, answer: Awaitable[Verdict], ctx: Context) -> Verdi
     try:
         return await answer
     except Exception as error:
-        return failed(slot.check.name, ctx, error)
+        return failed(slot, ctx, error)
     finally:
         timer(slot.check.name).observe(clock() - start)
 
@@ -151,7 +154,7 @@ def waited(slot: Slot, seconds: float) -> None:
 def gone(slot: Slot, error: BaseException, ctx: Context, deadline: float) -> Verdict:
     """The verdict of a check whose promise was broken: by `deadline` (seconds), or by what went wrong."""
     late = isinstance(error, TimeoutError) and not error.args
-    return _missed(slot, deadline) if late else failed(slot.check.name, ctx, error)
+    return _missed(slot, deadline) if late else failed(slot, ctx, error)
 
 
 async def _alone(slot: Slot, answer: Awaitable[Verdict], ctx: Context, deadline: float) -> Verdict:

@@ -19,7 +19,7 @@ from appliance.engine.judge import PUT_OFF, Judgement
 from appliance.engine.pipeline import Engine, follow, future
 from appliance.mail.binding import Bind, StepBind
 from appliance.mail.context import Context, Recipient
-from appliance.mail.ports import GreylistAnswer
+from appliance.mail.ports import GreylistAnswer, Unavailable
 from appliance.mail.promise import Promise
 from appliance.mail.replies import as_class, finish
 from appliance.mail.verdict import Action, Decision, Verdict
@@ -151,6 +151,9 @@ def bind(engine: Engine, ctx: Context) -> Bound | None:
             return None
     if not slots or any(slot.policy.exceptions or slot.check.bind is None for slot in slots):
         return None
-    binds = [slot.check.bind(ctx, slot.policy.knobs, engine.ports) for slot in slots if slot.check.bind]
+    try:
+        binds = [slot.check.bind(ctx, slot.policy.knobs, engine.ports) for slot in slots if slot.check.bind]
+    except Unavailable:  # a table: the engine meets it again, and says so
+        return None
     made = [bind for bind in binds if bind is not None]
     return Bound(engine, ctx, slots, made) if len(made) == len(slots) else None

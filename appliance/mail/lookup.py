@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
-from appliance.mail.ports import Hit, Table, TableUnavailable
+from appliance.mail.ports import Hit, Ports, Table, TableUnavailable
 from appliance.protocol.smtp.address import Address, quoted
 
 #: The key of the null sender (Postfix smtpd_null_access_lookup_key).
@@ -46,6 +46,14 @@ class Found(NamedTuple):
 
 
 Searched = Found | None | Awaitable[Found | None]
+
+
+def opened(specs: Iterable[str], ports: Ports) -> list[Table]:
+    """The tables of these names. Raises TableUnavailable if one is not open."""
+    try:
+        return [ports.tables[spec] for spec in specs]
+    except KeyError as error:
+        raise TableUnavailable(error.args[0], f"{error.args[0]} is not open") from None
 
 
 def search(tables: Sequence[Table], keys: Iterable[Key]) -> Searched:

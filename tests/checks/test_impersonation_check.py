@@ -100,7 +100,8 @@ def test_a12_people_who_write_from_elsewhere(value: str, expected: str) -> None:
 
 
 def test_a12_it_never_refuses_by_itself() -> None:
-    assert {str(action) for action in impersonation.OUTCOMES.values()} == {"dunno", "mark"}
+    found = {str(action) for outcome, action in impersonation.OUTCOMES.items() if outcome != "table_error"}
+    assert found == {"dunno", "mark"}
 
 
 def test_without_an_author_there_is_nothing_to_compare() -> None:
