@@ -12,6 +12,8 @@ MISS = Result(
     "miss", "delivered, spf=pass dkim=pass dmarc=pass", "550 5.7.1 Access denied, a reply that has no end", LONG
 )
 
+FINE = Result("ok", "taken, then delivered", "delivered", "an honest sender")
+
 
 def words(text: str) -> list[str]:
     return re.findall(r"\S+", text)
@@ -27,11 +29,13 @@ def test_no_line_is_too_long_and_what_matters_is_told_whole(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     shown = Shown(as_json=False)
-    shown.row("clean mail", Result("ok", "delivered", "delivered", "an honest sender"), 0.1)
+    shown.row("clean mail", FINE, 0.1)
     shown.row("BDAT", Result("skipped", "-", "-", LONG), 0.1)
     shown.row("signed mail", MISS, 0.1)
     assert shown.end("/etc/x") == 1
     told = capsys.readouterr().out
+    for whole in FINE[1:]:
+        assert contains(words(told.replace(";", "")), words(whole)), "also of what is well: expected, got and why"
     assert max(map(len, told.splitlines())) <= columns
     for whole in (LONG, MISS.expected, MISS.got.removesuffix(" end")):
         assert contains(words(told.replace(";", "")), words(whole.replace(";", ""))), (whole, told)

@@ -1,8 +1,7 @@
 """The table of a self-test, a row as soon as it is known, with a line on the terminal about what is going on.
 
 Contract: no line is longer than the terminal is wide (60 columns at least), but for names of files that are. What does
-not fit stands below its row, whole. A narrow terminal shows what was got, what was expected where that missed, and no
-short remarks.
+not fit stands below its row, whole. A narrow terminal shows what was got; what was expected, and why, stands below.
 """
 
 import json
@@ -66,7 +65,7 @@ class Shown:
         state = click.style(f"{result.state:<8}", fg=_COLOUR[result.state])
         line, more = self._told(name, result)
         click.echo(f"{state}{seconds:>7.2f}  {line}".rstrip())
-        for text in more:
+        for text in filter(None, more):
             self._below(text)
 
     def _told(self, name: str, result: Result) -> tuple[str, list[str]]:
@@ -74,11 +73,12 @@ class Shown:
         expected, got, why = (text.replace("\n", " ") for text in result[1:])
         if result.state == "skipped":
             return self._with(_cut(name, _WIDTHS[0]), why)
-        missed = result.state == "miss"
-        line, more = self._columns(name, expected, got), [why] if missed or len(why) > _WIDTHS[2] else []
-        if self._all:
-            line, more = self._with(line, why)
-        if missed and not (self._all and len(expected) <= _WIDTHS[1] and len(got) <= _WIDTHS[2]):
+        missed, line = result.state == "miss", self._columns(name, expected, got)
+        if not self._all:
+            told = f"expected {expected}"
+            return line, [f"{told}; got {got}", why] if missed else [f"{told}; {why}" if why else told]
+        line, more = self._with(line, why)
+        if missed and not (len(expected) <= _WIDTHS[1] and len(got) <= _WIDTHS[2]):
             more.insert(0, f"expected {expected}; got {got}")
         return line, more
 
