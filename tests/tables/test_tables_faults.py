@@ -124,26 +124,6 @@ async def test_d3_a_second_answer_is_no_answer_to_the_next_question(name: str, t
         tables.close()
 
 
-@pytest.mark.parametrize("name", KINDS)
-async def test_others_do_not_wait_for_a_server_that_hangs(name: str, tmp_path: Path) -> None:
-    kind = KINDS[name]
-    async with Hostile(kind.good, FAULTS["hangs_behind_the_question"]) as bad, Hostile(kind.good) as good:
-        (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-        slow, quick = kind.spec(bad.port, tmp_path / "a"), kind.spec(good.port, tmp_path / "b")
-        tables = Keeper(opened)
-        tables.also([slow, quick])
-        async with asyncio.timeout(20):  # until what it needs is loaded, and it is logged in
-            while (await tables.answer(quick, f"0{KEY}"))[0] == wire.FAILED:
-                await asyncio.sleep(0.05)
-        waiting = [asyncio.ensure_future(tables.answer(slow, f"{number}{KEY}")) for number in range(40)]
-        async with asyncio.timeout(DEADLINE * 4):
-            assert (await tables.answer(quick, KEY))[0] == wire.FOUND
-        assert not all(task.done() for task in waiting)
-        async with asyncio.timeout(20):
-            assert {state for state, _, _ in await asyncio.gather(*waiting)} == {wire.FAILED}
-        tables.close()
-
-
 @pytest.mark.parametrize(
     "says",
     [

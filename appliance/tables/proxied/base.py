@@ -31,6 +31,8 @@ class Asked(Protocol):
     remembered: bool
     #: Seconds that a look-up may take.
     deadline: float
+    #: Look-ups at once: who comes beyond that waits for a turn, within its deadline.
+    slots: int
 
     async def get(self, key: str, step: Step) -> str | None:
         """The value, or None where the table says that there is none. Raises Unavailable."""

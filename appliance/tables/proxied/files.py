@@ -1,25 +1,23 @@
-"""Compiled files: hash, btree (berkeley.py), cdb, lmdb, looked up in threads, since a disk may be slow.
+"""Compiled files: hash, btree (berkeley.py), cdb, lmdb, looked up in a thread, since a disk may be slow.
 
 Contract: a file that was replaced or changed is opened again at the next look-up; hash, btree and lmdb files are read
 under a shared lock (flock), since postmap(1) writes them in place under an exclusive one. Postfix ends keys and values
-of some types with NUL: both are tried. What failure means for the mail: a damaged or locked file puts off.
+of some types with NUL: both are tried. Each table has one thread, which alone touches the open file. What failure
+means for the mail: a damaged or locked file puts off.
 """
 
-import asyncio
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 from appliance.mail.ports import Unavailable
 from appliance.tables.proxied import berkeley, cdb, lmdbfile
 from appliance.tables.proxied.base import Bad, Step
+from appliance.tables.proxied.threads import Threads
 
-THREADS = 4
 #: Seconds to wait for whoever writes the file.
 LOCK = 5.0
 Stamp = tuple[int, int, int]
@@ -42,7 +40,6 @@ _READERS: dict[str, tuple[Callable[[int, str], Reader], bool]] = {
     "lmdb": (lmdbfile.opened, True),
     "cdb": (cdb.opened, False),
 }
-_threads: list[ThreadPoolExecutor] = []
 
 
 class FileTable:
@@ -50,6 +47,7 @@ class FileTable:
 
     remembered = False
     deadline = 10.0
+    slots = 1
 
     def __init__(self, kind: str, path: str) -> None:
         self.path = path
@@ -57,17 +55,14 @@ class FileTable:
         self._reader: Reader | None = None
         self._fd = -1
         self._stamp: Stamp | None = None
-        self._turn = threading.Lock()
+        self._threads = Threads("file", self.slots)
         if not os.access(path, os.R_OK):
             raise Bad(f"{path}: cannot be read by the user of proxymap, or is not there (postmap makes it)")
 
     async def get(self, key: str, step: Step) -> str | None:
-        step.text = f"reading {self.path}"
-        if not _threads:
-            _threads.append(ThreadPoolExecutor(THREADS, "table-files"))
         octets = key.encode("utf-8", "surrogateescape")
         try:
-            found = await asyncio.get_running_loop().run_in_executor(_threads[0], self._look, octets)
+            found = await self._threads.run(self._look, octets, step)
         except (OSError, ValueError) as error:
             raise Unavailable(f"{self.path}: {getattr(error, 'strerror', None) or error}") from None
         return None if found is None else found.decode("utf-8", "surrogateescape")
@@ -77,16 +72,15 @@ class FileTable:
         return False
 
     def close(self) -> None:
-        with self._turn:
-            self._forget()
+        self._threads.close(self._forget)
 
-    def _look(self, key: bytes) -> bytes | None:
-        with self._turn:
-            try:
-                return self._find(key)
-            except (OSError, ValueError):
-                self._forget()
-                raise
+    def _look(self, key: bytes, step: Step) -> bytes | None:
+        step.text = f"reading {self.path}"
+        try:
+            return self._find(key)
+        except (OSError, ValueError):
+            self._forget()
+            raise
 
     def _find(self, key: bytes) -> bytes | None:
         seen = Path(self.path).stat()

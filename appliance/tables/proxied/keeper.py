@@ -1,10 +1,10 @@
 """What proxymap keeps of each table: opened when it is first asked, remembered answers, a rest after trouble, its health.
 
 Contract: `answer` never raises: FOUND, MISSING or FAILED with the reason (table, step, seconds). Identical questions
-that are under way share one answer. At most CONCURRENCY questions of one table at once; each has the table's deadline,
-its wait for a turn counted. After trouble with a server its table rests (REST_MIN, doubling to REST_MAX seconds):
-asked meanwhile, it fails at once with the last reason, then one question tries again. What failure means for the mail:
-put off, never "not found".
+that are under way share one answer. A table has its own slots, for so many questions at once: one that hangs is nothing
+to the others. Each question has the table's deadline, its wait for a turn counted. After trouble with a server its
+table rests (REST_MIN, doubling to REST_MAX seconds): asked meanwhile, it fails at once with the last reason, then one
+question tries again. What failure means for the mail: put off, never "not found".
 """
 
 import asyncio
@@ -19,7 +19,6 @@ from appliance.tables import wire
 from appliance.tables.proxied.base import Asked, Bad, Step
 from appliance.tables.text import TableError
 
-CONCURRENCY = 16
 #: Seconds for which answers of servers are remembered, and how many of one table.
 REMEMBER, MOST = 2.0, 8192
 REST_MIN, REST_MAX = 0.5, 10.0
@@ -45,7 +44,8 @@ class Kept:
         self._table: Asked | None = None
         self._looked = self._rests_until = self._failed = 0.0
         self._rest = REST_MIN
-        self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._slots: asyncio.Semaphore | None = None
+        self._ended = False
         self._recent: dict[str, tuple[float, Answer]] = {}
         self._running: dict[str, asyncio.Task[Answer]] = {}
 
@@ -68,8 +68,9 @@ class Kept:
         try:
             table = self._ready()
             seconds = table.deadline
+            self._slots = self._slots or asyncio.Semaphore(table.slots)
             async with asyncio.timeout(seconds), self._slots:
-                value = await table.get(key, step)
+                value = await self._value(key, step)
         except TimeoutError:
             return self._trouble(f"no answer within {seconds:g} s", step, begun)
         except (Unavailable, Bad, TableError) as error:
@@ -84,8 +85,20 @@ class Kept:
             self._remember(key, found)
         return self._count(found)
 
+    async def _value(self, key: str, step: Step) -> str | None:
+        """What the table says; where it was opened anew meanwhile, the new one. Raises Unavailable, Bad."""
+        while True:
+            table = self._ready()
+            try:
+                return await table.get(key, step)
+            except Unavailable:
+                if table is self._table:
+                    raise
+
     def _ready(self) -> Asked:
         """The open table; a .cf file that has changed is read again. Raises Bad."""
+        if self._ended:
+            raise Bad("is no table of the configuration in force")
         now = time.monotonic()
         if self._table is not None and now - self._looked > LOOK:
             self._looked = now
@@ -146,6 +159,11 @@ class Kept:
             self._table.close()
             self._table = None
 
+    def end(self) -> None:
+        """For good: whoever still waits for a turn is told so."""
+        self._ended = True
+        self.close()
+
 
 class Keeper:
     """All tables that may be asked: those of the configurations in force. `quiet`: who asks says what went wrong."""
@@ -158,7 +176,7 @@ class Keeper:
         """From now on these and no others; what is open stays open."""
         wanted = set(specs)
         for spec in self._tables.keys() - wanted:
-            self._tables.pop(spec).close()
+            self._tables.pop(spec).end()
         self.also(wanted)
 
     def also(self, specs: Iterable[str]) -> list[str]:
@@ -184,4 +202,4 @@ class Keeper:
 
     def close(self) -> None:
         for kept in self._tables.values():
-            kept.close()
+            kept.end()

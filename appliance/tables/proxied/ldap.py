@@ -8,7 +8,6 @@ put off.
 
 import asyncio
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +17,7 @@ from appliance.tables.proxied.cf import Settings
 from appliance.tables.proxied.hosts import Driver, Pool, no_data
 from appliance.tables.proxied.servers import Place, address
 from appliance.tables.proxied.template import Form, sound
+from appliance.tables.proxied.threads import Threads
 from appliance.tables.text import TableError
 
 _KNOWN = (
@@ -42,9 +42,7 @@ _NAME = {ord(letter): f"\\{letter}" for letter in '"\\+,<>;#= '} | {0: "\\00", 9
 _SCOPES = {"sub": "SUBTREE", "base": "BASE", "one": "LEVEL"}
 #: Values and entries of one answer.
 MOST = 100_000
-THREADS = 8
 _NO_SUCH_OBJECT = 32
-_threads: list[ThreadPoolExecutor] = []
 
 
 class Search(NamedTuple):
@@ -73,6 +71,7 @@ class LdapTable:
     """One .cf file."""
 
     remembered = True
+    slots = 8
 
     def __init__(self, path: str) -> None:
         try:
@@ -101,6 +100,7 @@ class LdapTable:
         settings.done()
         self._tls = self._tls_settings(settings)
         errors = (ldap3.core.exceptions.LDAPException, ValueError, TypeError, IndexError, KeyError, AttributeError)
+        self._threads = Threads("ldap", self.slots)
         self._pool = Pool(list(self._servers), Driver(self._connect, self._ask, _close, errors, _silent))
 
     def _plain_format(self, settings: Settings) -> None:
@@ -128,7 +128,7 @@ class LdapTable:
     async def _connect(self, place: Place) -> Any:
         dialled: list[Any] = []
         try:
-            return await _in_thread(self._dial, place, dialled)
+            return await self._threads.run(self._dial, place, dialled)
         except asyncio.CancelledError:
             for connection in dialled:
                 _close(connection)
@@ -168,8 +168,7 @@ class LdapTable:
         return connection
 
     async def _ask(self, connection: Any, key: str) -> list[str | None]:
-        found: list[str | None] = await _in_thread(self._values, connection, key)
-        return found
+        return await self._threads.run(self._values, connection, key)
 
     def _values(self, connection: Any, key: str) -> list[str | None]:
         parts = self._form.parts(key) or {}
@@ -231,6 +230,7 @@ class LdapTable:
 
     def close(self) -> None:
         self._pool.close()
+        self._threads.close()
 
 
 def chosen_of(values: dict[str, list[str]], ranks: Attributes) -> tuple[list[str], list[str]]:
@@ -283,12 +283,6 @@ def _text(value: Any) -> str:
 
 async def _silent(connection: Any) -> bool:
     return not connection.closed and no_data(connection.socket.fileno())
-
-
-async def _in_thread(run: Any, *about: Any) -> Any:
-    if not _threads:
-        _threads.append(ThreadPoolExecutor(THREADS, "table-ldap"))
-    return await asyncio.get_running_loop().run_in_executor(_threads[0], run, *about)
 
 
 def _close(connection: Any) -> None:

@@ -31,6 +31,7 @@ class MysqlTable:
 
     remembered = True
     deadline = 10.0
+    slots = 16
 
     def __init__(self, path: str) -> None:
         try:

@@ -32,6 +32,7 @@ class PgsqlTable:
 
     remembered = True
     deadline = 10.0
+    slots = 16
 
     def __init__(self, path: str) -> None:
         try:

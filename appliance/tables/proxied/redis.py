@@ -32,6 +32,7 @@ class RedisTable:
 
     remembered = True
     deadline = 5.0
+    slots = 16
 
     def __init__(self, path: str) -> None:
         settings = self._settings = Settings(path, _KNOWN)

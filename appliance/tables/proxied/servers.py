@@ -79,6 +79,7 @@ class ServerTable:
 
     remembered = True
     deadline = 10.0
+    slots = 16
 
     def __init__(self, place: Place, wire: Wire) -> None:
         self._place, self._wire = place, wire

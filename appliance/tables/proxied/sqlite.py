@@ -1,13 +1,11 @@
-"""sqlite tables (sqlite_table(5)): a query of a database file of this machine, asked in threads.
+"""sqlite tables (sqlite_table(5)): a query of a database file of this machine, asked in a thread.
 
 Contract: the file is opened read-only. The first column of each row is a value. A look-up that computes for long
-is interrupted at its deadline. What failure means for the mail: a file that is locked, damaged or not there puts off.
+is interrupted at its deadline. Each table has one thread, which alone touches the open database. What failure means
+for the mail: a file that is locked, damaged or not there puts off.
 """
 
-import asyncio
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import apsw
@@ -16,9 +14,8 @@ from appliance.mail.ports import Unavailable
 from appliance.tables.proxied.base import Step
 from appliance.tables.proxied.cf import Settings
 from appliance.tables.proxied.template import LEGACY, Form, legacy_query, sound
+from appliance.tables.proxied.threads import Threads
 
-THREADS = 4
-_threads: list[ThreadPoolExecutor] = []
 Stamp = tuple[int, int]
 
 
@@ -27,13 +24,14 @@ class SqliteTable:
 
     remembered = False
     deadline = 10.0
+    slots = 1
 
     def __init__(self, path: str) -> None:
         self._settings = Settings(path, ("dbpath", *LEGACY))
         self._file = self._settings.needed("dbpath")
         self._form = Form(self._settings, ("query", legacy_query(self._settings)))
         self._settings.done()
-        self._turn = threading.Lock()
+        self._threads = Threads("sqlite", self.slots)
         self._database: apsw.Connection | None = None
         self._stamp: Stamp | None = None
 
@@ -41,32 +39,28 @@ class SqliteTable:
         parts = self._form.parts(key)
         if parts is None or not sound(key):
             return None
-        step.text = f"asking {self._file}"
         query = self._form.queries["query"].fill(parts, _quoted)
-        if not _threads:
-            _threads.append(ThreadPoolExecutor(THREADS, "table-sqlite"))
         try:
-            values = await asyncio.get_running_loop().run_in_executor(_threads[0], self._values, query)
+            values = await self._threads.run(self._values, query, step)
         except (apsw.Error, OSError) as error:
             raise Unavailable(f"{self._file}: {error}") from None
         return self._form.joined(key, values)
 
-    def _values(self, query: str) -> list[str]:
+    def _values(self, query: str, step: Step) -> list[str]:
         """The first column of every row; a few more rows than are allowed are enough to see that there are too many."""
-        with self._turn:
-            database, end = self._opened(), time.monotonic() + self.deadline - 1.0
-            database.set_progress_handler(lambda: time.monotonic() > end, 10_000)
-            try:
-                rows = database.execute(query)
-                found: list[str] = []
-                for row in rows:
-                    found += [str(value) for value in row[:1] if value is not None]
-                    if self._form.limit and len(found) > 10 * self._form.limit + 100:
-                        break
-                return found
-            except apsw.Error:
-                self._forget()
-                raise
+        step.text = f"asking {self._file}"
+        database, end = self._opened(), time.monotonic() + self.deadline - 1.0
+        database.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+        try:
+            found: list[str] = []
+            for row in database.execute(query):
+                found += [str(value) for value in row[:1] if value is not None]
+                if self._form.limit and len(found) > 10 * self._form.limit + 100:
+                    break
+            return found
+        except apsw.Error:
+            self._forget()
+            raise
 
     def _opened(self) -> apsw.Connection:
         seen = Path(self._file).stat()
@@ -87,8 +81,7 @@ class SqliteTable:
         return self._settings.changed()
 
     def close(self) -> None:
-        with self._turn:
-            self._forget()
+        self._threads.close(self._forget)
 
 
 def _quoted(text: str) -> str:
