@@ -23,7 +23,7 @@ from appliance.mail.auth import DkimReport, SpfAsk, SpfReport
 from appliance.mail.context import Context, Stage
 from appliance.mail.identity import Identity
 from appliance.mail.later import any_of, later, then, waits
-from appliance.mail.lookup import opened
+from appliance.mail.lookup import heard, opened
 from appliance.mail.network import network
 from appliance.mail.ports import Ports, Table, Unavailable
 from appliance.mail.subscribers import dynamic_name
@@ -89,7 +89,7 @@ def _listed(table: Any, name: str) -> bool | Awaitable[bool]:
     try:
         return _remembered(table, name)
     except _NotAtHand as asked:
-        return then(asked.args[0], lambda hit: hit is not None)
+        return later(heard(asked.args[0]), lambda hit: hit is not None)
 
 
 @lru_cache(maxsize=8192)

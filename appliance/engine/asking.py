@@ -18,6 +18,7 @@ from appliance.engine.deadlines import within
 from appliance.engine.recall import Memory
 from appliance.engine.rules import CheckPolicy
 from appliance.mail.context import Context
+from appliance.mail.lookup import Waiting, waiting
 from appliance.mail.ports import Ports, Unavailable
 from appliance.mail.promise import Promise
 from appliance.mail.verdict import Verdict
@@ -115,24 +116,25 @@ def counted(verdicts: Iterable[Verdict]) -> None:
 
 async def settle(asked: Sequence[tuple[Slot, Asked]], ctx: Context, deadline: float) -> list[Verdict]:
     """The answers of one step, in list order, at most `deadline` seconds later."""
-    waiting = [(slot, answer) for slot, answer in asked if not isinstance(answer, Verdict)]
-    if len(waiting) == 1:
-        found = [await _alone(*waiting[0], ctx, deadline)]
+    missing = [(slot, answer) for slot, answer in asked if not isinstance(answer, Verdict)]
+    if len(missing) == 1:
+        found = [await _alone(*missing[0], ctx, deadline)]
     else:
-        found = await _together(waiting, ctx, deadline)
+        found = await _together(missing, ctx, deadline)
     late = iter(found)
     return [stamp(slot, ctx, answer if isinstance(answer, Verdict) else next(late)) for slot, answer in asked]
 
 
-async def _answer(slot: Slot, answer: Awaitable[Verdict], ctx: Context) -> Verdict:
-    """Await one check; its time is counted."""
+async def _answer(slot: Slot, answer: Awaitable[Verdict], ctx: Context, note: Waiting) -> Verdict:
+    """Await one check; its time is counted. `note` knows whether it waits for a table."""
     clock = asyncio.get_running_loop().time
-    start = clock()
+    start, before = clock(), waiting.set(note)
     try:
         return await answer
     except Exception as error:
         return failed(slot, ctx, error)
     finally:
+        waiting.reset(before)
         timer(slot.check.name).observe(clock() - start)
 
 
@@ -159,15 +161,19 @@ def gone(slot: Slot, error: BaseException, ctx: Context, deadline: float) -> Ver
 
 async def _alone(slot: Slot, answer: Awaitable[Verdict], ctx: Context, deadline: float) -> Verdict:
     """One check waits: no task is needed."""
+    note = Waiting()
     try:
-        return await within(deadline, _answer(slot, answer, ctx))
+        return await within(deadline, _answer(slot, answer, ctx, note))
     except TimeoutError:
-        return _missed(slot, deadline)
+        return _missed(slot, deadline, note)
 
 
-async def _together(waiting: Sequence[tuple[Slot, Awaitable[Verdict]]], ctx: Context, deadline: float) -> list[Verdict]:
+async def _together(asked: Sequence[tuple[Slot, Awaitable[Verdict]]], ctx: Context, deadline: float) -> list[Verdict]:
     """Several wait at the same time, under one deadline; who has not answered by then is cancelled."""
-    tasks = [asyncio.ensure_future(_answer(slot, answer, ctx)) for slot, answer in waiting]
+    notes = [Waiting() for _ in asked]
+    tasks = [
+        asyncio.ensure_future(_answer(slot, answer, ctx, note)) for (slot, answer), note in zip(asked, notes, strict=True)
+    ]
     try:
         await asyncio.wait(tasks, timeout=deadline)
         done = [task.done() for task in tasks]
@@ -175,12 +181,15 @@ async def _together(waiting: Sequence[tuple[Slot, Awaitable[Verdict]]], ctx: Con
         for task in tasks:
             task.cancel()
     return [
-        task.result() if ended else _missed(slot, deadline)
-        for (slot, _), task, ended in zip(waiting, tasks, done, strict=True)
+        task.result() if ended else _missed(slot, deadline, note)
+        for (slot, _), task, ended, note in zip(asked, tasks, done, notes, strict=True)
     ]
 
 
-def _missed(slot: Slot, deadline: float) -> Verdict:
+def _missed(slot: Slot, deadline: float, note: Waiting | None = None) -> Verdict:
+    """It had no answer in time; `note` says whether that was for want of a table."""
     name = slot.check.name
     _deadlines.labels(name).inc()
+    if note is not None and note.tables and TABLE_ERROR in slot.policy.rulings:
+        return Verdict(check=name, outcome=TABLE_ERROR, reason=f"a table had no answer within {deadline:g} s")
     return Verdict(check=name, outcome="temperror", reason=f"no answer within {deadline:g} s")

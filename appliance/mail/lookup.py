@@ -8,6 +8,7 @@ What failure means for the mail: an unreadable table or an empty result raises U
 
 import ipaddress
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
@@ -48,6 +49,34 @@ class Found(NamedTuple):
 Searched = Found | None | Awaitable[Found | None]
 
 
+class Waiting:
+    """Of one question to a check: how many tables it waits for. What is given up meanwhile is not taken back."""
+
+    __slots__ = ("tables",)
+
+    def __init__(self) -> None:
+        self.tables = 0
+
+
+#: That of the question at hand; who sets a deadline sets it, to know what was missed.
+waiting: ContextVar[Waiting | None] = ContextVar("waiting", default=None)
+
+
+async def heard(asked: Awaitable[Hit | None]) -> Hit | None:
+    """What a table answers. Raises Unavailable."""
+    note = waiting.get()
+    if note is None:
+        return await asked
+    note.tables += 1
+    try:
+        found = await asked
+    except Exception:
+        note.tables -= 1
+        raise
+    note.tables -= 1
+    return found
+
+
 def opened(specs: Iterable[str], ports: Ports) -> list[Table]:
     """The tables of these names. Raises TableUnavailable if one is not open."""
     try:
@@ -73,13 +102,13 @@ def search(tables: Sequence[Table], keys: Iterable[Key]) -> Searched:
 
 async def _search_on(key: Key, asked: Awaitable[Hit | None], further: Iterable[tuple[Key, Table]]) -> Found | None:
     """The rest of a search, from a table that was asked and has no answer yet."""
-    if found := await asked:
+    if found := await heard(asked):
         return _found(key, found)
     for key, table in further:
         if table.pattern and not key.full:
             continue
         answer = table.get(key.text)
-        if found := answer if answer is None or isinstance(answer, tuple) else await answer:
+        if found := answer if answer is None or isinstance(answer, tuple) else await heard(answer):
             return _found(key, found)
     return None
 

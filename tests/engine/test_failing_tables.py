@@ -4,6 +4,7 @@ The knobs are found by looking for them, so that a new one cannot be forgotten: 
 passes here, and needs its scene.
 """
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -89,12 +90,12 @@ def reached(table: Any, store: Store | None = None) -> Ports:
     return msgspec.structs.replace(made, tables=tables, lines=LineSearch(tables), greylist=store or Store())
 
 
-def engine(name: str, knob: dict[str, Any], told: Ports) -> Engine:
+def engine(name: str, knob: dict[str, Any], told: Ports, **limits: str) -> Engine:
     """The check alone, wherever it may stand, with the shipped actions."""
     check = catalogue()[name]
     places = {stage: [name] if stage in check.stages else [] for stage in STAGES}
     plan = dict.fromkeys(("inbound", "outbound"), places) | {"reinject": {stage: [] for stage in STAGES}}
-    policies, complaints = compile_policies({"stages.toml": plan, f"{name}.toml": knob}, checks={name: check})
+    policies, complaints = compile_policies({"stages.toml": plan | limits, f"{name}.toml": knob}, checks={name: check})
     assert not [complaint for complaint in complaints if complaint.fatal], complaints
     return Engine(policies, told, delay_reject=False, checks={name: check})
 
@@ -178,6 +179,57 @@ async def test_an_entry_that_cannot_be_read_is_no_permission(name: str, key: str
     told = reached(None)
     told = msgspec.structs.replace(told, tables={spec: open_table(spec, lambda _: b"")})
     assert all(reply.startswith("451 4.3.0 ") for reply in await replies(name, {key: [spec]}, role, told))
+
+
+class Slow:
+    """A table that never answers."""
+
+    pattern, at_once = True, False
+
+    async def get(self, key: str) -> tuple[str, str] | None:
+        await asyncio.Event().wait()
+        return None
+
+
+@pytest.mark.parametrize(("name", "key"), [pair for pair in named() if not catalogue()[pair[0]].gate])
+async def test_a_table_that_is_too_slow_for_the_deadline_puts_off(name: str, key: str) -> None:
+    """So does one whose answers come in time, but not all that a search needs."""
+    made = engine(
+        name, {key: [FAILING], **WITH.get((name, key), {})}, reached(Slow()), deadline="1s", message_deadline="1s"
+    )
+    stages, role = catalogue()[name].stages, ROLE.get((name, key), "inbound")
+    heard = [(await judged(made, scene(stage, role))).reply for stage in stages]
+    assert any(heard) and all(reply[:1] in ("", "4") for reply in heard), heard
+
+
+async def test_of_checks_asked_together_each_says_what_it_waited_for() -> None:
+    checks = {name: catalogue()[name] for name in ("identity", "tls")}
+    plan: dict[str, Any] = {role: {stage: [] for stage in STAGES} for role in ("inbound", "outbound", "reinject")}
+    plan["inbound"]["mail"] = [["identity", "tls"]]
+    files = {
+        "stages.toml": plan | {"deadline": "1s"},
+        "identity.toml": {"shared_providers": [FAILING]},
+        "tls.toml": {"senders": [FAILING]},
+    }
+    made = Engine(compile_policies(files, checks=checks)[0], reached(Slow()), delay_reject=False, checks=checks)
+    found = await judged(made, scene("mail", "inbound"))
+    assert [(one.check, one.outcome) for one in found.verdicts] == [("identity", TABLE_ERROR), ("tls", "temperror")]
+    assert found.verb == "defer"
+
+
+async def test_a_store_that_is_too_slow_marks_though_a_table_was_asked_before() -> None:
+    class Silent(Store):
+        async def step(self, ask: GreylistAsk) -> GreylistAnswer:  # type: ignore[override]
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    class Empty(Slow):
+        async def get(self, key: str) -> tuple[str, str] | None:
+            return None
+
+    knob = {"when": "always", "exempt_clients": [FAILING], "exempt_recipients": [FAILING]}
+    found = await judged(engine("greylist", knob, reached(Empty(), Silent()), deadline="1s"), scene("rcpt", "inbound"))
+    assert (found.verb, found.marks) == ("accept", ("greylist:temperror",))
 
 
 # -- recipients that are asked about alike (engine/bound.py)
