@@ -247,11 +247,11 @@ async def test_what_is_not_about_the_mailbox_is_only_not_verified(make: Make, se
 async def test_a_next_hop_that_is_silent_costs_the_deadline_once(make: Make) -> None:
     inner = Inner()
     inner.gate.clear()
-    ahead = await make(inner, deadline=0.2)
+    ahead = await make(inner, deadline=1.0)  # the step's own time ends a tenth before: enough on a busy machine
     loop = asyncio.get_running_loop()
     began = loop.time()
     assert (await ahead.probe(address("bob"))).state == "unverifiable"
-    assert 0.15 < loop.time() - began < 2
+    assert 0.8 < loop.time() - began < 4
     began = loop.time()
     assert (await ahead.probe(address("ann"))).state == "unverifiable"  # it rests
     assert loop.time() - began < 0.1
