@@ -27,7 +27,7 @@ from appliance.engine.rules import PolicySet
 RECOVERY, LATER = 30.0, 5.0
 #: Who stopped a mail, in what was got, and outcomes by which checks wait for somebody to come back.
 _BY = re.compile(r", by (\w+):(\w+)")
-_TROUBLE = frozenset({"error", "temperror", "undecided", "undecoded"})
+_TROUBLE = frozenset({"error", "temperror", "table_error", "undecided", "undecoded"})
 _KINDS = {antivirus.NAME: antivirus.KINDS, antispam.NAME: antispam.KINDS}
 Row = tuple[str, Result, float]
 
