@@ -200,6 +200,8 @@ async def test_a_secret_server_a_socket_and_old_functions(postgres: Postgres, ma
     assert await look("mysql", unix + query) == "obrien@inside.example.com"
     assert await look("mysql", unix.replace("pass word", "wrong") + query) == "!"
     assert await look("mysql", unix + "query = SET @a = 1\n") == "!"
+    assert await look("mysql", unix + "require_result_set = no\nquery = SET @a = 1\n") is None
+    assert await look("mysql", f"{unix}require_result_set = no\n{query}") == "obrien@inside.example.com"
 
 
 async def test_another_host_is_asked_where_one_is_away(postgres: Postgres, mariadb: MariaDb, tmp_path: Path) -> None:
@@ -455,7 +457,7 @@ def test_what_a_cf_file_may_not_have_is_named_with_its_line(tmp_path: Path) -> N
     )
     with pytest.raises(Bad) as first:
         open_proxied(f"ldap:{path}")
-    assert f"{path}:4: chase_referrals is not supported here: name the server" in str(first.value)
+    assert f"{path}:4: chase_referrals = yes is not supported here: name the server" in str(first.value)
     assert f"{path}:5: serch_base is not known (did you mean search_base?)" in str(first.value)
     path.write_text(
         "server_host = gopher://x\nscope = all\ntimeout = soon\nresult_format = %z\nsearch_base = x\ndomain = /file\n"
@@ -465,7 +467,7 @@ def test_what_a_cf_file_may_not_have_is_named_with_its_line(tmp_path: Path) -> N
     for text in (":1: server_host:", ":2: scope:", ":3: timeout:", ':4: result_format: "%z"', ":6: domain:"):
         assert f"{path}{text}" in str(second.value)
     path.write_text("hosts = a\noption_file = /etc/my.cnf\nquery = x\n")
-    with pytest.raises(Bad, match=r"t\.cf:2: option_file is not supported here"):
+    with pytest.raises(Bad, match=r"t\.cf:2: option_file = /etc/my.cnf is not supported here"):
         open_proxied(f"mysql:{path}")
     path.write_text("dbname = x\n")
     with pytest.raises(Bad, match=r"query: is missing"):

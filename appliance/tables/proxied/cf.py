@@ -1,8 +1,9 @@
 """Postfix's own .cf files (mysql_table(5), pgsql_table(5), sqlite_table(5), ldap_table(5)), read as they are.
 
-Contract: main.cf syntax: `name = value`, `#` comments, lines that begin with a blank continue the one before. A name
-that the type has in Postfix and that is not supported here, and one that nobody knows, is an error with its line:
-better than a table that answers something else. Raises Bad with every mistake. Passwords stay in this process.
+Contract: main.cf syntax: `name = value`, `#` comments, lines that begin with a blank continue the one before. A name of
+Postfix that is not supported here may stand with the values that change no answer (its default); with another, and so
+one that nobody knows, it is an error with its line: better than a table that answers something else. Raises Bad with
+every mistake. Passwords stay in this process.
 """
 
 import difflib
@@ -10,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from appliance.tables.proxied.base import Bad
 from appliance.tables.text import BLANKS, Source
@@ -19,12 +21,25 @@ Stamp = tuple[int, int, int]
 COMMON = ("domain", "result_format", "expansion_limit")
 
 
-class Settings:
-    """One file. `known`: the names that are read; `refused`: names of Postfix that are not, each with what to do."""
+class Only(NamedTuple):
+    """A name of Postfix that is not supported here: the values that change nothing (none named: all), in lower case, and
+    what is to be done about others."""
 
-    def __init__(self, path: str, known: Iterable[str], refused: dict[str, str] | None = None) -> None:
+    values: tuple[str, ...] = ()
+    instead: str = ""
+
+
+#: What has no meaning in Postfix either, or not for what is answered.
+NO_MATTER = Only()
+NOT = ("", "no", "false", "0")
+
+
+class Settings:
+    """One file. `known`: the names that are read; `only`: those that are not."""
+
+    def __init__(self, path: str, known: Iterable[str], only: dict[str, Only] | None = None) -> None:
         self.path = path
-        self._known, self._refused = (*COMMON, *known), refused or {}
+        self._known, self._only = (*COMMON, *known), only or {}
         self._values: dict[str, tuple[int, str]] = {}
         self._wrong: list[tuple[str, int, str]] = []
         try:
@@ -42,8 +57,9 @@ class Settings:
         name, value = name.strip(BLANKS), value.strip(BLANKS)
         if not equals or not name:
             self._wrong.append((self.path, number, f'"{line[:60]}" is not name = value'))
-        elif name in self._refused:
-            self._wrong.append((self.path, number, f"{name} is not supported here: {self._refused[name]}"))
+        elif (only := self._only.get(name)) is not None:
+            if only.values and value.lower() not in only.values:
+                self._wrong.append((self.path, number, f"{name} = {value} is not supported here: {only.instead}"))
         elif name not in self._known:
             near = difflib.get_close_matches(name, self._known, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""

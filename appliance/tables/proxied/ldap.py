@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from appliance.tables.ldap_answers import Answers
 from appliance.tables.proxied.base import Bad, Step
-from appliance.tables.proxied.cf import Settings
+from appliance.tables.proxied.cf import NO_MATTER, NOT, Only, Settings
 from appliance.tables.proxied.hosts import Driver, Pool, no_data
 from appliance.tables.proxied.servers import Place, address
 from appliance.tables.proxied.template import Form, sound
@@ -26,16 +26,12 @@ _KNOWN = (
     "recursion_limit", "size_limit", "dereference", "version", "start_tls", "tls_ca_cert_dir", "tls_ca_cert_file",
     "tls_cert", "tls_key", "tls_require_cert",
 )  # fmt: skip
-_OBSOLETE = "it has had no meaning for long: take the line out"
-_REFUSED = {
-    "cache": _OBSOLETE,
-    "cache_expiry": _OBSOLETE,
-    "cache_size": _OBSOLETE,
-    "chase_referrals": "name the server that holds the entries",
-    "debuglevel": "say `postgate table query` instead",
-    "tls_cipher_suite": "the ciphers are those of the system's OpenSSL",
-    "tls_random_file": _OBSOLETE,
-    **dict.fromkeys(("sasl_mechs", "sasl_realm", "sasl_authz_id", "sasl_minssf"), "bind is yes or no here"),
+_ONLY = {
+    **dict.fromkeys(("cache", "cache_expiry", "cache_size", "debuglevel", "tls_random_file"), NO_MATTER),
+    "chase_referrals": Only(NOT, "name the server that holds the entries"),
+    "tls_cipher_suite": Only(("",), "the ciphers are those of the system's OpenSSL"),
+    # they are for "bind = sasl" alone, which is refused
+    **dict.fromkeys(("sasl_mechs", "sasl_realm", "sasl_authz_id", "sasl_minssf"), NO_MATTER),
 }
 _FILTER = {ord(letter): f"\\{ord(letter):02x}" for letter in "\\*()\0"}
 _NAME = {ord(letter): f"\\{letter}" for letter in '"\\+,<>;#= '} | {0: "\\00", 9: "\\09", 10: "\\0a", 13: "\\0d"}
@@ -79,8 +75,7 @@ class LdapTable:
         except ImportError:
             raise Bad(f"{path}: needs the library ldap3: pip install 'postgate[ldap]'") from None
         self._ldap3 = ldap3
-        settings = self._settings = Settings(path, _KNOWN, _REFUSED)
-        self._plain_format(settings)
+        settings = self._settings = Settings(path, _KNOWN, _ONLY)
         self.deadline = float(settings.number("timeout", 10, 1))
         self._servers = _servers(settings)
         queries = ("query_filter", settings.text("query_filter", "(mailacceptinggeneralid=%s)"))
@@ -97,16 +92,11 @@ class LdapTable:
         self._bind = settings.one_of("bind", "yes", ("yes", "no", "none", "simple")) in ("yes", "simple")
         self._dereference = settings.number("dereference", 0)
         settings.number("version", 3)
-        settings.done()
         self._tls = self._tls_settings(settings)
+        settings.done()
         errors = (ldap3.core.exceptions.LDAPException, ValueError, TypeError, IndexError, KeyError, AttributeError)
         self._threads = Threads("ldap", self.slots)
         self._pool = Pool(list(self._servers), Driver(self._connect, self._ask, _close, errors, _silent))
-
-    def _plain_format(self, settings: Settings) -> None:
-        """result_filter is what result_format was called once."""
-        if "result_filter" in settings and "result_format" in settings:
-            settings.wrong("result_filter", "result_format stands here, too")
 
     def _tls_settings(self, settings: Settings) -> Any:
         import ssl

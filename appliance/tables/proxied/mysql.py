@@ -9,7 +9,7 @@ import struct
 from typing import Any
 
 from appliance.tables.proxied.base import Bad, Step
-from appliance.tables.proxied.cf import Settings
+from appliance.tables.proxied.cf import Only, Settings
 from appliance.tables.proxied.hosts import Driver, Pool, places
 from appliance.tables.proxied.servers import Place, quiet
 from appliance.tables.proxied.template import LEGACY, Form, legacy_query, sound
@@ -18,10 +18,10 @@ _KNOWN = (
     "hosts", "user", "password", "dbname", "charset", "retry_interval", "idle_interval", "require_result_set",
     "tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "tls_verify_cert", *LEGACY,
 )  # fmt: skip
-_REFUSED = {
-    "option_file": "write its settings into this file",
-    "option_group": "write its settings into this file",
-    "tls_ciphers": "the ciphers are those of the system's OpenSSL",
+_ONLY = {
+    "option_file": Only(("",), "write its settings into this file"),
+    "option_group": Only(("", "client"), "write its settings into this file"),
+    "tls_ciphers": Only(("",), "the ciphers are those of the system's OpenSSL"),
 }
 MOST = 10_000
 
@@ -40,16 +40,15 @@ class MysqlTable:
         except ImportError:
             raise Bad(f"{path}: needs the library aiomysql: pip install 'postgate[mysql]'") from None
         self._aiomysql = aiomysql
-        settings = self._settings = Settings(path, _KNOWN, _REFUSED)
+        settings = self._settings = Settings(path, _KNOWN, _ONLY)
         found = places(settings, 3306)
         settings.needed("dbname")
         self._form = Form(settings, ("query", legacy_query(settings)))
         avoid, idle = settings.number("retry_interval", 60, 1), settings.number("idle_interval", 60, 1)
         self._charset = settings.one_of("charset", "utf8mb4", ("utf8mb4", "latin1", "utf8"))
-        if not settings.flag("require_result_set", True):
-            settings.wrong("require_result_set", "only yes is supported: a query that gives no rows is a mistake")
-        settings.done()
+        self._rows_needed = settings.flag("require_result_set", True)
         self._tls = _tls(settings)
+        settings.done()
         # ValueError, struct.error and the like: what the library makes of octets that are not its protocol
         errors = (pymysql.Error, RuntimeError, ValueError, AssertionError, IndexError, TypeError, struct.error)
         driver = Driver(self._connect, self._ask, lambda made: made.close(), errors, _silent)
@@ -76,6 +75,8 @@ class MysqlTable:
         query = self._form.queries["query"].fill(self._form.parts(key) or {}, connection.escape_string)
         async with connection.cursor() as cursor:
             await cursor.execute(query)
+            if cursor.description is None and not self._rows_needed:
+                return []
             if cursor.description is None:
                 raise RuntimeError("the query gives no rows: it is no SELECT")
             rows = await cursor.fetchmany(MOST + 1)
@@ -106,18 +107,17 @@ def _text(value: Any) -> str | None:
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:
-    """TLS where any of its settings stands. Raises Bad for files that cannot be used."""
-    names = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "tls_verify_cert")
-    if not any(name in settings for name in names):
+    """TLS where any of its settings says something. Raises Bad for files that cannot be used."""
+    text, verify = settings.text, settings.flag("tls_verify_cert", False)
+    if not verify and not any(text(name) for name in ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file")):
         return None
-    text = settings.text
     try:
         context = ssl.create_default_context(cafile=text("tls_CAfile") or None, capath=text("tls_CApath") or None)
         if text("tls_cert_file"):
             context.load_cert_chain(text("tls_cert_file"), text("tls_key_file") or None)
     except OSError as error:
         raise Bad(f"{settings.path}: TLS: {error.strerror or error}") from None
-    if not settings.flag("tls_verify_cert", False):
+    if not verify:
         context.check_hostname = False
         if not text("tls_CAfile") and not text("tls_CApath"):
             context.verify_mode = ssl.CERT_NONE

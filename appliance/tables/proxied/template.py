@@ -52,7 +52,9 @@ class Form:
         self.queries: dict[str, Template] = {}
         for name, text in queries:
             self.queries[name] = _template(settings, name, text)
-        self.result = _template(settings, "result_format", settings.text("result_format", "%s"))
+        old = "result_filter" in settings and "result_format" not in settings  # of LDAP tables, before Postfix 2.2
+        name = "result_filter" if old else "result_format"
+        self.result = _template(settings, name, settings.text(name, "%s"))
         self.limit = settings.number("expansion_limit", 0)
         self._domains = _domains(settings)
         together = set().union(*(template.uses for template in self.queries.values()))

@@ -1,0 +1,145 @@
+"""Every parameter of Postfix's ldap_table(5), mysql_table(5), pgsql_table(5) and sqlite_table(5), with its default and
+other values: each is read, or changes no answer, or is refused with its line and what to do."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from appliance.tables.proxied import Bad, open_proxied
+
+NEEDED = {
+    "ldap": {"search_base": "dc=x"},
+    "mysql": {"dbname": "mail", "query": "SELECT 1"},
+    "pgsql": {"dbname": "mail", "query": "SELECT 1"},
+    "sqlite": {"dbpath": "/nowhere/mail.db", "query": "SELECT 1"},
+}
+
+
+class Said(NamedTuple):
+    """`taken`: values of a file that is read, the default first; `refused`: value -> what the mistake says."""
+
+    taken: tuple[str, ...]
+    refused: dict[str, str] = {}  # noqa: RUF012
+
+
+COMMON = {
+    "domain": Said(("", "example.com, example.net"), {"hash:/etc/domains": "only names", "/etc/domains": "only names"}),
+    "result_format": Said(("%s", "smtp:[%s] %u %d %S %U %D %1 %%"), {"%z": "none of %s"}),
+    "expansion_limit": Said(("0", "1"), {"many": "no number"}),
+}
+WORDS = {name: Said(("", "word")) for name in ("select_field", "table", "where_field", "additional_conditions")}
+SQL = {
+    **COMMON,
+    **WORDS,
+    "query": Said(("SELECT a FROM b WHERE c = '%s'", "SELECT '%u%d%1%S%U%D%%'"), {"SELECT '%z'": "none of %s"}),
+}
+SERVER = {
+    **SQL,
+    "hosts": Said(("localhost", "unix:/run/s", "inet:a inet:b:99", "a b:99"), {"a:99999": "no address"}),
+    "user": Said(("", "someone")),
+    "password": Said(("", "pass word")),
+    "dbname": Said(("mail",), {"": "is missing"}),
+    "retry_interval": Said(("60", "60s"), {"soon": "no number"}),
+    "idle_interval": Said(("60", "60s"), {"soon": "no number"}),
+}
+RANKS = ("special_result_attribute", "terminal_result_attribute", "leaf_result_attribute")
+PARAMETERS: dict[str, dict[str, Said]] = {
+    "sqlite": {**SQL, "dbpath": Said(("/nowhere/mail.db",), {"": "is missing"})},
+    "pgsql": {
+        **SERVER,
+        "hosts": Said((*SERVER["hosts"].taken, "postgresql://joe@a/b?sslmode=require"), SERVER["hosts"].refused),
+        "encoding": Said(("UTF8", "LATIN1")),
+        "select_function": Said(("gotos",)),
+    },
+    "mysql": {
+        **SERVER,
+        "charset": Said(("utf8mb4", "latin1")),
+        "option_file": Said(("",), {"/etc/my.cnf": "write its settings into this file"}),
+        "option_group": Said(("client", ""), {"mail": "write its settings into this file"}),
+        "require_result_set": Said(("yes", "no"), {"perhaps": "neither yes nor no"}),
+        "tls_ciphers": Said(("",), {"ALL": "the ciphers are those"}),
+        "tls_verify_cert": Said(("no", "yes"), {"perhaps": "neither yes nor no"}),
+        **{name: Said(("",), {"/none": "No such file"}) for name in ("tls_CAfile", "tls_cert_file")},
+        **{name: Said(("",)) for name in ("tls_CApath", "tls_key_file")},
+    },
+    "ldap": {
+        **COMMON,
+        "server_host": Said(("localhost", "a:99 b", "ldap://a:99 ldaps://b ldapi://%2Frun%2Fs"), {"http://a": "none of"}),
+        "server_port": Said(("389", "778"), {"0": "no number"}),
+        "timeout": Said(("10", "5s"), {"soon": "no number"}),
+        "search_base": Said(("dc=x", "ou=%d, dc=x"), {"%z": "none of %s"}),
+        "query_filter": Said(("(mailacceptinggeneralid=%s)", "(&(mail=%u)(x=%1))"), {"%z": "none of %s"}),
+        "result_filter": Said(("%s", "<%s>"), {"%z": "none of %s"}),
+        "result_attribute": Said(("maildrop", "a, b", "")),
+        **{name: Said(("", "a, b")) for name in RANKS},
+        "scope": Said(("sub", "base", "one"), {"all": "none of"}),
+        "bind": Said(("yes", "no", "none", "simple"), {"sasl": "none of yes, no"}),
+        "bind_dn": Said(("", "cn=x")),
+        "bind_pw": Said(("", "pass word")),
+        **{name: Said(("no", "yes", "30")) for name in ("cache", "cache_expiry", "cache_size")},
+        "recursion_limit": Said(("1000", "2"), {"0": "no number"}),
+        "size_limit": Said(("0", "5"), {"some": "no number"}),
+        "dereference": Said(("0", "3"), {"never": "no number"}),
+        "chase_referrals": Said(("0", "no", ""), {"1": "name the server", "yes": "name the server"}),
+        "version": Said(("3", "2"), {"x": "no number"}),
+        "debuglevel": Said(("0", "255")),
+        **{name: Said(("", "word")) for name in ("sasl_mechs", "sasl_realm", "sasl_authz_id", "sasl_minssf")},
+        "start_tls": Said(("no", "yes"), {"perhaps": "neither yes nor no"}),
+        "tls_require_cert": Said(("no", "yes")),
+        **{name: Said(("",)) for name in ("tls_ca_cert_dir", "tls_ca_cert_file", "tls_cert", "tls_key")},
+        "tls_random_file": Said(("", "/dev/urandom")),
+        "tls_cipher_suite": Said(("",), {"ALL": "the ciphers are those"}),
+    },
+}
+EVERY = [(kind, name) for kind, names in PARAMETERS.items() for name in names]
+
+
+def written(path: Path, kind: str, **values: str) -> str:
+    path.write_text("".join(f"{name} = {value}\n" for name, value in (values | NEEDED[kind] | values).items()))
+    return f"{kind}:{path}"
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_each_parameter_is_read_or_changes_nothing_or_is_refused(kind: str, name: str, tmp_path: Path) -> None:
+    said, path = PARAMETERS[kind][name], tmp_path / "t.cf"
+    for value in said.taken:
+        open_proxied(written(path, kind, **{name: value})).close()
+    for value, why in said.refused.items():
+        with pytest.raises(Bad) as found:
+            open_proxied(written(path, kind, **{name: value}))
+        assert why in str(found.value) and (f"{path}:1: {name}" in str(found.value) or why == "No such file")
+
+
+@pytest.mark.parametrize("kind", PARAMETERS)
+def test_no_parameter_of_the_manual_is_missing_here(kind: str) -> None:
+    if not shutil.which("man"):
+        pytest.skip("no man(1)")
+    done = subprocess.run(["man", f"{kind}_table"], env={"MANWIDTH": "200", "PATH": "/usr/bin:/bin"}, capture_output=True)
+    if done.returncode:
+        pytest.skip(f"Debian package postfix-{kind} is not installed")
+    text = re.sub(".\x08", "", done.stdout.decode())
+    listed = set(re.findall(r"^ {7}([a-z][A-Za-z_]+)(?: \(|$)", text, re.MULTILINE)) & set(re.findall(r"\w+", text))
+    names = {name for name in listed if "_" in name or name in ("domain", "timeout", "scope", "bind", "cache")}
+    assert len(names) > (0 if kind == "sqlite" else 4)
+    assert names <= PARAMETERS[kind].keys()
+
+
+def test_the_older_name_of_an_ldap_result_format_counts_unless_the_new_one_stands(tmp_path: Path) -> None:
+    path = tmp_path / "t.cf"
+    for more, expected in (({}, "<a>"), ({"result_format": "[%s]"}, "[a]")):
+        table = open_proxied(written(path, "ldap", result_filter="<%s>", **more))
+        assert table._form.joined("joe@example.com", ["a"]) == expected  # type: ignore[attr-defined]
+        table.close()
+
+
+def test_a_default_that_is_written_asks_for_no_tls(tmp_path: Path) -> None:
+    names = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file")
+    path = tmp_path / "t.cf"
+    table = open_proxied(written(path, "mysql", tls_verify_cert="no", **dict.fromkeys(names, "")))
+    assert table._tls is None  # type: ignore[attr-defined]
+    table = open_proxied(written(path, "mysql", tls_verify_cert="yes"))
+    assert table._tls is not None  # type: ignore[attr-defined]
