@@ -13,6 +13,7 @@ from appliance.config import blob
 from appliance.config.snapshot import Snapshot, build
 from appliance.daemons import syncd
 from appliance.daemons.skeleton import Birth
+from appliance.daemons.syncd.daemon import AT_ONCE
 from tests.peers.hostile import Good, Hostile, answers
 
 BODY = b'["ann@example.com", "bob@example.com"]'
@@ -52,10 +53,12 @@ class Running:
             )
         )
 
-    def snapshot(self, more: str = "") -> Snapshot:
+    def snapshot(self, more: str = "", timeout: str = "2s") -> Snapshot:
         url = f"http://127.0.0.1:{self.peer.port}/"
         text = '[gateway]\nstate_dir = "state"\n[relay]\ndomains = ["example.com"]\n[recipients.staff]\nkind = "http"\n'
-        (self.folder / "c.toml").write_text(f'{text}source = "{url}"\npassword_file = "token"\ntimeout = "2s"\n{more}')
+        (self.folder / "c.toml").write_text(
+            f'{text}source = "{url}"\npassword_file = "token"\ntimeout = "{timeout}"\n{more}'
+        )
         return build(blob.read(str(self.folder / "c.toml")))
 
     def facts(self, name: str = "staff") -> dict[str, Any]:
@@ -113,6 +116,46 @@ async def test_one_at_a_time(running: Running) -> None:
     running.peer.act = slow
     replies = await asyncio.gather(*(running.ask(b"{}") for _ in range(4)))
     assert [reply[0]["problem"] for reply in replies] == [""] * 4 and most == 1
+
+
+async def test_a_source_that_hangs_holds_up_no_other_list(running: Running) -> None:
+    """Neither what is due by itself nor what an operator asks for."""
+    await eventually(lambda: running.facts()["state"] == "well")
+
+    async def hangs(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    (running.folder / "export.csv").write_text("eve@example.com\n")
+    more = '[recipients.more]\nkind = "csv"\nsource = "export.csv"\n'
+    running.peer.act = hangs
+    running.daemon.commit(running.snapshot(timeout="60s"))
+    await eventually(lambda: running.peer.open == 1)
+    running.daemon.commit(running.snapshot(more, timeout="60s"))
+    await eventually(lambda: running.facts("more")["state"] == "well")
+    assert running.peer.open == 1, "it hangs still"
+    outcome, _ = await running.ask(b'{"names": ["more"]}')
+    assert outcome["problem"] == "" and running.peer.open == 1
+
+
+async def test_only_so_many_lists_at_once(running: Running) -> None:
+    await eventually(lambda: running.facts()["state"] == "well")
+    most, gate = 0, asyncio.Event()
+
+    async def held(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal most
+        most = max(most, running.peer.open)
+        await gate.wait()
+        await answers(good, reader, writer)
+
+    running.peer.act = held
+    url = f"http://127.0.0.1:{running.peer.port}/"
+    names = [f"n{number}" for number in range(AT_ONCE + 2)]
+    more = "".join(f'[recipients.{name}]\nkind = "http"\nsource = "{url}"\ntimeout = "30s"\n' for name in names)
+    running.daemon.commit(running.snapshot(more))
+    await eventually(lambda: running.peer.open == AT_ONCE)
+    gate.set()
+    await eventually(lambda: all(running.facts(name)["state"] == "well" for name in names))
+    assert most == AT_ONCE
 
 
 async def test_another_password_is_tried_at_once(running: Running) -> None:

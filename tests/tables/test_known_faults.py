@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.tables.known import Origin, keep, launch
@@ -117,6 +118,45 @@ async def test_a_source_that_breaks_its_protocol(asking: Asking, kind: str, faul
     assert keep.account(asking.folder, "x").problem == outcome.problem
 
 
+@pytest.mark.parametrize(
+    ("kind", "step", "said"),
+    [
+        ("ldap", 0, "the bind"),
+        ("ldap", 1, "the search in dc=x, 0 entries so far"),
+        ("ldap", 2, "the search in dc=x, 0 entries so far"),
+        ("http", 0, "waiting for its answer"),
+        ("http", 1, "its answer, 10 octets so far"),
+    ],
+)
+async def test_who_hangs_is_named_with_its_step(asking: Asking, kind: str, step: int, said: str) -> None:
+    """Of two servers the first is away."""
+
+    async def hangs(good: Good, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if kind == "ldap":
+            if step:
+                await ldap_message(reader)
+                writer.write(BOUND)
+            if step == 2:
+                await ldap_message(reader)
+                writer.write(found("old1@example.com"))
+        elif step:
+            await http_question(reader, writer)
+            writer.write(HTTP[: HTTP.index(BODY) + 10])
+        await asyncio.Event().wait()
+
+    async with Hostile(KINDS[kind][0], hangs) as peer, Hostile(KINDS[kind][0], FAULTS["absent"]) as away:
+        asked = origin(kind, peer.port)
+        if kind == "ldap":
+            asked = msgspec.structs.replace(asked, source=(f"ldap://127.0.0.1:{away.port}/", *asked.source))
+        outcome = await launch.run(asking.order(asked, timeout=1.5))
+    start = "the source has not ended within 1.5 s: "
+    assert outcome.problem.startswith(start), outcome.problem
+    assert outcome.problem.endswith(f"{kind}://127.0.0.1:{peer.port}/: {said}"), outcome.problem
+    if kind == "ldap":
+        assert outcome.problem.removeprefix(start).startswith(f"ldap://127.0.0.1:{away.port}/: ")
+    assert asking.unchanged()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_one_octet_at_a_time_is_an_answer(asking: Asking, kind: str) -> None:
     async with Hostile(KINDS[kind][0], trickles) as peer:
@@ -149,7 +189,7 @@ def test_ten_million_lines(asking: Asking, tmp_path: Path) -> None:
     path = tmp_path / "export.csv"
     path.write_bytes(b"x@y.z\n" * 10_000_000)
     outcome = launch.run_here(asking.order(Origin(kind="csv", source=(str(path),)), timeout=2))
-    assert outcome.problem == "the source has not ended within 2 s" and asking.unchanged()
+    assert outcome.problem == f"the source has not ended within 2 s: {path}: reading" and asking.unchanged()
     os.truncate(path, 200_000_000)
     outcome = launch.run_here(asking.order(Origin(kind="csv", source=(str(path),)), timeout=60))
     assert "more than 134217728 octets" in outcome.problem and asking.unchanged()
@@ -270,6 +310,27 @@ def test_two_syncs_at_once_take_turns(asking: Asking, tmp_path: Path, monkeypatc
         outcome = keep.sync(asking.order(Origin(kind="csv", source=(str(path),))))
     assert "another sync is under way" in outcome.problem and asking.unchanged()
     assert keep.sync(asking.order(Origin(kind="csv", source=(str(path),)))).problem == ""
+
+
+def test_a_list_that_came_meanwhile_stays(asking: Asking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever began earlier and ends later does not put the older list back."""
+    (tmp_path / "export.csv").write_text("earlier@example.com\n")
+    order = asking.order(Origin(kind="csv", source=(str(tmp_path / "export.csv"),)))
+    fetched, later = keep._fetched, keep.Outcome(name="x")
+
+    def slowly(asked: Order) -> Any:
+        nonlocal later
+        keys = fetched(asked)
+        monkeypatch.setattr(keep, "_fetched", fetched)
+        (tmp_path / "export.csv").write_text("later@example.com\n")
+        later = keep.sync(order)
+        return keys
+
+    monkeypatch.setattr(keep, "_fetched", slowly)
+    outcome = keep.sync(order)
+    assert later.problem == "" and "another sync has ended meanwhile" in outcome.problem and outcome.soon
+    assert known(asking.folder / "x") == {"later@example.com"} and outcome.count == 1
+    assert keep.account(asking.folder, "x").at == later.at
 
 
 async def test_given_up_the_process_ends(asking: Asking) -> None:

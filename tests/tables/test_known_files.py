@@ -21,7 +21,7 @@ def keys(entries: Iterable[Entry], *domains: str, whole: bool = True) -> Keys:
 
 
 def of(*source: str, kind: str = "map", query: str = "") -> Keys:
-    return keys(fetch(Origin(kind=kind, source=source, query=query), ""))
+    return keys(fetch(Origin(kind=kind, source=source, query=query), "", lambda _: None))
 
 
 @pytest.mark.peer

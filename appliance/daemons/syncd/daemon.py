@@ -1,15 +1,16 @@
 """The daemon that keeps lists of known recipients fresh: it holds the passwords of their sources and the right to write
 the lists, and nothing else.
 
-Contract: one list at a time, each in a process of its own (tables/known/job.py) with limits of memory and time; this one
-parses nothing that a source says. What failure means for the mail: the list of the last good time stays in force; without
-any, whoever nothing else knows is put off.
+Contract: each list in a process of its own (tables/known/job.py) with limits of memory and time, AT_ONCE of them side by
+side, so that a source that hangs holds up no other list; this one parses nothing that a source says. What failure means
+for the mail: the list of the last good time stays in force; without any, whoever nothing else knows is put off.
 """
 
 import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,6 +28,8 @@ from appliance.tables.known.keep import Outcome
 log = oplog.get("syncd")
 #: What passwords are called among the octets that the master hands out.
 SECRET = "recipients:"
+#: Lists that are fetched at the same time: each may take the memory of a job.
+AT_ONCE = 4
 _syncs = metrics.counter("postgate_recipients_syncs_total", "Fetched lists of recipients, by result.", ["list", "result"])
 _known = metrics.gauge("postgate_recipients_known", "Recipients in a list that is fetched.", ["list"])
 _fetched = metrics.gauge("postgate_recipients_fetched_timestamp_seconds", "When a list was last found good.", ["list"])
@@ -40,7 +43,9 @@ class Syncd:
         self._listening = birth.listening.get("unix:recipients", [])
         self._secrets: dict[str, bytes] = {}
         self._lists: dict[str, schedule.State] = {}
-        self._turn = asyncio.Lock()
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._syncing: dict[str, asyncio.Task[Outcome]] = {}
         self._wake = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
         self._admin = Admin(self._asked)
@@ -59,20 +64,30 @@ class Syncd:
         self._keeping = asyncio.get_running_loop().create_task(self._keep())
 
     async def _keep(self) -> None:
-        """For ever: the list that is due next."""
+        """For ever: the lists that are due next, each by itself."""
         while True:
-            due = min((state.due for state in self._lists.values()), default=time.monotonic() + 3600)
+            waiting = [state.due for name, state in self._lists.items() if name not in self._syncing]
+            due = min(waiting, default=time.monotonic() + 3600)
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(due - time.monotonic()):
                     await self._wake.wait()
             now = time.monotonic()
             for name in [name for name, state in self._lists.items() if state.due <= now]:
-                await self._sync(name, Request())
+                if name not in self._syncing:
+                    self._syncing[name] = task = asyncio.get_running_loop().create_task(self._sync(name, Request()))
+                    task.add_done_callback(partial(self._synced, name))
+
+    def _synced(self, name: str, task: "asyncio.Task[Outcome]") -> None:
+        """It is known when it is due again."""
+        del self._syncing[name]
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("internal error", list=name, why=repr(error))
 
     async def _sync(self, name: str, request: Request) -> Outcome:
-        """One list, when it is its turn."""
-        async with self._turn:
+        """One list, when it is its turn and a place is free."""
+        async with self._turns.setdefault(name, asyncio.Lock()), self._places:
             state = self._lists.get(name)
             if state is None:
                 return Outcome(name=name, problem="it is not configured any more", soon=False)
@@ -123,7 +138,7 @@ class Syncd:
         names = request.names or tuple(self._lists)
         if unknown := [name for name in names if name not in self._lists]:
             raise KeyError(unknown[0])
-        return [await self._sync(name, request) for name in names]
+        return await asyncio.gather(*(self._sync(name, request) for name in names))
 
     def prepare(self, snapshot: Snapshot) -> None:
         """The configuration check has found what is wrong."""
@@ -161,8 +176,10 @@ class Syncd:
         """What is being fetched is given up: the old list stays."""
         self._admin.close()
         if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
+            tasks = [self._keeping, *self._syncing.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def health(self) -> dict[str, Any]:
         now, wall = time.monotonic(), time.time()

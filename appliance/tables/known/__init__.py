@@ -1,7 +1,7 @@
 """Lists of known recipients that are fetched from where recipients are kept: a directory, a file, a server, a map.
 
-`fetch(origin, secret)` gives every address as its source has it; keep.py makes the table of them, job.py does both in a
-process of its own (launch.py). Contract: all or nothing: a source that fails, or ends early, raises Failed with what to
+`fetch(origin, secret, at)` gives every address as its source has it; keep.py makes the table of them, job.py does both in
+a process of its own (launch.py). Contract: all or nothing: a source that fails, or ends early, raises Failed with what to
 do, so that half a list never counts as one. What failure means for the mail: the list of the last good time stays.
 """
 
@@ -53,8 +53,12 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     tls_ca: str = ""
 
 
-def fetch(origin: Origin, secret: str) -> Iterable[Entry]:
+#: Told of each step: whom is asked, and for what. Whoever ends a fetch that takes too long says the last of them.
+At = Callable[[str], object]
+
+
+def fetch(origin: Origin, secret: str, at: At) -> Iterable[Entry]:
     """Every address. Blocks as long as the source does. Raises Failed."""
     module = importlib.import_module(f"{__name__}.{KINDS[origin.kind]}")
-    ask: Callable[[Origin, str], Iterable[Entry]] = module.fetch
-    return ask(origin, secret)
+    ask: Callable[[Origin, str, At], Iterable[Entry]] = module.fetch
+    return ask(origin, secret, at)

@@ -11,14 +11,15 @@ from collections.abc import Iterable, Iterator
 import apsw
 
 from appliance.tables import kinds
-from appliance.tables.known import LARGEST, Failed, Origin
+from appliance.tables.known import LARGEST, At, Failed, Origin
 from appliance.tables.known.texts import Entry, decoded, entries
 from appliance.tables.proxied.files import every_key
 
 
-def fetch(origin: Origin, _secret: str) -> Iterator[Entry]:
+def fetch(origin: Origin, _secret: str, at: At) -> Iterator[Entry]:
     """Every address, as it is asked for. Raises Failed."""
     for source in origin.source:
+        at(f"{source}: reading")
         try:
             yield from _csv(source) if origin.kind == "csv" else _map(source, origin.query)
         except (OSError, ValueError, apsw.Error, csv.Error) as error:

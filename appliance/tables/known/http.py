@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import msgspec
 
-from appliance.tables.known import ALL_PAGES, LARGEST, MOST, Failed, Origin, fields
+from appliance.tables.known import ALL_PAGES, LARGEST, MOST, At, Failed, Origin, fields
 from appliance.tables.known.texts import Entry, proxied
 
 #: Seconds without an octet; pages; how often a server that is busy is asked again, and the longest pause for it.
@@ -33,9 +33,9 @@ class Answer(NamedTuple):
     retry_after: str
 
 
-def fetch(origin: Origin, secret: str) -> list[Entry]:
+def fetch(origin: Origin, secret: str, at: At) -> list[Entry]:
     """Every address. Raises Failed."""
-    web = _Web(origin.tls_ca, origin.proxy)
+    web = _Web(origin.tls_ca, origin.proxy, lambda step: at(_without(step, secret)))
     try:
         told = {"Accept": "application/json", **_login(web, origin, secret)}
         paths = [fields.path(text) for text in origin.addresses or ("[]",)]
@@ -122,8 +122,8 @@ def _same_host(source: str, link: str) -> str:
 class _Web:
     """Asks, and counts what comes."""
 
-    def __init__(self, tls_ca: str, proxy: str) -> None:
-        self._left, self._proxy = ALL_PAGES, urlsplit(proxy)
+    def __init__(self, tls_ca: str, proxy: str, at: At) -> None:
+        self._left, self._proxy, self._at = ALL_PAGES, urlsplit(proxy), at
         try:
             self._context = ssl.create_default_context(cafile=tls_ca or None)
         except OSError as error:
@@ -135,6 +135,7 @@ class _Web:
             answer = self._ask(url, told, body)
             if answer.status not in _BUSY:
                 break
+            self._at(f"{url}: it answered {answer.status}, waiting to ask again")
             time.sleep(min(PAUSE, float(answer.retry_after)) if answer.retry_after.isdecimal() else 5.0)
         if answer.status != 200:
             why = f"{url}: answers {answer.status} {answer.reason}{_said(answer.body)}"
@@ -149,6 +150,9 @@ class _Web:
             place = urlsplit(url)
             line = self._line(url, place.scheme, place.hostname or "", place.port)
             try:
+                self._at(f"{url}: connecting")
+                line.connect()
+                self._at(f"{url}: waiting for its answer")
                 target = (place.path or "/") + (f"?{place.query}" if place.query else "")
                 line.request("GET" if body is None else "POST", target, body, {**told, "Connection": "close"})
                 return self._read(url, line.getresponse())
@@ -178,6 +182,7 @@ class _Web:
         while part := answer.read1(1 << 16):
             parts.append(part)
             size += len(part)
+            self._at(f"{url}: its answer, {size} octets so far")
             if size > most:
                 raise Failed(f"{url}: no end after {size} octets")
         length = "" if answer.chunked else answer.getheader("Content-Length", "")

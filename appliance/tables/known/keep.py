@@ -1,7 +1,8 @@
 """The kept list: a table that is replaced whole or not at all, and beside it a short account of how it was made.
 
 `sync(order)` fetches, judges, keeps. Contract: a reader sees the old table or the new one, on disk before it counts. A
-list that is empty, or that lost more than is allowed, is refused and the old one stays. One sync at a time in a folder.
+list that is empty, or that lost more than is allowed, is refused and the old one stays. Sources are asked side by side;
+one sync at a time compares and replaces in a folder, and no list that came meanwhile is replaced.
 What failure means for the mail: recipients are those of the last good list.
 """
 
@@ -86,9 +87,12 @@ def sync(order: Order) -> Outcome:
     folder = Path(order.folder)
     before, now, old, outcome = account(folder, order.name), time.time(), set[str](), Outcome(name=order.name)
     try:
+        old = known(folder / order.name)
+        keys = _fetched(order)
         with _alone(folder):
             old = known(folder / order.name)
-            keys = _fetched(order)
+            if account(folder, order.name).at != before.at:
+                raise Failed("another sync has ended meanwhile, its list stays")
             outcome = _compared(order.name, old, keys, now)
             _judge(order, old, outcome, len(keys.found))
             if not order.dry_run:
@@ -99,6 +103,7 @@ def sync(order: Order) -> Outcome:
     except OSError as error:
         problem, soon = f"{error.filename or folder}: {error.strerror or error}", True
     problem = clean(" ".join(problem.split()))[:LONGEST]
+    before = account(folder, order.name)
     failed = msgspec.structs.replace(before, tried=now, problem=problem)
     if not order.dry_run:
         with contextlib.suppress(OSError):  # where the disk is full, what is told must do
@@ -109,16 +114,22 @@ def sync(order: Order) -> Outcome:
 def _fetched(order: Order) -> Keys:
     # A file of this machine may say that a domain is taken whole; a directory has mailboxes.
     keys = Keys(domains=order.domains, whole=order.origin.kind in ("csv", "map"))
+    last = [""]
     try:
-        with _bounded(order.timeout):
-            _gather(order, keys)
+        with _bounded(order.timeout, last):
+            _gather(order, keys, last)
     except csv.Error as error:
         raise Failed(str(error)) from None
     return keys
 
 
-def _gather(order: Order, keys: Keys) -> None:
-    for entry in fetch(order.origin, order.secret):
+def _gather(order: Order, keys: Keys, last: list[str]) -> None:
+    """`last`: the step that the fetch is at."""
+
+    def at(step: str) -> None:
+        last[0] = step
+
+    for entry in fetch(order.origin, order.secret, at):
         keys.add(entry)
         if len(keys.found) > MOST or keys.wrong + keys.foreign > 10 * MOST:
             raise Failed(f"no end after {len(keys.found)} recipients and {keys.wrong + keys.foreign} others")
@@ -129,8 +140,8 @@ class _Late(BaseException):
 
 
 @contextlib.contextmanager
-def _bounded(seconds: float) -> Iterator[None]:
-    """Raises Failed when they are over, whatever waits then. Of the main thread (that of a job) only."""
+def _bounded(seconds: float, last: list[str]) -> Iterator[None]:
+    """Raises Failed when they are over, whatever waits then, with the `last` step. Of the main thread (a job's) only."""
 
     def late(_number: int, _frame: FrameType | None) -> None:
         raise _Late
@@ -140,7 +151,7 @@ def _bounded(seconds: float) -> Iterator[None]:
     try:
         yield
     except _Late:
-        raise Failed(f"the source has not ended within {seconds:g} s") from None
+        raise Failed(f"the source has not ended within {seconds:g} s: {last[0]}") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -7,10 +7,11 @@ the whole; referrals are not followed. What failure means for the mail: Failed, 
 
 import ssl
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from appliance.tables.known import MOST, Failed, Origin
+from appliance.tables.known import MOST, At, Failed, Origin
 from appliance.tables.known.texts import Entry, proxied
 from appliance.tables.ldap_answers import Answers
 
@@ -30,16 +31,16 @@ class _Trouble(Exception):
     """What a server said, in words."""
 
 
-def fetch(origin: Origin, secret: str) -> list[Entry]:
+def fetch(origin: Origin, secret: str, at: At) -> list[Entry]:
     """Every address. Raises Failed."""
     try:
         import ldap3
     except ImportError:
         raise Failed("needs the library ldap3: pip install 'postgate[ldap]'", soon=False) from None
-    troubles = []
+    troubles: list[str] = []
     for server in origin.source:
         try:
-            return _one(ldap3, server, origin, secret)
+            return _one(ldap3, server, origin, secret, partial(_told, at, tuple(troubles), server))
         except ldap3.core.exceptions.LDAPException as error:
             troubles.append(f"{server}: {_words(error)}")
         except (OSError, _Trouble) as error:
@@ -50,13 +51,18 @@ def fetch(origin: Origin, secret: str) -> list[Entry]:
     raise Failed("; ".join(troubles))
 
 
+def _told(at: At, troubles: tuple[str, ...], server: str, step: str) -> None:
+    """The step with its server, behind what became of those before."""
+    at("; ".join((*troubles, f"{server}: {step}")))
+
+
 def _words(error: Exception) -> str:
     """What ldap3 says, without the socket's description around it."""
     text = str(error) or type(error).__name__
     return "certificate doesn't match the host's name" if "doesn't match any name" in text else text
 
 
-def _one(ldap3: Any, server: str, origin: Origin, secret: str) -> list[Entry]:
+def _one(ldap3: Any, server: str, origin: Origin, secret: str, at: At) -> list[Entry]:
     tls = ldap3.Tls(
         validate=ssl.CERT_REQUIRED, ca_certs_file=origin.tls_ca or None, sni=urlsplit(server).hostname or None
     )
@@ -71,9 +77,13 @@ def _one(ldap3: Any, server: str, origin: Origin, secret: str) -> list[Entry]:
     )
     Answers(connection)
     try:
+        at("connecting")
         connection.open()
-        if origin.starttls and not connection.start_tls():
-            raise _Trouble(f"STARTTLS: {connection.last_error}")
+        if origin.starttls:
+            at("STARTTLS")
+            if not connection.start_tls():
+                raise _Trouble(f"STARTTLS: {connection.last_error}")
+        at("the bind")
         if not connection.bind():
             said = connection.result or {}
             refused = said.get("result") == _INVALID_CREDENTIALS
@@ -81,17 +91,18 @@ def _one(ldap3: Any, server: str, origin: Origin, secret: str) -> list[Entry]:
             if refused:
                 raise Failed(f"{server}: {text}", soon=False)
             raise _Trouble(text)
-        return [entry for base in origin.base for entry in _pages(connection, base, origin)]
+        return [entry for base in origin.base for entry in _pages(connection, base, origin, at)]
     finally:
         connection.strategy.close()
 
 
-def _pages(connection: Any, base: str, origin: Origin) -> Iterator[Entry]:
+def _pages(connection: Any, base: str, origin: Origin, at: At) -> Iterator[Entry]:
     wanted = origin.attributes or ATTRIBUTES
     everybody = "".join(f"({name}=*)" for name in wanted)
     cookie: bytes | None = None
     seen = 0
     while True:
+        at(f"the search in {base}, {seen} entries so far")
         connection.strategy.receiving.renew()
         connection.search(
             base,
