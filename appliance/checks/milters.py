@@ -25,6 +25,7 @@ from appliance.mail.milter import Link, Milter, Milters, Said
 from appliance.mail.network import is_in
 from appliance.mail.policy_service import parse_place
 from appliance.mail.ports import Conversation, Ports
+from appliance.mail.replies import on_one_line
 from appliance.mail.verdict import Action, Verdict
 
 NAME = "milters"
@@ -200,7 +201,7 @@ def decide(entry: Entry, said: Said, stage: Stage) -> Verdict | None:
     if said.word == "continue":
         return None
     if said.word != "failed":
-        reason = f"{entry.name}: {said.word} {said.reply}".rstrip()
+        reason = f"{entry.name}: {said.word} {on_one_line(said.reply)}".rstrip()
         return _verdict(entry, said.word, reason, said.reply)
     if stage in ("connect", "helo") or entry.default in ("accept", "quarantine"):
         return None

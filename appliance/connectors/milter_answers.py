@@ -5,6 +5,7 @@ What failure means for the mail: the milter's default action.
 """
 
 from appliance.mail.milter import Said, Word
+from appliance.mail.replies import BREAK
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.milter import replycode
 from appliance.protocol.milter.packets import Reply
@@ -30,10 +31,11 @@ def meaning(reply: Reply) -> Said:
 
 
 def _of_code(text: bytes) -> Said:
-    """A reply code, its text as the client will see it."""
+    """A reply code, its text as the client will see it, line by line."""
     found = replycode.parse(text)
     status = found.enhanced or f"{found.code // 100}.7.1"
-    words = " ".join(" ".join(found.lines).split()) or "Command rejected"
+    lines = [" ".join(line.split()) for line in found.lines]
+    words = BREAK.join(lines) if any(lines) else "Command rejected"
     word: Word = "shutdown" if found.code == 421 else "tempfail" if found.code < 500 else "reject"
     return Said(word=word, reply=f"{found.code} {status} {words}")
 

@@ -1,7 +1,8 @@
 """Reply texts as operators write them: taken apart, made to fit an action, made safe for the wire.
 
 Contract: pure. `finish` is the last word on every refusal: printable ASCII, one line, the transaction id at the end, at
-most 510 octets. What failure means for the mail: a text that is no reply raises ValueError when it is read, never later.
+most 510 octets; lines that a milter has parted (BREAK, which no other text brings) stay lines, parted by line feeds. What
+failure means for the mail: a text that is no reply raises ValueError when it is read, never later.
 """
 
 import re
@@ -12,6 +13,9 @@ from typing import Literal, NamedTuple
 MAX_REPLY = 510
 #: What an operator may write: room is left for the transaction id.
 MAX_TEXT = 400
+
+#: Between the lines of a refusal that a milter wants to have several.
+BREAK = "\x1e"
 
 _REPLY = re.compile(r"([0-9]{3})(?: ([0-9]\.[0-9]{1,3}\.[0-9]{1,3}))?(?: (.*))?\Z", re.DOTALL)
 _ENHANCED = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})\Z")
@@ -87,6 +91,8 @@ def as_class(refusal: Refusal, permanent: bool) -> Refusal:
 
 def finish(refusal: Refusal, transaction: str = "", soft_bounce: bool = False) -> str:
     """The line for the peer, without CRLF. `soft_bounce` turns every 5 into a 4."""
+    if BREAK in refusal.text:
+        return "\n".join(_several(refusal, f" [{transaction}]" if transaction else "", soft_bounce))
     line = _line(refusal, soft_bounce)
     if not transaction:
         return line[:MAX_REPLY]
@@ -94,6 +100,19 @@ def finish(refusal: Refusal, transaction: str = "", soft_bounce: bool = False) -
     if not (tail.isascii() and tail.isprintable()):
         tail = _UNPRINTABLE.sub(" ", tail)
     return line[: MAX_REPLY - len(tail)] + tail
+
+
+def _several(refusal: Refusal, tail: str, soft_bounce: bool) -> list[str]:
+    """The first line has the codes: whoever sends them puts these before each, and breaks what is too long."""
+    said = as_class(refusal, permanent=False) if soft_bounce else refusal
+    lines = f"{said.code} {said.enhanced} {said.text}".split(BREAK)
+    lines[-1] += tail
+    return [_UNPRINTABLE.sub(" ", line) for line in lines]
+
+
+def on_one_line(reply: str) -> str:
+    """A reply for logs."""
+    return reply.replace("\n", " ").replace(BREAK, " ")
 
 
 @lru_cache(1024)

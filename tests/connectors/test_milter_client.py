@@ -15,6 +15,7 @@ from appliance.mail.context import Client, Context, Recipient, Stage, Tls
 from appliance.mail.edits import Edit
 from appliance.mail.milter import Milter, Said
 from appliance.mail.policy_service import parse_place
+from appliance.mail.replies import BREAK
 from appliance.protocol.smtp.address import Address
 from tests.peers.milter_server import MilterServer, header
 
@@ -173,7 +174,7 @@ WORDS = [
     (b"y", b"554 5.7.1 go%% away\0", "reject", "554 5.7.1 go% away"),
     (b"y", b"451 later\0", "tempfail", "451 4.7.1 later"),
     (b"y", b"421 4.3.2 closing\0", "shutdown", "421 4.3.2 closing"),
-    (b"y", b"550-5.1.1 one\r\n550 5.1.1 two\0", "reject", "550 5.1.1 one two"),
+    (b"y", b"550-5.1.1 one\r\n550 5.1.1 two\0", "reject", f"550 5.1.1 one{BREAK}two"),
     (b"f", b"", "failed", ""),
     (b"y", b"250 2.0.0 fine\0", "failed", ""),
     (b"s", b"", "failed", ""),

@@ -10,6 +10,7 @@ import msgspec
 
 from appliance.engine.pipeline import Combined, Group
 from appliance.mail.context import Context
+from appliance.mail.replies import on_one_line
 from appliance.mail.verdict import Verdict
 from appliance.observe import events
 
@@ -63,7 +64,7 @@ def emit(
             "message_id": message_id,
             "signs": sorted(ctx.signs),
             "result": result,
-            "reply": reply,
+            "reply": on_one_line(reply),
             "deciding": plain(deciding) if deciding else None,
             "kept": [_kept(group) for group in combined.store if group.decision.keep != "deliver"],
             "verdicts": msgspec.Raw(verdicts),

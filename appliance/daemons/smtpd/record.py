@@ -11,6 +11,7 @@ from appliance.addresses import Refused, Step
 from appliance.addresses.expansion import SHOWN as LISTED
 from appliance.daemons.fronts import events as message_events
 from appliance.mail.context import Context
+from appliance.mail.replies import on_one_line
 from appliance.mail.verdict import Decision
 from appliance.observe import lines, maillog, metrics, oplog, trouble
 from appliance.queue.envelope import PROVEN, Trailer
@@ -59,7 +60,7 @@ def rejected(session: "Session", stage: str, reply: str, recipient: str = "") ->
             stage,
             session.client.name,
             session.client.address,
-            reply,
+            on_one_line(reply),
             sender=transaction.sender.text if transaction else None,
             recipient=recipient or (_only(transaction) if transaction else None),
             protocol="ESMTP" if session.esmtp else "SMTP",
