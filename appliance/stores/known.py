@@ -34,7 +34,7 @@ class RecentlyKnown:
 
     def step(self, ask: GreylistAsk) -> GreylistAnswer | Awaitable[GreylistAnswer]:
         """At once where it is known."""
-        found = self._known.get((ask.keys, ask.sender, ask.recipient))
+        found = self._known.get((ask.keys, ask.sender, ask.recipient)) if self._known else None
         if found is not None and found[0] > self._clock():
             return found[1]
         answer = self._state.step(ask)

@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A client that has asked and closed its side still gets its answer."""
         self._ended = True
+        self.front.outbox.flush()
         if self._reader.midway and not self._wrong:
             record.unreadable(self.peer, "it closed in the middle of a request")
         return self._task is not None or self._turn is not None
@@ -103,7 +104,7 @@ class Connection(asyncio.Protocol):
         one = None if self.busy or self._backlog or self.front.draining else self._knife.cut(data)
         if one is not None and (session := self.door.memory.again(self.front, one, self._session)) is not None:
             self._session = session
-            self.transport.write(_DUNNO)
+            self.front.outbox.put(self.transport, _DUNNO)
             return
         if one is not None and (alike := self.door.leads.find(one)) is not None:
             self._alike(one, alike)
@@ -161,7 +162,7 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         if out:
-            transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self.front.outbox.put(transport, out[0] if len(out) == 1 else b"".join(out))
         if self._task is None and self._turn is None:
             if self._wrong:
                 record.unreadable(self.peer, self._wrong)
@@ -224,7 +225,7 @@ class Connection(asyncio.Protocol):
 
     def _write(self, text: str) -> None:
         assert self.transport is not None
-        self.transport.write(_DUNNO if text is DUNNO else encode_answer(text))
+        self.front.outbox.put(self.transport, _DUNNO if text is DUNNO else encode_answer(text))
 
     @property
     def default(self) -> str:
@@ -250,5 +251,6 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Hang up; what is written already has LINGER seconds to go out."""
         if self.transport is not None:
+            self.front.outbox.flush()
             self.transport.close()
             self._until = min(self._until, self.front.loop.time() + LINGER)

@@ -14,6 +14,7 @@ from appliance.daemons.fronts.accepting import Acceptor
 from appliance.daemons.policyd import record
 from appliance.daemons.policyd.connection import Connection
 from appliance.daemons.policyd.messages import Messages
+from appliance.daemons.policyd.outbox import Outbox
 from appliance.daemons.policyd.rules import Rules
 from appliance.queue.ids import QueueIds
 
@@ -42,6 +43,7 @@ class Front:
         self.monotonic = self.loop.time
         self.messages = Messages(rules.messages)
         self.connections: set[Connection] = set()
+        self.outbox = Outbox(self.loop, self.connections.__len__)
         self.draining = False
         self._per_door: dict[str, int] = {}
         self._empty: asyncio.Event | None = None

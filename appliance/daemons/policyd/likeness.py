@@ -112,7 +112,9 @@ class Likeness:
         message = Message(next(front.ids), self.rules, session, now)
         message.asked, message.trail = self.of_message
         message.identity = self.identity
-        record.unsaid(front.messages.keep(one.instance, client, message))
+        # What a form says at once is made only where somebody asks (`late`): nothing to fold.
+        folds = form is None or isinstance(answer, Promise)
+        record.unsaid(front.messages.keep(one.instance, client, message, folds))
 
         def heard(said: Asked) -> str:
             if form and type(said) is GreylistAnswer and form.fits(said):

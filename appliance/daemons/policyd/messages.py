@@ -201,12 +201,13 @@ class Messages:
         """Whether the message is remembered."""
         return (instance, client) in self._known
 
-    def keep(self, instance: str, client: str, message: Message) -> list[Message]:
-        """Remember one; those that are forgotten for it."""
+    def keep(self, instance: str, client: str, message: Message, folds: bool = True) -> list[Message]:
+        """Remember one; those that are forgotten for it. `folds`: there is something to be folded."""
         self._known[instance, client] = message
-        self._at_hand.append(message)
-        while len(self._at_hand) > AT_HAND:
-            self._at_hand.popleft().put_by()
+        if folds:
+            self._at_hand.append(message)
+            while len(self._at_hand) > AT_HAND:
+                self._at_hand.popleft().put_by()
         gone = []
         while len(self._known) > self.most:
             gone.append(self._known.popitem(last=False)[1])
