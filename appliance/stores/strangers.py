@@ -32,6 +32,8 @@ MOST = 1000
 class Board:
     """stated's end."""
 
+    fd = -1
+
     def __init__(self) -> None:
         """Raises OSError where the system has no such memory."""
         self.fd = os.memfd_create("postgate-strangers", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -41,13 +43,17 @@ class Board:
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _FUTURE_WRITE | fcntl.F_SEAL_SEAL
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
         except OSError:
-            os.close(self.fd)
+            self.close()
             raise
         self.pairs, self.origins = memory[:_BEGIN], memory[_BEGIN:]
 
     def close(self) -> None:
         """Nobody gets it any more; who has it may look on."""
-        os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = close
 
 
 def board() -> Board | None:

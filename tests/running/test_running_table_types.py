@@ -1,4 +1,4 @@
-"""Every type of table in every key that takes one, over a running gateway: domains, routes, access, recipients."""
+"""Every type of table as domains, routes, access tables and recipients, over a running gateway."""
 
 from collections.abc import Iterator
 from pathlib import Path

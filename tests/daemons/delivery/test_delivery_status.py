@@ -204,7 +204,7 @@ def test_trouble_lasts_while_mail_waits_and_a_minute_longer(capfd: pytest.Captur
     assert named(hops) == [], "nobody knows, now"
     hops.not_reached(INSIDE, Mail(), GONE, 0.5)  # type: ignore[arg-type]
     logged = capfd.readouterr().err
-    assert "next hop fails" in logged and " seconds=0.50 why=" in said, "it is new trouble"
+    assert "next hop fails" in logged and " seconds=0.50 why=" in logged, "it is new trouble"
 
 
 def test_strangers_are_told_only_while_they_are_dead() -> None:
