@@ -8,6 +8,7 @@ What failure means for the mail: nothing fails here.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -69,6 +70,21 @@ class Buckets:
         return bucket
 
 
+class ClientLimits(Protocol):
+    """The part of config.model.Limits that a connection is counted against; 0 = no limit."""
+
+    @property
+    def connections(self) -> int: ...
+    @property
+    def connections_reserve(self) -> int: ...
+    @property
+    def connections_per_client(self) -> int: ...
+    @property
+    def connection_rate(self) -> int: ...
+    @property
+    def rate_period(self) -> float: ...
+
+
 class Counts(msgspec.Struct, frozen=True, array_like=True):
     """What `stated` knows of one client at connect, this connection included. Rates count the current period.
 
@@ -82,6 +98,18 @@ class Counts(msgspec.Struct, frozen=True, array_like=True):
     total: int
     known_good: bool = False
     over: str = ""
+
+
+def over(mine: int, rate: int, total: int, good: bool, limits: ClientLimits) -> str:
+    """The limit that a new connection passes, or ""."""
+    room = limits.connections - (0 if good else limits.connections_reserve)
+    if limits.connections and total > room:
+        return "total"
+    if limits.connections_per_client and mine > limits.connections_per_client:
+        return "connections"
+    if limits.connection_rate and rate > limits.connection_rate:
+        return "connection_rate"
+    return ""
 
 
 class Client:

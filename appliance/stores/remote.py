@@ -13,7 +13,7 @@ What failure means for the mail: Unavailable becomes `temperror` of the check th
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -23,7 +23,7 @@ from appliance.mail.promise import Promise
 from appliance.net.lifeline import Lifeline
 from appliance.observe import oplog
 from appliance.stores import strangers, wire
-from appliance.stores.rates import AskedRate, Counts
+from appliance.stores.rates import AskedRate, ClientLimits, Counts, over
 from appliance.stores.strangers import News
 
 log = oplog.get("stated")
@@ -36,21 +36,6 @@ TURNS = 3
 LINGER_NEWS, FULL = 0.005, 250
 
 Waiting = list[asyncio.Future[Any] | Promise[Any] | None]
-
-
-class ClientLimits(Protocol):
-    """The part of config.model.Limits that a connection is counted against; 0 = no limit."""
-
-    @property
-    def connections(self) -> int: ...
-    @property
-    def connections_reserve(self) -> int: ...
-    @property
-    def connections_per_client(self) -> int: ...
-    @property
-    def connection_rate(self) -> int: ...
-    @property
-    def rate_period(self) -> float: ...
 
 
 class StateClient(Lifeline):
@@ -286,15 +271,3 @@ class StateClient(Lifeline):
     def put_probe(self, key: str, probe: Probe, keep: float) -> None:
         """Remember a call-ahead result for `keep` seconds."""
         self.tell(wire.ProbePut(key, probe.state, probe.reply, probe.source, keep))
-
-
-def over(mine: int, rate: int, total: int, good: bool, limits: ClientLimits) -> str:
-    """The limit that a new connection passes, or ""."""
-    room = limits.connections - (0 if good else limits.connections_reserve)
-    if limits.connections and total > room:
-        return "total"
-    if limits.connections_per_client and mine > limits.connections_per_client:
-        return "connections"
-    if limits.connection_rate and rate > limits.connection_rate:
-        return "connection_rate"
-    return ""
