@@ -11,6 +11,7 @@ What failure means for the mail: Unavailable becomes `temperror` of the check th
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any, cast
@@ -58,6 +59,13 @@ class StateClient(Lifeline):
         self._open: dict[str, int] = {}
 
     # -- the connection ------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give everything up; what needs no answer is told before: a stranger has his already."""
+        if self._batch and self._channel is not None and self.ready:
+            with contextlib.suppress(ConnectionError):
+                self._channel.send_raw(self._encoded(self._sequence + 1, self._batch, self._batch_waiting))
+        super().close()
 
     def health(self) -> dict[str, Any]:
         """Facts for `postgate status`."""
@@ -149,13 +157,16 @@ class StateClient(Lifeline):
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._overdue)
         try:
-            payload = wire.encode((self._sequence, batch))
-        except Exception:
-            payload = wire.encode((self._sequence, self._sound(batch, waiting)))
-        try:
-            self._channel.send_raw(payload)
+            self._channel.send_raw(self._encoded(self._sequence, batch, waiting))
         except ConnectionError:
             self._lose("it is gone")
+
+    def _encoded(self, sequence: int, batch: list[msgspec.Struct], waiting: Waiting) -> bytes:
+        """A frame."""
+        try:
+            return wire.encode((sequence, batch))
+        except Exception:
+            return wire.encode((sequence, self._sound(batch, waiting)))
 
     def _sound(self, batch: list[msgspec.Struct], waiting: Waiting) -> list[msgspec.Struct]:
         """What of a batch can be encoded; the rest costs only those who wait for it. Takes theirs out of `waiting`."""

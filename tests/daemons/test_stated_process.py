@@ -202,6 +202,22 @@ async def test_strangers_of_whom_stated_did_not_hear_are_told_again(process: Pro
     assert {(await step(other, ask(n))).state for n in range(20)} == {"early"}, "for all workers"
 
 
+async def test_of_strangers_put_off_just_before_its_end_a_worker_tells(process: Process, client: Any) -> None:
+    state, other = await client(), await client()
+    await met(other, ask(99))
+    process.signal(signal.SIGSTOP)
+    under_way = asyncio.ensure_future(step(state, ask(99)))  # a frame that stated has not answered
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert {(await step(state, ask(n))).state for n in range(20)} == {"new"}
+    state.close()
+    with pytest.raises(Unavailable):
+        await under_way
+    process.signal(signal.SIGCONT)
+    await other.ask(wire.Facts())
+    assert {(await step(other, ask(n))).state for n in range(20)} == {"early"}
+
+
 async def test_drain_writes_everything(process: Process, client: Any) -> None:
     state = await client()
     await met(state, *(ask(n, delay=0.05) for n in range(20)))
