@@ -6,7 +6,7 @@ from appliance.cli.selftest.expect import DELIVER
 from appliance.cli.selftest.play import Mail, Play, Result, Scenarios, unlike
 from appliance.cli.selftest.scene import MAILBOX
 from appliance.cli.selftest.stranger import Reply, Stranger, Way
-from appliance.cli.selftest.unmet import not_offered, ungreeted
+from appliance.cli.selftest.unmet import arrived_as, not_offered, ungreeted
 
 FRAMING = Scenarios(beside=True)
 #: What looks like the end of data to somebody (threats B1).
@@ -24,10 +24,7 @@ async def bare_lf(play: Play) -> Result:
         missed = reply.code != 550 and await play.stopped(mail, reply)
         return missed or Result("ok" if reply.code == 550 else "miss", "550", reply.short, 'bare_lf = "reject"')
     result = await play.compare(mail, reply, DELIVER, 'bare_lf = "normalize": CRLF inside')
-    arrived = await play.inner.has(mail.token.encode(), 0.1)
-    if result.state == "ok" and (arrived is None or b"one\r\ntwo\r\nthree" not in arrived):
-        return result._replace(state="miss", got="bare LF went inside")
-    return result
+    return await arrived_as(play, mail, result, lambda mail: b"one\r\ntwo\r\nthree" in mail, "bare LF went inside")
 
 
 @FRAMING("smuggling")
@@ -117,10 +114,8 @@ async def _in_chunks(stranger: Stranger, octets: bytes) -> Reply:
 
 async def _unchanged(play: Play, mail: Mail, result: Result) -> Result:
     """`result`, a miss if the body that arrived is not that of `mail`, octet for octet."""
-    arrived = await play.inner.has(mail.token.encode(), 0.1)
-    if result.state == "ok" and (arrived is None or _body(arrived) != _body(mail.octets)):
-        return result._replace(state="miss", got="delivered with other octets")
-    return result
+    sent = _body(mail.octets)
+    return await arrived_as(play, mail, result, lambda mail: _body(mail) == sent, "delivered with other octets")
 
 
 def _body(octets: bytes) -> bytes:

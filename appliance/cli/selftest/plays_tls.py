@@ -3,7 +3,7 @@
 from appliance.cli.selftest.expect import DELIVER
 from appliance.cli.selftest.play import Play, Result, Scenarios, unlike
 from appliance.cli.selftest.stranger import Reply, Stranger, Way
-from appliance.cli.selftest.unmet import not_offered, ungreeted
+from appliance.cli.selftest.unmet import arrived_as, not_offered, ungreeted
 
 TLS = Scenarios(beside=True)
 
@@ -15,10 +15,7 @@ async def starttls(play: Play) -> Result:
     if not stranger.tls and stranger.features and "STARTTLS" not in stranger.features:
         return not_offered(play, "STARTTLS")
     result = await play.compare(mail, reply, DELIVER, "the mail comes over TLS", stranger)
-    arrived = await play.inner.has(mail.token.encode(), 0.1)
-    if result.state == "ok" and (arrived is None or b"with ESMTPS" not in arrived):
-        return result._replace(state="miss", got="delivered, not as ESMTPS")
-    return result
+    return await arrived_as(play, mail, result, lambda mail: b"with ESMTPS" in mail, "delivered, not as ESMTPS")
 
 
 @TLS("STARTTLS injection")

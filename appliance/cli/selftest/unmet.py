@@ -1,6 +1,8 @@
-"""What a scenario needs first and does not get: a greeting, a keyword of EHLO."""
+"""What a scenario needs and does not get: a greeting, a keyword of EHLO, its mail inside as it has to be."""
 
-from appliance.cli.selftest.play import Play, Result
+from collections.abc import Callable
+
+from appliance.cli.selftest.play import Mail, Play, Result
 from appliance.cli.selftest.scene import HONEST
 from appliance.cli.selftest.stranger import PATIENCE, Stranger
 from appliance.daemons.fronts.networks import listed
@@ -22,3 +24,11 @@ def not_offered(play: Play, keyword: str) -> Result:
         if keyword in (word.upper() for word in rule.keywords) and listed(HONEST, rule.networks):
             return Result("skipped", "-", "-", f"not offered: ehlo_off of your listener names {keyword}")
     return Result("miss", "offered", "not offered", f"nothing takes {keyword} away")
+
+
+async def arrived_as(play: Play, mail: Mail, result: Result, holds: Callable[[bytes], bool], otherwise: str) -> Result:
+    """`result`; a miss that says `otherwise` where the mail was delivered and what is inside does not hold."""
+    arrived = await play.inner.has(mail.token.encode(), 0.1)
+    if result.state == "ok" and (arrived is None or not holds(arrived)):
+        return result._replace(state="miss", got=otherwise)
+    return result
