@@ -54,6 +54,8 @@ Word = Literal["clean", "spam", "high", "greylist", "later", "quarantine", "disc
 _ORDER: tuple[Word, ...] = ("high", "discard", "quarantine", "later", "spam", "greylist", "clean")
 #: Those that say that the content is bad.
 _BAD = frozenset({"spam", "high", "quarantine", "discard"})
+#: Those that say nothing against it: a scanner that gave no answer counts for more.
+_PASSING = frozenset({"clean", "greylist"})
 #: Actions of rspamd and amavisd in our words.
 _ACTIONS: dict[str, Word] = {
     "no action": "clean",
@@ -105,7 +107,7 @@ def decide(results: Sequence[ScanResult], policy: Policy, header: bytes = b"") -
     found = said[id(best)] if best else "clean"
     score = best.score if best else 0.0
     changes = edits(scored, best, found, policy, header) if best else ()
-    if best is not None and (found != "clean" or not rest):
+    if best is not None and (found not in _PASSING or not rest):
         reason = _reason(best) if found != "clean" else ""
         return Verdict(check=NAME, outcome=found, reason=reason, score=score, edits=changes, evidence=evidence)
     outcome = "oversize" if rest and all(result.kind == "oversize" for result in rest) else "error"

@@ -46,6 +46,8 @@ REPLIES = {
 KINDS = frozenset({"clamd", "icap", "command", "amavis", "yara"})
 #: The worst first: what any scanner says so is said of the message.
 _ORDER = ("infected", "error", "suspicious", "unscannable", "oversize", "undecoded", "clean")
+#: Results that stand in the reason.
+_TOLD = 20
 
 Found = Literal["infected", "suspicious", "unscannable", "clean"]
 
@@ -108,9 +110,8 @@ def decide(results: Sequence[ScanResult], names: Mapping[str, Found], undecoded:
     outcomes = [outcome(result, names) for result in results] + ["undecoded"] * len(undecoded)
     results = [*results, *undecoded]
     word = next((word for word in _ORDER if word in outcomes), "error")
-    reason = "; ".join(
-        _words(result) for result, said in zip(results, outcomes, strict=True) if said == word and word != "clean"
-    )
+    counted = [result for result, said in zip(results, outcomes, strict=True) if said == word and word != "clean"]
+    reason = "; ".join(map(_words, counted[:_TOLD]))
     return Verdict(check=NAME, outcome=word, reason=reason, evidence={"scanners": [_fact(result) for result in results]})
 
 

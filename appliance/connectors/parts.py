@@ -13,7 +13,7 @@ from appliance.connectors.source import SMALL, Source
 from appliance.mail.inspection import Inspection, Part, Report
 from appliance.mail.scan import ScanResult
 
-#: Results other than clean that are told one by one.
+#: Results other than clean that are told one by one; beyond these only what says something new.
 _TOLD = 20
 
 
@@ -68,8 +68,14 @@ def named(found: ScanResult, part: Part) -> ScanResult:
 
 
 def summary(scanner: str, found: Sequence[ScanResult], chosen: Chosen) -> list[ScanResult]:
-    """What scan_parts gives."""
-    listed = [result for result in found if result.kind != "clean"][:_TOLD]
+    """What scan_parts gives. No kind and no name is left out, as any of them may be the one that counts."""
+    listed: list[ScanResult] = []
+    told: set[tuple[str, tuple[str, ...]]] = set()
+    for result in found:
+        says = result.kind, result.names
+        if result.kind != "clean" and (len(listed) < _TOLD or says not in told):
+            told.add(says)
+            listed.append(result)
     clean = sum(result.kind == "clean" for result in found)
     if clean:
         listed.append(ScanResult(kind="clean", scanner=scanner, evidence={"parts": clean}))

@@ -61,7 +61,7 @@ def result(report: Report, name: str, expected: bool) -> ScanResult:
     return ScanResult(
         kind=kind,
         scanner=name,
-        names=tuple(dict.fromkeys(hit.rule for hit in counted))[:_TOLD],
+        names=tuple(dict.fromkeys(hit.rule for hit in counted)),
         why=", ".join(list(where)[:_TOLD]),
         evidence={"rules": rules} if rules else {},
     )

@@ -13,7 +13,10 @@ rule Name_Turned_Around
 {
     meta:
         kind = "suspicious"
-        about = "a name with U+202E or U+2066 to U+2068, which show it in another order than it is"
+        about = "a name with U+202E, or of a program with U+202A to U+202D or U+2066 to U+2068: shown in another order than it is"
     condition:
-        filename matches /\xe2(\x80[\xaa-\xae]|\x81[\xa6-\xa8])/
+        filename matches /\xe2\x80\xae/ or
+        // Honest names have these around a part of them: Hebrew, Arabic, whatever macOS puts together.
+        (filename matches /\xe2(\x80[\xaa-\xad]|\x81[\xa6-\xa8])/ and
+         filename matches /\.(exe|scr|com|pif|cpl|msi|bat|cmd|ps1|vbs|vbe|js|jse|wsf|wsh|hta|lnk|jar|iso|img|vhdx?)[ .]{0,20}(\xe2(\x80[\xaa-\xae]|\x81[\xa6-\xa9]))*$/i)
 }

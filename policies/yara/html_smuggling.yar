@@ -18,7 +18,7 @@ rule HTML_Smuggling
         $save_download = /\.download\s{0,4}=|setAttribute\s{0,4}\(\s{0,4}["'`]download/ ascii wide nocase
         $save_click = /\.click\s{0,4}\(\s{0,4}\)/ ascii wide nocase
     condition:
-        ($script or $svg) and any of ($decode_*) and ($give_save or ($make_blob and $give_url and any of ($save_*)) or ($give_data and any of ($save_*)))
+        not (content_type == "text/plain" and filename == "") and ($script or $svg) and any of ($decode_*) and ($give_save or ($make_blob and $give_url and any of ($save_*)) or ($give_data and any of ($save_*)))
 }
 
 rule HTML_Smuggling_Encoded_Program

@@ -7,14 +7,15 @@ rule Macro_Dropper
         about = "a macro that starts by itself and downloads, writes or runs a program"
     strings:
         $vba_project = "_VBA_PROJECT" ascii wide nocase
-        $vba_attribute = "Attribut" ascii
+        $vba_packed = "Attribut\x00e VB_" ascii
+        $vba_source = "Attribute VB_" ascii
         $auto_open = /\b(Auto_?Open|Auto_?Exec|Document_?Open|Workbook_?Open|Auto_?Close|Document_?Close)\b/ ascii wide nocase
         $download = /\b(URLDownloadToFile[AW]?|MSXML2\.(Server)?XMLHTTP|WinHttp\.WinHttpRequest|Microsoft\.XMLHTTP)\b/ ascii wide nocase
         $write = "ADODB.Stream" ascii wide nocase
         $run = /\b(WScript\.Shell|Shell\.Application|ShellExecute[AW]?|Win32_Process)\b/ ascii wide nocase
         $interpreter = /\b(powershell|mshta|cscript|wscript|certutil|bitsadmin|regsvr32|rundll32)(\.exe)?\b/ ascii wide nocase
     condition:
-        any of ($vba_*) and $auto_open and ($download or $write or $run or $interpreter)
+        not (content_type == "text/plain" and filename == "") and any of ($vba_*) and $auto_open and ($download or $write or $run or $interpreter)
 }
 
 rule Equation_Editor_Object

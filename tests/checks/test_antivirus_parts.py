@@ -66,6 +66,13 @@ async def test_c1_the_worst_of_message_and_parts_decides(
     assert (await verdict_of(scanner, reader=Reader(Report(2)))).outcome == outcome
 
 
+async def test_a_reason_of_many_finds_is_cut() -> None:
+    scanner = av("clean")
+    scanner.parts = [part("infected", f"V{number}") for number in range(300)]
+    found = await verdict_of(scanner, reader=Reader(Report(2)))
+    assert found.outcome == "infected" and found.reason == "; ".join(f"av: V{number}" for number in range(20))
+
+
 @pytest.mark.parametrize("raw", ["infected", "error"])
 async def test_parts_are_not_offered_where_they_change_nothing(raw: str) -> None:
     scanner = av(raw, "X")

@@ -195,6 +195,9 @@ async def test_what_was_not_scored_is_neither_clean_nor_spam(kind: str, outcome:
     both = await antispam_of(spam(1.0, scanner="good"), spam(0.0, kind, rules=()))
     assert both.outcome == outcome, "one scanner gave no score"
     assert (await antispam_of(spam(20.0, scanner="good"), spam(0.0, kind, rules=()))).outcome == "high"
+    passes = await antispam_of(acts("greylist"), spam(0.0, kind, rules=()))
+    assert passes.outcome == outcome, "greylist passes as clean does, and one scanner gave no score"
+    assert (await antispam_of(acts("soft reject"), spam(0.0, kind, rules=()))).outcome == "later"
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ async def test_the_fields_of_many_vendors(fields: bytes, status: bytes, kind: st
     [
         b"ICAP/1.0 404 Service not found\r\n\r\n",
         b"ICAP/1.0 500 Server error\r\n\r\n",
+        b"ICAP/1.0 500 Server error\r\nX-Virus-ID: the last one's\r\n\r\n",
         b"ICAP/1.0 503 Service overloaded\r\n\r\n",
         b"ICAP/1.0 200 OK\r\nEncapsulated: null-body=0\r\n\r\n",
         b"ICAP/1.0 200 OK\r\nEncapsulated: res-body=5\r\n\r\n",

@@ -83,6 +83,24 @@ async def test_parts_of_a_scanner_that_is_away_are_an_error() -> None:
     assert peer.connections <= 8, "nobody goes on to ask who does not answer"
 
 
+async def test_c1_a_find_among_many_that_are_something_else_is_not_lost() -> None:
+    """Large parts, or such as have a name that the operator ignores, are cheap to write."""
+
+    async def finds(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        content = await whole_stream(reader)
+        name = b"Eicar-Test-Signature" if content == b"bad" else b"PUA.Odd"
+        writer.write(b"stream: " + name + b" FOUND\0")
+
+    async with Peer(finds) as peer:
+        odd = [b"odd %d" % n for n in range(40)]
+        found = await make(peer.server).scan_parts(inspection(*odd, b"bad", *odd[:5]), context(), 100, ANY)
+        assert [result.evidence["part"] for result in found if "Eicar-Test-Signature" in result.names] == ["1.41"]
+        assert len(found) <= 21, "the others are told up to a number"
+        large = [b"x" * 11 + odd for odd in odd]
+        found = await make(peer.server, size_limit=10).scan_parts(inspection(*large, b"bad"), context(), 100, ANY)
+    assert {result.kind for result in found} == {"oversize", "infected"}
+
+
 async def test_a_part_over_the_limit_of_the_scanner_is_oversize() -> None:
     async with Peer(finds_bad) as peer:
         made = make(peer.server, size_limit=10)

@@ -25,7 +25,9 @@ class Parts:
     def __init__(self, kept: mmap | None) -> None:
         self._kept = kept
         self.listed: list[Part] = []
-        self.hits: list[Hit] = []
+        self._hits: list[Hit] = []
+        #: The first hit of each rule.
+        self._firsts: dict[tuple[str, str], Hit] = {}
         self._rules = yara.current()
         self.used = 0
         self.over = ""
@@ -56,14 +58,27 @@ class Parts:
             raise Over("entries")
         self.listed.append(part)
         kind = "member" if "member" in part.flags else "part"
-        self.look(part.path, part.names, octets, part.types[0] if part.types else "", kind)
+        said = max(part.types, key=lambda one: one != "text/plain", default="")  # of several not the one that hides most
+        self.look(part.path, part.names, octets, said, kind)
         return len(self.listed) - 1
 
     def look(self, path: str, names: tuple[str, ...], octets: bytes, content_type: str, kind: str) -> None:
         """By the YARA rules in force."""
-        if self._rules is not None and (octets or names) and len(self.hits) < yara.MOST:
-            found = self._rules.look(path, names, octets, content_type, kind)
-            self.hits += found[: yara.MOST - len(self.hits)]
+        if self._rules is None or not (octets or names):
+            return
+        for hit in self._rules.look(path, names, octets, content_type, kind):
+            self._firsts.setdefault((hit.rule, hit.kind), hit)
+            if len(self._hits) < yara.MOST:
+                self._hits.append(hit)
+
+    @property
+    def hits(self) -> list[Hit]:
+        """What the rules found. Where that is too much: each rule once, the worst first, as one of them may decide."""
+        told = {(hit.rule, hit.kind) for hit in self._hits}
+        if len(told) == len(self._firsts):
+            return self._hits
+        firsts = sorted(self._firsts.values(), key=lambda hit: yara.KINDS.index(hit.kind))
+        return [*firsts, *(hit for hit in self._hits if self._firsts[hit.rule, hit.kind] is not hit)][: yara.MOST]
 
     @property
     def rules(self) -> str:

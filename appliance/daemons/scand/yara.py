@@ -21,9 +21,10 @@ except ImportError:  # the extra `yara`
 
 #: Variables that a rule may ask for.
 GLOBALS = ("filename", "content_type", "part")
-#: Rules that are told of one message, names under which one part is looked at, kinds that a rule's meta may name.
+#: Hits that are told of one message, names under which one part is looked at; kinds that a rule's meta may name, the
+#: worst first.
 MOST, NAMES = 200, 4
-KINDS = frozenset({"infected", "suspicious", "clean"})
+KINDS = ("infected", "suspicious", "clean")
 
 
 class Rules:

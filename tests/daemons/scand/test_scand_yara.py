@@ -104,6 +104,24 @@ async def test_rules_know_name_and_type(rig: Rig) -> None:
     await settled(rig, rules)
     assert (await rig.read(attached(b"x", "x.bin", "image/png"))).hits != ()
     assert (await rig.read(attached(b"x", "y.bin", "image/png"))).hits == ()
+    twice = attached(b"x", "x.bin", "text/plain\r\nContent-Type: image/png")
+    assert {hit.kind for hit in (await rig.read(twice)).hits} == {"infected", "clean"}
+
+
+async def test_c1_a_find_behind_many_others_is_not_lost(rig: Rig) -> None:
+    """Parts that some rule about harmless things fits are cheap to write."""
+    rules = {
+        "a.yar": b'rule Usual { meta: kind = "clean" strings: $a = "usual" condition: $a }',
+        "b.yar": b'rule Bad { strings: $a = "bad" condition: $a }',
+    }
+    rig.scand.commit(terms(2, rules))
+    await settled(rig, rules)
+    parts = b"".join(b"--b\r\n\r\nusual %d\r\n" % number for number in range(300))
+    found = await rig.read(
+        TRACE + b'Content-Type: multipart/mixed; boundary="b"\r\n\r\n' + parts + b"--b\r\n\r\nbad\r\n--b--\r\n"
+    )
+    assert found.hits[:2] == (Hit("301", "Bad", "infected"), Hit("1", "Usual", "clean")) and len(found.hits) == 200
+    assert connector.result(found, "y", True).names == ("Bad",)
 
 
 async def test_a_nursery_that_dies_gets_the_rules_again(rig: Rig) -> None:
@@ -213,6 +231,10 @@ def test_what_a_report_says() -> None:
     assert connector.result(Report(hits=hits[:2], rules="x"), "y", True).names == ("B",)
     found = connector.result(Report(hits=hits, rules="x"), "y", True)
     assert (found.kind, found.names, found.why) == ("infected", ("C",), "C in part '3', C in part '4'")
+    many = tuple(Hit("1", f"R{number}", "infected") for number in range(100))
+    found = connector.result(Report(hits=many, rules="x"), "y", True)
+    assert len(found.names) == 100, "what each name means is not known here"
+    assert found.why.endswith("R19 in part '1'")
 
 
 # ------------------------------------------------------------------ the shipped rules
@@ -240,7 +262,12 @@ def hits(octets: bytes, name: str = "") -> set[str]:
         ("Double_Extension", b"", "scan.docx.js "),
         ("Name_Turned_Around", b"", "invoice\u202efdp.exe"),
         ("Name_Turned_Around", b"", "invoice\u2067fdp.exe"),
+        ("Name_Turned_Around", b"", "invoice\u202bfdp.js"),
+        ("Name_Turned_Around", b"", "\u2068invoice\u2067fdp.exe\u2069"),
+        ("Name_Turned_Around", b"", "\u202dinvoice\u202efdp.docm"),
         ("Macro_Dropper", AUTO + b"Sub AutoOpen() CreateObject(WScript.Shell)", "vbaProject.bin"),
+        ("Macro_Dropper", b'Attribute VB_Name = "ThisDocument"\nSub Document_Open()\nShell "powershell"\n', "x.bas"),
+        ("Macro_Dropper", b"_VBA_PROJECT".decode().encode("utf-16-le") + b" AutoOpen WScript.Shell", "x.doc"),
         ("Macro_Dropper", AUTO + b"\0Document_Open\0 URLDownloadToFileA \0", ""),
         ("Macro_Dropper", AUTO + b"\0\0" + "Workbook_Open powershell".encode("utf-16-le"), ""),
         ("Equation_Editor_Object", b"{\\rtf1{\\object\\objemb{\\*\\objclass Equation.3}", ""),
@@ -274,8 +301,12 @@ def test_shipped_rules_hit(rule: str, octets: bytes, name: str) -> None:
         (b"x", "notes.txt.pdf"),
         (b"x", "example.com"),
         (b"x", "\u0634\u0643\u0631\u0627.pdf"),
+        (b"x", "\u2068Anna\u2069 Bericht.pdf"),
+        (b"x", "\u202areport.pdf"),
+        (b"x", "\u202b\u05d3\u05d5\u05d7\u202c.pdf"),
         (AUTO + b"Sub AutoOpen() MsgBox(Hello)", "vbaProject.bin"),
         (AUTO + b"Sub Helper() CreateObject(WScript.Shell)", "vbaProject.bin"),
+        (b"Our attribute check in Workbook_Open fails. Attributes are set, powershell.exe runs", ""),
         (b"To install, open powershell in AutoOpen mode with WScript.Shell", "readme.txt"),
         (b"{\\rtf1 the Microsoft equation editor}", "x.rtf"),
         (b"Equation.3", "x.txt"),
@@ -288,6 +319,20 @@ def test_shipped_rules_hit(rule: str, octets: bytes, name: str) -> None:
 )
 def test_shipped_rules_miss(octets: bytes, name: str) -> None:
     assert hits(octets, name) == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"They put <script> with atob( and navigator.msSaveOrOpenBlob( into an attachment",
+        b'It begins with Attribute VB_Name = "x", then comes AutoOpen, which calls powershell',
+    ],
+)
+def test_text_about_such_things_is_no_such_thing(text: bytes) -> None:
+    """Nobody runs what stands in a text that is shown as text; an attachment may be opened as something else."""
+    assert RULES is not None
+    assert RULES.look("1", (), text, "text/plain") == []
+    assert RULES.look("1", ("a.html",), text, "text/plain") and RULES.look("1", (), text, "text/html")
 
 
 # ------------------------------------------------------------------ configuration
