@@ -55,13 +55,22 @@ async def _told(snapshot: Snapshot, to: Address, sender: Address) -> dict[str, A
         for remote in snapshot.remotes:
             remote.line = direct
         route = await answered(routes.route(to, sender))
-        steps = await _left(snapshot, route, to, sender)
+        told |= await _way(snapshot, routes, route, to, sender)
+        if _hands_back(routes, route):
+            behind = await answered(routes.route(to, sender, back=True))
+            told["behind"] = await _way(snapshot, routes, behind, to, sender)
     except Unavailable as why:
         return told | {"result": "not known", "why": str(why)}
     finally:
         direct.close()
+    return told | {"result": told.get("behind", told)["result"]}
+
+
+async def _way(snapshot: Snapshot, routes: Routes, route: Route, to: Address, sender: Address) -> dict[str, Any]:
+    """What one route says. Raises Unavailable."""
+    steps = await _left(snapshot, routes, route, to, sender)
     own = {hop: name for hop in route.hops if (name := _own(snapshot, hop))}
-    told |= {"by": route.by, "result": "loops" if len(own) == len(route.hops) > 0 else _result(route), "leaves": steps}
+    told = {"by": route.by, "result": "loops" if len(own) == len(route.hops) > 0 else _result(route), "leaves": steps}
     if route.found is not None:
         told |= {"place": route.found.place, "key": route.found.key, "value": route.found.value}
     if told["result"] == "loops":
@@ -69,14 +78,27 @@ async def _told(snapshot: Snapshot, to: Address, sender: Address) -> dict[str, A
     return told | {"hops": [_hop(routes, hop) | ({"own": own[hop]} if hop in own else {}) for hop in route.hops]}
 
 
+def _hands_back(routes: Routes, route: Route) -> bool:
+    """Does that way lead through a filter?"""
+    return any(routes.filters.handed_back(str(hop)) for hop in route.hops)
+
+
 def _result(route: Route) -> str:
     if not route.hops:
         return "nowhere"
-    kind = route.hops[0].kind
-    return "goes" if kind in SERVERS else {"error": "refused", "retry": "waits"}.get(kind, "dropped")
+    answers = {"error": "refused", "retry": "waits", "discard": "dropped"}
+    return answers.get(route.hops[0].kind, "goes")
 
 
 def _hop(routes: Routes, hop: NextHop) -> dict[str, Any]:
+    if hop.kind == "filter":
+        places = [str(one) for one in routes.filters.reached(hop) if one.kind in SERVERS]
+        return {
+            "hop": str(hop),
+            "filter": hop.host,
+            "delivers": not routes.filters.handed_back(str(hop)),
+            "through": places,
+        }
     if hop.kind not in SERVERS:
         return {"hop": str(hop)}
     return {"hop": str(hop), "tls": routes.tls_level(hop), "mx": hop.mx}
@@ -106,9 +128,10 @@ def _mend(snapshot: Snapshot, route: Route, to: Address) -> str:
     return f"mail would come back to this gateway: name another server at {at}"
 
 
-async def _left(snapshot: Snapshot, route: Route, to: Address, sender: Address) -> list[dict[str, Any]]:
-    """What the generic maps make of both on that way."""
-    generic = Generics(snapshot.wiring, snapshot.tables).on(route.hops, route.outward)
+async def _left(snapshot: Snapshot, routes: Routes, route: Route, to: Address, sender: Address) -> list[dict[str, Any]]:
+    """What the generic maps make of both on that way; where a filter hands back, that is done behind it."""
+    hops = () if _hands_back(routes, route) else routes.servers(route)
+    generic = Generics(snapshot.wiring, snapshot.tables).on(hops, route.outward)
     steps: list[Step] = []
     if generic is not None:
         await generic.one(sender, "envelope_sender", steps)
@@ -121,6 +144,13 @@ def _show(told: dict[str, Any]) -> None:
     if told["result"] == "not known":
         click.echo(f"not known: {told['why']}")
         return
+    _show_way(told)
+    if "behind" in told:
+        click.echo("what it hands back goes on:")
+        _show_way(told["behind"])
+
+
+def _show_way(told: dict[str, Any]) -> None:
     if "place" in told:
         click.echo(f"  {told['place']}")
         click.echo(f"    {told['key']}  {told['value']}")
@@ -129,11 +159,21 @@ def _show(told: dict[str, Any]) -> None:
         click.echo(f"  {step['by']}  {step['place']}")
         click.echo(f"    <{step['from']}> -> <{step['to']}>")
     for hop in told["hops"]:
-        more = "" if "tls" not in hop else f"  (TLS: {hop['tls']}{', by MX' if hop['mx'] else ''})"
-        click.echo(f"= {hop['hop']}{more}")
+        click.echo(f"= {hop['hop']}{_more(hop)}")
         if "own" in hop:
             click.echo(f"    that is {hop['own']}")
-    if told["result"] == "loops":
+    if told["result"] == "loops" and "why" in told:
         click.echo(f"loops: {told['why']}")
     if not told["hops"]:
         click.echo("= nowhere: no next hop is configured for it")
+
+
+def _more(hop: dict[str, Any]) -> str:
+    """How a next hop is spoken to; what a filter does."""
+    if "tls" in hop:
+        return f"  (TLS: {hop['tls']}{', by MX' if hop['mx'] else ''})"
+    if "filter" not in hop:
+        return ""
+    what = "delivers" if hop["delivers"] else "hands back"
+    through = ", ".join(hop["through"]) or "a command"
+    return f"  ([filters.{hop['filter']}], {through}: {what})"

@@ -3,17 +3,19 @@
 Contract: pure; sees a Wiring as written (paths not yet absolute).
 """
 
+import contextlib
 import importlib.util
 import ipaddress
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
 from appliance.config import addresses, cross_filters, recipients_entry, scanner_entry, values
+from appliance.config.filters import Filters
 from appliance.config.mistakes import did_you_mean
 from appliance.config.model import Wiring
 from appliance.config.odd import Odd, same
 from appliance.config.positions import Path
-from appliance.config.transports import is_answer
+from appliance.config.transports import written_hop
 from appliance.mail.lookup import transport_keys
 from appliance.protocol.smtp.address import Address
 
@@ -162,9 +164,10 @@ def _hops(wiring: Wiring) -> Iterator[tuple[Path, values.NextHop]]:
         written += [
             (("relay", "routes", key, n), text) for key, hops in relay.routes.items() for n, text in enumerate(hops)
         ]
+    filters = Filters(wiring)
     for path, text in written:
-        if not is_answer(text):
-            yield path, values.parse_next_hop(text)
+        with contextlib.suppress(ValueError):  # a filter that is not there is told by cross_filters
+            yield from ((path, hop) for hop in filters.places([written_hop(text)]) if hop.kind in values.SERVERS)
 
 
 def _loops(wiring: Wiring) -> Iterator[Odd]:

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from appliance.config import filter_entry, values
 from appliance.config.filters import PROXY, Filters, Proxy, named_hops
+from appliance.config.mistakes import did_you_mean
 from appliance.config.model import Listen, Wiring
 from appliance.config.odd import Odd, same
+from appliance.config.transports import ANSWERING, RELAYING, is_named, written_hop
 
 #: Seconds that a client waits for the answer to the end of its content (RFC 5321 4.5.3.2.6).
 CLIENT_WAITS = 600.0
@@ -29,7 +31,9 @@ def complaints(wiring: Wiring) -> Iterator[Odd]:
         yield from _behind_the_queue(wiring, index, listener)
         yield from _before_the_queue(wiring, index, listener)
     yield from _named(wiring)
-    used = wiring.filters or any(listener.content_filter or listener.proxy_filter for listener in wiring.listen)
+    yield from _routes(wiring)
+    backs = any(not entry.ends for entry in wiring.filters.values())
+    used = backs or any(_hands_back(wiring, listener) for listener in wiring.listen)
     if used and not any(listener.role == "reinject" for listener in wiring.listen):
         yield Odd(
             ("listen",),
@@ -49,6 +53,16 @@ def _behind_the_queue(wiring: Wiring, index: int, listener: Listen) -> Iterator[
         yield Odd(path, str(error))
         return
     yield from (Odd(path, f"{text} is {ours}: {_LOOP}") for ours in _ours(hops, wiring.listen))
+    if Filters(wiring).entry(text).ends:
+        told = f"{text} delivers what it takes: all mail of this listener ends there, whatever [relay] says"
+        yield Odd(path, told, fatal=False)
+
+
+def _hands_back(wiring: Wiring, listener: Listen) -> bool:
+    """Does mail of this listener come back from a filter?"""
+    name = listener.content_filter.partition(":")[0]
+    entry = wiring.filters.get(name)
+    return bool(listener.content_filter or listener.proxy_filter) and not (entry is not None and entry.ends)
 
 
 def _before_the_queue(wiring: Wiring, index: int, listener: Listen) -> Iterator[Odd]:
@@ -84,6 +98,9 @@ def _named(wiring: Wiring) -> Iterator[Odd]:
     for name, entry in wiring.filters.items():
         if name == PROXY:
             yield Odd(("filters", name), f'"{PROXY}:" stands for filters before the queue', at_key=True)
+        if name in RELAYING or name in ANSWERING:
+            told = f'"{name}:" of a transport table is not this filter: give it another name to use it there'
+            yield Odd(("filters", name), told, fatal=False, at_key=True)
         try:
             hops = named_hops(name, entry)
         except ValueError as error:
@@ -91,6 +108,46 @@ def _named(wiring: Wiring) -> Iterator[Odd]:
             continue
         for ours in _ours(hops, wiring.listen):
             yield Odd(("filters", name, "next_hop"), f"{name} is {ours}: {_LOOP}")
+
+
+def _routes(wiring: Wiring) -> Iterator[Odd]:
+    """Transports of one's own in `[relay.routes]`, and what is none."""
+    routes = wiring.relay.routes
+    for key, texts in routes.items() if isinstance(routes, dict) else ():
+        for index, text in enumerate(texts):
+            if not is_named(text):
+                continue
+            path, filters = ("relay", "routes", key, index), Filters(wiring)
+            try:
+                filters.reached(written_hop(text))
+            except ValueError as error:
+                yield Odd(path, _no_route(text, wiring, str(error)))
+                continue
+            if filters.handed_back(text) and (told := doubt(text.partition(":")[0], wiring)):
+                yield Odd(path, told, fatal=False)
+
+
+def doubt(name: str, wiring: Wiring) -> str:
+    """Mail that another filter has handed back does not go to this one: is that meant? "" where none can."""
+    for listener in wiring.listen:
+        other = listener.content_filter
+        if other and listener.role != "reinject" and other.partition(":")[0] != name:
+            return (
+                f'mail that the content_filter "{other}" of listener "{listener.name}" hands back does not go to {name}: '
+                f"write delivers = true into [filters.{name}] if nothing comes back from it"
+            )
+    return ""
+
+
+def _no_route(text: str, wiring: Wiring, why: str) -> str:
+    """Where no filter has that name a next hop was meant."""
+    if text.partition(":")[0] in wiring.filters:
+        return why
+    try:
+        values.parse_next_hop(text)
+    except ValueError as error:
+        return f"{error}, or NAME: of one in [filters]{did_you_mean(text.partition(':')[0], wiring.filters)}"
+    return why
 
 
 def _ours(hops: Sequence[values.NextHop], listeners: Sequence[Listen | None]) -> Iterator[str]:

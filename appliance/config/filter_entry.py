@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 
 from appliance.checks.knobs import Duration
-from appliance.config.fields import Hops, Span, Whole, Words, optional_name
+from appliance.config.fields import Flag, Hops, Span, Whole, Words, optional_name
 from appliance.mail import piping
 
 _OF_COMMAND = ("flags", "eol", "null_sender", "size_limit", "output", "recipients", "memory", "processes")
@@ -29,11 +29,12 @@ def _flags(text: str) -> str:
 class FilterEntry(BaseModel):
     """A content filter that has a name: where it is, several in order of trial, or its program. `concurrency` and
     `timeout` 0: those of the queue, and of its deliveries; of commands; before the queue Postfix's (config.filters).
-    `ehlo`, `total_timeout`: before it."""
+    `ehlo`, `total_timeout`: before it. `delivers`: nothing comes back from it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     next_hop: Hops = ()
+    delivers: Flag = False
     concurrency: Annotated[int, Strict(), Field(ge=0, le=1000)] = 0
     timeout: Duration = 0.0
     total_timeout: Span = 300.0
@@ -47,6 +48,11 @@ class FilterEntry(BaseModel):
     recipients: Annotated[int, Strict(), Field(ge=1, le=100)] = 50
     memory: Whole = 0
     processes: Annotated[int, Strict(), Field(ge=1)] = 100
+
+    @property
+    def ends(self) -> bool:
+        """Is what it takes delivered? Else it is handed back. (Flag X says that of a command, as in pipe(8).)"""
+        return self.delivers or "X" in self.flags
 
     @property
     def seconds(self) -> float:
@@ -86,12 +92,10 @@ def complaints(filters: Mapping[str, FilterEntry]) -> Iterator[tuple[tuple[str |
             yield (*path, "command", index), text, True
         if entry.command:
             yield from (((*path, "command", 0), text, fatal) for text, fatal in _program(entry.command[0]))
-            if entry.output == "message" and "X" in entry.flags:
-                yield (
-                    (*path, "flags"),
-                    'flag X is for a program that delivers, output "message" for one that does not',
-                    True,
-                )
+            if entry.output == "message" and entry.ends:
+                key, what = ("flags", "flag X is") if "X" in entry.flags else ("delivers", "delivers = true is")
+                told = f'{what} for a program that delivers, output "message" for one that does not'
+                yield (*path, key), told, True
 
 
 def _program(program: str) -> Iterator[tuple[str, bool]]:

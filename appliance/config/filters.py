@@ -3,17 +3,19 @@
 Contract: as Postfix's FILTER_README has it: the transport is `smtp`, `lmtp` or a name in `[filters]`, the destination a
 host with its port, never a domain with MX records; without one the filter's own `next_hop` counts; of a filter with a
 command the destination is what its macro ${nexthop} says. `proxy:PLACE` names a filter before the queue, as
-SMTPD_PROXY_README has it: PLACE is a name in `[filters]`, host:port, inet:host:port or unix:/path. What failure means
+SMTPD_PROXY_README has it: PLACE is a name in `[filters]`, host:port, inet:host:port or unix:/path. In a transport table a
+name in `[filters]` is a transport of one's own, with the next hops of transport(5) behind it. What failure means
 for the mail: a filter that nobody knows keeps its mail in the queue, with the reason (or puts it off, before the queue);
 unfiltered it goes nowhere.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from appliance.config.mistakes import did_you_mean
 from appliance.config.model import FilterEntry, Wiring
+from appliance.config.transports import ANSWERING, RELAYING, Way, nexthops
 from appliance.config.values import Kind, NextHop, parse_next_hop, parse_peer
 
 _FORM = re.compile(r"[A-Za-z0-9_.-]{1,40}:\S{0,300}\Z")
@@ -23,7 +25,6 @@ PROXY = "proxy"
 #: For a filter before the queue that says nothing else: messages at once, seconds for a step (smtpd_proxy_timeout).
 CONCURRENCY, TIMEOUT = 20, 100.0
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}:?\Z")
-_KINDS: dict[str, Kind] = {"smtp": "smtp", "relay": "smtp", "esmtp": "smtp", "lmtp": "lmtp"}
 
 
 class Proxy(NamedTuple):
@@ -80,6 +81,36 @@ class Filters:
         """The filter of a hop of kind pipe."""
         return self._named[hop.host]
 
+    # ------------------------------------------------------------------ as a transport of one's own
+
+    def own(self, name: str, nexthop: str) -> Way | None:
+        """An entry `name:nexthop` of a transport table, None: there is no such filter. Raises ValueError."""
+        if name not in self._named:
+            return None
+        hop = NextHop("filter", name, path=nexthop)
+        self.reached(hop)
+        return Way((hop,))
+
+    def reached(self, hop: NextHop) -> tuple[NextHop, ...]:
+        """Where mail for a hop of kind filter goes, in order of trial; never (). Raises ValueError."""
+        entry = self._named.get(hop.host)
+        if entry is None:
+            raise ValueError(f'no filter is called "{hop.host}"{did_you_mean(hop.host, self._named)}')
+        if entry.command:
+            return (NextHop("pipe", hop.host, path=hop.path),)
+        places = named_hops(hop.host, entry)
+        return nexthops(places[0].kind, hop.path) if hop.path else places
+
+    def places(self, hops: Iterable[NextHop]) -> tuple[NextHop, ...]:
+        """The same, with what filters among them lead to in their place. Raises ValueError."""
+        return tuple(one for hop in hops for one in (self.reached(hop) if hop.kind == "filter" else (hop,)))
+
+    def handed_back(self, value: str) -> bool:
+        """Does an entry of a transport table name a filter that hands back what it takes?"""
+        name = value.strip().partition(":")[0]
+        entry = self._named.get(name) if name not in RELAYING and name not in ANSWERING else None
+        return entry is not None and not entry.ends
+
     def hops(self, text: str) -> tuple[NextHop, ...]:
         """Where mail for the filter `text` goes, in order of trial; never (). Raises ValueError."""
         if text in self._named:
@@ -88,7 +119,7 @@ class Filters:
         if transport == PROXY:
             return self.proxy(destination).hops
         entry = self._named.get(transport)
-        if entry is None and transport not in _KINDS:
+        if entry is None and transport not in RELAYING:
             near = did_you_mean(transport, self._named) or " (docs/hooks.md)"
             raise ValueError(f'mail transport unavailable: no filter is called "{transport}"{near}')
         if entry is not None and entry.command:
@@ -97,7 +128,7 @@ class Filters:
             return named_hops(transport, entry)
         if not destination:
             raise ValueError(f'filter "{text}" names no destination')
-        kind = named_hops(transport, entry)[0].kind if entry is not None else _KINDS[transport]
+        kind = named_hops(transport, entry)[0].kind if entry is not None else RELAYING[transport]
         return tuple(_place(kind, one) for one in destination.split(","))
 
 

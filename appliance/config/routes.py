@@ -2,15 +2,19 @@
 
 Contract: look-ups, answered at once but where a table is not in memory (mail/later.py). A route in the wiring or in a
 transport table wins over `[relay] next_hop`, which is for our domains alone: mail for others goes where a table says that
-its sender's goes, else to the servers of its domain.
+its sender's goes, else to the servers of its domain. Mail that a filter handed back goes to none that hands back
+(handed_back.py).
 What failure means for the mail: a table that cannot answer, and an entry that is no way, raise Unavailable: the mail is
 put off, never refused and never sent astray.
 """
 
+import contextlib
 from collections.abc import Awaitable, Iterator, Mapping
 from functools import partial
 from typing import Literal, NamedTuple
 
+from appliance.config.filters import Filters
+from appliance.config.handed_back import HandedBack
 from appliance.config.model import Wiring
 from appliance.config.transports import Way, own_hop, parse_relayhost, parse_transport, written_hop
 from appliance.config.values import SERVERS, Kind, NextHop, parse_next_hop, tls_names
@@ -24,6 +28,8 @@ __all__ = ["Level", "NextHop", "Route", "Routes"]
 Level = Literal["none", "may", "encrypt", "verify"]
 ROUTES, NEXT_HOP, BY_DOMAIN = "[relay] routes", "[relay] next_hop", "the domain of the address"
 
+#: Kinds of next hops that take whatever comes.
+_ENDS: frozenset[Kind] = frozenset({"pipe", "discard"})
 #: Letters of a text in a reply: it is one line (RFC 5321 4.5.3.1.5).
 REPLY = 400
 
@@ -41,21 +47,42 @@ class Route(NamedTuple):
 Routed = Route | Awaitable[Route]
 
 
+class _Mail(NamedTuple):
+    """Whose way is looked for. `back`: a filter handed it back."""
+
+    to: Address
+    sender: Address
+    back: bool
+
+
+class _Read:
+    """Tables of ways, as they are read for mail that comes, and for what a filter handed back."""
+
+    def __init__(self, tables: list[Table], filters: Filters) -> None:
+        self.first: list[Table] = tables
+        self._back: list[Table] = [HandedBack(table, filters) for table in tables]
+
+    def of(self, back: bool) -> list[Table]:
+        return self._back if back else self.first
+
+
 class Routes:
     """The [relay] section of a Wiring with absolute paths. `tables`: by the spec in that Wiring."""
 
     def __init__(self, wiring: Wiring, tables: Mapping[str, Table]) -> None:
         relay = wiring.relay
+        self.filters = Filters(wiring)
         self._delimiter = wiring.gateway.recipient_delimiter
         self._names = frozenset(text for text in relay.domains if ":" not in text)
         self._lists = [tables[text] for text in relay.domains if ":" in text]
         self._default = Route(tuple(parse_next_hop(text) for text in relay.next_hop), NEXT_HOP)
-        self._tables = [tables[text] for text in relay.route_tables]
+        self._tables = _Read([tables[text] for text in relay.route_tables], self.filters)
         written = relay.routes if isinstance(relay.routes, dict) else {}
         self._routes = {key.lower(): Route(tuple(map(written_hop, texts)), ROUTES) for key, texts in written.items()}
-        self._transports = [tables[text] for text in relay.sender_dependent_default_transport_maps]
+        by_sender = [tables[text] for text in relay.sender_dependent_default_transport_maps]
+        self._transports = _Read(by_sender, self.filters)
         self._relayhosts = [tables[text] for text in relay.sender_dependent_relayhost_maps]
-        every = (*self._lists, *self._tables, *self._transports, *self._relayhosts)
+        every = (*self._lists, *self._tables.first, *self._transports.first, *self._relayhosts)
         #: Whether every answer is at hand: no table has to be asked over a wire.
         self.at_once = all(table.at_once for table in every)
         self._levels: dict[str, Level] = {key.lower(): level for key, level in relay.tls.items()}
@@ -75,66 +102,68 @@ class Routes:
 
     # ------------------------------------------------------------------ the way
 
-    def route(self, to: Address, sender: Address = NULL_SENDER) -> Routed:
-        """Where mail for an address goes. Raises Unavailable."""
-        if self._tables:
-            found = search(self._tables, transport_keys(to, self._delimiter))
-            return then(found, partial(self._by_table, to, sender))
-        return self._written(to) or self._unlisted(to, sender)
+    def route(self, to: Address, sender: Address = NULL_SENDER, *, back: bool = False) -> Routed:
+        """Where mail for an address goes. `back`: a filter handed it back. Raises Unavailable."""
+        if tables := self._tables.of(back):
+            found = search(tables, transport_keys(to, self._delimiter))
+            return then(found, partial(self._by_table, _Mail(to, sender, back)))
+        return self._written(to, back) or self._unlisted(_Mail(to, sender, back))
 
-    def _written(self, to: Address) -> Route | None:
+    def _written(self, to: Address, back: bool = False) -> Route | None:
         """What the wiring itself says of an address."""
         for key in transport_keys(to, self._delimiter) if self._routes else ():
-            if (route := self._routes.get(key.text.lower())) is not None:
+            route = self._routes.get(key.text.lower())
+            if route is not None and not (back and any(self.filters.handed_back(str(hop)) for hop in route.hops)):
                 return route
         return None
 
     def undeliverable(self, to: Address) -> Undeliverable | Awaitable[Undeliverable | None] | None:
         """Whether a route says `error:` of an address. Raises Unavailable."""
-        if not self._tables:
+        if not self._tables.first:
             if not self._routes:
                 return None
             route = self._written(to)
             answer = route.hops[0] if route is not None and route.hops else None
             return _reply(answer, ROUTES) if answer is not None and answer.kind == "error" else None
-        return then(search(self._tables, transport_keys(to, self._delimiter)), _refusal)
+        return then(search(self._tables.first, transport_keys(to, self._delimiter)), _refusal)
 
-    def _by_table(self, to: Address, sender: Address, found: Found | None) -> Routed:
+    def _by_table(self, mail: _Mail, found: Found | None) -> Routed:
         """What an entry of the transport table says."""
         if found is None:
-            return self._unlisted(to, sender)
+            return self._unlisted(mail)
         if found.value.startswith(":") and len(found.value) > 1:
-            return then(self._is_default(to.domain), partial(self._entry, to, sender, found))
-        return self._entry(to, sender, found, False)
+            return then(self._is_default(mail.to.domain), partial(self._entry, mail, found))
+        return self._entry(mail, found, False)
 
-    def _entry(self, to: Address, sender: Address, found: Found, default: bool) -> Routed:
+    def _entry(self, mail: _Mail, found: Found, default: bool) -> Routed:
         """`default`: an entry without a transport keeps that of the default next hop."""
         kind: Kind = self._default.hops[0].kind if default and self._default.hops else "smtp"
-        way = _parsed(found, to.domain, kind)
+        way = self._parsed(found, mail.to.domain, kind)
         if not way.hops:
-            return then(self._unlisted(to, sender), lambda route: route._replace(found=route.found or found))
+            return then(self._unlisted(mail), lambda route: route._replace(found=route.found or found))
         return Route(way.hops, ROUTES, way.own, found)
 
-    def _unlisted(self, to: Address, sender: Address) -> Routed:
+    def _unlisted(self, mail: _Mail) -> Routed:
         """Without any route of its own."""
-        return then(self._is_default(to.domain), partial(self._without, to, sender))
+        return then(self._is_default(mail.to.domain), partial(self._without, mail))
 
     def _is_default(self, domain: str) -> bool | Awaitable[bool]:
         # The default next hop is for our domains; handing it a stranger's mail would make it a relay.
         return not domain or self.is_ours(domain)
 
-    def _without(self, to: Address, sender: Address, ours: bool) -> Routed:
+    def _without(self, mail: _Mail, ours: bool) -> Routed:
         if ours:
             return self._default
-        if not self._transports and not self._relayhosts:
-            return self._outward(to.domain)
-        keys = sender_keys(sender, self._delimiter)
-        return then(search(self._transports, keys), partial(self._by_transport, to, keys))
+        transports = self._transports.of(mail.back)
+        if not transports and not self._relayhosts:
+            return self._outward(mail.to.domain)
+        keys = sender_keys(mail.sender, self._delimiter)
+        return then(search(transports, keys), partial(self._by_transport, mail.to, keys))
 
     def _by_transport(self, to: Address, keys: list[Key], found: Found | None) -> Routed:
         """sender_dependent_default_transport_maps, else sender_dependent_relayhost_maps, as in Postfix."""
         if found is not None and found.value.strip().upper() != "DUNNO":
-            way = _parsed(found, to.domain, "smtp")
+            way = self._parsed(found, to.domain, "smtp")
             if way.hops and not way.own:
                 return Route(way.hops, "[relay] sender_dependent_default_transport_maps", way.own, found)
         searched: Searched = search(self._relayhosts, keys)
@@ -150,8 +179,20 @@ class Routes:
             return self._outward(to.domain)
         return Route(hops, "[relay] sender_dependent_relayhost_maps", found=found)
 
+    def _parsed(self, found: Found, domain: str, unchanged: Kind) -> Way:
+        try:
+            return parse_transport(found.value, domain, unchanged, self.filters.own)
+        except ValueError as why:
+            raise TableUnavailable(found.place, f"{found.place}: {why}") from None
+
     def _outward(self, domain: str) -> Route:
         return Route((own_hop("smtp", domain),), BY_DOMAIN, True)
+
+    def end(self, route: Route) -> str:
+        """What takes all mail of that way, where no server does: a command that delivers, `discard:`; else ""."""
+        with contextlib.suppress(ValueError):
+            return next((str(hop) for hop in self.filters.places(route.hops[:1]) if hop.kind in _ENDS), "")
+        return ""
 
     # ------------------------------------------------------------------ what the wiring itself says
 
@@ -159,7 +200,14 @@ class Routes:
         """Every next hop that the wiring itself names."""
         yield from self._default.hops
         for route in self._routes.values():
-            yield from (hop for hop in route.hops if hop.kind in SERVERS)
+            yield from self.servers(route)
+
+    def servers(self, route: Route) -> list[NextHop]:
+        """Those of its next hops that somebody can be connected to, also behind a filter; none of an answer."""
+        try:
+            return [hop for hop in self.filters.places(route.hops) if hop.kind in SERVERS]
+        except ValueError:  # a filter of the wiring that is not there: its mail waits
+            return []
 
     def tls_level(self, hop: NextHop) -> Level:
         """`[relay.tls]` for this next hop, most exact name first, then "*"; else "may" (a unix socket: "none")."""
@@ -176,17 +224,10 @@ def _is_there(hit: Hit | None) -> bool:
 def _refusal(found: Found | None) -> Undeliverable | None:
     if found is None or not found.value.lstrip().startswith("error:"):
         return None
-    (hop,) = _parsed(found, "", "smtp").hops
+    (hop,) = parse_transport(found.value, "").hops
     return _reply(hop, found.place)
 
 
 def _reply(hop: NextHop, place: str) -> Undeliverable:
     text = "".join(letter if letter.isascii() else "?" for letter in hop.path[:REPLY])
     return Undeliverable(f"550 {hop.host} {text}", place)
-
-
-def _parsed(found: Found, domain: str, unchanged: Kind) -> Way:
-    try:
-        return parse_transport(found.value, domain, unchanged)
-    except ValueError as why:
-        raise TableUnavailable(found.place, f"{found.place}: {why}") from None

@@ -16,7 +16,7 @@ from appliance.config import actions, addresses, entries, yara
 from appliance.config import wiring as wirings
 from appliance.config.blob import Blob
 from appliance.config.mistakes import ConfigError, Mistake, did_you_mean
-from appliance.config.model import Listen, Wiring
+from appliance.config.model import Wiring
 from appliance.config.positions import Path
 from appliance.config.references import Layout, Reference, texts
 from appliance.config.syntax import Parsed, parse
@@ -89,11 +89,11 @@ class _Build:
         self.layout = Layout(blob.main, blob.folder, blob.shipped, blob.files[blob.main])
         self.parsed: dict[str, Parsed] = {}
         self._noted: set[tuple[str, str]] = set()
-        self._listeners: tuple[Listen, ...] = ()
+        self._wiring = Wiring()
 
     def run(self) -> Snapshot:
         wiring, found = wirings.load(self.blob.label, self.layout.parsed, self.blob.folder)
-        self._listeners = wiring.listen
+        self._wiring = wiring
         self.mistakes += [mistake._replace(file=self.blob.label) for mistake in found]
         policies = self._policies(wiring)
         self._scanners(policies, wiring)
@@ -223,13 +223,13 @@ class _Build:
                 self.mistakes.append(Mistake(flaw.path, flaw.line, flaw.column, flaw.text, flaw.fatal))
             else:
                 self._at(policy, path, f"item {flaw.line}: {flaw.text}", fatal=flaw.fatal)
-        judge = entries.judge(path, self._listeners) if final and not policy else None
-        for key, value, line in table.entries() if judge else ():
-            if judge and (problem := judge(key, value)):
-                if table.source.path:
-                    self.mistakes.append(Mistake(table.source.path, line, 1, problem))
-                else:
-                    self._at(policy, path, problem)
+        if not final or policy:
+            return
+        for wrong in entries.complaints(path, table.entries(), self._wiring, self.layout.section("filters")):
+            if table.source.path:
+                self.mistakes.append(Mistake(table.source.path, wrong.line, 1, wrong.text, wrong.fatal))
+            else:
+                self._at(policy, path, wrong.text, fatal=wrong.fatal)
 
     def _specs(self, wiring: Wiring, policies: PolicySet) -> None:
         """Tables that stand in their specification (inline, static), and specifications that are none."""

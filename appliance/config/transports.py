@@ -3,11 +3,13 @@
 Contract: pure. A value is `transport:nexthop`; a transport without a nexthop means the mail's own domain, a nexthop
 without a transport leaves the transport as it is, ":" leaves both. `smtp` and `relay` are one; several next hops stand
 with commas or blanks between them and are tried in order. `error:`, `retry:` and `discard:` are answers instead of ways.
+A transport of one's own is a name of `[filters]` (config.filters).
 What failure means for the mail: a value that is no way here (`local:`, a transport that nobody knows, a control
 character) raises ValueError: the mail waits, `postgate check` names the line.
 """
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from appliance.config.values import Kind, NextHop, parse_next_hop
@@ -20,6 +22,7 @@ UNDELIVERABLE = "Address is undeliverable"
 CODES = {"error": "5.0.0", "retry": "4.0.0", "discard": "2.0.0"}
 #: Letters of a value, and next hops in it: more is no entry that somebody meant.
 LONGEST, MOST = 2048, 32
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}\Z")
 _FINAL = frozenset({"local", "virtual", "maildrop", "procmail", "prog", "cyrus", "pipe", "uucp", "uucp-dom", "bsmtp"})
 _STATUS = re.compile(r"[ \t]*([245]\.\d{1,3}\.\d{1,3})(?:[ \t]+|\Z)")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
@@ -35,7 +38,16 @@ class Way(NamedTuple):
     own: bool = False
 
 
-def parse_transport(value: str, domain: str, unchanged: Kind = "smtp") -> Way:
+#: What a transport of one's own and its nexthop mean, None: there is none of that name. Raises ValueError.
+Own = Callable[[str, str], Way | None]
+
+
+def nobodys(transport: str, nexthop: str) -> Way | None:
+    """Where no transport is one's own."""
+    return None
+
+
+def parse_transport(value: str, domain: str, unchanged: Kind = "smtp", own: Own = nobodys) -> Way:
     """What `value` means for mail to `domain`. `unchanged`: the transport where it names none. Raises ValueError."""
     if len(value) > LONGEST:
         raise ValueError(f'"{value[:40]}..." has {len(value)} letters, a transport has {LONGEST} at most')
@@ -48,16 +60,22 @@ def parse_transport(value: str, domain: str, unchanged: Kind = "smtp") -> Way:
         return Way((_answer(answer, rest.strip(), domain),))
     kind = RELAYING.get(transport, unchanged if colon and not transport else None)
     if kind is None:
+        if (way := own(transport, rest.strip())) is not None:
+            return way
         raise ValueError(_unknown(transport, colon, value))
     if not rest.strip():
         if not domain:
             raise ValueError(f'"{value}" sends to the domain of an address, and this one has none')
         return Way((own_hop(kind, domain),), own=kind == "smtp")
-    texts = rest.replace(",", " ").split()
+    return Way(nexthops(kind, rest, transport))
+
+
+def nexthops(kind: Kind, text: str, transport: str = "") -> tuple[NextHop, ...]:
+    """Those that stand behind the colon of `transport:`. Raises ValueError."""
+    texts = text.replace(",", " ").split()
     if len(texts) > MOST:
-        raise ValueError(f'"{value[:40]}..." names {len(texts)} next hops, {MOST} are the most')
-    bare = (text.removeprefix(f"{transport}:") if transport else text for text in texts)
-    return Way(tuple(_hop(kind, text) for text in bare))
+        raise ValueError(f'"{text[:40]}..." names {len(texts)} next hops, {MOST} are the most')
+    return tuple(_hop(kind, one.removeprefix(f"{transport}:") if transport else one) for one in texts)
 
 
 def own_hop(kind: Kind, domain: str) -> NextHop:
@@ -98,7 +116,8 @@ def _unknown(transport: str, colon: str, value: str) -> str:
         return f'"{value}" is no transport: write smtp:[host]:port, smtp:domain or lmtp:unix:/path'
     if transport.lower() in _FINAL:
         return f'"{value}": {transport}: delivers to mailboxes, and there are none here: mail goes on to next hops only'
-    return f'"{value}": no transport is called "{transport}": smtp, relay, lmtp, error, retry and discard are'
+    known = "smtp, relay, lmtp, error, retry and discard are, and the names of [filters]"
+    return f'"{value}": no transport is called "{transport}": {known}'
 
 
 def is_answer(text: str) -> bool:
@@ -106,22 +125,34 @@ def is_answer(text: str) -> bool:
     return text.partition(":")[0] in ANSWERING and ":" in text
 
 
+def is_named(text: str) -> bool:
+    """Whether this has the form of a transport of one's own; `config.cross_filters` says whether there is one."""
+    transport, colon, _ = text.partition(":")
+    return bool(colon and _NAME.match(transport)) and transport not in RELAYING and transport not in ANSWERING
+
+
 def written_hop(text: str) -> NextHop:
-    """A next hop of `[relay.routes]`, or an answer. Raises ValueError."""
+    """A next hop of `[relay.routes]`, an answer, or a transport of one's own. Raises ValueError."""
+    if is_named(text) and not _CONTROL.search(text):
+        transport, _, nexthop = text.partition(":")
+        return NextHop("filter", transport, path=nexthop.strip())
     return parse_transport(text, "discarded").hops[0] if is_answer(text) else parse_next_hop(text)
 
 
 def alone(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """An answer has nothing beside it. Raises ValueError."""
-    if len(texts) > 1 and (found := next(filter(is_answer, texts), "")):
-        raise ValueError(f'"{found}" is an answer: no next hop is tried before or behind it')
+    """An answer, and a transport of one's own, have nothing beside them. Raises ValueError."""
+    for text in texts if len(texts) > 1 else ():
+        if is_answer(text):
+            raise ValueError(f'"{text}" is an answer: no next hop is tried before or behind it')
+        if is_named(text):
+            raise ValueError(f'"{text}" is no next hop, or it stands alone: a filter has no next hop beside it')
     return texts
 
 
-def transport_problem(value: str) -> str:
+def transport_problem(value: str, own: Own = nobodys) -> str:
     """Why a transport table may not have this value, "" if it may."""
     try:
-        parse_transport(value, "example.com")
+        parse_transport(value, "example.com", own=own)
     except ValueError as why:
         return str(why)
     return ""
@@ -135,13 +166,13 @@ def parse_relayhost(value: str) -> tuple[NextHop, ...] | None:
     return parse_transport(f"smtp:{value.strip()}", "").hops
 
 
-def sender_problem(key: str, value: str) -> str:
+def sender_problem(key: str, value: str, own: Own = nobodys) -> str:
     """Why a table of sender_dependent_`key` may not have this value, "" if it may."""
     try:
         if key.endswith("relayhost_maps"):
             parse_relayhost(value)
         elif value.strip().upper() != "DUNNO":
-            parse_transport(value, "example.com")
+            parse_transport(value, "example.com", own=own)
     except ValueError as why:
         return str(why)
     return ""

@@ -20,15 +20,16 @@ _NAME_PORT = re.compile(r"([^\s:\[\]]+)(?::(\d+))?\Z")
 _DEFAULT_PORT = {"smtp": 25, "lmtp": 24}
 
 
-Kind = Literal["smtp", "lmtp", "pipe", "error", "retry", "discard"]
+Kind = Literal["smtp", "lmtp", "pipe", "filter", "error", "retry", "discard"]
 #: Kinds that somebody can be connected to.
 SERVERS: frozenset[Kind] = frozenset({"smtp", "lmtp"})
 
 
 class NextHop(NamedTuple):
     """Where mail goes. `mx`: `host` is a domain whose MX records name the servers. `path`: a unix socket (host is "").
-    Kinds that nobody writes as a next hop: "pipe": `host` names a filter with a command, `path` is its nexthop; "error",
-    "retry", "discard" (of transport tables): `host` is an enhanced status, `path` a text."""
+    Kinds that nobody writes as a next hop: "pipe": `host` names a filter with a command, `path` is its nexthop; of
+    transport tables: "filter": `host` names one of [filters], `path` is the nexthop; "error", "retry", "discard": `host`
+    is an enhanced status, `path` a text."""
 
     kind: Kind
     host: str = ""
@@ -40,6 +41,8 @@ class NextHop(NamedTuple):
         """The canonical form: the name of this destination in logs, queue and status."""
         if self.kind in ("error", "retry", "discard"):
             return f"{self.kind}:{self.host} {self.path}"
+        if self.kind == "filter":
+            return f"{self.host}:{self.path}"
         if self.kind == "pipe":
             return f"pipe:{self.host}:{self.path}" if self.path else f"pipe:{self.host}"
         if self.path:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from appliance.connectors import smtp
 from appliance.connectors.ahead_status import AheadStatus, no_way
-from appliance.connectors.probing import Destination, Door, state_of, verifies_nothing
+from appliance.connectors.probing import Destination, Door, NobodyToAsk, state_of, verifies_nothing
 from appliance.connectors.session import SmtpSession
 from appliance.connectors.target import ConnectFailed, Target, Timeouts
 from appliance.mail.later import answered, waits
@@ -164,6 +164,8 @@ class Callahead:
                 found = await self._ask(address, asked)
         except TimeoutError:
             found = Found(_unverifiable("no answer in time", asked[-1]))
+        except NobodyToAsk as end:
+            return Probe("known", f"{end} takes every address", time.time(), str(end))
         except (Unavailable, NoPlace) as error:
             found = Found(_unverifiable(str(error), no_way(address.domain)))
         except (OSError, ValueError) as error:

@@ -33,7 +33,8 @@ _LOOP = b"delivered-to"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """One filter. `edits`: its output is the message. `folder`: where files without a name may be made."""
+    """One filter. `edits`: its output is the message; `final`: what it takes is delivered. `folder`: where files without
+    a name may be made."""
 
     name: str
     program: str
@@ -43,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     null_sender: str = ""
     size_limit: int = 0
     edits: bool = False
+    final: bool = False
     folder: str = ""
 
 
@@ -51,7 +53,7 @@ class PipeSession:
 
     def __init__(self, settings: Settings, runner: Runner, nexthop: str, places: asyncio.Semaphore) -> None:
         self._settings, self._runner, self._nexthop, self._places = settings, runner, nexthop, places
-        self.target = Target(host=settings.name, lmtp="X" in settings.flags)
+        self.target = Target(host=settings.name, lmtp=settings.final)
         self.uses, self.alive = 0, True
         #: Who wants to know of a delivery hears of the one behind the filter.
         self.dsn = settings.edits

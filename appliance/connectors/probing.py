@@ -29,6 +29,10 @@ IDLE, REUSE = 30.0, 100
 log = oplog.get("callahead")
 
 
+class NobodyToAsk(Exception):
+    """No server takes the address's mail in the end, but what this names: a command, `discard:`. It takes all."""
+
+
 class Door(msgspec.Struct, frozen=True):
     """One place that mail for a domain would go to. `name` is the destination in limits, cache and status
     ("smtp:[10.0.0.25]:25"); TLS as in deliveries."""

@@ -57,7 +57,8 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     sent to it; else a message that cannot be delivered goes to hold with an alarm. `keep` says where the entry starts.
     `plain`: the content has CRLF line ends only, the last line's too, and no line that begins with a dot, so that it can
     be sent as it stands. `verdicts` are packed (see `pack_verdicts`, `found`), for quarantine and explain: delivery
-    has no use for them. `filter`: the content filter (`transport:destination`) that gets it instead of the next hops.
+    has no use for them. `filter`: the content filter (`transport:destination`) that gets it instead of the next hops;
+    `filtered`: this is what a filter's command made of it.
     """
 
     queue_id: str
@@ -79,6 +80,12 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     policy: str = ""
     plain: bool = False
     filter: str = ""
+    filtered: bool = False
+
+    @property
+    def handed_back(self) -> bool:
+        """Does it come from a content filter?"""
+        return self.filtered or self.origin.role == "reinject"
 
     def found(self) -> list[dict[str, Any]]:
         """The verdicts as plain dicts (check, outcome, stage, reason, evidence). Raises msgspec.MsgspecError."""

@@ -9,8 +9,10 @@ from appliance.protocol.smtp.outgoing import Outgoing, OutgoingRecipient
 from appliance.queue.envelope import PROVEN, Trailer
 
 
-def outgoing(trailer: Trailer, indexes: Sequence[int], size: int, *, together: bool = False) -> Outgoing:
-    """The message for these recipients. `size`: octets with the edits in force."""
+def outgoing(
+    trailer: Trailer, indexes: Sequence[int], size: int, *, together: bool = False, filtering: bool = False
+) -> Outgoing:
+    """The message for these recipients. `size`: octets with the edits in force; `filtering`: it will come back."""
     recipients = trailer.recipients
     return Outgoing(
         trailer.sender,
@@ -23,14 +25,14 @@ def outgoing(trailer: Trailer, indexes: Sequence[int], size: int, *, together: b
         trailer.smtputf8,
         trailer.ret,
         trailer.envid,
-        xforward(trailer),
+        xforward(trailer, filtering),
         trailer.plain and not any(edit.op in ("body", "splice") or edit.name.startswith(".") for edit in trailer.edits),
         together,
     )
 
 
-def xforward(trailer: Trailer) -> dict[str, str]:
-    """XFORWARD's attributes by name."""
+def xforward(trailer: Trailer, filtering: bool = False) -> dict[str, str]:
+    """XFORWARD's attributes by name. `filtering`: it goes to a content filter, also one of a transport table."""
     origin = trailer.origin
     return {
         "NAME": origin.client_name,
@@ -39,7 +41,7 @@ def xforward(trailer: Trailer) -> dict[str, str]:
         # The attribute knows these two words; with another one servers refuse all that stands in the same command.
         "PROTO": "SMTP" if origin.protocol == "SMTP" else "ESMTP",
         "HELO": origin.helo,
-        "IDENT": trailer.queue_id + (PROVEN if trailer.filter and trailer.proven else ""),
+        "IDENT": trailer.queue_id + (PROVEN if (filtering or trailer.filter) and trailer.proven else ""),
         "SOURCE": "REMOTE",
     }
 

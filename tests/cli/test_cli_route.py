@@ -24,6 +24,15 @@ sender_dependent_relayhost_maps = "inline:{ @example.com=[10.0.0.8] }"
 "*" = "verify"
 [addresses]
 smtp_generic_maps = "inline:{ ann@corp.local=ann.smith@example.com }"
+lmtp_generic_maps = "inline:{ ann@corp.local=archived@example.com }"
+[filters.mailman]
+command = ["/bin/cat"]
+flags = "X"
+[filters.archive]
+next_hop = "lmtp:unix:/run/archive"
+delivers = true
+[filters.scan]
+next_hop = "smtp:[127.0.0.1]:10024"
 """
 TRANSPORT = """\
 boss@example.com    smtp:[10.0.0.2]:26, b.example
@@ -32,6 +41,10 @@ gone@example.com    error:5.1.6 moved
 later@example.com   retry:4.3.0 soon
 hole@example.com    discard:
 same@example.com    :
+lists.example.com   mailman:
+.lists.example.com  mailman:other
+news.example.com    archive:
+vip@example.com     scan:
 """
 
 
@@ -65,6 +78,23 @@ def ask(tmp_path: Path):
         (["x@far.example"], 0, ["by the domain of the address", "= smtp:far.example"]),
         (["x@far.example", "--sender", "a@example.com"], 0, ["sender_dependent_relayhost_maps", "= smtp:[10.0.0.8]:25"]),
         (["ann@example.org", "--sender", "ann+l@corp.local"], 0, ["<ann+l@corp.local> -> <ann.smith@example.com>"]),
+        (["x@lists.example.com"], 0, ["transport:7", "= mailman:  ([filters.mailman], a command: delivers)"]),
+        (["x@a.lists.example.com"], 0, ["transport:8", "= mailman:other  ([filters.mailman]"]),
+        (["x@news.example.com"], 0, ["= archive:  ([filters.archive], lmtp:unix:/run/archive: delivers)"]),
+        (
+            ["x@news.example.com", "--sender", "ann@corp.local"],
+            0,
+            ["lmtp_generic_maps", "<ann@corp.local> -> <archived@example.com>"],
+        ),
+        (
+            ["vip@example.com", "--sender", "ann@corp.local"],
+            0,
+            [
+                "= scan:  ([filters.scan], smtp:[127.0.0.1]:10024: hands back)\nwhat it hands back goes on:\n",
+                "  by [relay] next_hop\n  smtp_generic_maps",
+                "<ann@corp.local> -> <ann.smith@example.com>\n= smtp:[10.0.0.1]:25",
+            ],
+        ),
         (["gone@example.com"], 1, ["= error:5.1.6 moved"]),
         (["later@example.com"], 1, ["= retry:4.3.0 soon"]),
         (["hole@example.com"], 1, ["= discard:2.0.0 example.com"]),
@@ -83,6 +113,13 @@ def test_as_json(ask) -> None:
     told = json.loads(ask("boss@example.com", "--json").output)
     assert told["result"] == "goes" and told["key"] == "boss@example.com" and told["place"].endswith("transport:1")
     assert [hop["hop"] for hop in told["hops"]] == ["smtp:[10.0.0.2]:26", "smtp:b.example"]
+
+
+def test_a_filter_as_json(ask) -> None:
+    told = json.loads(ask("vip@example.com", "--json").output)
+    assert told["result"] == "goes" and told["value"] == "scan:" and told["leaves"] == []
+    assert told["hops"] == [{"hop": "scan:", "filter": "scan", "delivers": False, "through": ["smtp:[127.0.0.1]:10024"]}]
+    assert told["behind"]["hops"][0]["hop"] == "smtp:[10.0.0.1]:25" and "behind" not in told["behind"]
 
 
 def test_a_database_that_is_away_is_named(ask, tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def test_answers_stand_in_the_wiring_too() -> None:
     assert [str(hop) for hop in found.all_hops()] == ["smtp:[10.0.0.1]:25", "smtp:[10.0.0.2]:25"]
 
 
-@pytest.mark.parametrize("value", [["error:no", "smtp:[10.0.0.1]"], "local:", "error", "error:a\nb", "slow:x"])
+@pytest.mark.parametrize("value", [["error:no", "smtp:[10.0.0.1]"], "local", "error", "error:a\nb"])
 def test_what_no_route_of_the_wiring_says(value: object) -> None:
     with pytest.raises(ValueError, match=r"answer|no next hop|control"):
         Wiring.model_validate({"relay": {"routes": {"example.com": value}}})

@@ -9,7 +9,7 @@ import pytest
 
 from appliance.connectors import probing
 from appliance.connectors.callahead import Callahead
-from appliance.connectors.probing import Door, state_of
+from appliance.connectors.probing import Door, NobodyToAsk, state_of
 from appliance.connectors.target import Target
 from appliance.mail.ports import Probe, Unavailable
 from appliance.net import tls
@@ -310,6 +310,20 @@ async def test_no_place_to_ask_is_only_not_verified(error: Exception) -> None:
     ahead = Callahead(doors, CallaheadCache(None), hostname="mx.example.com")
     probe = await ahead.probe(address("bob"))
     assert (probe.state, probe.reply) == ("unverifiable", str(error))
+
+
+async def test_a_command_takes_whatever_comes() -> None:
+    """As Postfix's address verification has it of pipe(8) and discard(8)."""
+    ends = [NobodyToAsk("pipe:mailman:lists.example.com")]
+
+    async def doors(asked: Address) -> list[Door]:
+        raise ends[0]
+
+    callahead = Callahead(doors, CallaheadCache(None), hostname="gw.example.net")
+    found = await callahead.probe(address("talk", "lists.example.com"))
+    assert found.state == "known" and found.reply == "pipe:mailman:lists.example.com takes every address"
+    assert callahead.health()["degraded"] == [] and callahead.cached(address("talk", "lists.example.com")) is None
+    await callahead.close()
 
 
 async def test_tls_that_is_required_and_not_offered_verifies_nothing() -> None:

@@ -7,10 +7,10 @@ What failure means for the mail: an address that could not be verified, never an
 import ssl
 from collections.abc import Awaitable, Iterator
 
-from appliance.config.routes import Route, Routes
+from appliance.config.routes import Routed, Routes
 from appliance.config.snapshot import Snapshot
-from appliance.config.values import SERVERS, NextHop
-from appliance.connectors.probing import Door
+from appliance.config.values import NextHop
+from appliance.connectors.probing import Door, NobodyToAsk
 from appliance.connectors.target import Target
 from appliance.mail.later import answered, then
 from appliance.net import hosts, tls
@@ -47,10 +47,13 @@ class Doors:
         return self._way.routes
 
     async def of(self, address: Address) -> list[Door]:
-        """The doors for an address at one of our domains."""
+        """The doors for an address at one of our domains. Raises NobodyToAsk."""
         found: list[Door] = []
         missing: NoPlace | None = None
-        for hop in _servers(await answered(self.routes.route(address))):
+        route = await answered(self._route(address))
+        if end := self.routes.end(route):
+            raise NobodyToAsk(end)
+        for hop in self.routes.servers(route):
             try:
                 found += await self.of_hop(hop)
             except NoPlace as error:
@@ -61,7 +64,11 @@ class Doors:
 
     def names(self, address: Address) -> list[str] | Awaitable[list[str]]:
         """The next hops of an address, as `Door.name` has them. Raises Unavailable."""
-        return then(self.routes.route(address), lambda route: [str(hop) for hop in _servers(route)])
+        return then(self._route(address), lambda route: [str(hop) for hop in self.routes.servers(route)])
+
+    def _route(self, address: Address) -> Routed:
+        """Where its mail ends up: behind the filters that hand it back."""
+        return self.routes.route(address, back=True)
 
     async def of_hop(self, hop: NextHop) -> list[Door]:
         """The doors of one next hop."""
@@ -78,11 +85,6 @@ class Doors:
     def all_hops(self) -> Iterator[NextHop]:
         """Every next hop that the wiring itself names."""
         return self.routes.all_hops()
-
-
-def _servers(route: Route) -> list[NextHop]:
-    """Without what a transport table answers instead of a way."""
-    return [hop for hop in route.hops if hop.kind in SERVERS]
 
 
 class Way:

@@ -56,6 +56,7 @@ class Filtering:
             body=item.trailer.body if octets.isascii() else "8BITMIME",
             edits=(),
             filter="",
+            filtered=True,
             plain=False,
         )
         self._queued(await asyncio.wrap_future(self._spool.submit(octets, trailer)))

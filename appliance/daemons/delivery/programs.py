@@ -36,6 +36,7 @@ class Programs:
                 null_sender=entry.null_sender,
                 size_limit=entry.size_limit,
                 edits=entry.output == "message",
+                final=entry.ends,
                 folder=self._folder,
             )
             if name not in self._places or self._places[name][0] != entry.at_once:

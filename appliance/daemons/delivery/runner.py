@@ -239,7 +239,8 @@ class Runner:
                 content = self._dispatch.spool.open_content(item)
                 data = _octets(content, trailer)
             size = len(data) if isinstance(data, bytes) else estimate(trailer)
-            finished = await session.send(outgoing(trailer, indexes, size), data)
+            message = outgoing(trailer, indexes, size, filtering=self.destination.filtering)
+            finished = await session.send(message, data)
         except ConnectFailed as error:
             raise NoWay(str(error), error.status) from error
         except ValueError as error:
