@@ -1,6 +1,6 @@
 """Every fault of threats part 4 at every step of SMTP, for those whom we ask by it: an inner server or a filter behind
 the queue (never delivered, never refused, in bounded time), and a server that is asked for recipients (never known,
-never unknown). LMTP is the same client."""
+never unknown). LMTP is the same client, but for its greeting and for one answer for each recipient behind the dot."""
 
 import asyncio
 import gc
@@ -38,9 +38,9 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def delivered(port: int) -> Result:
+async def delivered(port: int, protocol: str = "smtp") -> Result:
     """What became of one message, as delivery asks."""
-    target = Target(host="localhost", address="127.0.0.1", port=port)
+    target = Target(host="localhost", address="127.0.0.1", port=port, lmtp=protocol == "lmtp")
     try:
         session = await connect(target, "gw.example.com", timeouts=QUICK)
     except ConnectFailed as error:
@@ -53,19 +53,26 @@ async def delivered(port: int) -> Result:
         session.close()
 
 
-@pytest.mark.parametrize(("fault", "step"), cases(STEPS))
-async def test_d1_no_fault_of_a_next_hop_delivers_or_refuses(fault: str, step: str) -> None:
+#: LMTP is another protocol where it greets, and behind the dot.
+OTHERWISE = ("EHLO", "DOT")
+
+
+@pytest.mark.parametrize(
+    ("fault", "step", "protocol"),
+    [(*case, "smtp") for case in cases(STEPS)] + [(*case, "lmtp") for case in cases(STEPS) if case[1] in OTHERWISE],
+)
+async def test_d1_no_fault_of_a_next_hop_delivers_or_refuses(fault: str, step: str, protocol: str) -> None:
     before, loop = descriptors(), asyncio.get_running_loop()
     async with Hostile(lambda: SmtpQuestion(step), SMTP_FAULTS[fault]) as server:
         began = loop.time()
-        result = await delivered(server.port)
+        result = await delivered(server.port, protocol)
         assert loop.time() - began < 2.5
         assert result.kind == ("delivered" if (fault, step) in ANSWERED else "deferred"), result
         assert result.text, "the log says why"
         server.good = lambda: SmtpQuestion("")
         await server.be(None)
         await server.be(goes_on)
-        assert (await delivered(server.port)).kind == "delivered", "it is back"
+        assert (await delivered(server.port, protocol)).kind == "delivered", "it is back"
     for _ in range(100):
         await asyncio.sleep(0)
     assert descriptors() <= before + 1
