@@ -6,8 +6,8 @@ for the mail: a table that cannot answer, and a map that cannot be meant (a loop
 address), raise Unavailable: the mail is put off, never passed as it is and never refused.
 """
 
-from appliance.addresses.expansion import Expansion, Refused, Step, Unreasonable
+from appliance.addresses.expansion import Expansion, Owner, Refused, Step, Unreasonable
 from appliance.addresses.rewriter import Rewriter
 from appliance.addresses.settings import Settings
 
-__all__ = ["Expansion", "Refused", "Rewriter", "Settings", "Step", "Unreasonable"]
+__all__ = ["Expansion", "Owner", "Refused", "Rewriter", "Settings", "Step", "Unreasonable"]

@@ -4,7 +4,7 @@ Contract: frozen values. What failure means for the mail: Unreasonable is Unavai
 line that names table and line; Refused is 550 for the address that the client named.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from appliance.addresses.values import shown
@@ -51,10 +51,19 @@ def listed(addresses: Sequence[str]) -> str:
     return text if len(addresses) <= SHOWN else f"{text} and {len(addresses) - SHOWN} more"
 
 
+class Owner(NamedTuple):
+    """The owner of a list: `sender` of what goes to its members, and who is `told` when one of them cannot be reached:
+    what the owner's own alias leads to (nobody where that leads nowhere)."""
+
+    sender: Address
+    told: tuple[Address, ...]
+
+
 class Expansion(NamedTuple):
     """`address` is the recipient as canonical maps and masquerading left it, `finals` who gets the mail, without
-    repetitions."""
+    repetitions; `owners` of those who are members of a list that has one, by their address in lower case."""
 
     address: Address
     finals: tuple[Address, ...]
     steps: tuple[Step, ...] = ()
+    owners: Mapping[str, Owner] = {}

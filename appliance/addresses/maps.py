@@ -44,6 +44,10 @@ class AddressMap:
         keys = [Key(address.local, True), *([Key(bare)] if bare != address.local else [])]
         return await answered(search(self.tables, keys))
 
+    async def owner(self, name: str) -> Found | None:
+        """The entry of the owner of the list `name`."""
+        return await answered(search(self.tables, [Key(f"owner-{name}", True)]))
+
     def read(self, address: Address, found: Found) -> Answer:
         """What an entry makes of an address. Raises Unreasonable, Refused."""
         if refusal := values.refusal(found.value):

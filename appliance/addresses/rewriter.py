@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Coroutine
 from typing import TypeVar
 
 from appliance.addresses import canonical, values
-from appliance.addresses.expansion import Expansion, Refused, Step, Unreasonable
+from appliance.addresses.expansion import Expansion, Owner, Refused, Step, Unreasonable
 from appliance.addresses.maps import AddressMap
 from appliance.addresses.masquerade import Masquerade
 from appliance.addresses.settings import Settings
-from appliance.addresses.virtual import BUILT_IN, Virtual
+from appliance.addresses.virtual import BUILT_IN, Member, Virtual
 from appliance.mail.later import answered, any_of, then
 from appliance.mail.lookup import Found
 from appliance.mail.ports import Hit, Table
@@ -39,7 +39,11 @@ class Rewriter:
             (named("canonical_maps", "canonical"), settings.canonical_classes),
         ]
         self._virtual = Virtual(
-            settings, named("virtual_alias_maps", "virtual"), named("alias_maps", "alias"), self.only_aliases
+            settings,
+            named("virtual_alias_maps", "virtual"),
+            named("alias_maps", "alias"),
+            self.only_aliases,
+            lambda address, steps: self.one(address, "envelope_recipient", steps),
         )
         self._sender_bcc = named("sender_bcc_maps", "")
         self._recipient_bcc = named("recipient_bcc_maps", "")
@@ -77,11 +81,33 @@ class Rewriter:
             if not rewritten.local:
                 last = f"{steps[-1].setting} {steps[-1].place}" if steps else "RCPT"
                 raise Unreasonable(f"{last}: a recipient cannot be null")
-            finals = await self._virtual.expand(rewritten, steps)
+            members = await self._virtual.expand(rewritten, steps)
+            owners = await self._owners(members, steps) if any(one.owner for one in members) else {}
         except Unreasonable as why:
             why.steps = tuple(steps)
             raise
-        return Expansion(rewritten, finals, tuple(steps))
+        return Expansion(rewritten, tuple(one.address for one in members), tuple(steps), owners)
+
+    async def _owners(self, members: tuple[Member, ...], steps: list[Step]) -> dict[str, Owner]:
+        """Whom the members of lists get their mail from, as it is sent, by their addresses."""
+        known: dict[Address, Owner] = {}
+        found: dict[str, Owner] = {}
+        for address, owner in members:
+            if owner is None:
+                continue
+            if owner not in known:
+                sender = await self.one(owner, "envelope_sender", steps)
+                known[owner] = Owner(sender, await self.told(sender))
+            found[address.text.lower()] = known[owner]
+        return found
+
+    async def told(self, sender: Address) -> tuple[Address, ...]:
+        """Who gets the notices for a sender: whom its aliases lead to. Raises Unavailable."""
+        try:
+            members = await self._virtual.expand(sender, []) if sender.local else ()
+        except Refused:
+            return ()
+        return tuple([one.address for one in members if not await answered(self.only_aliases(one.address.domain))])
 
     async def reached(self, address: Address) -> Expansion | None:
         """The same; None where nobody is reached: it leads to names alone that do not exist where only aliases are.

@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     expansion_limit: int = 1000
     address_length_limit: int = 1000
     alias_maps: Tables = ()
+    owner_request_special: bool = True
+    expand_owner_alias: bool = False
     always_bcc: str = ""
     sender_bcc_maps: Tables = ()
     recipient_bcc_maps: Tables = ()

@@ -1,13 +1,17 @@
-"""Virtual aliases and aliases: one recipient becomes several, again and again (Postfix cleanup_map1n).
+"""Virtual aliases and aliases: one recipient becomes several, again and again (Postfix cleanup_map1n, local's aliases).
 
-Contract: the list of recipients is rewritten in place; what an entry gives besides the first goes to its end and is
-looked up in its turn. An address that an entry expands into itself is final. Beyond a limit (results, changes of one
-address, length of an address, look-ups) nothing of it is used: Unreasonable. Results that say the same are one.
+Contract: what an entry of virtual_alias_maps gives besides the first goes to the end of the list and is looked up in its
+turn, what an alias gives stands where the alias stood. An address that an entry expands into itself is final. Members of
+a list that has an owner (`owner-list`) get their mail from that; a list within it may have its own. Beyond a limit
+(results, changes of one address, length of an address, look-ups) nothing of it is used: Unreasonable. Results that say
+the same are one, the first.
 What failure means for the mail: put off, with the place of the last entry.
 """
 
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
+from appliance.addresses import values
 from appliance.addresses.expansion import Refused, Step, Unreasonable
 from appliance.addresses.maps import AddressMap, Answer
 from appliance.addresses.settings import Settings
@@ -15,15 +19,25 @@ from appliance.addresses.values import address as mailbox
 from appliance.addresses.values import shown
 from appliance.mail.later import answered
 from appliance.mail.lookup import Found
-from appliance.protocol.smtp.address import Address
+from appliance.protocol.smtp.address import Address, quoted
 
 BUILT_IN = "built in"
+#: What the steps call the entry that gives a list its owner.
+OWNER = "owner_request_special"
 #: Look-ups for one recipient, as a multiple of virtual_alias_expansion_limit.
 LOOKUPS = 10
 
 
+class Member(NamedTuple):
+    """Who gets the mail, and the owner of the innermost list with one that led there."""
+
+    address: Address
+    owner: Address | None = None
+
+
 class Virtual:
-    """`virtual` maps first; `aliases` for local parts at our own names."""
+    """`virtual` maps first; `aliases` for local parts at our own names. `canonical(address, steps)`: what a recipient is
+    called that mail is forwarded to."""
 
     def __init__(
         self,
@@ -31,38 +45,74 @@ class Virtual:
         virtual: AddressMap,
         aliases: AddressMap,
         only_aliases: Callable[[str], bool | Awaitable[bool]],
+        canonical: Callable[[Address, list[Step]], Awaitable[Address]],
     ) -> None:
         self.virtual, self.aliases, self._only_aliases = virtual, aliases, only_aliases
-        self._settings = settings
+        self._settings, self._canonical = settings, canonical
 
-    async def expand(self, address: Address, steps: list[Step]) -> tuple[Address, ...]:
+    async def expand(self, address: Address, steps: list[Step]) -> tuple[Member, ...]:
         """The final recipients. Raises Unavailable, Refused (of an address that leads to nobody else)."""
-        settings, found = self._settings, [address]
-        itself: set[str] = set()
+        settings, found = self._settings, [Member(address)]
+        itself, passed = set[str](), set[str]()
         asked = at = 0
         while at < len(found):
             changes = 0
-            while (before := found[at].text.lower()) not in itself:
+            while (before := found[at].address.text.lower()) not in itself:
                 asked += 1
                 if changes >= settings.recursion_limit or asked > LOOKUPS * settings.expansion_limit:
                     raise self._too_much(address, "aliases lead to aliases without end", steps)
-                answer = await self._look_up(found[at], alone=len(found) == 1)
+                answer = await self._look_up(found[at].address, alone=len(found) == 1)
                 if answer is None:
                     break
                 changes += 1
                 texts = tuple(one.text for one in answer.addresses)
-                steps.append(Step(answer.setting, answer.found.place, found[at].text, texts))
-                found[at] = answer.addresses[0]
-                found += answer.addresses[1:]
+                steps.append(Step(answer.setting, answer.found.place, found[at].address.text, texts))
+                if answer.setting == self.aliases.name and answer.found.place != BUILT_IN:
+                    found[at : at + 1] = await self._forwarded(found[at], answer, passed, steps)
+                    asked += settings.owner_request_special
+                else:
+                    first, *rest = [Member(one, found[at].owner) for one in answer.addresses]
+                    found[at] = first
+                    found += rest
                 if len(found) > settings.expansion_limit:
                     raise self._too_much(address, f"more than {settings.expansion_limit} recipients", steps)
                 if any(text.lower() == before for text in texts):
                     itself.add(before)
             at += 1
-        finals: dict[str, Address] = {}
+        finals: dict[str, Member] = {}
         for one in found:
-            finals.setdefault(one.text.lower(), one)
+            finals.setdefault(one.address.text.lower(), one)
         return tuple(finals.values())
+
+    async def _forwarded(self, whom: Member, answer: Answer, passed: set[str], steps: list[Step]) -> list[Member]:
+        """Who an alias forwards to, from whom: what is not ours is rewritten once more, as mail that is sent anew."""
+        owner = await self._owner(whom.address, answer.found, passed, steps) or whom.owner
+        members = []
+        for one in answer.addresses:
+            if not self._settings.is_own(one.domain):
+                one = await self._canonical(one, steps)
+                self._sound(answer._replace(addresses=[one]))
+            members.append(Member(one, owner))
+        return members
+
+    async def _owner(self, whom: Address, found: Found, passed: set[str], steps: list[Step]) -> Address | None:
+        """The owner of this alias, if it has one (Postfix aliases(5)). An owner who is reached by the list alone is none:
+        what comes back would go to the list, again and again."""
+        settings, name = self._settings, found.key.lower()
+        passed.add(name)
+        if not settings.owner_request_special or f"owner-{name}" in passed:
+            return None
+        entry = await self.aliases.owner(name)
+        if entry is None:
+            return None
+        try:
+            owner = mailbox(quoted(f"owner-{name}"), settings.origin)
+            if settings.expand_owner_alias and len(named := values.read(entry.value, settings.origin)) == 1:
+                [owner] = named
+        except ValueError as why:
+            raise Unreasonable(f"{self.aliases.name} {entry.place}: {why}") from None
+        steps.append(Step(OWNER, entry.place, whom.text, (owner.text,)))
+        return owner
 
     async def _look_up(self, address: Address, alone: bool) -> Answer | None:
         try:

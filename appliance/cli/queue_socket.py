@@ -98,7 +98,8 @@ def show_one(message: dict[str, Any], as_json: bool) -> None:
         f"{'client':<14} {origin['client_name']}[{origin['client_address']}] helo={origin['helo']} {origin['protocol']}"
     )
     for one in message["recipients"]:
-        click.echo(f"{'recipient':<14} {one['address']}  {one['status']}  {one.get('delay_reason', '')}".rstrip())
+        whom = f"{one['address']} from {one['sender']}" if "sender" in one else one["address"]
+        click.echo(f"{'recipient':<14} {whom}  {one['status']}  {one.get('delay_reason', '')}".rstrip())
     for verdict in message["verdicts"]:
         click.echo(f"{'verdict':<14} " + " ".join(f"{key}={value}" for key, value in verdict.items() if value))
     for edit in message["edits"]:

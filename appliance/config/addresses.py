@@ -98,6 +98,8 @@ class Addresses(BaseModel):
     virtual_alias_address_length_limit: Limit = 1000
     alias_maps: Maps = ()
     mydestination: OwnNames = (OF_GATEWAY,)
+    owner_request_special: Annotated[bool, Strict()] = True
+    expand_owner_alias: Annotated[bool, Strict()] = False
     always_bcc: Annotated[str, AfterValidator(mailbox)] = ""
     sender_bcc_maps: Maps = ()
     recipient_bcc_maps: Maps = ()

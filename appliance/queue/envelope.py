@@ -22,19 +22,22 @@ Keep = Literal["deliver", "hold", "quarantine"]
 
 
 class QueuedRecipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One recipient as it will be relayed: external form without <>, its domain (exactly what was judged), DSN facts."""
+    """One recipient as it will be relayed: external form without <>, its domain (exactly what was judged), DSN facts.
+    `owner`: of a list's member the envelope sender that it gets the mail from, "" for the message's own."""
 
     address: str
     domain: str
     notify: str = ""
     orcpt: str = ""
     original: str = ""
+    owner: str = ""
 
     @property
-    def copy(self) -> tuple[str, str, str, str]:
+    def copy(self) -> tuple[str, str, str, str, str]:
         """Equal for recipients who need one copy between them: the same address, reached by the same one, with the same
-        wishes about reports (Postfix's duplicate filter where enable_original_recipient = yes)."""
-        return self.address.lower(), (self.original or self.address).lower(), self.notify, self.orcpt.lower()
+        wishes about reports (Postfix's duplicate filter where enable_original_recipient = yes), from the same sender."""
+        original = (self.original or self.address).lower()
+        return self.address.lower(), original, self.notify, self.orcpt.lower(), self.owner.lower()
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
@@ -58,7 +61,8 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `plain`: the content has CRLF line ends only, the last line's too, and no line that begins with a dot, so that it can
     be sent as it stands. `verdicts` are packed (see `pack_verdicts`, `found`), for quarantine and explain: delivery
     has no use for them. `filter`: the content filter (`transport:destination`) that gets it instead of the next hops;
-    `filtered`: this is what a filter's command made of it.
+    `filtered`: this is what a filter's command made of it. `told`: who gets the notices for a sender that is an alias of
+    ours, by that sender: nobody carries mail to one of our own names.
     """
 
     queue_id: str
@@ -81,11 +85,25 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     plain: bool = False
     filter: str = ""
     filtered: bool = False
+    told: dict[str, tuple[str, ...]] = {}
 
     @property
     def handed_back(self) -> bool:
         """Does it come from a content filter?"""
         return self.filtered or self.origin.role == "reinject"
+
+    def sender_of(self, index: int) -> str:
+        """The envelope sender for this recipient: its list's owner, else that of the message."""
+        return self.recipients[index].owner or self.sender
+
+    def answerable(self, index: int) -> bool:
+        """May that sender be told what becomes of it? The owner of a list is ours."""
+        return bool(self.recipients[index].owner or (self.sender and self.proven))
+
+    def sent_to(self, index: int) -> "Trailer":
+        """The message as this recipient gets it."""
+        owner = self.recipients[index].owner
+        return msgspec.structs.replace(self, sender=owner, proven=True) if owner else self
 
     def found(self) -> list[dict[str, Any]]:
         """The verdicts as plain dicts (check, outcome, stage, reason, evidence). Raises msgspec.MsgspecError."""

@@ -44,6 +44,8 @@ def build_rewriter(snapshot: Snapshot) -> Rewriter | None:
             recursion_limit=told.virtual_alias_recursion_limit,
             expansion_limit=told.virtual_alias_expansion_limit,
             address_length_limit=told.virtual_alias_address_length_limit,
+            owner_request_special=told.owner_request_special,
+            expand_owner_alias=told.expand_owner_alias,
             always_bcc=told.always_bcc,
             propagate=frozenset(told.propagate_unmatched_extensions),
             is_relayed=routes.is_ours,

@@ -143,7 +143,7 @@ class Admin:
         trailer = item.trailer
         if self._spool.get(item.queue_id) is not item or (request.folder and item.folder != request.folder):
             return False
-        if request.sender is not None and not _like(trailer.sender, request.sender):
+        if request.sender is not None and not _sent_by(item, request.sender):
             return False
         if request.recipient and not any(_like(one.address, request.recipient) for one in trailer.recipients):
             return False
@@ -232,10 +232,18 @@ class Admin:
 def _recipient(item: Item, index: int) -> dict[str, Any]:
     recipient, result = item.trailer.recipients[index], item.results.get(index)
     facts: dict[str, Any] = {"address": recipient.address, "status": result.status if result else "todo"}
+    if recipient.owner:
+        facts["sender"] = recipient.owner
     if result is not None and result.text:
         facts["delay_reason"] = result.text
         facts["dsn"] = result.dsn
     return facts
+
+
+def _sent_by(item: Item, pattern: str) -> bool:
+    """Is it the sender of the message, or the owner of a list in it?"""
+    trailer = item.trailer
+    return any(_like(text, pattern) for text in {trailer.sender, *(one.owner for one in trailer.recipients if one.owner)})
 
 
 def _like(text: str, pattern: str) -> bool:

@@ -25,8 +25,8 @@ log = oplog.get("delivery")
 
 
 async def left(generic: Generic, spool: Spool, item: Item, indexes: Sequence[int]) -> Trailer:
-    """The message for these of its recipients. Raises Unavailable, ContentDamaged, SpoolError."""
-    trailer, steps = item.trailer, list[Step]()
+    """The message for these of its recipients, all of one sender. Raises Unavailable, ContentDamaged, SpoolError."""
+    trailer, steps = item.trailer.sent_to(indexes[0]), list[Step]()
     sender = await generic.one(_address(trailer.sender), "envelope_sender", steps)
     recipients = list(trailer.recipients)
     for index in indexes:

@@ -123,7 +123,7 @@ class Routing:
                 self._heard[key] = error
 
     def _way(self, recipient: QueuedRecipient, trailer: Trailer) -> Destination | Awaitable[Destination]:
-        to, sender = _address(recipient.address, recipient.domain), _address(trailer.sender)
+        to, sender = _address(recipient.address, recipient.domain), _address(recipient.owner or trailer.sender)
         route = self._routes.route(to, sender, back=trailer.handed_back)
         return then(route, partial(self._by_route, recipient.domain))
 
@@ -158,7 +158,7 @@ class Routing:
 
 
 def _asked(recipient: QueuedRecipient, trailer: Trailer) -> _Asked:
-    return trailer.sender, recipient.address, trailer.handed_back
+    return recipient.owner or trailer.sender, recipient.address, trailer.handed_back
 
 
 def _address(text: str, judged: str = "") -> Address:

@@ -148,9 +148,7 @@ class Runner:
     async def _attempt(self, item: Item, indexes: list[int]) -> bool:
         """Send to all of `indexes`, 100 at a time. True if some must be tried again. Raises NoWay."""
         again = False
-        most = self.destination.recipients or MOST_RECIPIENTS
-        for start in range(0, len(indexes), most):
-            part = indexes[start : start + most]
+        for part in _parts(item.trailer, indexes, self.destination.recipients or MOST_RECIPIENTS):
             again = await self._send(item, part) or again
             if self._dispatch.spool.get(item.queue_id) is not item:
                 return False  # finished, or set aside
@@ -182,7 +180,9 @@ class Runner:
     async def _left(self, item: Item, indexes: list[int]) -> Trailer:
         """The message as it leaves. Raises Unavailable."""
         generic = self._dispatch.routing.generic(self.destination)
-        return item.trailer if generic is None else await left(generic, self._dispatch.spool, item, indexes)
+        if generic is None:
+            return item.trailer.sent_to(indexes[0])
+        return await left(generic, self._dispatch.spool, item, indexes)
 
     def _stays(self, item: Item, indexes: list[int], error: Unavailable, begun: float) -> bool:
         """As what it leaves is not known: it is tried again."""
@@ -271,6 +271,15 @@ class Runner:
             seconds = sum(trip.delays[2:])
             self._dispatch.hops.answered(self.destination, item, answers, session.target.peer, seconds)
             self._dispatch.filtering.answered(self.destination, item, answers)
+
+
+def _parts(trailer: Trailer, indexes: list[int], most: int) -> Iterator[list[int]]:
+    """The transactions: recipients of one sender each, `most` at a time."""
+    by_sender: dict[str, list[int]] = {}
+    for index in indexes:
+        by_sender.setdefault(trailer.sender_of(index), []).append(index)
+    for those in by_sender.values():
+        yield from (those[start : start + most] for start in range(0, len(those), most))
 
 
 def _octets(content: Content, trailer: Trailer) -> bytes | Iterator[bytes]:

@@ -57,8 +57,8 @@ class Settlement:
             return
         if is_our_notice(item.trailer):
             self._drop(item)
-        elif item.trailer.sender and item.trailer.proven:
-            self._notify(item, item.failed)
+        elif told := [index for index in item.failed if item.trailer.answerable(index)]:
+            self._notify(item, told)
         elif not item.todo:
             self._alarm(item)
 
@@ -103,11 +103,18 @@ class Settlement:
     def _notify(self, item: Item, indexes: list[int]) -> None:
         silent = [i for i in indexes if not dsn.wants(item.trailer.recipients[i].notify, "failed")]
         told = [i for i in indexes if i not in silent]
-        if not told:
+        if silent:
             self._done(item, silent)
-            return
-        reports = tuple(self._report(item, index) for index in told)
-        self._submit(item, reports, lambda: self._done(item, indexes))
+        if told:
+            sender = item.trailer.sender_of(told[0])
+            those = [index for index in told if item.trailer.sender_of(index) == sender]
+            reports = tuple(self._report(item, index) for index in those)
+            self._submit(item, sender, reports, lambda: self._paid(item, those))
+
+    def _paid(self, item: Item, indexes: list[int]) -> None:
+        """One sender heard of these; others may be owed, too."""
+        self._done(item, indexes)
+        self.settle(item)
 
     def _report(self, item: Item, index: int) -> RecipientReport:
         recipient, result = item.trailer.recipients[index], item.results[index]
@@ -125,9 +132,9 @@ class Settlement:
 
     def relayed(self, item: Item, indexes: list[int], final: bool) -> None:
         """NOTIFY=SUCCESS, and the server that took the message does not send notices itself (RFC 3461 5.2.2)."""
-        if not item.trailer.sender or not item.trailer.proven or is_our_notice(item.trailer):
+        sender, recipients = item.trailer.sender, item.trailer.recipients
+        if not sender or not item.trailer.proven or is_our_notice(item.trailer):
             return
-        recipients = item.trailer.recipients
         reports = tuple(
             RecipientReport(
                 address=recipients[i].address,
@@ -140,12 +147,13 @@ class Settlement:
             if dsn.wants(recipients[i].notify, "relayed")
         )
         if reports:
-            self._submit(item, reports, lambda: None)
+            self._submit(item, sender, reports, lambda: None)
 
-    def _submit(self, item: Item, reports: tuple[RecipientReport, ...], then: Callable[[], None]) -> None:
+    def _submit(self, item: Item, sender: str, reports: tuple[RecipientReport, ...], then: Callable[[], None]) -> None:
+        """Queue a notice to `sender`."""
         notice_id = next(self._ids)
         try:
-            octets = self._build(item, reports, notice_id)
+            octets = self._build(item, sender, reports, notice_id)
         except ContentDamaged as error:
             self._spool.set_aside(item, f"a notice needs its content: {error}")
             return
@@ -157,11 +165,11 @@ class Settlement:
             queue_id=notice_id,
             received=time.time(),
             sender="",
-            recipients=(_back(item.trailer),),
+            recipients=_back(item.trailer, sender),
             size=len(octets),
             origin=Origin(client_address="local", client_name="localhost", role=_OURS),
             body="8BITMIME" if not octets.isascii() else "",
-            smtputf8=not item.trailer.sender.isascii(),
+            smtputf8=not all(map(str.isascii, (sender, *item.trailer.told.get(sender, ())))),
         )
         submitted = self._spool.submit(octets, trailer)
         submitted.add_done_callback(
@@ -170,7 +178,7 @@ class Settlement:
             )
         )
 
-    def _build(self, item: Item, reports: tuple[RecipientReport, ...], notice_id: str) -> bytes:
+    def _build(self, item: Item, sender: str, reports: tuple[RecipientReport, ...], notice_id: str) -> bytes:
         trailer = item.trailer
         with self._spool.open_content(item) as content:
             whole = trailer.ret.upper() != "HDRS" and content.length <= dsn.RETURN_LIMIT and reports[0].action == "failed"
@@ -180,7 +188,7 @@ class Settlement:
                 hostname=self._hostname(),
                 queue_id=trailer.queue_id,
                 notice_id=notice_id,
-                sender=trailer.sender,
+                sender=sender,
                 received=trailer.received,
                 now=time.time(),
                 recipients=reports,
@@ -222,7 +230,7 @@ class Settlement:
     def expire(self, item: Item, text: str) -> None:
         """The lifetime is over: who is still to be tried has failed."""
         results = {index: Result("failed", _status(item, index), _why(item, index, text)) for index in item.todo}
-        held = not (item.trailer.sender and item.trailer.proven) and not is_our_notice(item.trailer)
+        held = not all(map(item.trailer.answerable, item.todo)) and not is_our_notice(item.trailer)
         became = "kept in hold" if held else "returned to sender"
         maillog.log(lines.expired(item.queue_id, item.trailer.sender, became), "qmgr")
         self._spool.record(item, Note(time.time(), "expired", results=results))
@@ -239,9 +247,10 @@ def _why(item: Item, index: int, text: str) -> str:
     return f"{last.text} ({text})" if last is not None and last.text else text
 
 
-def _back(trailer: Trailer) -> QueuedRecipient:
-    """The sender as a recipient. RFC 3461 6.2: nobody is told about a notice."""
-    return QueuedRecipient(trailer.sender, _domain(trailer.sender), notify="NEVER")
+def _back(trailer: Trailer, sender: str) -> tuple[QueuedRecipient, ...]:
+    """The sender as a recipient, or whom its alias leads to. RFC 3461 6.2: nobody is told about a notice."""
+    told = trailer.told.get(sender) or (sender,)
+    return tuple(QueuedRecipient(one, _domain(one), "NEVER", "", sender if one != sender else "") for one in told)
 
 
 def _domain(address: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from appliance.addresses import Expansion, Refused, Rewriter, Step, Unreasonable, header
+from appliance.addresses import Expansion, Owner, Refused, Rewriter, Step, Unreasonable, header
 from appliance.daemons.fronts.content import RamContent
 from appliance.daemons.smtpd import record
 from appliance.daemons.smtpd.body import FileContent
@@ -23,6 +23,7 @@ from appliance.daemons.smtpd.wire import Step as Wait
 from appliance.engine.pipeline import Group
 from appliance.mail import apply
 from appliance.mail.context import Recipient
+from appliance.mail.later import answered
 from appliance.mail.ports import Unavailable
 from appliance.protocol.smtp import xtext
 from appliance.protocol.smtp.address import NULL_SENDER, Address, parse_address
@@ -123,17 +124,20 @@ async def apply_to(
     """What is kept for a group of recipients, with all addresses rewritten, and how. Copies that are nobody's go with the
     `last` group. Raises Unavailable."""
     rewriter = transaction.rules.rewriter
-    if rewriter is None or session.door.role == "reinject" or group.decision.redirect:
+    if rewriter is None:
         return trailer, []
+    work = _Rewriting(rewriter, transaction, trailer)
     try:
         async with asyncio.timeout(DEADLINE):
-            work = _Rewriting(rewriter, transaction, trailer)
-            await work.sender()
-            await work.recipients()
-            if last:
-                await work.copies()
-            if rewriter.of_headers and transaction.rules.rewrites_header(session.door.role, session.client.address):
-                await work.header(content)
+            if session.door.role == "reinject" or group.decision.redirect:
+                await work.answers()
+            else:
+                await work.sender()
+                await work.recipients()
+                if last:
+                    await work.copies()
+                if rewriter.of_headers and transaction.rules.rewrites_header(session.door.role, session.client.address):
+                    await work.header(content)
     except TimeoutError:
         raise Unavailable(f"look-ups took more than {DEADLINE:g} s") from None
     except Refused as why:
@@ -147,7 +151,8 @@ class _Rewriting:
     def __init__(self, rewriter: Rewriter, transaction: Transaction, trailer: Trailer) -> None:
         self._rewriter, self._transaction, self.trailer = rewriter, transaction, trailer
         self.steps: list[Step] = []
-        self._there: dict[tuple[str, str, str, str], QueuedRecipient] = {}
+        self._there: dict[tuple[str, ...], QueuedRecipient] = {}
+        self._told: dict[str, tuple[str, ...]] = {}
 
     async def sender(self) -> None:
         """The envelope's sender, and who gets a copy of what it sends."""
@@ -156,6 +161,16 @@ class _Rewriting:
         self.steps += steps
         if steps:
             self._change(sender=address.text)
+        await self.answers()
+
+    async def answers(self) -> None:
+        """Who gets the notices, where the sender is an alias at one of our own names."""
+        sender = _parsed(self.trailer.sender)
+        if not self.trailer.proven or not await answered(self._rewriter.only_aliases(sender.domain)):
+            return
+        if told := await self._rewriter.told(sender):
+            self._told[sender.text] = tuple(one.text for one in told)
+            self._change(told=self._told)
 
     async def recipients(self) -> None:
         """Each recipient, and who gets a copy of the mail for it."""
@@ -171,12 +186,12 @@ class _Rewriting:
             self.steps += expansion.steps
             self._put(queued, named, expansion)
             self._copied(copies)
-        self._change(recipients=tuple(self._there.values()))
+        self._change(recipients=tuple(self._there.values()), told=self._told)
 
     async def copies(self) -> None:
         """Copies of everything, and of what this sender sends."""
         self._copied([*await self._rewriter.sender_bcc(self._sender), *await self._rewriter.always_bcc()])
-        self._change(recipients=tuple(self._there.values()))
+        self._change(recipients=tuple(self._there.values()), told=self._told)
 
     async def header(self, content: RamContent | FileContent) -> None:
         """Header fields that hold addresses."""
@@ -197,15 +212,25 @@ class _Rewriting:
         notify, orcpt = queued.notify, queued.orcpt
         for final in expansion.finals:
             changed = final.text != named
+            if (owner := expansion.owners.get(final.text.lower())) is not None:
+                self._member(QueuedRecipient(final.text, final.domain, without_success(queued.notify), "", named), owner)
+                continue
             if changed and not orcpt and notify != "NEVER":
                 orcpt = _original(named)
             one = QueuedRecipient(final.text, final.domain, notify, orcpt, named if changed else "")
             self._there.setdefault(one.copy, one)
             notify = without_success(notify)
 
+    def _member(self, queued: QueuedRecipient, owner: Owner) -> None:
+        """A member of a list gets what is the list's own message (RFC 3461 5.2.7.3): from its owner, who is told."""
+        one = msgspec.structs.replace(queued, owner=owner.sender.text)
+        self._told[one.owner] = tuple(told.text for told in owner.told)
+        self._there.setdefault(one.copy, one)
+
     def _change(self, **fields: object) -> None:
         self.trailer = msgspec.structs.replace(self.trailer, **fields)
-        addresses = [self.trailer.sender, *(one.address for one in self.trailer.recipients)]
+        recipients = self.trailer.recipients
+        addresses = [self.trailer.sender, *(one.address for one in recipients), *{one.owner for one in recipients}]
         if not self.trailer.smtputf8 and not all(map(str.isascii, addresses)):
             self.trailer = msgspec.structs.replace(self.trailer, smtputf8=True)
 

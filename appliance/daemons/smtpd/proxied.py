@@ -2,9 +2,10 @@
 
 Contract: only a message that all of its recipients would get alike, and nobody is to look at first, is handed over here;
 our queue then holds nothing of it: who took it, the filter or whoever it passed it to, answers for it. Where groups of
-recipients are treated differently, or are more than MOST, the queue has the mail and the same filter gets it from there
-(Trailer.filter). A 5xx of the filter refuses, a 4xx puts off, with its codes and our words. Recipients that it refuses by
-themselves, while it takes the message for others, are a copy in quarantine; if it puts one off, nobody gets the content.
+recipients are treated differently, are more than MOST, or get it from several senders (members of a list with an owner),
+the queue has the mail and the same filter gets it from there (Trailer.filter). A 5xx of the filter refuses, a 4xx puts
+off, with its codes and our words. Recipients that it refuses by themselves, while it takes the message for others, are a
+copy in quarantine; if it puts one off, nobody gets the content.
 What failure means for the mail: 451; a filter that had all of it and was not heard any more may have taken it, as may one
 whose client was gone before our answer: it comes again, twice perhaps, and is never lost.
 """
