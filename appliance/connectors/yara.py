@@ -1,7 +1,8 @@
 """YARA rules as a scanner: what scand found by them while it took the message apart.
 
-Contract: a rule's meta `kind` decides: infected (also without any), suspicious, or clean (told in evidence only). What
-failure means for the mail: a message that was not taken apart, or while the rules were not in force, is kind `error`.
+Contract: a rule's meta `kind` decides: infected (also without any), suspicious, or clean (told in evidence only). A
+message in which nothing was found as far as a limit let it be taken apart is unscannable. What failure means for the
+mail: a message that was not taken apart, or while the rules were not in force, is kind `error`.
 """
 
 from collections.abc import Hashable
@@ -54,14 +55,16 @@ def result(report: Report, name: str, expected: bool) -> ScanResult:
         raise Unavailable("scand: the YARA rules are not in force")
     told = [hit for hit in report.hits if hit.kind != "clean"]
     kinds = {hit.kind for hit in told}
-    kind: ScanKind = "infected" if "infected" in kinds else "suspicious" if kinds else "clean"
+    nothing: ScanKind = "unscannable" if report.over else "clean"
+    kind: ScanKind = "infected" if "infected" in kinds else "suspicious" if kinds else nothing
     counted = [hit for hit in told if hit.kind == kind]
     rules = [f"{hit.rule} {hit.path[:200]} {hit.kind}" for hit in report.hits[:_TOLD]]
     where = dict.fromkeys(f"{hit.rule} in part {hit.path!r}"[:300] for hit in counted)
+    over = f"over the limit of {report.over}: not all was looked at" if kind == "unscannable" else ""
     return ScanResult(
         kind=kind,
         scanner=name,
         names=tuple(dict.fromkeys(hit.rule for hit in counted)),
-        why=", ".join(list(where)[:_TOLD]),
+        why=over or ", ".join(list(where)[:_TOLD]),
         evidence={"rules": rules} if rules else {},
     )

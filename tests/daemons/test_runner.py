@@ -289,7 +289,7 @@ async def test_a_file_is_lent_as_long_as_it_is_needed(tmp_path: Path) -> None:
         async with stage.asking.lend("x", source) as folder:
             file = Path(folder) / "email.txt"
             assert file.read_bytes() == MAIL and file.parent.parent == shared
-            assert stat.S_IMODE(file.stat().st_mode) == 0o640 and stat.S_IMODE(file.parent.stat().st_mode) == 0o2770
+            assert stat.S_IMODE(file.stat().st_mode) == 0o660 and stat.S_IMODE(file.parent.stat().st_mode) == 0o2770
             (Path(folder) / "parts").mkdir()
         await until(lambda: not list(shared.iterdir()))
 

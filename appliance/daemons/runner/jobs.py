@@ -22,7 +22,8 @@ def prefix(state_dir: Path) -> str:
 
 
 def make(root: Path, fd: int, offset: int, size: int, *, shared: bool, prefix: str = PREFIX) -> Path:
-    """The folder. `shared`: its group may read the file and write beside it (AM.PDP). Raises OSError."""
+    """The folder. `shared`: its group may write the file, and beside it (AM.PDP: amavisd makes hard links to it, and
+    Linux allows that to who may write, fs.protected_hardlinks). Raises OSError."""
     folder = root / f"{prefix}{secrets.token_hex(12)}"
     folder.mkdir(mode=0o700)
     try:
@@ -31,7 +32,7 @@ def make(root: Path, fd: int, offset: int, size: int, *, shared: bool, prefix: s
         target = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _copy(fd, offset, size, target)
-            os.fchmod(target, 0o640 if shared else 0o400)
+            os.fchmod(target, 0o660 if shared else 0o400)
         finally:
             os.close(target)
     except BaseException:

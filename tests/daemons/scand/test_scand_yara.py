@@ -231,6 +231,11 @@ def test_what_a_report_says() -> None:
     assert connector.result(Report(hits=hits[:2], rules="x"), "y", True).names == ("B",)
     found = connector.result(Report(hits=hits, rules="x"), "y", True)
     assert (found.kind, found.names, found.why) == ("infected", ("C",), "C in part '3', C in part '4'")
+    limit = connector.result(Report(over="archive_octets", rules="x"), "y", True)
+    assert (limit.kind, limit.why) == ("unscannable", "over the limit of archive_octets: not all was looked at")
+    assert connector.result(Report(hits=hits[:1], over="parts", rules="x"), "y", True).kind == "unscannable"
+    assert connector.result(Report(hits=hits[:2], over="parts", rules="x"), "y", True).kind == "suspicious"
+    assert connector.result(Report(hits=hits, over="parts", rules="x"), "y", True).kind == "infected"
     many = tuple(Hit("1", f"R{number}", "infected") for number in range(100))
     found = connector.result(Report(hits=many, rules="x"), "y", True)
     assert len(found.names) == 100, "what each name means is not known here"
