@@ -10,6 +10,7 @@ What failure means for the mail: nothing fails here.
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from appliance.mail import apply
 from appliance.mail.apply import folded
 from appliance.mail.edits import Edit
 from appliance.protocol.milter.packets import (
@@ -142,7 +143,7 @@ def _splice(
     entries: list[_Entry], seen: Sequence[Seen], edit: Edit, between: dict[int, list[tuple[bytes, bytes]]]
 ) -> None:
     """Octets of the judged content, cut out or put in. What touches a field that an edit has changed is too late."""
-    start, end, octets = edit.index, edit.index + edit.length, _octets(edit.value)
+    start, end, octets = edit.index, edit.index + edit.length, apply.octets(edit.value, edit.encoding)
     if not edit.length:
         at = next((at for at, one in enumerate(seen) if one.start == start), None)
         if at is not None and (field := _field(octets)):
@@ -187,24 +188,25 @@ def _new(edit: Edit) -> _Entry:
 
 
 def _value(edit: Edit) -> bytes:
-    return b" " + _octets(folded(edit.value).replace("\r\n", "\n"))
+    return b" " + apply.octets(folded(edit.value).replace("\r\n", "\n"), edit.encoding)
 
 
 def _octets(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def of_envelope(edits: Iterable[Edit]) -> list[Modification]:
-    """Sender and recipients."""
+def of_envelope(edits: Iterable[Edit], written: Sequence[bytes], arguments: bool = True) -> list[Modification]:
+    """Sender and recipients. `written`: recipients as the MTA told them, which is how it knows them again. `arguments`:
+    it takes some with a recipient."""
     asked: list[Modification] = []
     for edit in edits:
         address = b"<" + _octets(edit.value.removeprefix("<").removesuffix(">")) + b">"
         if edit.op == "sender":
             asked.append(ChangeSender(address, _octets(edit.name) or None))
         elif edit.op == "add_recipient":
-            asked.append(AddRecipient(address, _octets(edit.name) or None))
+            asked.append(AddRecipient(address, (_octets(edit.name) or None) if arguments else None))
         elif edit.op == "delete_recipient":
-            asked.append(DeleteRecipient(address))
+            asked += [DeleteRecipient(one) for one in written if one.lower() == address.lower()]
     return asked
 
 
@@ -216,8 +218,3 @@ def touches_body(edits: Iterable[Edit], start: int) -> bool:
 def of_body(edited: bytes) -> list[Modification]:
     """The new body out of a whole edited message."""
     return [ReplaceBody(edited.partition(b"\r\n\r\n")[2])]
-
-
-def is_body(edit: Modification) -> bool:
-    """Is it a new body?"""
-    return isinstance(edit, ReplaceBody)

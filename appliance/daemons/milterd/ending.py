@@ -44,7 +44,7 @@ def _judge(session: "Session", message: Message) -> "Answer":
     ctx = message.context("message", content=content)
     if "message" not in session.door.standing[message.role]:
         return _concluded(session, message, ctx, Combined("accept"))
-    answer = message.rules.engine.message(ctx)
+    answer = message.rules.engine.message(ctx, session.talks)
     if isinstance(answer, list):
         return _concluded(session, message, ctx, combine(answer))
 
@@ -64,9 +64,8 @@ def _concluded(session: "Session", message: Message, ctx: Context, combined: Com
     asked: list[Modification] = []
     if not found.text and not found.discard:
         asked = [*_modifications(session, message, ctx, found), *found.more]
-        if Actions.CHANGE_BODY not in agreement.actions and any(changes.is_body(edit) for edit in asked):
-            found = outcome.Outcome(outcome.CANNOT, lacks="the MTA does not offer CHANGE_BODY")
-            asked = []
+        if missing := outcome.lacking(asked, agreement):
+            found, asked = missing, []
     size = ctx.content.size if ctx.content is not None else 0
     reply = session.refuse(END, found.text) if found.text else found.reply
     record.ended(session, message, ctx, combined, found, len(asked), size)
@@ -82,4 +81,5 @@ def _modifications(session: "Session", message: Message, ctx: Context, found: ou
     asked = changes.of_header(collector.seen, b"Received", found.edits, agreement.leading_space)
     if ctx.content is not None and changes.touches_body(found.edits, collector.body_start):
         asked += changes.of_body(b"".join(apply.streamed(ctx.content.chunks(), found.edits)))
-    return asked + changes.of_envelope(found.edits)
+    arguments = agreement.may(Actions.ADD_RECIPIENT_ARGS)
+    return asked + changes.of_envelope(found.edits, message.written, arguments)

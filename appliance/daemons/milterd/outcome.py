@@ -13,9 +13,10 @@ from typing import NamedTuple
 from appliance.engine.pipeline import Combined, Group
 from appliance.mail.edits import Edit
 from appliance.protocol.milter import replycode
+from appliance.protocol.milter.filter import NEEDS
 from appliance.protocol.milter.negotiation import Agreement
 from appliance.protocol.milter.packets import AddRecipient, DeleteRecipient, Modification, Quarantine, Reply
-from appliance.protocol.milter.words import Actions, Word
+from appliance.protocol.milter.words import Word
 
 CANNOT = "451 4.7.1 Service unavailable, please try again later"
 CONTINUE, ACCEPT, DISCARD = Reply(Word.CONTINUE), Reply(Word.ACCEPT), Reply(Word.DISCARD)
@@ -75,9 +76,8 @@ def conclude(
             elif decision.filter:
                 kept = kept or f"hold: a milter cannot send mail to the filter {decision.filter}"
     asked = [*more, *changes, *([Quarantine(_printable(kept))] if kept else [])]
-    lacks = _lacking(asked, agreement)
-    if lacks:
-        return Outcome(CANNOT, lacks=f"the MTA does not offer {lacks}")
+    if missing := lacking(asked, agreement):
+        return missing
     return Outcome(edits=tuple(edits), more=tuple(dict.fromkeys(asked)), kept=kept)
 
 
@@ -99,16 +99,7 @@ def _printable(text: str) -> bytes:
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:400].encode()
 
 
-_BITS: tuple[tuple[type, Actions], ...] = (
-    (AddRecipient, Actions.ADD_RECIPIENT),
-    (DeleteRecipient, Actions.DELETE_RECIPIENT),
-    (Quarantine, Actions.QUARANTINE),
-)
-
-
-def _lacking(asked: Sequence[Modification], agreement: Agreement) -> str:
-    """The name of an action that is needed and was not agreed on, or ""."""
-    for kind, bit in _BITS:
-        if not agreement.may(bit) and any(isinstance(one, kind) for one in asked):
-            return bit.name or str(bit)
-    return ""
+def lacking(asked: Sequence[Modification], agreement: Agreement) -> Outcome | None:
+    """What becomes of the message if an action that is needed was not agreed on, None if all are."""
+    missing = next((need for one in asked if not agreement.may(need := NEEDS[type(one)])), None)
+    return None if missing is None else Outcome(CANNOT, lacks=f"the MTA does not offer {missing.name}")

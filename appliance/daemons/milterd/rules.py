@@ -17,7 +17,7 @@ from appliance.engine.pipeline import Engine
 from appliance.mail.context import STAGES, Role
 from appliance.mail.verdict import Action
 from appliance.protocol.milter.negotiation import Want
-from appliance.protocol.milter.words import DECLINES, Actions, Event, Steps
+from appliance.protocol.milter.words import ACTIONS_OF, DECLINES, HIGHEST, Actions, Event, Steps
 
 #: Checks of the message stage that look at nothing behind the header (whoever is not named here may).
 HEADER_ONLY = frozenset({"loop", "early_talker", "impersonation", "suspicion"})
@@ -30,6 +30,8 @@ _TAKES = {
     Action.REDIRECT: Actions.ADD_RECIPIENT | Actions.DELETE_RECIPIENT,
     Action.DISCARD: Actions.DELETE_RECIPIENT,
 }
+#: Whatever edits there are.
+ALL_EDITS = ~Actions.MACRO_LISTS & Actions(ACTIONS_OF[HIGHEST])
 #: Knobs of rules that may write a new body.
 _BODY_RULES = ("body", "nested_header", "mime_header")
 _MACROS: Mapping[int, tuple[str, ...]] = {
@@ -104,7 +106,9 @@ class Door:
                 yield from (name for name in step if self._engine.standing(name, role) is not None)
 
     def _actions(self, checks: set[str]) -> Actions:
-        """What the policies that are asked may want to be done."""
+        """What the policies that are asked may want to be done, and milters of others, which nobody knows beforehand."""
+        if any(self._engine.talks(role) is not None for role in self.roles()):
+            return ALL_EDITS
         likes = Actions.QUARANTINE if checks and self.front.mixed == "quarantine" else Actions(0)
         for role in self.roles():
             for name in self._engine.policies.checks:

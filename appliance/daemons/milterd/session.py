@@ -14,6 +14,7 @@ import msgspec
 from appliance.daemons.milterd import record
 from appliance.daemons.milterd.message import Message
 from appliance.daemons.milterd.outcome import CANNOT, CONTINUE, refusal
+from appliance.engine.talks import Talks
 from appliance.mail.context import Client, Context, Role, Stage, Tls
 from appliance.mail.replies import MAX_REPLY
 from appliance.mail.verdict import ACCEPT, Decision, Verdict
@@ -39,11 +40,16 @@ class Session:
         self.naming: asyncio.Task[ClientName] | None = None
         #: In this message more came before an answer that the MTA has to wait for.
         self.rushed = False
+        #: Conversations of checks (milters of others), if any check has some.
+        self.talks: Talks | None = None
         self.forget()
 
     def forget(self) -> None:
         """No client is known."""
         self.drop()
+        if self.talks is not None:
+            self.talks.close()
+            self.talks = None
         self.client = Client(address="local")
         self.role: Role = self.door.front.role
         self.helo = ""
@@ -60,6 +66,8 @@ class Session:
         if self.message is not None:
             self.message.drop()
             self.message = None
+            if self.talks is not None:
+                self.talks.reset()
 
     @property
     def who(self) -> str:
@@ -96,7 +104,7 @@ class Session:
         for index, stage in enumerate(wanted):
             if self.naming is not None:
                 return self._ask_all(wanted[index:], make, then)
-            answer = self.rules.engine.ask(make(stage))
+            answer = self.rules.engine.ask(make(stage), self.talks)
             if not isinstance(answer, Decision):
                 return self._ask_all(wanted[index:], make, then, answer)
             decision = self._answered(stage, answer)
@@ -114,7 +122,7 @@ class Session:
         decision = ACCEPT
         for stage in stages:
             await self.named()
-            answer = first if first is not None else self.rules.engine.ask(make(stage))
+            answer = first if first is not None else self.rules.engine.ask(make(stage), self.talks)
             first = None
             decision = self._answered(stage, answer if isinstance(answer, Decision) else await answer)
             if decision.verb != "accept":
@@ -183,3 +191,6 @@ class Session:
         door = rules.doors.get(self.door.name)
         if rules is not self.rules and door is not None and (anew or door.want == self.door.want):
             self.rules, self.door = rules, door
+        if self.talks is None and not anew:
+            made = (self.rules.engine.talks(role) for role in self.door.roles())
+            self.talks = next((talks for talks in made if talks is not None), None)

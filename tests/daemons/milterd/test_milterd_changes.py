@@ -136,12 +136,13 @@ def test_envelope_and_body() -> None:
         Edit("delete_recipient", "", "z@example.com"),
         Edit("prepend", "X", "1"),
     ]
-    assert changes.of_envelope(edits) == [
+    assert changes.of_envelope(edits, [b"<Z@example.com>", b"<other@example.com>"]) == [
         p.ChangeSender(b"<new@example.org>", b"RET=HDRS"),
         p.AddRecipient(b"<x@example.com>"),
         p.AddRecipient(b"<y@example.com>", b"NOTIFY=NEVER"),
-        p.DeleteRecipient(b"<z@example.com>"),
+        p.DeleteRecipient(b"<Z@example.com>"),
     ]
+    assert changes.of_envelope(edits[2:4], [], arguments=False) == [p.AddRecipient(b"<y@example.com>")]
     collector, content = collected([(b"A", b" 1")], b"old\r\n")
     cut = Edit("splice", value="new", index=content.index(b"old"), length=3)
     assert changes.touches_body([cut], collector.body_start)
@@ -188,3 +189,17 @@ def test_too_much_and_no_place(tmp_path: object) -> None:
     collector.body(b"x" * 100_000)
     assert isinstance(collector.trouble, OSError) and memory.used == 0
     collector.body(b"x" * 100_000)
+
+
+def test_octets_of_a_field_that_are_no_utf8_stay() -> None:
+    collector, _ = collected([(b"A", b" 1"), (b"B", b" 2")], b"")
+    edits = [
+        Edit("change", "A", "gr\xfc\xdf", 1, encoding="latin-1"),
+        Edit("append", "C", "\xfc", encoding="latin-1"),
+        Edit("prepend", "D", "\xfc"),
+    ]
+    assert changes.of_header(collector.seen, b"Received", edits, True) == [
+        p.ChangeHeader(1, b"A", b" gr\xfc\xdf"),
+        p.AddHeader(b"C", b" \xfc"),
+        p.InsertHeader(1, b"D", b" \xc3\xbc"),
+    ]

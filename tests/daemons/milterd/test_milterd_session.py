@@ -335,3 +335,62 @@ async def test_answers_that_take_time(tmp_path: Path) -> None:
         answers = await mta.envelope("a@example.com", "b@example.com")
         assert [words(one)[:3] for one in answers] == ["con", "con", "550", "con"]
         assert (await mta.content()).edits == (p.InsertHeader(1, b"X", b" 1"),)
+
+
+@pytest.mark.parametrize(
+    ("edit", "bit"),
+    [
+        (Edit("sender", value="new@example.org"), 0x40),
+        (Edit("add_recipient", value="more@example.com"), 0x04),
+        (Edit("delete_recipient", value="user@example.com"), 0x08),
+        (Edit("body", value="new\n"), 0x02),
+    ],
+    ids=["sender", "add", "delete", "body"],
+)
+async def test_an_edit_that_was_not_agreed_on_is_never_left_out_in_silence(tmp_path: Path, edit: Edit, bit: int) -> None:
+    async with Stage(tmp_path) as stage:
+        stage.engine.rules["message"] = lambda ctx: [Group((0,), Decision(verb="accept", edits=(edit,)))]
+        mta = await (await stage.mta(p.Negotiate(6, 0x1FF & ~bit, 0x1FFFFF))).begin()
+        assert words(await mta.message()).startswith("451 4.7.1 ")
+        stage.engine.rules.clear()
+        assert (await mta.message()).reply == TAKEN
+
+
+async def test_conversations_last_as_long_as_their_client(tmp_path: Path) -> None:
+    class Told:
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def reset(self) -> None:
+            self.said.append("reset")
+
+        def close(self) -> None:
+            self.said.append("close")
+
+    made: list[Told] = []
+
+    def talks(role: str) -> Any:
+        made.append(Told())
+        return made[-1]
+
+    asked: list[Any] = []
+    async with Stage(tmp_path) as stage:
+        heard = type(stage.engine).ask
+
+        def ask(ctx: Context, talks: Any = None, **more: Any) -> Any:
+            asked.append(talks)
+            return heard(stage.engine, ctx)
+
+        stage.engine.talks, stage.engine.ask = talks, ask  # type: ignore[assignment, method-assign]
+        mta = await (await stage.mta()).begin()
+        await mta.message()
+        assert made[0].said == ["reset"] and set(map(id, asked)) == {id(made[0])}
+        await mta.envelope("user@example.com")
+        await mta.do(mta.machine.abort())
+        await mta.message()
+        assert made[0].said == ["reset"] * 3
+        await mta.do(mta.machine.quit_nc())
+        await mta.begin()
+        await mta.message()
+        assert made[0].said[3:] == ["close"] and made[1].said == ["reset"]
+    assert made[1].said == ["reset", "close"] and len(made) == 2

@@ -1,0 +1,135 @@
+"""Milters of others behind our own milter server: a real Postfix asks milterd, milterd asks them, and what they want done
+is done by Postfix."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.interop.test_milterd_postfix import Chain, fields, mail
+from tests.interop.test_milters_gateway import Played, entry, policies
+from tests.peers.gateway import Gateway
+from tests.peers.inner import Inner
+from tests.peers.milter_server import MilterServer, header
+from tests.peers.ports import free_port, wait_for
+from tests.peers.postfix import Postfix
+
+pytestmark = pytest.mark.peer
+GO_ON = [(b"c", b"")]
+EDITS = {
+    b"top": [(b"i", b"\0\0\0\1X-One\0gr\xfc\xdf\0"), header(b"h", "X-End", "e"), header(b"m", "X-Mine", "", 1)],
+    b"sender": [(b"e", b"<changed@example.org>\0")],
+    b"body": [(b"b", b"new \xe9 body\r\n")],
+    b"add": [(b"+", b"<more@example.com>\0")],
+    b"with": [(b"2", b"<more@example.com>\0NOTIFY=NEVER\0")],
+    b"delete": [(b"-", b"<gone@example.com>\0")],
+    b"hold": [(b"q", b"by the played one\0")],
+}
+REFUSALS = {
+    b"no": [(b"y", b"554-5.7.1 one\r\n554 5.7.1 100%% sure\0")],
+    b"later": [(b"t", b"")],
+    b"drop": [(b"d", b"")],
+}
+
+
+class Judge:
+    """Says what the Subject asks for."""
+
+    def __init__(self) -> None:
+        self.subject = b""
+
+    def header(self, data: bytes) -> Any:
+        name, value, _ = data.split(b"\0")
+        if name.lower() == b"subject":
+            self.subject = value.strip()
+        return GO_ON
+
+    def end(self, data: bytes) -> Any:
+        return REFUSALS.get(self.subject) or [*EDITS.get(self.subject, []), *GO_ON]
+
+
+@pytest.fixture
+def played() -> Iterator[Played]:
+    made = Played()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def chain(
+    gateway: Callable[..., Gateway], make_postfix: Callable[..., Postfix], inner: Inner
+) -> Callable[[MilterServer], Chain]:
+    def start(server: MilterServer, more: str = "") -> Chain:
+        port = free_port()
+        block = f'[[milterd]]\naddress = "inet:127.0.0.1:{port}"\nworkers = 1\n'
+        made = gateway(policies=policies(entry("one", server, more)), more=block)
+        postfix = make_postfix(
+            hostname="mail.example.com",
+            relay=f"[127.0.0.1]:{inner.port}",
+            smtpd_milters=f"inet:127.0.0.1:{port}",
+            relay_domains="example.com",
+        )
+        return Chain(made, postfix, inner, port)
+
+    return start
+
+
+def test_what_a_milter_behind_milterd_wants_postfix_does(
+    chain: Callable[[MilterServer], Chain], played: Played, inner: Inner
+) -> None:
+    judge = Judge()
+    one = played.milter({b"L": judge.header, b"E": judge.end})
+    made = chain(one)
+    for subject in ("plain", *(word.decode() for word in EDITS)):
+        assert made.send(mail(subject, more="X-Mine: 1\r\n"), "user@example.com", "gone@example.com")[0] == 250, subject
+    kept = {
+        next(field for field in fields_of(one.content) if field.startswith(b"Subject: "))[9:]: one
+        for one in inner.wait(len(EDITS), 30)
+    }
+    assert set(kept) == {b"plain", *EDITS} - {b"hold"}
+    both = ["gone@example.com", "user@example.com"]
+    for subject, one_kept in kept.items():
+        more, less = ["more@example.com"] * (subject in (b"add", b"with")), subject == b"delete"
+        expected = sorted([*both[less:], *more])
+        assert sorted(one_kept.recipients) == expected, subject
+        assert one_kept.sender == ("changed@example.org" if subject == b"sender" else "a@example.org"), subject
+        body = b"new \xe9 body\r\n" if subject == b"body" else b"body\r\n"
+        assert one_kept.content.endswith(b"\r\n\r\n" + body), subject
+        assert (b"X-Mine: 1" in fields_of(one_kept.content)) == (subject != b"top"), subject
+    listed = fields_of(kept[b"top"].content)
+    at = listed.index(b"X-One: gr\xfc\xdf")
+    assert listed[at + 1] == b"From: a@example.org" and listed[-1] == b"X-End: e"
+    (held,) = made.postfix.queue_ids()
+    assert '"queue_name": "hold"' in held
+    made.gateway.wait_log("by the played one")
+    assert one.letters() == b"OCHMRRTLLLLLLNBEQ" and len(one.heard) == len(EDITS) + 1  # a client, a connection
+
+
+def fields_of(content: bytes) -> list[bytes]:
+    """The header's lines."""
+    return content.partition(b"\r\n\r\n")[0].split(b"\r\n")
+
+
+def test_its_refusals_are_those_of_milterd_and_one_that_is_away_puts_off(
+    chain: Callable[[MilterServer], Chain], played: Played, inner: Inner
+) -> None:
+    judge = Judge()
+    one = played.milter({b"L": judge.header, b"E": judge.end, b"R": refuses_gone})
+    made = chain(one)
+    code, text = made.send(mail("no"))
+    assert code == 554 and "one" in text and "100% sure" in text
+    assert made.send(mail("later"))[0] == 451
+    assert made.send(mail("drop"))[0] == 250
+    assert made.send(mail("plain"), "user@example.com", "gone@example.com") == (250, "gone@example.com 550")
+    (kept,) = inner.wait(1, 20)
+    assert kept.recipients == ["user@example.com"] and "Subject: plain" in fields(kept.content)
+    played.stop(one)
+    assert made.send(mail("plain"))[0] == 451
+    made.gateway.wait_log("milter failed: milter=one")
+    played.start(one)
+    wait_for(lambda: made.send(mail("plain"))[0] == 250, 20, "the milter is asked again")
+    assert "internal error" not in made.gateway.log()
+
+
+def refuses_gone(data: bytes) -> Any:
+    return [(b"y", b"550 5.7.1 not here\0")] if data.startswith(b"<gone@") else GO_ON
