@@ -27,7 +27,10 @@ class Said(NamedTuple):
 
 
 COMMON = {
-    "domain": Said(("", "example.com, example.net"), {"hash:/etc/domains": "only names", "/etc/domains": "only names"}),
+    "domain": Said(
+        ("", "example.com, example.net", "!a.example, b.example"),
+        {"hash:/etc/domains": "only names", "/nowhere/domains": "No such file", "a !": "nothing stands behind"},
+    ),
     "result_format": Said(("%s", "smtp:[%s] %u %d %S %U %D %1 %%"), {"%z": "none of %s"}),
     "expansion_limit": Said(("0", "1"), {"many": "no number"}),
 }

@@ -42,8 +42,9 @@ class Settings:
         self._known, self._only = (*COMMON, *known), only or {}
         self._values: dict[str, tuple[int, str]] = {}
         self._wrong: list[tuple[str, int, str]] = []
+        self._stamps: dict[str, Stamp] = {}
         try:
-            self.stamp, data = _read(path)
+            data = self.read(path)
         except OSError as error:
             raise Bad(f"{path}: {error.strerror or error}") from None
         source = Source(path)
@@ -67,10 +68,22 @@ class Settings:
         else:
             self._values[name] = number, value  # the last one counts, as in Postfix
 
+    def read(self, path: str) -> bytes:
+        """A file that these settings are made of, too: `changed` looks at it from now on. Raises OSError."""
+        self._stamps[path], data = _read(path)
+        return data
+
+    def line(self, name: str) -> int:
+        """Where `name` stands, 1 where it does not."""
+        return self._values[name][0] if name in self._values else 1
+
     def wrong(self, name: str, text: str) -> None:
         """Note a mistake in the value of `name`."""
-        line = self._values[name][0] if name in self._values else 1
-        self._wrong.append((self.path, line, f"{name}: {text}"))
+        self.wrong_at(self.path, self.line(name), f"{name}: {text}")
+
+    def wrong_at(self, path: str, line: int, text: str) -> None:
+        """Note a mistake that may stand in another file."""
+        self._wrong.append((path, line, text))
 
     def done(self) -> None:
         """Raises Bad if there is any mistake so far."""
@@ -113,12 +126,16 @@ class Settings:
         return text.lower()
 
     def changed(self) -> bool:
-        """Whether the file is another one than when it was read."""
-        try:
-            seen = Path(self.path).stat()
-        except OSError:
-            return False  # it goes on as it was
-        return (seen.st_mtime_ns, seen.st_size, seen.st_ino) != self.stamp
+        """Whether one of the files that were read is another one than then."""
+        return any(_differs(path, stamp) for path, stamp in self._stamps.items())
+
+
+def _differs(path: str, stamp: Stamp) -> bool:
+    try:
+        seen = Path(path).stat()
+    except OSError:
+        return False  # it goes on as it was
+    return (seen.st_mtime_ns, seen.st_size, seen.st_ino) != stamp
 
 
 def _read(path: str) -> tuple[Stamp, bytes]:

@@ -210,7 +210,7 @@ class LdapTable:
         ]
 
     async def get(self, key: str, step: Step) -> str | None:
-        if self._form.parts(key) is None or not sound(key):
+        if not sound(key) or not await self._form.admits(key, step) or self._form.parts(key) is None:
             return None
         values = await self._pool.values(key, step)
         return self._form.joined(key, values)

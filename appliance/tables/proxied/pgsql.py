@@ -85,7 +85,7 @@ class PgsqlTable:
         return [None if value is None else str(value) for row in rows for value in row]
 
     async def get(self, key: str, step: Step) -> str | None:
-        if self._form.parts(key) is None or not sound(key):
+        if not sound(key) or not await self._form.admits(key, step) or self._form.parts(key) is None:
             return None
         return self._form.joined(key, await self._pool.values(key, step))
 

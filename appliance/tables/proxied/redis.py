@@ -73,7 +73,7 @@ class RedisTable:
         return [None if found.value is None else found.value.decode("utf-8", "surrogateescape")]
 
     async def get(self, key: str, step: Step) -> str | None:
-        if self._form.parts(key) is None:
+        if not await self._form.admits(key, step) or self._form.parts(key) is None:
             return None
         return self._form.joined(key, await self._pool.values(key, step))
 

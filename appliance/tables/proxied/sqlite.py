@@ -36,8 +36,10 @@ class SqliteTable:
         self._stamp: Stamp | None = None
 
     async def get(self, key: str, step: Step) -> str | None:
+        if not sound(key) or not await self._form.admits(key, step):
+            return None
         parts = self._form.parts(key)
-        if parts is None or not sound(key):
+        if parts is None:
             return None
         query = self._form.queries["query"].fill(parts, _quoted)
         try:

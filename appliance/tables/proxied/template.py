@@ -1,15 +1,17 @@
 """Queries and results with %s %u %d %S %U %D %1..%9 %% (Postfix db_common): what is put in, and when nothing is asked.
 
-Contract: pure. A query is suppressed (None: not found, nobody is asked) where the key lacks a part that the query, or
-the format of the result, uses: %u an empty user, %d a domain, %1..%9 so many labels. Everything is quoted by the given
-function.
+Contract: pure, but for `domain` (domains.py). A query is suppressed (None: not found, nobody is asked) where the key
+lacks a part that the query, or the format of the result, uses: %u an empty user, %d a domain, %1..%9 so many labels.
+Everything is quoted by the given function.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 
 from appliance.mail.ports import Unavailable
+from appliance.tables.proxied.base import Step
 from appliance.tables.proxied.cf import Settings
+from appliance.tables.proxied.domains import Domains
 
 _PART = re.compile(r"%(.?)")
 _ALLOWED = "sudSUD123456789%"
@@ -56,19 +58,21 @@ class Form:
         name = "result_filter" if old else "result_format"
         self.result = _template(settings, name, settings.text(name, "%s"))
         self.limit = settings.number("expansion_limit", 0)
-        self._domains = _domains(settings)
+        self._domains = Domains(settings)
         together = set().union(*(template.uses for template in self.queries.values()))
         self._key_user = bool(together & set("uU") or "U" in self.result.uses)
         self._key_domain = bool(together & set("dD123456789") or self.result.uses & set("D123456789"))
         self._labels = max([self.result.labels, *(template.labels for template in self.queries.values())])
+
+    async def admits(self, key: str, step: Step) -> bool:
+        """Whether anybody is asked for `key`, as far as `domain` says: to be awaited before parts()."""
+        return await self._domains.admits(key, step)
 
     def parts(self, key: str) -> dict[str, str] | None:
         """What the letters stand for in a query for `key`; None: nobody is asked."""
         if not key:
             return None
         user, domain = cut(key)
-        if self._domains and (not domain or not user or domain.lower() not in self._domains):
-            return None
         if (self._key_domain and not domain) or (self._key_user and not user and domain is not None):
             return None
         parts = {"s": key, "u": user, "d": domain or "", "S": key, "U": user, "D": domain or ""}
@@ -105,14 +109,6 @@ def _template(settings: Settings, name: str, text: str) -> Template:
     except ValueError as error:
         settings.wrong(name, str(error))
         return Template("")
-
-
-def _domains(settings: Settings) -> frozenset[str]:
-    names = settings.words("domain")
-    for name in names:
-        if name.startswith(("/", "!", ".")) or ":" in name:
-            settings.wrong("domain", f'"{name}": only names of domains are read here, no files, tables or patterns')
-    return frozenset(name.lower() for name in names)
 
 
 def legacy_query(settings: Settings) -> str:

@@ -1,0 +1,183 @@
+"""`domain` of a .cf file: names, files of names and `!`, as Postfix's own postmap(1) reads them."""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from appliance.tables import wire
+from appliance.tables.proxied import Asked, Bad, Step, keeper, open_proxied
+from appliance.tables.proxied.keeper import Keeper
+
+FILES = {
+    "f": "one.example, Two.example\n# no.example\n  #x y.example\nz.example # q.example\n  !a.example\n",
+    "g": "b.example\n!no.example\n",
+    "h": "{root}/g !{root}/g c.example\n",
+    "empty": "",
+    "crlf": "m.example\r\nn.example\r\n",
+    "open": "k.example\n  on.example",
+}
+#: `domain`, and the domains that are asked for.
+CASES = [
+    ("a.example, B.example", "a.example A.EXAMPLE b.example c.example x.a.example example"),
+    ("ÄÖ.example", "äö.example ao.example"),
+    ("a !a", "a b"),
+    ("!a one a", "a one"),
+    ("!!one", "one two"),
+    ("!!!one one", "one"),
+    ("!a", "a b"),
+    ("[::1] [x:y]", "[::1] [x:y] ::1"),
+    (".example", "a.example .example"),
+    (",", "a"),
+    ("# a", "a"),
+    ("b #a", "a b"),
+    ("!#x a", "a #x"),
+    ("a{ b} c", "a b c a{"),
+    ("{a}", "a {a}"),
+    ("{root}/f", "one.example two.example no.example y.example z.example q.example a.example x.one.example"),
+    ("!{root}/f one.example a.example", "one.example a.example"),
+    ("{root}/g", "b.example no.example"),
+    ("!{root}/g", "b.example no.example"),
+    ("!!{root}/g", "b.example no.example"),
+    ("{root}/h", "b.example c.example no.example"),
+    ("!{root}/h b.example c.example", "b.example c.example no.example"),
+    ("!b.example {root}/h", "b.example c.example"),
+    ("{root}/empty", "a"),
+    ("{root}/empty a", "a b"),
+    ("{root}/crlf", "m.example n.example"),
+    ("{root}/open", "k.example on.example"),
+]
+#: Addresses that have no domain, or an odd one: neither the empty list nor any other is asked.
+ODD = ["", "a", "@a", "j@", "x@y@a", "x@a@y"]
+#: What is no list at all: Postfix ends there; here the table is refused, with its place.
+WRONG = [
+    ("!", "t.cf:3: domain: nothing stands behind the !"),
+    ("a !!", "t.cf:3: domain: nothing stands behind the !"),
+    ("a {root}/none", "t.cf:3: domain: {root}/none: No such file or directory"),
+    ("a !{root}", "t.cf:3: domain: {root}: Is a directory"),
+    ("{root}/itself", "itself:2: domain: {root}/itself names itself"),
+    ("{root}/round", "itself2:1: domain: {root}/round names itself"),
+    ("{root}/lost", "lost:2: domain: {root}/none: No such file or directory"),
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    with closing(sqlite3.connect(tmp_path / "t.db")) as database:
+        database.execute("CREATE TABLE t (a TEXT)")
+        database.commit()
+    more = {
+        "itself": "a\n{root}/itself\n",
+        "round": "{root}/itself2\n",
+        "itself2": "{root}/round\n",
+        "lost": "a\n{root}/none\n",
+    }
+    for name, text in {**FILES, **more}.items():
+        (tmp_path / name).write_bytes(text.replace("{root}", str(tmp_path)).encode())
+    return tmp_path
+
+
+def spec_of(root: Path, domain: str) -> str:
+    """A table that has each key, for the domains of `domain`."""
+    text = f"dbpath = {root}/t.db\nquery = SELECT '%s'\ndomain = {domain}\n"
+    (root / "t.cf").write_text(text.replace("{root}", str(root)))
+    return f"sqlite:{root}/t.cf"
+
+
+def oracle(spec: str, key: str) -> str | None:
+    """What the real postmap finds; a fatal error fails the test."""
+    done = subprocess.run(["postmap", "-q", key, spec], capture_output=True, text=True, timeout=60)
+    assert "fatal" not in done.stderr, done.stderr
+    return done.stdout.rstrip("\n") if done.returncode == 0 else None
+
+
+async def ours(table: Asked, key: str) -> str | None:
+    """As a process asks: keys are folded there."""
+    return await table.get(key.lower(), Step())
+
+
+@pytest.mark.peer
+@pytest.mark.skipif(not shutil.which("postmap"), reason="Debian package postfix-sqlite is not installed (make packages)")
+@pytest.mark.parametrize(("domain", "asked"), CASES)
+async def test_each_list_is_read_as_postfix_reads_it(domain: str, asked: str, root: Path) -> None:
+    spec = spec_of(root, domain)
+    keys = [*(f"joe@{name}" for name in asked.split()), *ODD]
+    with ThreadPoolExecutor(4) as pool:
+        expected = list(pool.map(lambda key: oracle(spec, key), keys))
+    table = open_proxied(spec)
+    found = [await ours(table, key) for key in keys]
+    table.close()
+    assert dict(zip(keys, found, strict=True)) == dict(zip(keys, expected, strict=True))
+
+
+def test_the_cases_are_found_and_not_found(root: Path) -> None:
+    """Without a Postfix, too: what was compared once stays so."""
+
+    async def listed(domain: str, asked: str) -> str:
+        table = open_proxied(spec_of(root, domain))
+        found = [name for name in asked.split() if await ours(table, f"joe@{name}")]
+        table.close()
+        return " ".join(found)
+
+    assert asyncio.run(listed(*CASES[3])) == "one"
+    assert asyncio.run(listed(*CASES[15])) == "one.example two.example z.example"
+    assert asyncio.run(listed("!{root}/g", "b.example no.example")) == "no.example"
+
+
+@pytest.mark.parametrize(("domain", "why"), WRONG)
+def test_what_is_no_list_is_refused_with_its_place(domain: str, why: str, root: Path) -> None:
+    with pytest.raises(Bad) as refused:
+        open_proxied(spec_of(root, domain))
+    assert str(refused.value) == f"{root}/{why}".replace("{root}", str(root))
+
+
+def test_every_mistake_of_every_file_is_told_at_once(root: Path) -> None:
+    (root / "f").write_text("a\n!\n")
+    with pytest.raises(Bad) as refused:
+        open_proxied(spec_of(root, "{root}/f a{ {root}/g"))
+    assert [place[:2] for place in refused.value.places] == [(f"{root}/t.cf", 3)]
+    with pytest.raises(Bad) as refused:
+        open_proxied(spec_of(root, "{root}/f {root}/none"))
+    assert [place[:2] for place in refused.value.places] == [(f"{root}/f", 2), (f"{root}/t.cf", 3)]
+
+
+def written(path: Path, text: str) -> None:
+    """In one step, with another time than before."""
+    fresh = path.with_name("fresh")
+    fresh.write_text(text)
+    os.utime(fresh, ns=(0, path.stat().st_mtime_ns + 1_000_000 if path.exists() else 0))
+    fresh.rename(path)
+
+
+async def test_a_changed_file_is_read_again_a_broken_one_puts_off_one_that_is_gone_stays(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a .cf file itself. What a file of the list names is followed, too."""
+    monkeypatch.setattr(keeper, "LOOK", 0.0)
+    monkeypatch.setattr(keeper, "REST_MIN", 0.0)
+    spec, tables = spec_of(root, "{root}/h"), Keeper(open_proxied, quiet=True)
+    assert tables.also([spec]) == []
+
+    async def state(domain: str) -> int:
+        return (await tables.answer(spec, f"joe@{domain}"))[0]
+
+    assert await state("b.example") == wire.FOUND and await state("new.example") == wire.MISSING
+    written(root / "g", "new.example\n")
+    assert await state("b.example") == wire.MISSING and await state("new.example") == wire.FOUND
+    written(root / "g", "new.example !\n")
+    state_, why, _ = await tables.answer(spec, "joe@new.example")
+    assert state_ == wire.FAILED and f"{root}/g:1: domain: nothing stands behind the !" in why
+    assert await state("c.example") == wire.FAILED, "a list that is not whole answers nothing"
+    written(root / "g", "b.example\n")
+    assert await state("b.example") == wire.FOUND and await state("new.example") == wire.MISSING
+    (root / "g").unlink()
+    assert await state("b.example") == wire.FOUND
+    written(root / "g", "new.example\n")
+    assert await state("new.example") == wire.FOUND and await state("b.example") == wire.MISSING
+    tables.close()
