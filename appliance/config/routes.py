@@ -118,14 +118,14 @@ class Routes:
         return None
 
     def undeliverable(self, to: Address) -> Undeliverable | Awaitable[Undeliverable | None] | None:
-        """Whether a route says `error:` of an address. Raises Unavailable."""
+        """Whether a route says `error:` of an address, behind a filter that hands back, too. Raises Unavailable."""
         if not self._tables.first:
             if not self._routes:
                 return None
-            route = self._written(to)
+            route = self._written(to, back=True)
             answer = route.hops[0] if route is not None and route.hops else None
             return _reply(answer, ROUTES) if answer is not None and answer.kind == "error" else None
-        return then(search(self._tables.first, transport_keys(to, self._delimiter)), _refusal)
+        return then(search(self._tables.of(True), transport_keys(to, self._delimiter)), _refusal)
 
     def _by_table(self, mail: _Mail, found: Found | None) -> Routed:
         """What an entry of the transport table says."""

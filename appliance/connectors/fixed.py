@@ -17,7 +17,7 @@ class FixedSession:
 
     def __init__(self, service: str, status: str, text: str) -> None:
         self.service, self._status, self._text = service, status, text
-        self.target = Target(host="none")
+        self.target = Target(host="none", lmtp=service == "discard")  # what is thrown away has arrived, as in Postfix
         self.uses, self.alive = 0, True
         #: Nobody behind it sends notices.
         self.dsn = False

@@ -1,16 +1,17 @@
 """A message handed to the command of a content filter, which the runner runs: what SmtpSession is for a next hop.
 
 Contract: a session takes one message; `send` gives one result a recipient, the same for all: the command is run once for
-them. Content is prepared here as pipe(8) does (Return-Path, X-Original-To and Delivered-To on top, the line ends), into a
-file without a name. Where the command's output is the message, `made` has it. Raises ConnectFailed where nothing could be
-run, for this message or any other. What failure means for the mail: the runner away, a command that is not there, killed,
-or too late: put off; after its start that the message may come twice (`unknown`).
+them. Content is prepared here as pipe(8) does (From, Return-Path, X-Original-To and Delivered-To on top, marked lines,
+line ends), into a file without a name. Where the command's output is the message, `made` has it. Raises ConnectFailed
+where nothing could be run, for this message or any other. What failure means for the mail: the runner away, a command
+that is not there, killed, or too late: put off; after its start that the message may come twice (`unknown`).
 """
 
 import asyncio
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -18,6 +19,7 @@ import msgspec
 from appliance.connectors.conversation import NoAnswer
 from appliance.connectors.runner import Runner
 from appliance.connectors.target import ConnectFailed, Target
+from appliance.mail.copied import marked
 from appliance.mail.piping import Facts, Whom
 from appliance.mail.running import Ended
 from appliance.mail.sysexits import judge
@@ -156,7 +158,7 @@ class _Prepared:
     def _write(self, pieces: Iterable[bytes]) -> None:
         eol = self._settings.eol
         self._put(self._top().replace(b"\r\n", eol))
-        for piece in _line_ends(self._looked_at(pieces), eol):
+        for piece in _line_ends(marked(self._looked_at(pieces), self._settings.flags), eol):
             self._put(piece)
 
     def _put(self, piece: bytes) -> None:
@@ -168,7 +170,9 @@ class _Prepared:
     def _top(self) -> bytes:
         """The fields that the flags ask for, in pipe(8)'s order."""
         flags, whom = self._settings.flags, self._message.recipients[0]
-        lines = [f"Return-Path: <{self._message.sender or self._settings.null_sender}>"] if "R" in flags else []
+        sender = self._message.sender or self._settings.null_sender
+        lines = [f"From {sender}  {time.asctime()}"] if "F" in flags else []
+        lines += [f"Return-Path: <{sender}>"] if "R" in flags else []
         lines += [f"X-Original-To: {whom.original or whom.address}"] if "O" in flags else []
         lines += [f"Delivered-To: {whom.address}"] if "D" in flags else []
         return "".join(f"{line}\r\n" for line in lines).encode()

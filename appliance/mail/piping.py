@@ -22,8 +22,9 @@ OF_MESSAGE = frozenset(
     | {"client_hostname", "client_port", "client_protocol", "sasl_method", "sasl_sender", "sasl_username"}
 )
 OF_RECIPIENT = frozenset({"domain", "recipient", "original_recipient", "user", "extension", "mailbox"})
-#: pipe(8)'s: prepend Delivered-To, X-Original-To, Return-Path; final delivery; fold domain, local part; quote (always).
-FLAGS = "DORXhuq"
+#: pipe(8)'s: prepend Delivered-To, X-Original-To, Return-Path, the line of a mailbox; final delivery; fold domain, local
+#: part; quote (always); an empty line behind, a dot before a dot, ">" before "From " (mail.copied).
+FLAGS = "DORFXhuqB.>"
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _MACRO = re.compile(r"\$(?:\$|\{(\w+)\}|\((\w+)\)|(\w+)|)")
 

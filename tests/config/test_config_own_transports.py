@@ -9,7 +9,7 @@ from appliance.config.mistakes import ConfigError, Mistake
 from appliance.config.model import Wiring
 from appliance.config.routes import Route, Routes
 from appliance.config.snapshot import build
-from appliance.mail.ports import Unavailable
+from appliance.mail.ports import Unavailable, Undeliverable
 from appliance.protocol.smtp.address import Address
 from appliance.tables import open_table
 from tests.config.folders import WIRING, Folder
@@ -122,6 +122,19 @@ def test_behind_a_filter_the_search_goes_on_with_the_next_key_and_table() -> Non
     assert shown(found, "ann@example.com", back=True)[0] == ["smtp:[10.0.0.8]:25"]
     assert shown(found, "bob@example.com", back=True)[0] == ["smtp:[10.0.0.7]:25"]
     assert shown(found, "x@partner.example", back=True)[0] == ["error:5.1.2 nowhere"]
+
+
+def test_who_is_refused_behind_a_filter_is_refused_before_the_queue() -> None:
+    found = routes(
+        {"routes": ["texthash:t", "texthash:u"]}, t="ann@example.com scan:\n", u="ann@example.com error:5.1.6 gone\n"
+    )
+    refusal = found.undeliverable(address("ann@example.com"))
+    assert refusal == Undeliverable("550 5.1.6 gone", "u:1")
+    written = routes(
+        {"routes": {"ann@example.com": "scan:", "example.com": "error:5.1.6 gone", "lists.example.com": "mailman:"}}
+    )
+    assert written.undeliverable(address("ann@example.com")) == Undeliverable("550 5.1.6 gone", "[relay] routes")
+    assert written.undeliverable(address("x@lists.example.com")) is None
 
 
 @pytest.mark.parametrize(

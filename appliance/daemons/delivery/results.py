@@ -128,4 +128,11 @@ class Results:
     def _success_notices(self, item: Item, indexes: Sequence[int], trip: Trip) -> None:
         recipients = item.trailer.recipients
         if not trip.dsn and any(recipients[index].notify for index in indexes):
-            self._settlement.relayed(item, list(indexes), final=trip.lmtp)
+            self._settlement.relayed(item, list(indexes), trip.lmtp, _told(trip))
+
+
+def _told(trip: Trip) -> str:
+    """What a sender who wanted to know hears of a success."""
+    if trip.service == "pipe":
+        return f"delivered via {trip.relay} service"
+    return "delivered" if trip.service else "handed to its mail server, which sends no such notices"

@@ -130,8 +130,8 @@ class Settlement:
             reply=found[2] if found else "",
         )
 
-    def relayed(self, item: Item, indexes: list[int], final: bool) -> None:
-        """NOTIFY=SUCCESS, and the server that took the message does not send notices itself (RFC 3461 5.2.2)."""
+    def relayed(self, item: Item, indexes: list[int], final: bool, text: str) -> None:
+        """NOTIFY=SUCCESS, and who took the message does not send notices itself (RFC 3461 5.2.2)."""
         sender, recipients = item.trailer.sender, item.trailer.recipients
         if not sender or not item.trailer.proven or is_our_notice(item.trailer):
             return
@@ -140,7 +140,7 @@ class Settlement:
                 address=recipients[i].address,
                 action="delivered" if final else "relayed",
                 status="2.0.0",
-                text="handed to its mail server, which sends no such notices",
+                text=text,
                 orcpt=recipients[i].orcpt,
             )
             for i in indexes

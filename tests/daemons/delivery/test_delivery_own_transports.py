@@ -76,7 +76,9 @@ async def test_a_command_takes_the_mail_of_its_domain(tmp_path: Path, log: Log, 
     assert runs[0][1].startswith("Return-Path: <s@example.com>\n") == ("R" in more)
     sent = log.of(f"{queue_id}: to=<talk@lists.example.com>, relay=mailman, ", "dsn=2.0.0, status=sent")
     assert len(sent) == 1 and sent[0].startswith("pipe: ") and "delivered via mailman service (taken)" in sent[0]
-    notice = email.message_from_bytes(peer.bodies[0]).get_payload()[1].get_payload()[1]
+    parts = email.message_from_bytes(peer.bodies[0]).get_payload()
+    notice = parts[1].get_payload()[1]
+    assert "delivered via mailman service" in parts[0].get_payload()
     assert (notice["Final-Recipient"], notice["Action"], notice["Status"]) == (
         "rfc822; talk@lists.example.com", action, "2.0.0",
     )  # fmt: skip

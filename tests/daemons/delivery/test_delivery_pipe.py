@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,16 @@ async def test_edits_are_in_force_and_flags_put_fields_on_top(tmp_path: Path, lo
     )
     assert runs[0][1].startswith(first) and "Subject" not in runs[0][1]
     assert "X-Original-To: b@example.com\nDelivered-To: b@example.com\n" in runs[1][1]
+
+
+async def test_the_line_of_a_mailbox_stands_first(tmp_path: Path, log: Log) -> None:
+    async with both(tmp_path, python(show(tmp_path), "${recipient}"), 'flags = "FRB"') as stage:
+        await stage.filtered("a@example.com", sender="")
+        await stage.empty()
+    ((_, stdin),) = told(tmp_path)
+    first, second, *rest = stdin.split("\n")
+    assert first.startswith("From MAILER-DAEMON  ") and time.strptime(first[20:])
+    assert second == "Return-Path: <MAILER-DAEMON>" and rest[-4:] == [".", "From here", "", ""]
 
 
 async def test_a_message_that_was_here_before_is_a_loop(tmp_path: Path, log: Log) -> None:
