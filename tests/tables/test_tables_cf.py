@@ -50,11 +50,15 @@ SERVER = {
     "idle_interval": Said(("60", "60s"), {"soon": "no number"}),
 }
 RANKS = ("special_result_attribute", "terminal_result_attribute", "leaf_result_attribute")
+URIS = ("postgresql://joe@a/b?sslmode=require", "postgres://a/b b:99 postgresql:///c?host=/run/s")
+NO_URIS = ("mysql://a/b", "postgresql://a:port/b", "postgresql://a%2Cb/c", "postgresql://joe:secret@a/b?colour=blue")
 PARAMETERS: dict[str, dict[str, Said]] = {
     "sqlite": {**SQL, "dbpath": Said(("/nowhere/mail.db",), {"": "is missing"})},
     "pgsql": {
         **SERVER,
-        "hosts": Said((*SERVER["hosts"].taken, "postgresql://joe@a/b?sslmode=require"), SERVER["hosts"].refused),
+        "hosts": Said(
+            (*SERVER["hosts"].taken, *URIS), {**SERVER["hosts"].refused, **dict.fromkeys(NO_URIS, "a connection URI")}
+        ),
         "encoding": Said(("UTF8", "LATIN1")),
         "select_function": Said(("gotos",)),
     },
@@ -64,7 +68,9 @@ PARAMETERS: dict[str, dict[str, Said]] = {
         "option_file": Said(("",), {"/etc/my.cnf": "write its settings into this file"}),
         "option_group": Said(("client", ""), {"mail": "write its settings into this file"}),
         "require_result_set": Said(("yes", "no"), {"perhaps": "neither yes nor no"}),
-        "tls_ciphers": Said(("",), {"ALL": "the ciphers are those"}),
+        "tls_ciphers": Said(
+            ("", "HIGH:!aNULL", "ECDHE-RSA-AES256-GCM-SHA384"), {"SECURE256:+SECURE128": "names no cipher"}
+        ),
         "tls_verify_cert": Said(("no", "yes"), {"perhaps": "neither yes nor no"}),
         **{name: Said(("",), {"/none": "No such file"}) for name in ("tls_CAfile", "tls_cert_file")},
         **{name: Said(("",)) for name in ("tls_CApath", "tls_key_file")},
@@ -95,7 +101,9 @@ PARAMETERS: dict[str, dict[str, Said]] = {
         "tls_require_cert": Said(("no", "yes")),
         **{name: Said(("",)) for name in ("tls_ca_cert_dir", "tls_ca_cert_file", "tls_cert", "tls_key")},
         "tls_random_file": Said(("", "/dev/urandom")),
-        "tls_cipher_suite": Said(("",), {"ALL": "the ciphers are those"}),
+        "tls_cipher_suite": Said(
+            ("", "HIGH:!aNULL", "ECDHE-RSA-AES256-GCM-SHA384"), {"SECURE256:+SECURE128": "names no cipher"}
+        ),
     },
 }
 EVERY = [(kind, name) for kind, names in PARAMETERS.items() for name in names]
@@ -143,6 +151,6 @@ def test_a_default_that_is_written_asks_for_no_tls(tmp_path: Path) -> None:
     names = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file")
     path = tmp_path / "t.cf"
     table = open_proxied(written(path, "mysql", tls_verify_cert="no", **dict.fromkeys(names, "")))
-    assert table._tls is None  # type: ignore[attr-defined]
+    assert not table._tls  # type: ignore[attr-defined]
     table = open_proxied(written(path, "mysql", tls_verify_cert="yes"))
-    assert table._tls is not None  # type: ignore[attr-defined]
+    assert table._tls  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ off.
 """
 
 import asyncio
+import contextlib
 import random
 import select
 import time
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from appliance.mail.ports import Unavailable
 from appliance.tables.proxied.base import Step
 from appliance.tables.proxied.cf import Settings
+from appliance.tables.proxied.names import Names
 from appliance.tables.proxied.servers import Place, address
 from appliance.tables.text import TableError
 
@@ -23,10 +25,10 @@ AVOID, IDLE, CONNECT, KEEP = 60.0, 60.0, 5.0, 8
 
 
 class Driver(NamedTuple):
-    """How a connection is made, asked and closed; `errors`: what these raise for trouble. `silent`: whether nothing came
-    since the last answer: what did would be taken for the next one."""
+    """How a connection is made (to one of the addresses of a host), asked and closed; `errors`: what these raise for
+    trouble. `silent`: whether nothing came since the last answer: what did would be taken for the next one."""
 
-    connect: Callable[[Place], Awaitable[Any]]
+    connect: Callable[[Place, str], Awaitable[Any]]
     ask: Callable[[Any, str], Coroutine[Any, Any, list[str | None]]]
     close: Callable[[Any], None]
     errors: tuple[type[Exception], ...]
@@ -34,10 +36,18 @@ class Driver(NamedTuple):
 
 
 class Pool:
-    """The hosts of one table."""
+    """The hosts of one table. `names`: what finds their addresses; None: `connect` is given the name."""
 
-    def __init__(self, places: Sequence[Place], driver: Driver, avoid: float = AVOID, idle: float = IDLE) -> None:
+    def __init__(
+        self,
+        places: Sequence[Place],
+        driver: Driver,
+        avoid: float = AVOID,
+        idle: float = IDLE,
+        names: Names | None = None,
+    ) -> None:
         self._places, self._driver, self._avoid, self._idle = places, driver, avoid, idle
+        self._names = names
         self._errors: tuple[type[Exception], ...] = (*driver.errors, OSError, EOFError, TimeoutError)
         self._failed: dict[Place, float] = {}
         self._kept: dict[Place, list[tuple[float, Any]]] = {place: [] for place in places}
@@ -75,9 +85,19 @@ class Pool:
                 pass  # it may have been closed for want of use: once more, over a new one
         step.text = f"connecting to {place}"
         async with asyncio.timeout(CONNECT):
-            connection = await self._driver.connect(place)
+            connection = await self._connect(place)
         step.text = f"asking {place}"
         return await self._over(place, connection, question)
+
+    async def _connect(self, place: Place) -> Any:
+        """Over the first address that takes it."""
+        if self._names is None or not place.host or place.path:
+            return await self._driver.connect(place, place.host)
+        *others, last = await self._names.addresses(place.host)
+        for other in others:
+            with contextlib.suppress(*self._errors):
+                return await self._driver.connect(place, other)
+        return await self._driver.connect(place, last)
 
     async def _over(self, place: Place, connection: Any, question: str) -> list[str | None]:
         """Whatever a library does when it is cancelled: its connection is closed first, so that it waits for nobody."""
@@ -109,6 +129,8 @@ class Pool:
             for _, connection in kept:
                 self._driver.close(connection)
             kept.clear()
+        if self._names is not None:
+            self._names.close()
 
 
 def no_data(descriptor: int) -> bool:
@@ -118,15 +140,17 @@ def no_data(descriptor: int) -> bool:
     return not waits.poll(0)
 
 
-def places(settings: Settings, port: int, unix: Callable[[str], str] = str) -> list[Place]:
+def places(settings: Settings, port: int) -> list[Place]:
     """`hosts`: unix:path, inet:host:port, host:port, host. Mistakes are noted in `settings`."""
-    found = []
-    for text in settings.words("hosts", "localhost"):
-        if text.startswith("unix:"):
-            found.append(Place(unix(text[5:]), "", port))
-            continue
-        try:
-            found.append(address(text.removeprefix("inet:"), port))
-        except TableError as error:
-            settings.wrong("hosts", str(error))
-    return found
+    return [place for text in settings.words("hosts", "localhost") if (place := place_of(settings, text, port))]
+
+
+def place_of(settings: Settings, text: str, port: int) -> Place | None:
+    """One of `hosts`; None: a mistake, noted in `settings`."""
+    if text.startswith("unix:"):
+        return Place(text[5:], "", port)
+    try:
+        return address(text.removeprefix("inet:"), port)
+    except TableError as error:
+        settings.wrong("hosts", str(error))
+        return None

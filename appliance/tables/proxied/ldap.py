@@ -18,18 +18,18 @@ from appliance.tables.proxied.hosts import Driver, Pool, no_data
 from appliance.tables.proxied.servers import Place, address
 from appliance.tables.proxied.template import Form, sound
 from appliance.tables.proxied.threads import Threads
+from appliance.tables.proxied.tls import ciphers
 from appliance.tables.text import TableError
 
 _KNOWN = (
     "server_host", "server_port", "timeout", "search_base", "query_filter", "scope", "bind", "bind_dn", "bind_pw",
     "result_attribute", "special_result_attribute", "terminal_result_attribute", "leaf_result_attribute", "result_filter",
     "recursion_limit", "size_limit", "dereference", "version", "start_tls", "tls_ca_cert_dir", "tls_ca_cert_file",
-    "tls_cert", "tls_key", "tls_require_cert",
+    "tls_cert", "tls_key", "tls_require_cert", "tls_cipher_suite",
 )  # fmt: skip
 _ONLY = {
     **dict.fromkeys(("cache", "cache_expiry", "cache_size", "debuglevel", "tls_random_file"), NO_MATTER),
     "chase_referrals": Only(NOT, "name the server that holds the entries"),
-    "tls_cipher_suite": Only(("",), "the ciphers are those of the system's OpenSSL"),
     # they are for "bind = sasl" alone, which is refused
     **dict.fromkeys(("sasl_mechs", "sasl_realm", "sasl_authz_id", "sasl_minssf"), NO_MATTER),
 }
@@ -101,7 +101,7 @@ class LdapTable:
     def _tls_settings(self, settings: Settings) -> Any:
         import ssl
 
-        text, start = settings.text, settings.flag("start_tls", False)
+        text, start, suite = settings.text, settings.flag("start_tls", False), ciphers(settings, "tls_cipher_suite")
         if not start and not any(secure for secure in self._servers.values()):
             return None
         try:
@@ -111,11 +111,12 @@ class LdapTable:
                 ca_certs_path=text("tls_ca_cert_dir") or None,
                 local_certificate_file=text("tls_cert") or None,
                 local_private_key_file=text("tls_key") or None,
+                ciphers=suite or None,
             )
         except self._ldap3.core.exceptions.LDAPException as error:
             raise Bad(f"{settings.path}: TLS: {error}") from None
 
-    async def _connect(self, place: Place) -> Any:
+    async def _connect(self, place: Place, _host: str) -> Any:
         dialled: list[Any] = []
         try:
             return await self._threads.run(self._dial, place, dialled)

@@ -11,17 +11,19 @@ from typing import Any
 from appliance.tables.proxied.base import Bad, Step
 from appliance.tables.proxied.cf import Only, Settings
 from appliance.tables.proxied.hosts import Driver, Pool, places
+from appliance.tables.proxied.names import Names
 from appliance.tables.proxied.servers import Place, quiet
 from appliance.tables.proxied.template import LEGACY, Form, legacy_query, sound
+from appliance.tables.proxied.tls import Files, Named, ciphers
 
 _KNOWN = (
     "hosts", "user", "password", "dbname", "charset", "retry_interval", "idle_interval", "require_result_set",
-    "tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "tls_verify_cert", *LEGACY,
+    "tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "tls_ciphers", "tls_verify_cert",
+    *LEGACY,
 )  # fmt: skip
 _ONLY = {
     "option_file": Only(("",), "write its settings into this file"),
     "option_group": Only(("", "client"), "write its settings into this file"),
-    "tls_ciphers": Only(("",), "the ciphers are those of the system's OpenSSL"),
 }
 MOST = 10_000
 
@@ -47,16 +49,16 @@ class MysqlTable:
         avoid, idle = settings.number("retry_interval", 60, 1), settings.number("idle_interval", 60, 1)
         self._charset = settings.one_of("charset", "utf8mb4", ("utf8mb4", "latin1", "utf8"))
         self._rows_needed = settings.flag("require_result_set", True)
-        self._tls = _tls(settings)
+        self._tls = _Tls(settings)
         settings.done()
         # ValueError, struct.error and the like: what the library makes of octets that are not its protocol
         errors = (pymysql.Error, RuntimeError, ValueError, AssertionError, IndexError, TypeError, struct.error)
         driver = Driver(self._connect, self._ask, lambda made: made.close(), errors, _silent)
-        self._pool = Pool(found, driver, avoid, idle)
+        self._pool = Pool(found, driver, avoid, idle, Names("mysql", len(found)))
 
-    async def _connect(self, place: Place) -> Any:
+    async def _connect(self, place: Place, address: str) -> Any:
         text = self._settings.text
-        where = {"unix_socket": place.path} if place.path else {"host": place.host, "port": place.port}
+        where = {"unix_socket": place.path} if place.path else {"host": address, "port": place.port}
         return await self._aiomysql.connect(
             user=text("user") or None,
             password=text("password"),
@@ -66,7 +68,7 @@ class MysqlTable:
             connect_timeout=5,
             local_infile=False,
             program_name="postgate",
-            ssl=None if place.path else self._tls,
+            ssl=self._tls.of(place.host) if self._tls and not place.path else None,
             **where,
         )
 
@@ -106,19 +108,21 @@ def _text(value: Any) -> str | None:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+class _Tls:
     """TLS where any of its settings says something. Raises Bad for files that cannot be used."""
-    text, verify = settings.text, settings.flag("tls_verify_cert", False)
-    if not verify and not any(text(name) for name in ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file")):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=text("tls_CAfile") or None, capath=text("tls_CApath") or None)
-        if text("tls_cert_file"):
-            context.load_cert_chain(text("tls_cert_file"), text("tls_key_file") or None)
-    except OSError as error:
-        raise Bad(f"{settings.path}: TLS: {error.strerror or error}") from None
-    if not verify:
-        context.check_hostname = False
-        if not text("tls_CAfile") and not text("tls_CApath"):
-            context.verify_mode = ssl.CERT_NONE
-    return context
+
+    def __init__(self, settings: Settings) -> None:
+        text = settings.text
+        names = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file")
+        ca_file, ca_path, cert, key = (text(name) for name in names)
+        self._files = Files(ca_file, ca_path, cert, key, ciphers(settings, "tls_ciphers"))
+        self.verify = settings.flag("tls_verify_cert", False)
+        if self:
+            self._files.tried(settings)
+
+    def __bool__(self) -> bool:
+        return self.verify or bool(self._files)
+
+    def of(self, name: str) -> Named:
+        checks = self.verify or self._files.ca_file or self._files.ca_path
+        return self._files.context(name, ssl.CERT_REQUIRED if checks else ssl.CERT_NONE, self.verify)

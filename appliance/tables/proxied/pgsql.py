@@ -1,14 +1,17 @@
 """pgsql tables (pgsql_table(5)) over psycopg 3. Needs the extra `pgsql`.
 
 Contract: keys are quoted by the server's own rules (PQescapeStringConn); each question is a transaction of its own.
-hosts may also be a whole connection URI (postgresql://...). What failure means for the mail: put off.
+A connection URI among `hosts` (postgresql://...) says all about its server, as in Postfix: user, password and dbname of
+the file are those of the plain hosts. What failure means for the mail: put off.
 """
 
+import contextlib
 from typing import Any
 
 from appliance.tables.proxied.base import Bad, Step
 from appliance.tables.proxied.cf import Settings
-from appliance.tables.proxied.hosts import Driver, Pool, no_data, places
+from appliance.tables.proxied.hosts import Driver, Pool, no_data, place_of
+from appliance.tables.proxied.names import Names
 from appliance.tables.proxied.servers import Place
 from appliance.tables.proxied.template import LEGACY, Form, legacy_query, sound
 
@@ -41,31 +44,52 @@ class PgsqlTable:
             raise Bad(f"{path}: needs the library psycopg: pip install 'postgate[pgsql]'") from None
         self._psycopg = psycopg
         settings = self._settings = Settings(path, _KNOWN)
-        self._uri = next((host for host in settings.words("hosts") if "://" in host), "")
-        found = [Place("", self._uri.rpartition("@")[2].partition("?")[0], 0)] if self._uri else places(settings, 5432)
-        if not self._uri:
-            settings.needed("dbname")
+        self._servers = self._found(settings)
         self._form = Form(settings, ("query", legacy_query(settings)))
         avoid, idle = settings.number("retry_interval", 60, 1), settings.number("idle_interval", 60, 1)
         settings.done()
         driver = Driver(self._connect, self._ask, lambda made: made.pgconn.finish(), (psycopg.Error,), _silent)
-        self._pool = Pool(found, driver, avoid, idle)
+        names = Names("pgsql", len(self._servers))
+        self._pool = Pool(list(self._servers), driver, avoid, idle, names)
 
-    async def _connect(self, place: Place) -> Any:
-        text, settings = self._settings.text, self._settings
-        named: dict[str, Any] = {"user": text("user"), "password": text("password"), "dbname": text("dbname")}
-        if not self._uri:
-            # a socket is named by its folder and port (".../.s.PGSQL.5432")
-            folder, _, port = place.path.rpartition("/.s.PGSQL.")
-            named |= {"host": folder or place.path or place.host, "port": port if folder else str(place.port)}
+    def _found(self, settings: Settings) -> dict[Place, dict[str, Any]]:
+        """Each server, and what libpq is told to reach it."""
+        text, found = settings.text, dict[Place, dict[str, Any]]()
+        plain = {"user": text("user"), "password": text("password"), "dbname": text("dbname")}
+        for host in settings.words("hosts", "localhost"):
+            if "://" in host:
+                place, told = self._uri(settings, host)
+            elif (place := place_of(settings, host, 5432)) is not None:
+                # a socket is named by its folder and port (".../.s.PGSQL.5432")
+                folder, _, port = place.path.rpartition("/.s.PGSQL.")
+                told = plain | {"host": folder or place.path or place.host, "port": port if folder else str(place.port)}
+                settings.needed("dbname")
+            if place is not None:
+                found[place] = {name: value for name, value in told.items() if value}
+        return found
+
+    def _uri(self, settings: Settings, text: str) -> tuple[Place | None, dict[str, Any]]:
+        """What a connection URI says. No mistake is told with its password."""
+        told = dict[str, Any]()
+        with contextlib.suppress(self._psycopg.Error):
+            if text.startswith(("postgresql://", "postgres://")):
+                told = self._psycopg.conninfo.conninfo_to_dict(text)
+        host, port = str(told.get("hostaddr") or told.get("host") or ""), str(told.get("port") or 5432)
+        if not told or "," in host or not port.isdecimal():
+            settings.wrong("hosts", "a connection URI is not postgresql://user:password@host:port/dbname, of one host")
+            return None, {}
+        more = f"/{told.get('dbname', '')} as {told.get('user', '')}"
+        return Place(host if host.startswith("/") else "", host, int(port), more), told
+
+    async def _connect(self, place: Place, address: str) -> Any:
+        told: dict[str, Any] = {"connect_timeout": 5, "application_name": "postgate"} | self._servers[place]
+        if address and not place.path:
+            told["hostaddr"] = address
         return await self._psycopg.AsyncConnection.connect(
-            self._uri,
             autocommit=True,
-            client_encoding=settings.text("encoding", "UTF8"),
-            connect_timeout=5,
-            application_name="postgate",
+            client_encoding=self._settings.text("encoding", "UTF8"),
             prepare_threshold=None,
-            **{name: value for name, value in named.items() if value},
+            **told,
         )
 
     async def _ask(self, connection: Any, key: str) -> list[str | None]:

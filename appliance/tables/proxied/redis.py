@@ -16,6 +16,7 @@ from appliance.protocol.errors import ProtocolError
 from appliance.tables.proxied.base import Step
 from appliance.tables.proxied.cf import Settings
 from appliance.tables.proxied.hosts import Driver, Pool, places
+from appliance.tables.proxied.names import Names
 from appliance.tables.proxied.servers import Place, quiet
 from appliance.tables.proxied.template import Form
 
@@ -44,13 +45,14 @@ class RedisTable:
         avoid, idle = settings.number("retry_interval", 60, 1), settings.number("idle_interval", 60, 1)
         settings.done()
         driver = Driver(self._connect, self._ask, _close, (ProtocolError,), lambda made: quiet(made.reader))
-        self._pool = Pool(found, driver, avoid, idle)
+        self._pool = Pool(found, driver, avoid, idle, Names("redis", len(found)))
 
-    async def _connect(self, place: Place) -> Connection:
+    async def _connect(self, place: Place, address: str) -> Connection:
         if place.path:
             made = Connection(*await asyncio.open_unix_connection(place.path))
         else:
-            made = Connection(*await asyncio.open_connection(place.host, place.port, ssl=self._tls))
+            name = place.host if self._tls else None
+            made = Connection(*await asyncio.open_connection(address, place.port, ssl=self._tls, server_hostname=name))
         try:
             user, password = self._settings.text("user").encode(), self._settings.text("password").encode()
             if password:

@@ -6,6 +6,7 @@ failure means for the mail: put off.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -14,6 +15,7 @@ from appliance.mail.ports import Unavailable
 from appliance.protocol import socketmap, tcp_table
 from appliance.protocol.errors import ProtocolError
 from appliance.tables.proxied.base import Step
+from appliance.tables.proxied.names import Names
 from appliance.tables.text import TableError
 
 #: Connections that are kept, and for how many seconds: without a question (Postfix socketmap: 10), and in all (100).
@@ -22,14 +24,15 @@ _READ = 65536
 
 
 class Place(NamedTuple):
-    """A unix socket, or host and port."""
+    """A unix socket, or host and port; `more`: what else tells it from another (a database of the same host)."""
 
     path: str
     host: str
     port: int
+    more: str = ""
 
     def __str__(self) -> str:
-        return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
+        return (f"unix:{self.path}" if self.path else f"{self.host}:{self.port}") + self.more
 
 
 class Reader(Protocol):
@@ -83,6 +86,7 @@ class ServerTable:
 
     def __init__(self, place: Place, wire: Wire) -> None:
         self._place, self._wire = place, wire
+        self._names = Names("server", 1)
         self._kept: list[_Connection] = []
 
     async def get(self, key: str, step: Step) -> str | None:
@@ -114,7 +118,11 @@ class ServerTable:
         place = self._place
         if place.path:
             return _Connection(*await asyncio.open_unix_connection(place.path))
-        return _Connection(*await asyncio.open_connection(place.host, place.port))
+        *others, last = await self._names.addresses(place.host)
+        for found in others:
+            with contextlib.suppress(OSError):
+                return _Connection(*await asyncio.open_connection(found, place.port))
+        return _Connection(*await asyncio.open_connection(last, place.port))
 
     async def _exchange(self, connection: _Connection, question: bytes, step: Step) -> str | None:
         """One question over this connection, which is kept if all went well. Raises Gone."""
@@ -156,6 +164,7 @@ class ServerTable:
         for connection in self._kept:
             connection.writer.transport.abort()
         self._kept.clear()
+        self._names.close()
 
 
 def _socketmap_says(payload: bytes) -> str | None:
