@@ -20,6 +20,8 @@ The contract of a check module (docs/new-check.md):
     bind(ctx, policy, ports) -> Bind | None
                                    optional; check() at RCPT for many recipients of one client and sender
                                    (mail/binding.py). ctx.trail may lack what was found at RCPT. None: ask check()
+    patience(policy, stage) -> seconds
+                                   optional; so much more than others it may take, as its knobs say how long it waits
     key(ctx) -> Hashable           optional; what of ctx decides before there is content, None: that cannot be said. What
                                    check() found, and says how long it holds (Verdict.until), is told again for the
                                    same key (engine/recall.py)
@@ -100,6 +102,7 @@ class Check(NamedTuple):
     open: Callable[[Any, Ports], Conversation | None] | None = None
     bind: Callable[[Context, Any, Ports], Bind | None] | None = None
     key: Callable[[Context], Hashable] | None = None
+    patience: Callable[[Any, Stage], float] | None = None
 
     def needs_content(self, stage: Stage) -> bool:
         """Is there nothing to judge at this stage without the octets of the message?"""
@@ -125,6 +128,7 @@ def load(name: str) -> Check:
         getattr(module, "open", None),
         getattr(module, "bind", None),
         getattr(module, "key", None),
+        getattr(module, "patience", None),
     )
 
 

@@ -231,6 +231,11 @@ def _wrong(asked: Asked, why: str) -> Verdict:
 # ---------------------------------------------------------------------- asking
 
 
+def patience(policy: Policy, stage: Stage) -> float:
+    """Each that is asked there has its own time, and its own default behind it."""
+    return sum(asked.timeout for asked in policy.services if stage in asked.stages)
+
+
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict | Awaitable[Verdict]:
     """Ask those who are to be asked here."""
     wanted = [

@@ -124,8 +124,10 @@ class Hearing:
 
     def within(self, asked: Sequence[Asking]) -> float:
         """Seconds that this step may take."""
-        plan = self.policies.plan
-        return plan.message_deadline if self.ctx.stage == "message" else plan.deadline
+        plan, stage = self.policies.plan, self.ctx.stage
+        usual = plan.message_deadline if stage == "message" else plan.deadline
+        own = [slot.check.patience(slot.knobs or slot.policy.knobs, stage) for slot, _ in asked if slot.check.patience]
+        return usual + max(own, default=0.0)
 
     def _others(self, slot: Slot, told: CheckPolicy) -> list[CheckPolicy]:
         """Policies with other knobs than `told`, of those who want the verdict, too: each is asked for by itself."""

@@ -55,6 +55,14 @@ def policy(*services: dict[str, Any]) -> Policy:
     return Policy.model_validate({"services": [{"address": "inet:127.0.0.1:10023"} | one for one in services]})
 
 
+def test_so_long_they_may_take() -> None:
+    made = policy(
+        {"name": "a", "timeout": "5s"}, {"name": "b", "stages": ["rcpt", "data"]}, {"name": "c", "stages": "mail"}
+    )
+    assert policy_services.patience(made, "rcpt") == 15.0 and policy_services.patience(made, "data") == 10.0
+    assert policy_services.patience(made, "helo") == 0.0
+
+
 def told(answer: str | Exception, ctx: Context | None = None, **more: Any) -> Verdict:
     services = Services(one=answer)
     asked = policy_services.check(

@@ -166,6 +166,15 @@ def test_the_message_stage_has_its_own_deadline() -> None:
     assert outcomes(groups[0].decision) == ["a:mark"]
 
 
+def test_a_check_whose_knobs_say_how_long_it_waits_is_waited_for() -> None:
+    patient = check("a", later("a", "mark", 20.0))._replace(patience=lambda knobs, stage: 20.0 if stage == "rcpt" else 0)
+    quick = check("b", later("b", "mark", 1.0))
+    stages = {"rcpt": ["a"], "data": [["a", "b"]]}
+    made = engine([patient, quick], stages, deadline="5s")
+    assert outcomes(run(made.ask(context()))) == ["a:mark"]
+    assert outcomes(run(made.ask(context("data")))) == ["a:temperror", "b:mark"]
+
+
 def test_a_client_that_is_gone_cancels_the_checks() -> None:
     ended: list[str] = []
 

@@ -1,10 +1,12 @@
 """Real policy servers behind the policy client: postgrey, policyd-spf, postfwd; they die and come back."""
 
+import contextlib
 import os
 import pwd
 import shutil
 import signal
 import smtplib
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
+from tests.peers.policies import plain
 from tests.peers.ports import answers, free_port, wait_for
 from tests.peers.process import Process, reachable
 
@@ -24,6 +27,7 @@ client.example.org A 127.0.0.1
 example.org MX 10 client.example.org.
 """
 OFF = 'mode = "off"\n'
+STAGE = '["relay", "recipient", "policy_services"]'
 
 
 def policies(services: str) -> dict[str, str]:
@@ -181,3 +185,19 @@ def test_postfwd_rules(gateway: Callable[..., Gateway], tmp_path: Path) -> None:
         assert rcpt(made.port, "good@example.org", "user@example.com", data=True)[-1][0] == 250
     finally:
         process.stop()
+
+
+def test_each_that_hangs_has_its_own_time_and_its_own_default(gateway: Callable[..., Gateway], inner: Inner) -> None:
+    """However short the deadline of a stage is."""
+    with contextlib.ExitStack() as silent:
+        ports = [silent.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(3)]
+        one = '{{ name = "s{0}", address = "inet:127.0.0.1:{0}", timeout = "1s", tries = 1, default = "{1}" }},\n'
+        services = "".join(one.format(port, "DUNNO") for port in ports)
+        files = policies(services) | {"stages.toml": 'deadline = "1s"\n' + plain(rcpt=STAGE)["stages.toml"]}
+        made = gateway(policies=files, zone=ZONE, workers=1)
+        assert rcpt(made.port, "a@example.org", "user@example.com", data=True)[-1][0] == 250, made.tail()
+        services = services.replace("DUNNO", "PREPEND X-Late: yes", 1)
+        (made.root / "policies" / "policy_services.toml").write_text(f"services = [\n{services}]\n")
+        made.cli("reload")
+        assert rcpt(made.port, "a@example.org", "user@example.com", data=True)[-1][0] == 250, made.tail()
+        assert b"X-Late: yes" in inner.wait(2)[1].content
