@@ -135,7 +135,7 @@ def metrics() -> frozenset[str]:
 
 #: What of others mail needs: each has `postgate_KIND_degraded`.
 PEERS = {"next_hop", "callahead", "dns_server", "dns_list", "scanner", "milter", "policy_service", "proxy_filter"}
-PEERS |= {"filter", "table"}
+PEERS |= {"filter", "handler", "table"}
 
 
 def test_each_kind_of_peer_has_a_metric_of_its_own_that_is_1_while_it_fails() -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.faults.inner_peers import Scripted
+from tests.faults.senders import talk
 from tests.peers.dns import Dns
 from tests.peers.gateway import Gateway
 from tests.peers.policies import plain
@@ -137,3 +138,50 @@ def of_refusal(reply: str) -> str:
     found = re.fullmatch(r"451 4\.1\.1 .* \[(\w+)\]", reply)
     assert found, reply
     return found[1]
+
+
+HANDLER = """\
+import time
+
+
+class Moody:
+    async def handle_DATA(self, server, session, envelope):
+        if b"\\r\\nX-Mood: raise" in envelope.content:
+            raise LookupError("no mood")
+        if b"\\r\\nX-Mood: block" in envelope.content:
+            time.sleep(3)
+        return "250 OK"
+"""
+
+
+def test_a_handler_in_python(tmp_path: Path) -> None:
+    """The operator's own filter raises, then hangs; who writes nothing of the kind passes, and then it is well."""
+    inner, place = Scripted().start(), tmp_path / "site"
+    place.mkdir()
+    (place / "moody.py").write_text(HANDLER)
+    made = Gateway(tmp_path, inner.port, workers=1, policies=plain())
+    made.path += f":{place}"
+    wiring = made.config.read_text()
+    made.config.write_text(
+        wiring.replace("workers = 1\n", 'workers = 1\nhandler = "moody:Moody"\nhandler_timeout = "1s"\n')
+    )
+    world = World(made, inner, 0, None)  # type: ignore[arg-type]
+    try:
+        made.start()
+        ids = []
+        for mood, why in (("raise", "LookupError: no mood"), ("block", "it did not return within 1 s")):
+            content = f"From: a@example.org\r\nSubject: x\r\nX-Mood: {mood}\r\n\r\nhello\r\n".encode()
+            kind, reply = talk(made.port, content, "user@example.com")
+            assert kind == "refused" and reply.startswith("451 4.3.0 "), reply
+            ids.append(reply[reply.index("[") + 1 : -1])
+            told = world.wait("handler moody:Moody fails", *ids)
+            assert told.startswith(f"{why}, at handle_DATA ("), told
+            assert "handler failed: handler=moody:Moody hook=handle_DATA seconds=" in made.log()
+            assert f"why={why} transaction={ids[-1]}" in made.log()
+        assert any("handler moody:Moody fails" in text for text in made.status()["degraded"])
+        assert "moody:Moody at public" in made.cli("status", check=False).stdout
+        queue_id(sent(made.port, "user@example.com"))
+        wait_for(lambda: made.status()["degraded"] == [], 20, "it is well again")
+    finally:
+        made.stop()
+        inner.stop()

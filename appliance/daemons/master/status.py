@@ -25,6 +25,7 @@ DEPENDENCIES = (
     "inspector",
     "policy services",
     "proxy filters",
+    "handlers",
     "milters",
     "destinations",
     "next hops",

@@ -11,9 +11,14 @@ from appliance.mail.verdict import Decision, Verb
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.smtp.reply import Reply, ReplyReader, from_text
 
+#: Characters of a status: more is no reply.
+MOST = 65536
+
 
 def read(status: object) -> Reply:
     """Raises ValueError."""
+    if isinstance(status, str | bytes | bytearray) and len(status) > MOST:
+        raise ValueError(f"a reply of {len(status)} characters (at most {MOST})")
     text = status.decode("ascii", "replace") if isinstance(status, bytes | bytearray) else str(status)
     if text[3:4] != "-":
         return from_text(text)

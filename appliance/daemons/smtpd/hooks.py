@@ -12,9 +12,7 @@ handle_exception says otherwise.
 """
 
 import asyncio
-import time
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,14 +20,14 @@ from aiosmtpd.proxy_protocol import ProxyData, get_proxy
 from aiosmtpd.smtp import Envelope
 from aiosmtpd.smtp import Session as HookSession
 
-from appliance.daemons.smtpd import commands, hook_loading, hook_replies, hook_verbs, record
-from appliance.daemons.smtpd.hook_room import Late, Rooms
+from appliance.daemons.smtpd import commands, hook_loading, hook_replies, record
+from appliance.daemons.smtpd.hook_room import Late
+from appliance.daemons.smtpd.hooked import Asking, Hooked
 from appliance.mail.context import Context
 from appliance.mail.differing import changes, crlf
 from appliance.mail.edits import Edit
 from appliance.mail.ports import Content
 from appliance.mail.verdict import Decision
-from appliance.observe import metrics
 from appliance.protocol.smtp.address import AddressError, parse_address
 from appliance.protocol.smtp.reply import Reply
 
@@ -40,37 +38,25 @@ if TYPE_CHECKING:
 _AT_ONCE = 262144
 #: Seconds that a hook may take where nothing else is said.
 SECONDS = 60.0
-_took = metrics.histogram("postgate_handler_seconds", "Time of a handler's hook, waiting included.", ["handler", "hook"])
-_failed = metrics.counter("postgate_handler_failures_total", "Hooks that raised, hung, or said nonsense.", ["handler"])
 
 
-class Hooked:
-    """A handler, and where it runs."""
+class Begin:
+    """Makes a conversation with a handler for each session (Front.plug)."""
 
-    def __init__(self, handler: object, name: str, seconds: float) -> None:
-        self.handler, self.name, self.seconds = handler, name, seconds
-        self.rooms = Rooms(name)
-        self.verbs = hook_verbs.verbs(handler)
+    def __init__(self, hooked: Hooked) -> None:
+        self.hooked = hooked
 
-    async def call(self, name: str, *arguments: object) -> Any:
-        """Its hook handle_`name`. Raises what that raises, and Late."""
-        begun = time.monotonic()
-        try:
-            return await self.rooms.call(getattr(self.handler, f"handle_{name}"), arguments, self.seconds)
-        except BaseException:
-            _failed.labels(self.name).inc()
-            raise
-        finally:
-            _took.labels(self.name, name).observe(time.monotonic() - begun)
+    def __call__(self, session: "Session") -> "Plug":
+        return Plug(self.hooked, session)
 
 
-def plug(handler: object, name: str = "", seconds: float = SECONDS) -> "Callable[[Session], Plug]":
+def plug(handler: object, name: str = "", seconds: float = SECONDS) -> Begin:
     """What Front.plug wants: a conversation with `handler` for each session."""
-    return partial(Plug, Hooked(handler, name or type(handler).__name__, seconds))
+    return Begin(Hooked(handler, name or type(handler).__name__, seconds))
 
 
 @cache
-def load(spec: str, arguments: tuple[str | int, ...] = (), seconds: float = SECONDS) -> "Callable[[Session], Plug]":
+def load(spec: str, arguments: tuple[str | int, ...] = (), seconds: float = SECONDS) -> Begin:
     """The same for "module:Class" or an entry point, one object a worker. Raises ValueError with what is wrong."""
     for text in hook_loading.uncalled(hook_loading.find(spec)):
         record.log.warning("a hook of a handler is never called", handler=spec, hook=text)
@@ -85,6 +71,7 @@ class Plug:
         self.verbs = hooked.verbs
         self._facts = HookSession(session.loop)
         self._envelope = Envelope()
+        self._asking = Asking(hooked, session)
         self._server = SimpleNamespace(
             hostname=session.rules.hostname,
             loop=session.loop,
@@ -97,11 +84,14 @@ class Plug:
         """Its objection to what the engine has accepted, or what it changed (it accepts then), or None."""
         match ctx.stage:
             case "mail":
-                return await self._mail(ctx)
+                with self._asking.hook("MAIL"):
+                    return await self._mail(ctx)
             case "rcpt":
-                return await self._rcpt(ctx)
+                with self._asking.hook("RCPT"):
+                    return await self._rcpt(ctx)
             case "message":
-                return await self._data(ctx)
+                with self._asking.hook("DATA"):
+                    return await self._data(ctx)
         return None
 
     async def hello(self, session: "Session") -> None:
@@ -115,28 +105,32 @@ class Plug:
             commands.greet(session)
             return
         offered = commands.offer(session).decode("ascii").splitlines() if session.esmtp else []
-        if verb == "EHLO" and hook_loading.takes(hook, 5):
-            session.ok(hook_replies.lines(await self._call(verb, session.helo, offered)))
-            return
-        reply = hook_replies.read(await self._call(verb, session.helo))
-        if self._objects(reply):
-            session.helo = ""
-        else:
-            session.ok(hook_replies.greeting(reply, offered))
+        with self._asking.hook(verb):
+            if verb == "EHLO" and hook_loading.takes(hook, 5):
+                session.ok(hook_replies.lines(await self._call(verb, session.helo, offered)))
+                return
+            reply = hook_replies.read(await self._call(verb, session.helo))
+            if self._objects(reply):
+                session.helo = ""
+            else:
+                session.ok(hook_replies.greeting(reply, offered))
 
     async def outside(self, verb: str, *arguments: object) -> None:
         """Answer a command that is no part of a transaction as its hook says."""
         self._know()
         if verb == "RSET":
             self._renew()
-        reply = hook_replies.read(await self._call(verb, *arguments))
-        if not self._objects(reply):
-            self._session.ok(hook_replies.good(reply))
+        with self._asking.hook(verb):
+            reply = hook_replies.read(await self._call(verb, *arguments))
+            if not self._objects(reply):
+                self._session.ok(hook_replies.good(reply))
 
     async def quit(self) -> None:
         """Answer QUIT as the hook says."""
         self._know()
-        commands.goodbye(self._session, hook_replies.parting(hook_replies.read(await self._call("QUIT"))))
+        with self._asking.hook("QUIT"):
+            reply = hook_replies.parting(hook_replies.read(await self._call("QUIT")))
+        commands.goodbye(self._session, reply)
 
     async def secured(self) -> bool:
         """Is TLS, which has just begun, good enough? Raises what the hook raises."""
@@ -152,7 +146,8 @@ class Plug:
 
     async def _consents(self, name: str, *arguments: object) -> bool:
         """Hooks that return no status; what they raise is no matter of handle_exception."""
-        return bool(await self._hooked.call(name, self._server, self._facts, self._envelope, *arguments))
+        with self._asking.hook(name):
+            return bool(await self._asking.call(name, self._server, self._facts, self._envelope, *arguments))
 
     def _objects(self, reply: Reply) -> bool:
         """Does it refuse? Then that is said."""
@@ -228,13 +223,14 @@ class Plug:
         """Call handle_`name`; what it raises goes to its handle_exception, else up."""
         given = (self._server, self._facts, envelope or self._envelope)
         try:
-            return await self._hooked.call(name, *given, *arguments)
+            return await self._asking.call(name, *given, *arguments)
         except Exception as error:
             if isinstance(error, Late):
                 raise RuntimeError(f"handler {self._hooked.name}: handle_{name}: {error}") from error
             if not hasattr(self._handler, "handle_exception"):
                 raise
             record.internal(self._session, error)
+            self._asking.fails(error)
             status = await self._hooked.call("exception", error)
             if not str(status).startswith(("4", "5")):
                 raise

@@ -4,7 +4,7 @@ Contract: a Rules value never changes; a reload makes a new one, and a transacti
 What failure means for the mail: a snapshot that does not make Rules is refused by prepare(), the old one stays.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -19,8 +19,7 @@ from appliance.protocol.smtp import ehlo
 from appliance.protocol.smtp.outgoing import Outgoing, Result
 
 if TYPE_CHECKING:
-    from appliance.daemons.smtpd.questions import Plug
-    from appliance.daemons.smtpd.session import Session
+    from appliance.daemons.smtpd.hooks import Begin
 
 _XCLIENT = "XCLIENT NAME ADDR PROTO HELO REVERSE_NAME PORT LOGIN DESTADDR DESTPORT"
 _XFORWARD = "XFORWARD NAME ADDR PROTO HELO SOURCE PORT IDENT"
@@ -66,7 +65,7 @@ class Asked(Protocol):
         """Is every next hop known, now, to take SMTPUTF8?"""
 
 
-def _plug(listen: Listen) -> "Callable[[Session], Plug]":
+def _plug(listen: Listen) -> "Begin":
     """Raises ValueError where its handler cannot be loaded."""
     from appliance.daemons.smtpd import hooks  # it imports the commands, and they this module
 

@@ -16,7 +16,7 @@ from appliance.daemons.smtpd import tls
 from appliance.daemons.smtpd.front import Front
 from appliance.daemons.smtpd.handover import Handover
 from appliance.daemons.smtpd.rules import Rules
-from appliance.observe import maillog, oplog
+from appliance.observe import maillog, oplog, trouble
 from appliance.queue.intake import IntakeLog
 
 log = oplog.get("smtpd")
@@ -95,7 +95,7 @@ class Smtpd:
         maillog.flush()
 
     def health(self) -> dict[str, Any]:
-        front, degraded = self.front, []
+        front, degraded = self.front, list[trouble.Said]()
         if not self._handover.connected:
             degraded.append("delivery is away: mail is taken only as long as there are granted files")
         if not front.has_room(front.rules, 0):
@@ -103,11 +103,15 @@ class Smtpd:
         if front.connections.stressed:
             degraded.append("connections run out: timeouts are short")
         degraded += front.insiders.degraded(front.loop.time())
+        handlers = {name: door.plug.hooked for name, door in front.rules.doors.items() if door.plug is not None}
+        for hooked in set(handlers.values()):
+            degraded += hooked.degraded
         health = self._composition.health()
         return {
             **health,
             "sessions": front.connections.open,
             "body_memory": front.memory.used,
             "policy": front.rules.snapshot.hash,
+            "handlers": {f"{hooked.name} at {name}": hooked.facts() for name, hooked in handlers.items()},
             "degraded": [*health.get("degraded", []), *degraded],
         }
