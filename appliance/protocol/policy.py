@@ -76,7 +76,13 @@ _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"\x00\x00\x00\x0dO"), "the milter protocol (smtpd_milters names a milter, not this port)"),
     (re.compile(rb"(?:[A-Z]{3,10}) [^\r\n]{0,2048} HTTP/[0-9]"), "HTTP"),
     (re.compile(rb"PRI \* HTTP/2"), "HTTP/2"),
-    (re.compile(rb"(?i:EHLO|HELO|LHLO|MAIL FROM:|RCPT TO:|NOOP|QUIT|STARTTLS|XCLIENT|AUTH) ?[^\n]*"), "SMTP"),
+    (
+        re.compile(
+            rb"(?i:MAIL FROM:|RCPT TO:|(?:[EHL]HLO|HELO|DATA|RSET|NOOP|QUIT|VRFY|STARTTLS|XCLIENT|XFORWARD|AUTH)\b)"
+        ),
+        "SMTP",
+    ),
+    (re.compile(rb"[A-Z]{3,8} SPAMC/[0-9]"), "spamd's protocol"),
     (re.compile(rb"PROXY (?:TCP[46]|UNKNOWN)"), "the PROXY protocol (the policy protocol has none)"),
     (re.compile(rb"\n\n\x00\nQUIT\n"), "the PROXY protocol (the policy protocol has none)"),
     (re.compile(rb"get [^\n]*"), "Postfix's tcp table protocol"),

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from appliance.daemons.policyd import record
+from appliance.daemons.policyd import record, texts
 from appliance.daemons.policyd.answers import DUNNO
 from appliance.daemons.policyd.cutting import Cut, Knife, Lead
 from appliance.daemons.policyd.likeness import Likeness, learn
@@ -49,6 +49,8 @@ class Connection(asyncio.Protocol):
         #: Since when the answer to `_state` is waited for (0: nobody waits).
         self.since = 0.0
         self._state = ""
+        #: What is waited for: a request, or one that is like those before it.
+        self._waiting: Question | tuple[Lead[Likeness], Cut] | None = None
         #: When the connection is cut, if it is there yet.
         self._until = math.inf
         self._reader, self._knife = RequestReader(), Knife()
@@ -134,6 +136,7 @@ class Connection(asyncio.Protocol):
                     self._write(action)
                     return
                 self.since, self._state, self._task = self.last, "RCPT", action
+                self._waiting = lead, one
                 action.when_done(self._promised)
                 return
         self._backlog.append(lead.attributes(one))
@@ -192,7 +195,7 @@ class Connection(asyncio.Protocol):
             return encode_answer(self.default)
         if isinstance(action, str):
             return _DUNNO if action is DUNNO else encode_answer(action)
-        self.since, self._state = self.front.loop.time(), question.state
+        self.since, self._state, self._waiting = self.front.loop.time(), question.state, question
         if isinstance(action, Promise):
             self._task = action
             action.when_done(self._promised)
@@ -205,7 +208,7 @@ class Connection(asyncio.Protocol):
             text = answer.result()
         except Exception as error:
             text = self.default
-            record.internal(self.peer, self._state, error, text)
+            record.internal(self.peer, self._state, error, text, self._about()[1])
         self._said(text)
 
     async def _later(self, action: Awaitable[str]) -> None:
@@ -213,12 +216,12 @@ class Connection(asyncio.Protocol):
             text = await cast("Coroutine[Any, Any, str]", action)
         except Exception as error:
             text = self.default
-            record.internal(self.peer, self._state, error, text)
+            record.internal(self.peer, self._state, error, text, self._about()[1])
         self._said(text)
 
     def _said(self, text: str) -> None:
         """The answer that was waited for."""
-        self._task, self.since = None, 0.0
+        self._task, self.since, self._waiting = None, 0.0, None
         if self.transport is not None:
             self._write(text)
             self._go_on()
@@ -242,11 +245,24 @@ class Connection(asyncio.Protocol):
                 self.transport.abort()
         elif self.since and now - self.since >= front.deadline and self._task is not None:
             self._task.cancel()
-            record.late(self.peer, self._state, front.deadline, self.default)
-            self.front.met("answers were late")
+            ident, mail = self._about()
+            record.late(self.peer, self._state, front.deadline, self.default, mail)
+            self.front.was_late(ident)
             self._said(self.default)
         elif not self.since and now - self.last >= front.idle:
             self.close()
+
+    def _about(self) -> tuple[str, str]:
+        """The id of what is waited for, and the mail that it is about, for the log."""
+        waiting = self._waiting
+        if isinstance(waiting, Question):
+            return waiting.id, texts.about(waiting.id, waiting.who, waiting.attributes)
+        if waiting is None:
+            return "", ""
+        lead, one = waiting
+        message = self.front.messages.find(one.instance, lead.facts.who.address, self.front.clock())
+        ident = message.id if message is not None else ""
+        return ident, texts.about(ident, lead.facts.who, lead.attributes(one))
 
     def close(self) -> None:
         """Hang up; what is written already has LINGER seconds to go out."""

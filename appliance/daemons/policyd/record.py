@@ -125,16 +125,17 @@ def odd(peer: str, why: str, action: str) -> None:
     maillog.capped("odd policy request", f"policy client {peer}: {why}: {action}")
 
 
-def late(peer: str, state: str, seconds: float, action: str) -> None:
-    """No answer in time."""
+def late(peer: str, state: str, seconds: float, action: str, mail: str) -> None:
+    """No answer in time. `mail`: what it was about."""
     _late.inc()
-    maillog.capped("late policy answer", f"policy client {peer}: {state}: no answer within {seconds:g} s: {action}")
+    text = f"policy client {peer}: {state}: no answer within {seconds:g} s: {action}; {mail}"
+    maillog.capped("late policy answer", text)
 
 
-def internal(peer: str, state: str, error: BaseException, action: str) -> None:
-    """Our own mistake: the trace is here and nowhere else."""
+def internal(peer: str, state: str, error: BaseException, action: str, mail: str = "") -> None:
+    """Our own mistake: the trace is here and nowhere else. `mail`: what it was about."""
     _errors.inc()
-    log.error("internal error", client=peer, state=state, answered=action, exc_info=error)
+    log.error("internal error", client=peer, state=state, answered=action, mail=mail, exc_info=error)
 
 
 def unsaid(messages: Iterable["Message"]) -> None:

@@ -20,6 +20,7 @@ from appliance.protocol.smtp.address import Address
 
 if TYPE_CHECKING:
     from appliance.daemons.policyd.cutting import Cut
+    from appliance.daemons.policyd.facts import Who
     from appliance.daemons.policyd.question import Question
 
 _encode = msgspec.json.Encoder().encode
@@ -43,6 +44,12 @@ def judged(word: str, attributes: Mapping[str, str], name: str, address: str, ac
         protocol=attributes.get("protocol_name", ""),
         helo=attributes.get("helo_name", ""),
     )
+
+
+def about(ident: str, who: "Who", attributes: Mapping[str, str]) -> str:
+    """The mail that a request is about."""
+    sender, recipient = attributes.get("sender", ""), attributes.get("recipient", "")
+    return f"{ident} from {lines.peer(who.name, who.address)}: from=<{sender}> to=<{recipient}>"
 
 
 def event(question: "Question", attributes: Mapping[str, str], **told: Any) -> dict[str, Any]:

@@ -80,6 +80,7 @@ async def test_who_asks_is_in_the_context(tmp_path: Path) -> None:
         assert ctx.declared_size == 99 and ctx.esmtp and ctx.role == "inbound" and ctx.listener == "policy"
         await client.ask(client_name="unknown", instance="2")
         assert stage.engine.asked[-1].client.proof == "fail"
+        assert stage.engine.asked[-1].client.reverse_name == "mail.example.org"
         await client.ask(client_name="unknown", reverse_client_name="unknown", instance="3")
         assert stage.engine.asked[-1].client.proof == "none"
         for said, address in (("2001:DB8::25", "2001:db8::25"), ("unknown", ""), ("", "")):

@@ -89,8 +89,12 @@ async def test_no_answer_in_time_and_errors_of_ours_are_the_default(
         stage.engine.rules["rcpt"] = late(asyncio.Event())  # type: ignore[assignment]
         client = await stage.client()
         assert (await client.ask()).partition(" ")[0] == answer
-        assert any("RCPT: no answer within 1 s" in line for line in said)
-        assert stage.front.degraded() == ["policy server: answers were late"]
+        (line,) = [line for line in said if "RCPT: no answer within 1 s" in line]
+        (told,) = stage.front.degraded()
+        assert not isinstance(told, str) and (told["what"], told["touched"]) == ("policyd decided too late", 1)
+        (ident,) = told["last"]
+        assert len(ident) > 10
+        assert line.endswith(f"; {ident} from mail.example.org[192.0.2.7]: from=<a=b@example.org> to=<user@example.com>")
 
         def broken(_ctx: Context) -> Decision:
             raise RuntimeError("broken")

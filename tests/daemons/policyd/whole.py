@@ -79,7 +79,7 @@ PLAIN = {
 
 class State:
     """stated: who has come before is known; `asked` counts questions. An answer comes a turn later, as a promise (that
-    about a stranger `at_once`); of what is `odd` it is an exception."""
+    about a stranger `at_once`), an exception, or never."""
 
     def __init__(self, at_once: bool) -> None:
         self.asked, self._at_once = 0, at_once
@@ -96,7 +96,7 @@ class State:
             raise Unavailable("stated: away")
         if "broken" in ask.recipient:
             loop.call_soon(promise.set_exception, Unavailable("stated: broken"))
-        else:
+        elif "never" not in ask.recipient:
             answer = GreylistAnswer(state=word, first=1.0, attempts=2, wait=3.0, key=ask.keys[0])
             if self._at_once and word == "new":
                 return answer
