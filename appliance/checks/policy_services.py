@@ -10,7 +10,7 @@ off with 451 as Postfix does it.
 """
 
 import ipaddress
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Annotated, Literal
@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from appliance.checks import knobs
 from appliance.checks.knobs import Duration, Texts
+from appliance.checks.knobs_domains import Domains, among
 from appliance.mail import actions, restrictions, restrictions_asked
 from appliance.mail.actions import WORDS, Entry, parted, read_entry
 from appliance.mail.context import STAGES as ALL_STAGES
@@ -78,9 +79,11 @@ class Asked(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
     address: Annotated[Texts, AfterValidator(lambda values: tuple(map(place, values))), Field(min_length=1)]
-    stages: Annotated[tuple[Stage, ...], BeforeValidator(knobs.one_or_more)] = ("rcpt",)
-    roles: Annotated[tuple[Literal["inbound", "outbound"], ...], BeforeValidator(knobs.one_or_more)] = ("inbound",)
-    timeout: Duration = 10.0
+    stages: Annotated[tuple[Stage, ...], BeforeValidator(knobs.one_or_more), Field(min_length=1)] = ("rcpt",)
+    roles: Annotated[
+        tuple[Literal["inbound", "outbound"], ...], BeforeValidator(knobs.one_or_more), Field(min_length=1)
+    ] = ("inbound",)
+    timeout: Annotated[Duration, Field(gt=0)] = 10.0
     tries: Annotated[int, Field(ge=1, le=10)] = 2
     retry_delay: Duration = 1.0
     idle: Duration = 300.0
@@ -90,19 +93,19 @@ class Asked(BaseModel):
     default: Annotated[str, AfterValidator(default_action)] = "DEFER_IF_PERMIT"
     context: str = ""
     clients: Annotated[Texts, AfterValidator(_networks)] = ()
-    sender_domains: Texts = ()
-    recipient_domains: Texts = ()
+    sender_domains: Domains = ()
+    recipient_domains: Domains = ()
 
     def wanted(self, ctx: Context) -> bool:
         """Are the conditions met?"""
         if self.clients and not _within(ctx.client.address, self.clients):
             return False
-        if self.sender_domains and not (ctx.sender and _among(ctx.sender.domain, self.sender_domains)):
+        if self.sender_domains and not (ctx.sender and among(ctx.sender.domain, self.sender_domains)):
             return False
         if not self.recipient_domains:
             return True
         whom = [ctx.recipient] if ctx.recipient is not None else ctx.recipients
-        return any(_among(one.address.domain, self.recipient_domains) for one in whom)
+        return any(among(one.address.domain, self.recipient_domains) for one in whom)
 
 
 @lru_cache(maxsize=4096)
@@ -112,10 +115,6 @@ def _within(address: str, networks: tuple[str, ...]) -> bool:
     except ValueError:
         return False
     return any(found in ipaddress.ip_network(network) for network in networks)
-
-
-def _among(domain: str, domains: Iterable[str]) -> bool:
-    return any(domain == one or (one.startswith(".") and domain.endswith(one)) for one in map(str.lower, domains))
 
 
 def _once(values: tuple[Asked, ...]) -> tuple[Asked, ...]:

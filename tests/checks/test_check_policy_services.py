@@ -225,6 +225,8 @@ def test_several_are_asked_in_order_until_one_decides() -> None:
         ({"clients": ["198.51.100.0/24"]}, False),
         ({"sender_domains": ["Example.org"]}, True),
         ({"sender_domains": [".example.org"]}, False),
+        ({"sender": "a@m\u00fcller.example", "sender_domains": ["M\u00fcller.example", "x.example"]}, True),
+        ({"sender": "a@m\u00fcller.example", "sender_domains": [".\u00fcller.example"]}, False),
         ({"recipient_domains": [".com"]}, True),
         ({"recipient_domains": ["example.net"]}, False),
         ({"roles": ["outbound"]}, False),
@@ -232,7 +234,25 @@ def test_several_are_asked_in_order_until_one_decides() -> None:
     ],
 )
 def test_conditions(conditions: dict[str, Any], wanted: bool) -> None:
-    assert (told("REJECT", **conditions).outcome == "reject") is wanted
+    sender = parse_address(conditions.pop("sender", "a@example.org").encode(), utf8=True)[0]
+    assert (told("REJECT", context(sender=sender), **conditions).outcome == "reject") is wanted
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {"sender_domains": ["*.example.com"]},
+        {"recipient_domains": ["@example.com"]},
+        {"recipient_domains": ["example.com example.net"]},
+        {"recipient_domains": [""]},
+        {"stages": []},
+        {"roles": []},
+        {"timeout": "0s"},
+    ],
+)
+def test_a_condition_that_nothing_meets_is_a_mistake(condition: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        policy({"name": "one"} | condition)
 
 
 def test_the_request_is_a_whole_one() -> None:
