@@ -101,6 +101,8 @@ def _named(wiring: Wiring) -> Iterator[Odd]:
         if name in RELAYING or name in ANSWERING:
             told = f'"{name}:" of a transport table is not this filter: give it another name to use it there'
             yield Odd(("filters", name), told, fatal=False, at_key=True)
+        if entry.to_own_domain:
+            continue
         try:
             hops = named_hops(name, entry)
         except ValueError as error:
@@ -118,8 +120,10 @@ def _routes(wiring: Wiring) -> Iterator[Odd]:
             if not is_named(text):
                 continue
             path, filters = ("relay", "routes", key, index), Filters(wiring)
+            hop = written_hop(text)
             try:
-                filters.reached(written_hop(text))
+                if filters.own(hop.host, hop.path, "example.com") is None:
+                    raise ValueError(f'no filter is called "{hop.host}"')
             except ValueError as error:
                 yield Odd(path, _no_route(text, wiring, str(error)))
                 continue

@@ -9,12 +9,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
 from appliance.checks.knobs import Duration
-from appliance.config.fields import Flag, Hops, Span, Whole, Words, optional_name
+from appliance.config.fields import Flag, Span, Whole, Words, checked, lone, optional_name
+from appliance.config.values import parse_next_hop
 from appliance.mail import piping
 
+#: The next hop of a filter that sends to the recipient's own domain.
+OWN_DOMAIN = "smtp:"
 _OF_COMMAND = ("flags", "eol", "null_sender", "size_limit", "output", "recipients", "memory", "processes")
 #: For a command that says nothing else: seconds (command_time_limit), runs at once.
 _SECONDS, _AT_ONCE = 1000.0, 10
@@ -26,6 +29,10 @@ def _flags(text: str) -> str:
     return text
 
 
+def _place(text: str) -> object:
+    return text == OWN_DOMAIN or parse_next_hop(text)
+
+
 class FilterEntry(BaseModel):
     """A content filter that has a name: where it is, several in order of trial, or its program. `concurrency` and
     `timeout` 0: those of the queue, and of its deliveries; of commands; before the queue Postfix's (config.filters).
@@ -33,7 +40,7 @@ class FilterEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    next_hop: Hops = ()
+    next_hop: Annotated[tuple[Annotated[str, checked(_place)], ...], BeforeValidator(lone)] = ()
     delivers: Flag = False
     concurrency: Annotated[int, Strict(), Field(ge=0, le=1000)] = 0
     timeout: Duration = 0.0
@@ -52,7 +59,12 @@ class FilterEntry(BaseModel):
     @property
     def ends(self) -> bool:
         """Is what it takes delivered? Else it is handed back. (Flag X says that of a command, as in pipe(8).)"""
-        return self.delivers or "X" in self.flags
+        return self.delivers or self.to_own_domain or "X" in self.flags
+
+    @property
+    def to_own_domain(self) -> bool:
+        """Does it send to the servers of the recipient's own domain, where a table says nothing else?"""
+        return OWN_DOMAIN in self.next_hop
 
     @property
     def seconds(self) -> float:
@@ -83,6 +95,8 @@ def complaints(filters: Mapping[str, FilterEntry]) -> Iterator[tuple[tuple[str |
     """(path in the file, what is wrong with it, whether it must not be put in force)."""
     for name, entry in filters.items():
         path = ("filters", name)
+        if entry.to_own_domain and len(entry.next_hop) > 1:
+            yield (*path, "next_hop"), f'"{OWN_DOMAIN}" stands alone: no next hop is tried before or behind it', True
         if entry.command and entry.next_hop:
             yield (*path, "command"), f"[filters.{name}] has next_hop and command: a filter is one of both", True
         for key in _OF_COMMAND if not entry.command else ():

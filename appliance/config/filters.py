@@ -83,13 +83,15 @@ class Filters:
 
     # ------------------------------------------------------------------ as a transport of one's own
 
-    def own(self, name: str, nexthop: str) -> Way | None:
-        """An entry `name:nexthop` of a transport table, None: there is no such filter. Raises ValueError."""
+    def own(self, name: str, nexthop: str, domain: str) -> Way | None:
+        """An entry `name:nexthop` of a transport table for mail to `domain`, None: there is no such filter. Raises
+        ValueError."""
         if name not in self._named:
             return None
-        hop = NextHop("filter", name, path=nexthop)
+        own = self._named[name].to_own_domain and not nexthop
+        hop = NextHop("filter", name, path=domain if own else nexthop)
         self.reached(hop)
-        return Way((hop,))
+        return Way((hop,), own)
 
     def reached(self, hop: NextHop) -> tuple[NextHop, ...]:
         """Where mail for a hop of kind filter goes, in order of trial; never (). Raises ValueError."""
@@ -98,12 +100,17 @@ class Filters:
             raise ValueError(f'no filter is called "{hop.host}"{did_you_mean(hop.host, self._named)}')
         if entry.command:
             return (NextHop("pipe", hop.host, path=hop.path),)
-        places = named_hops(hop.host, entry)
-        return nexthops(places[0].kind, hop.path) if hop.path else places
+        if hop.path:
+            return nexthops(_kind(hop.host, entry), hop.path)
+        return named_hops(hop.host, entry)
 
     def places(self, hops: Iterable[NextHop]) -> tuple[NextHop, ...]:
         """The same, with what filters among them lead to in their place. Raises ValueError."""
         return tuple(one for hop in hops for one in (self.reached(hop) if hop.kind == "filter" else (hop,)))
+
+    def by_nexthop(self, hop: NextHop) -> bool:
+        """Is that a filter with a command, and no nexthop for it?"""
+        return hop.kind == "filter" and not hop.path and bool(self._named[hop.host].command)
 
     def handed_back(self, value: str) -> bool:
         """Does an entry of a transport table name a filter that hands back what it takes?"""
@@ -128,7 +135,7 @@ class Filters:
             return named_hops(transport, entry)
         if not destination:
             raise ValueError(f'filter "{text}" names no destination')
-        kind = named_hops(transport, entry)[0].kind if entry is not None else RELAYING[transport]
+        kind = _kind(transport, entry) if entry is not None else RELAYING[transport]
         return tuple(_place(kind, one) for one in destination.split(","))
 
 
@@ -138,7 +145,14 @@ def named_hops(name: str, entry: FilterEntry) -> tuple[NextHop, ...]:
         return (NextHop("pipe", name),)
     if not entry.next_hop:
         raise ValueError(f"[filters.{name}] needs next_hop or command")
+    if entry.to_own_domain:
+        raise ValueError(f"[filters.{name}] sends to the domain of each recipient: a transport table names it, for these")
     return tuple(hop._replace(mx=False) for hop in map(parse_next_hop, entry.next_hop))
+
+
+def _kind(name: str, entry: FilterEntry) -> Kind:
+    """What a filter that is no command speaks. Raises ValueError."""
+    return "smtp" if entry.to_own_domain else named_hops(name, entry)[0].kind
 
 
 def split(text: str) -> tuple[str, str]:

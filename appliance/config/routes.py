@@ -114,8 +114,18 @@ class Routes:
         for key in transport_keys(to, self._delimiter) if self._routes else ():
             route = self._routes.get(key.text.lower())
             if route is not None and not (back and any(self.filters.handed_back(str(hop)) for hop in route.hops)):
-                return route
+                return self._filled(route, to.domain)
         return None
+
+    def _filled(self, route: Route, domain: str) -> Route:
+        """A filter may send to the recipient's own domain."""
+        hop = route.hops[0] if route.hops else None
+        if hop is None or hop.kind != "filter" or not domain:
+            return route
+        with contextlib.suppress(ValueError):
+            if way := self.filters.own(hop.host, hop.path, domain):
+                return route._replace(hops=way.hops, outward=way.own)
+        return route
 
     def undeliverable(self, to: Address) -> Undeliverable | Awaitable[Undeliverable | None] | None:
         """Whether a route says `error:` of an address, behind a filter that hands back, too. Raises Unavailable."""
@@ -162,21 +172,28 @@ class Routes:
 
     def _by_transport(self, to: Address, keys: list[Key], found: Found | None) -> Routed:
         """sender_dependent_default_transport_maps, else sender_dependent_relayhost_maps, as in Postfix."""
+        first: Route | None = None
         if found is not None and found.value.strip().upper() != "DUNNO":
             way = self._parsed(found, to.domain, "smtp")
-            if way.hops and not way.own:
-                return Route(way.hops, "[relay] sender_dependent_default_transport_maps", way.own, found)
+            if way.hops and (not way.own or way.hops[0].kind == "filter"):
+                first = Route(way.hops, "[relay] sender_dependent_default_transport_maps", way.own, found)
+        if first is not None and not first.outward and not self.filters.by_nexthop(first.hops[0]):
+            return first
         searched: Searched = search(self._relayhosts, keys)
-        return then(searched, partial(self._by_relayhost, to))
+        return then(searched, partial(self._by_relayhost, to, first))
 
-    def _by_relayhost(self, to: Address, found: Found | None) -> Route:
+    def _by_relayhost(self, to: Address, first: Route | None, found: Found | None) -> Route:
+        """`first`: a transport of one's own that the relayhost is the nexthop of, else the domain of the recipient."""
         try:
             hops = parse_relayhost(found.value) if found is not None else None
         except ValueError as why:
             place = found.place if found is not None else ""
             raise TableUnavailable(place, f"{place}: {why}") from None
         if not hops:
-            return self._outward(to.domain)
+            return first or self._outward(to.domain)
+        if first is not None and found is not None:
+            hop = first.hops[0]._replace(path=found.value.strip())
+            return first._replace(hops=(hop,), outward=False, found=found)
         return Route(hops, "[relay] sender_dependent_relayhost_maps", found=found)
 
     def _parsed(self, found: Found, domain: str, unchanged: Kind) -> Way:

@@ -38,11 +38,11 @@ class Way(NamedTuple):
     own: bool = False
 
 
-#: What a transport of one's own and its nexthop mean, None: there is none of that name. Raises ValueError.
-Own = Callable[[str, str], Way | None]
+#: What a transport of one's own and its nexthop mean for a domain, None: there is none of that name. Raises ValueError.
+Own = Callable[[str, str, str], Way | None]
 
 
-def nobodys(transport: str, nexthop: str) -> Way | None:
+def nobodys(transport: str, nexthop: str, domain: str) -> Way | None:
     """Where no transport is one's own."""
     return None
 
@@ -60,7 +60,7 @@ def parse_transport(value: str, domain: str, unchanged: Kind = "smtp", own: Own 
         return Way((_answer(answer, rest.strip(), domain),))
     kind = RELAYING.get(transport, unchanged if colon and not transport else None)
     if kind is None:
-        if (way := own(transport, rest.strip())) is not None:
+        if (way := own(transport, rest.strip(), domain)) is not None:
             return way
         raise ValueError(_unknown(transport, colon, value))
     if not rest.strip():

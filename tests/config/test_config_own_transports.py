@@ -21,6 +21,7 @@ FILTERS = {
     "edit": {"command": ["/bin/cat"], "output": "message"},
     "lmtp-archive": {"next_hop": "lmtp:unix:/run/archive", "delivers": True},
     "maildrop": {"command": ["/bin/cat"], "flags": "X"},
+    "slow": {"next_hop": "smtp:", "concurrency": 2},
     "empty": {},
 }
 TABLE = """\
@@ -99,6 +100,44 @@ def test_by_the_sender_for_strangers_domains() -> None:
     assert shown(found, "x@far.example", "a@scan.example")[0] == ["scan:"]
     assert shown(found, "x@far.example", "a@scan.example", back=True)[0] == ["smtp:far.example"]
     assert shown(found, "x@example.com", "boss@example.com")[0] == ["smtp:[10.0.0.1]:25"]
+
+
+def test_one_that_sends_to_the_recipients_own_domain() -> None:
+    """Postfix's `slow unix - - n - 5 smtp`: another client with other limits."""
+    table = "far.example slow:\nnear.example slow:[10.0.0.5]\nlists.example.com slow:mx.example\n* slow\n"
+    found = routes({"routes": "texthash:t"}, t=table)
+    for to, place, outward in (
+        ("x@far.example", "smtp:far.example", True),
+        ("x@near.example", "smtp:[10.0.0.5]:25", False),
+        ("x@lists.example.com", "smtp:mx.example", False),
+        ("x@[192.0.2.1]", "smtp:[192.0.2.1]:25", True),
+    ):
+        assert (shown(found, to)[1], route(found, to).outward) == ([place], outward), to
+        assert shown(found, to, back=True)[1] == [place], "nothing comes back from it"
+    written = routes({"routes": {"far.example": "slow:", "near.example": "slow:[10.0.0.5]"}})
+    assert shown(written, "x@far.example") == (["slow:far.example"], ["smtp:far.example"])
+    assert route(written, "x@far.example").outward and not route(written, "x@near.example").outward
+    assert [str(hop) for hop in written.all_hops()] == ["smtp:[10.0.0.1]:25", "smtp:[10.0.0.5]:25"]
+
+
+def test_by_the_sender_a_relayhost_is_its_nexthop() -> None:
+    """transport:nexthop with an empty nexthop: as in Postfix sender_dependent_relayhost_maps says it, else the domain."""
+    maps = {
+        "sender_dependent_default_transport_maps": "inline:{ @a.example=slow:, @b.example=slow:[10.0.0.6]"
+        " x@c.example=mailman:, y@c.example=mailman:y, z@c.example=lmtp-archive: }",
+        "sender_dependent_relayhost_maps": "inline:{ x@a.example=[10.0.0.7]:26, y@a.example=DUNNO, x@b.example=[10.0.0.7]"
+        " @c.example=[10.0.0.7] }",
+    }
+    found = routes(maps)
+    ways = {sender: shown(found, "x@far.example", sender)[1] for sender in ("x@a.example", "y@a.example", "x@b.example")}
+    assert ways == {
+        "x@a.example": ["smtp:[10.0.0.7]:26"],
+        "y@a.example": ["smtp:far.example"],
+        "x@b.example": ["smtp:[10.0.0.6]:25"],
+    }
+    assert [str(hop) for hop in route(found, "x@far.example", "x@a.example").hops] == ["slow:[10.0.0.7]:26"]
+    for sender, hop in (("x", "mailman:[10.0.0.7]"), ("y", "mailman:y"), ("z", "lmtp-archive:")):
+        assert shown(found, "x@far.example", f"{sender}@c.example")[0] == [hop]
 
 
 def test_what_a_filter_handed_back_goes_to_none_that_hands_back() -> None:
@@ -253,6 +292,18 @@ def test_a_filter_that_delivers_needs_no_way_back(tmp_path: Path) -> None:
     assert 'no listener has role "reinject"' in one.text
     [one] = told(tmp_path, "", delivers, 'content_filter = "mailman:"')
     assert "all mail of this listener ends there" in one.text and not one.fatal
+
+
+def test_what_sends_to_the_recipients_own_domain_is_for_tables(tmp_path: Path) -> None:
+    slow = '[filters.slow]\nnext_hop = "smtp:"\nconcurrency = 2\n'
+    assert told(tmp_path, 'routes = "texthash:t"\n', slow, t="a.example slow:\n") == []
+    assert told(tmp_path, '[relay.routes]\n"a.example" = "slow:"\n', slow) == []
+    [one] = told(tmp_path, "", BACK + slow, 'content_filter = "slow:"')
+    assert "a transport table names it, for these" in one.text and one.fatal
+    [one] = told(tmp_path, "", slow.replace('"smtp:"', '["smtp:", "smtp:[10.0.0.1]"]'))
+    assert '"smtp:" stands alone' in one.text and one.fatal
+    [one] = told(tmp_path, "", slow.replace('"smtp:"', '"lmtp:"'))
+    assert "is no next hop" in one.text and one.fatal
 
 
 def test_what_delivers_hands_nothing_back_and_a_transport_has_its_name(tmp_path: Path) -> None:

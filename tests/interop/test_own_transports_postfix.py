@@ -55,6 +55,12 @@ sender.example      smtp:[127.0.0.1]:{told}
 """
 
 
+BY_SENDER = (
+    "inline:{ boss@by.example=mailman:boss, pipe@by.example=mailman:, none@by.example=mailman, slow@by.example=slow: }"
+)
+RELAYHOSTS = "inline:{{ pipe@by.example=[127.0.0.1]:{port}, slow@by.example=[127.0.0.1]:{port} }}"
+
+
 class Lmtp(Inner):
     def _protocol(self) -> LMTP:
         self.sessions += 1
@@ -107,9 +113,10 @@ def theirs(tmp_path: Path, make_postfix: Callable[..., Postfix]) -> Iterator[Sid
         for name, flags in (("mailman", "q"), ("final", "Xq"))
     )
     made = make_postfix(
-        services=services + "archive unix - - n - - lmtp\n",
+        services=services + "archive unix - - n - - lmtp\nslow unix - - n - - smtp\n",
         transport_maps=f"texthash:{side.table}",
-        sender_dependent_default_transport_maps="inline:{ boss@by.example=mailman:boss }",
+        sender_dependent_default_transport_maps=BY_SENDER,
+        sender_dependent_relayhost_maps=RELAYHOSTS.format(port=side.told.port),
         relay_domains=" ".join([*domains(), "sender.example"]),
         relay_transport=f"smtp:[127.0.0.1]:{side.default.port}",
         default_transport=f"smtp:[127.0.0.1]:{side.default.port}",
@@ -140,9 +147,11 @@ def ours(tmp_path: Path) -> Iterator[Side]:
     text = text.replace('name = "public"', 'name = "public"\nrole = "outbound"').replace(
         "[relay]\n",
         f'[relay]\nroutes = "texthash:{side.table}"\n'
-        'sender_dependent_default_transport_maps = "inline:{ boss@by.example=mailman:boss }"\n',
+        f'sender_dependent_default_transport_maps = "{BY_SENDER}"\n'
+        f'sender_dependent_relayhost_maps = "{RELAYHOSTS.format(port=side.told.port)}"\n',
     )
     text += f'[filters.mailman]\ncommand = {words}\n[filters.final]\ncommand = {words}\nflags = "X"\n'
+    text += '[filters.slow]\nnext_hop = "smtp:"\n'
     text += '[filters.archive]\nnext_hop = "lmtp:[127.0.0.1]:1"\ndelivers = true\n'
     made.config.write_text(text)
     side.port = made.start().port
@@ -178,6 +187,25 @@ def test_the_same_table_runs_the_same_commands_for_the_same_recipients(theirs: S
     # A nexthop with a blank in front has it in Postfix's pipe(8); here it has none, as before a host.
     told = [[word.replace("n= ", "n=") for word in argv] for argv in theirs.runs()]
     assert len(told) == count and ours.runs() == sorted(told) != theirs.runs()
+
+
+def test_by_the_sender_an_empty_nexthop_is_the_relayhost_or_the_domain(theirs: Side, ours: Side) -> None:
+    told = {}
+    for side in (theirs, ours):
+        for name in ("boss", "pipe", "none", "slow"):
+            send(side, "x@far.example", sender=f"{name}@by.example")
+        wait_for(lambda side=side: len(side.runs()) >= 3, 30, "three runs")  # type: ignore[misc]
+        [slow] = side.told.wait(1)
+        assert (slow.sender, slow.recipients) == ("slow@by.example", ["x@far.example"])
+        told[side.folder.name] = [
+            [word.replace(str(side.told.port), "PORT") for word in argv[:2]] for argv in side.runs()
+        ]
+    assert told["ours"] == told["theirs"]
+    assert told["ours"] == [
+        ["n=[127.0.0.1]:PORT", "f=pipe@by.example"],
+        ["n=boss", "f=boss@by.example"],
+        ["n=far.example", "f=none@by.example"],
+    ]
 
 
 def test_who_is_known_where_no_server_is_asked(theirs: Side, ours: Side) -> None:

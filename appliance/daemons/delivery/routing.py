@@ -129,7 +129,7 @@ class Routing:
 
     def _by_route(self, domain: str, route: Route) -> Destination:
         if route.hops and route.hops[0].kind == "filter":
-            return self._own(route.hops[0], domain)
+            return self._own(route.hops[0], domain)._replace(outward=route.outward)
         if route.outward:
             (hop,) = route.hops
             return Destination(str(hop), ((hop, self._routes.tls_level(hop)),), outward=True)

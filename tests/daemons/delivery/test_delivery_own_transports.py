@@ -221,3 +221,23 @@ async def test_generic_maps_are_for_what_leaves(tmp_path: Path, log: Log, delive
     assert [line.partition(" SIZE")[0] for line in archive.commands if line.startswith("MAIL")] == [
         f"MAIL FROM:<{'out@example.net' if delivers else 's@example.org'}>"
     ]
+
+
+async def test_one_that_sends_to_the_recipients_own_domain(tmp_path: Path, log: Log) -> None:
+    """No such domain is final there, and each domain is a destination of its own."""
+    zone = b"$TTL 60\nnull.example. MX 0 .\nfar.example. MX 10 mx.far.example.\nmx.far.example. A 127.0.0.9\n"
+    filters = '[filters.slow]\nnext_hop = "smtp:"\nconcurrency = 3\n'
+    peer = await Peer("PIPELINING").start()
+    text = wiring(tmp_path, peer, "", relay="").replace("[dns]\n", '[dns]\nzone = "zone"\n') + filters
+    text = text.replace(
+        "[relay]\n", '[relay]\nroutes = "inline:{ .example=slow:, far.example=slow:, null.example=slow: }"\n'
+    )
+    async with delivery(tmp_path, text, zone=zone) as running:
+        first = await running.put("a@null.example", proven=True)
+        second = await running.put("a@far.example")
+        await running.until(lambda: log.of(f"{first}: to=<a@null.example>") and log.of(f"{second}: to=<a@far.example>"))
+        destination = running.dispatch._destinations["slow: smtp:far.example"]
+        assert destination.outward and destination.most == 3 and not destination.filtering
+    await peer.stop()
+    assert log.of("to=<a@null.example>", "dsn=5.1.10, status=bounced")
+    assert log.of("to=<a@far.example>", "status=deferred (connect to mx.far.example[127.0.0.9]:25: Connection refused)")
