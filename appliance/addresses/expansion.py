@@ -61,9 +61,16 @@ class Owner(NamedTuple):
 
 class Expansion(NamedTuple):
     """`address` is the recipient as canonical maps and masquerading left it, `finals` who gets the mail, without
-    repetitions; `owners` of those who are members of a list that has one, by their address in lower case."""
+    repetitions; `owners` of those who are members of a list that has one, by their address in lower case. `is_list`: it
+    is itself such a list."""
 
     address: Address
     finals: tuple[Address, ...]
     steps: tuple[Step, ...] = ()
     owners: Mapping[str, Owner] = {}
+    is_list: bool = False
+
+    @property
+    def is_expanded(self) -> bool:
+        """Did aliases make others of it?"""
+        return [one.text for one in self.finals] != [self.address.text]

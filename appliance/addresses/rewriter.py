@@ -13,7 +13,7 @@ from appliance.addresses.expansion import Expansion, Owner, Refused, Step, Unrea
 from appliance.addresses.maps import AddressMap
 from appliance.addresses.masquerade import Masquerade
 from appliance.addresses.settings import Settings
-from appliance.addresses.virtual import BUILT_IN, Member, Virtual
+from appliance.addresses.virtual import BUILT_IN, OWNER, Member, Virtual
 from appliance.mail.later import answered, any_of, then
 from appliance.mail.lookup import Found
 from appliance.mail.ports import Hit, Table
@@ -86,7 +86,8 @@ class Rewriter:
         except Unreasonable as why:
             why.steps = tuple(steps)
             raise
-        return Expansion(rewritten, tuple(one.address for one in members), tuple(steps), owners)
+        is_list = any(step.setting == OWNER and step.before == rewritten.text for step in steps)
+        return Expansion(rewritten, tuple(one.address for one in members), tuple(steps), owners, is_list)
 
     async def _owners(self, members: tuple[Member, ...], steps: list[Step]) -> dict[str, Owner]:
         """Whom the members of lists get their mail from, as it is sent, by their addresses."""

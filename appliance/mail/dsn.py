@@ -16,7 +16,7 @@ import msgspec
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.smtp import xtext
 
-Action = Literal["failed", "delayed", "relayed", "delivered"]
+Action = Literal["failed", "delayed", "relayed", "delivered", "expanded"]
 
 #: Messages larger than this are returned as their header only.
 RETURN_LIMIT = 50000
@@ -25,6 +25,7 @@ _SUBJECT = {
     "delayed": "Delayed Mail (still being retried)",
     "relayed": "Successful Mail Delivery Report",
     "delivered": "Successful Mail Delivery Report",
+    "expanded": "Successful Mail Delivery Report",
 }
 _WORDS = {
     "failed": "I'm sorry to have to inform you that your message could not be delivered to one\nor more "
@@ -34,6 +35,8 @@ _WORDS = {
     "relayed": "Your message was handed to the servers named below. Unless they cannot deliver it,\nthis is "
     "all you will hear.",
     "delivered": "Your message was delivered to the destinations listed below.",
+    "expanded": "Your message goes to all who stand behind the addresses listed below. Of them you\nwill hear no more, "
+    "unless it cannot be delivered.",
 }
 
 

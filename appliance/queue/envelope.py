@@ -40,6 +40,15 @@ class QueuedRecipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return self.address.lower(), original, self.notify, self.orcpt.lower(), self.owner.lower()
 
 
+class Expanded(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A recipient who is others now, and of whom the sender asked to hear (NOTIFY=SUCCESS): he is told so, instead of
+    what becomes of them (RFC 3461 5.2.7). `action`: "delivered" of a list with an owner, "expanded" of others."""
+
+    address: str
+    orcpt: str
+    action: Literal["expanded", "delivered"] = "expanded"
+
+
 class Origin(msgspec.Struct, frozen=True, gc=False):
     """Where a message came from, for logs, XFORWARD and notices."""
 
@@ -62,7 +71,7 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     be sent as it stands. `verdicts` are packed (see `pack_verdicts`, `found`), for quarantine and explain: delivery
     has no use for them. `filter`: the content filter (`transport:destination`) that gets it instead of the next hops;
     `filtered`: this is what a filter's command made of it. `told`: who gets the notices for a sender that is an alias of
-    ours, by that sender: nobody carries mail to one of our own names.
+    ours, by that sender: nobody carries mail to one of our own names. `expanded`: what the sender is told at once.
     """
 
     queue_id: str
@@ -86,6 +95,7 @@ class Trailer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     filter: str = ""
     filtered: bool = False
     told: dict[str, tuple[str, ...]] = {}
+    expanded: tuple[Expanded, ...] = ()
 
     @property
     def handed_back(self) -> bool:

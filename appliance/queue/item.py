@@ -2,6 +2,7 @@
 
 Contract: an Item is built from an entry (all recipients to do) or from an entry and its state log; only Spool changes
 its place. `results` holds a Result for each recipient that had one; a recipient without one, or with "todo", is to do.
+Behind the last recipient stands whether the sender was told who is others now (Trailer.expanded).
 """
 
 from typing import Literal
@@ -86,10 +87,20 @@ class Item(msgspec.Struct, gc=False, eq=False):
         return [i for i, result in self.results.items() if result.status == "failed"]
 
     @property
+    def owes_report(self) -> bool:
+        """Is the sender still to be told who of his recipients is others now?"""
+        trailer = self.trailer
+        return bool(
+            trailer.expanded and trailer.sender and trailer.proven and len(trailer.recipients) not in self.results
+        )
+
+    @property
     def finished(self) -> bool:
-        """True if nothing is owed to any recipient."""
-        count = len(self.trailer.recipients)
-        return len(self.results) >= count and all(self.results[i].status == "done" for i in range(count))
+        """True if nothing is owed to any recipient, nor of them to the sender."""
+        count, results = len(self.trailer.recipients), self.results
+        if len(results) < count or self.owes_report:
+            return False
+        return all(i in results and results[i].status == "done" for i in range(count))
 
     def apply(self, note: Note) -> None:
         """Take over what `note` says."""

@@ -149,7 +149,7 @@ class Spool(Books):
 
     def remove(self, item: Item) -> None:
         """An operator's delete, or the end of a message that nobody is told of: it is gone. Log it first."""
-        item.results = {index: Result("done") for index in range(len(item.trailer.recipients))}
+        item.results = {index: Result("done") for index in range(len(item.trailer.recipients) + 1)}
         if item.moving:
             self._late.add(item.queue_id)
         else:

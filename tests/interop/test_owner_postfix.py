@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.peers.dsn_server import DsnServer, Mail
-from tests.peers.gateway import Gateway
+from tests.peers.gateway import ZONE, Gateway
 from tests.peers.policies import plain
 from tests.peers.ports import wait_for
 from tests.peers.postfix import Postfix
@@ -52,7 +52,9 @@ bounces:          bad1@example.com, a@example.com
 owner-bounces:    boss@example.com
 """
 MAPS = {
-    "virtual": "v@example.com v1@example.com, v2@example.com\nvl@example.com list@mx.example.com, v2@example.com\n",
+    "virtual": "v@example.com v1@example.com, v2@example.com\nvl@example.com list@mx.example.com, v2@example.com\n"
+    "vself@example.com vself@example.com\nVcase@example.com vcase@example.com\n"
+    "vsub@example.com vsub@example.com, v2@example.com\n",
     "canonical": "owner-canon@mx.example.com office@example.com\nc1@example.com c2@example.com\n",
     "copies": "owner-list@mx.example.com copy@example.com\na@example.com copy@example.com\n",
 }
@@ -83,6 +85,15 @@ def settings(**extra: str) -> dict[str, str]:
     }
 
 
+def policies() -> dict[str, str]:
+    """Strangers may not ask for reports of success, so these are clients of ours, whose addresses SPF proves."""
+    made = plain()
+    made["stages.toml"] = (
+        made["stages.toml"].replace("[inbound]", "[outbound]").replace("mail = [", 'mail = ["identity", ')
+    )
+    return made
+
+
 @pytest.fixture(scope="module", params=["", "expand_owner_alias"])
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     root = tmp_path_factory.mktemp("o")
@@ -109,12 +120,15 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         root / "g",
         with_us.port,
         workers=1,
-        policies=plain(),
+        policies=policies(),
+        zone=ZONE + 'example.org TXT "v=spf1 ip4:127.0.0.1 -all"\n',
         more=f'[relay.routes]\n"*" = "smtp:[127.0.0.1]:{with_us.port}"\n'
         f'[addresses]\nalias_maps = "aliases:{root}/aliases"\n'
         + "".join(f"{key} = {json.dumps(text)}\n" for key, text in specs.items())
         + "".join(f"{key} = true\n" for key in switch),
     )
+    text = gateway.config.read_text().replace('name = "public"', 'name = "public"\nrole = "outbound"')
+    gateway.config.write_text(text)
     try:
         postfix.start()
         gateway.start()
@@ -133,16 +147,21 @@ def _at_rest(gateway: Gateway) -> bool:
     return not queue["intake"] and not queue["deferred"]
 
 
-def came(one: tuple[int, Callable[[], bool], DsnServer], sender: str, to: str, last: str) -> list[Mail]:
-    """What comes of one message, and of a last one behind it."""
+def came(one: tuple[int, Callable[[], bool], DsnServer], sender: str, to: str, last: str, said: str = "") -> list[Mail]:
+    """What comes of one message, and of a last one behind it. `said`: parameters of each RCPT."""
     port, at_rest, server = one
     server.mails.clear()
     names = [name if "@" in name else f"{name}@mx.example.com" for name in to.split()]
-    for recipients in (names, [last]):
-        talk = Talk(port)
-        assert talk.send(*recipients, sender=sender if recipients is names else "x@example.org", body=BODY).startswith(
-            "250"
-        )
+    talk = Talk(port)
+    try:
+        for mail, recipients in (
+            (f"<{sender}> RET=HDRS ENVID=e1", [f"<{name}>{said}" for name in names]),
+            ("<>", [f"<{last}>"]),
+        ):
+            for line in (f"MAIL FROM:{mail}", *(f"RCPT TO:{one}" for one in recipients)):
+                assert talk.say(line).startswith("250"), line
+            assert talk.smtp.data(BODY)[0] == 250
+    finally:
         talk.close()
     wait_for(lambda: any(last in dict(mail.recipients) for mail in server.mails) and at_rest(), 40, f"{to} to be gone")
     return [mail for mail in server.mails if last not in dict(mail.recipients)]
@@ -167,3 +186,49 @@ def test_the_owner_hears_of_a_member_that_is_refused(both: Both) -> None:
         assert [(final, action) for mail in reports for final, _, action in mail.reported] == [
             ("bad1@example.com", "failed")
         ]
+
+
+WISHES = (
+    "",
+    " NOTIFY=SUCCESS",
+    " NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;orig@else.example",
+    " NOTIFY=NEVER",
+    " NOTIFY=DELAY",
+)
+NAMED = ["list", "plain", "one", "single", "outer", "mixed", "canon", "vl@example.com", "v@example.com"]
+NAMED += [
+    "vself@example.com",
+    "Vcase@example.com",
+    "vsub@example.com",
+    "c1@example.com",
+    "list plain one v@example.com x@example.com",
+]
+
+
+def _wishes(mails: list[Mail]) -> list[tuple[str, str, str]]:
+    """(sender, recipient, what it says of reports) of each copy. ORCPT without one means the recipient itself."""
+    found = []
+    for mail in mails:
+        for address, parameters in mail.recipients:
+            told = [word for word in parameters if word != f"ORCPT=rfc822;{address}"]
+            found.append((ODD.get(mail.sender[0], mail.sender[0]), address, " ".join(sorted((*told, *mail.sender[1])))))
+    return sorted(found)
+
+
+def _reports(mails: list[Mail]) -> tuple[list[list[str]], list[tuple[str, str, str]]]:
+    """To whom, and what: of all reports together."""
+    to = sorted([address for address, _ in mail.recipients] for mail in mails)
+    return to, sorted(one for mail in mails for one in mail.reported)
+
+
+@pytest.mark.parametrize("said", WISHES)
+@pytest.mark.parametrize("to", NAMED)
+def test_the_poster_is_told_the_same(both: Both, to: str, said: str) -> None:
+    last = f"end{NAMED.index(to)}@example.com"
+    seen = []
+    for one in both:
+        mails = came(one, "poster@example.org", to, last, said)
+        reports = [mail for mail in mails if not mail.sender[0]]
+        seen.append((_wishes([mail for mail in mails if mail.sender[0]]), *_reports(reports)))
+    theirs, ours = seen
+    assert ours == theirs

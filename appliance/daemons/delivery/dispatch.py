@@ -76,10 +76,9 @@ class Dispatch:
         if item.folder == "intake" and keep != "deliver":
             self.keep_aside(item)
         elif item.folder in ("intake", "deferred"):
+            self.settlement.settle(item)
             if item.todo:
                 self._asking.first(item, self.routing, self.enter)
-            else:
-                self.settlement.settle(item)
 
     def keep_aside(self, item: Item) -> None:
         """Move a message that policy keeps into its folder; tried again each second while the disk refuses."""

@@ -56,6 +56,7 @@ class Filtering:
             body=item.trailer.body if octets.isascii() else "8BITMIME",
             edits=(),
             filter="",
+            expanded=(),
             filtered=True,
             plain=False,
         )

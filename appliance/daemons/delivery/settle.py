@@ -49,13 +49,19 @@ class Settlement:
         self._paying: set[str] = set()
 
     def settle(self, item: Item) -> None:
-        """Call it when nothing of `item` is being tried and some of its recipients failed."""
-        if not item.failed or item.folder in ("hold", "quarantine") or self._spool.get(item.queue_id) is not item:
+        """Call it when a message comes, and when some of its recipients failed."""
+        if (
+            not (item.failed or item.owes_report)
+            or item.folder in ("hold", "quarantine")
+            or self._spool.get(item.queue_id) is not item
+        ):
             return
         if item.moving or item.queue_id in self._paying:
             self._again[item.queue_id] = item
             return
-        if is_our_notice(item.trailer):
+        if item.owes_report:
+            self._expanded(item)
+        elif is_our_notice(item.trailer):
             self._drop(item)
         elif told := [index for index in item.failed if item.trailer.answerable(index)]:
             self._notify(item, told)
@@ -129,6 +135,16 @@ class Settlement:
             remote=found[1] if found else "",
             reply=found[2] if found else "",
         )
+
+    def _expanded(self, item: Item) -> None:
+        """NOTIFY=SUCCESS, and who was named is others now. Until this is queued the message is not finished."""
+        reports = tuple(
+            RecipientReport(
+                address=one.address, action=one.action, status="2.0.0", text="alias expanded", orcpt=one.orcpt
+            )
+            for one in sorted(item.trailer.expanded, key=lambda one: one.action != "expanded")
+        )
+        self._submit(item, item.trailer.sender, reports, lambda: self._paid(item, [len(item.trailer.recipients)]))
 
     def relayed(self, item: Item, indexes: list[int], final: bool, text: str) -> None:
         """NOTIFY=SUCCESS, and who took the message does not send notices itself (RFC 3461 5.2.2)."""
@@ -218,7 +234,7 @@ class Settlement:
         self._queued(notice)
 
     def _failed(self, item: Item, reports: tuple[RecipientReport, ...], error: BaseException | None) -> None:
-        if reports[0].action == "failed":
+        if reports[0].action == "failed" or item.owes_report:
             self._again[item.queue_id] = item
         log.error("a notice could not be queued, it is tried again", id=item.queue_id, why=str(error))
 

@@ -9,7 +9,7 @@ in a domain of aliases is 550 5.1.1.
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -27,7 +27,7 @@ from appliance.mail.later import answered
 from appliance.mail.ports import Unavailable
 from appliance.protocol.smtp import xtext
 from appliance.protocol.smtp.address import NULL_SENDER, Address, parse_address
-from appliance.queue.envelope import QueuedRecipient, Trailer
+from appliance.queue.envelope import Expanded, QueuedRecipient, Trailer
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
@@ -153,6 +153,7 @@ class _Rewriting:
         self.steps: list[Step] = []
         self._there: dict[tuple[str, ...], QueuedRecipient] = {}
         self._told: dict[str, tuple[str, ...]] = {}
+        self._expanded: list[Expanded] = []
 
     async def sender(self) -> None:
         """The envelope's sender, and who gets a copy of what it sends."""
@@ -186,7 +187,7 @@ class _Rewriting:
             self.steps += expansion.steps
             self._put(queued, named, expansion)
             self._copied(copies)
-        self._change(recipients=tuple(self._there.values()), told=self._told)
+        self._change(recipients=tuple(self._there.values()), told=self._told, expanded=tuple(self._expanded))
 
     async def copies(self) -> None:
         """Copies of everything, and of what this sender sends."""
@@ -208,18 +209,24 @@ class _Rewriting:
             self._put(QueuedRecipient(copy.address.text, copy.address.domain, "NEVER"), copy.address.text, copy)
 
     def _put(self, queued: QueuedRecipient, named: str, expansion: Expansion) -> None:
-        """What a recipient became. A report of success, if one is wanted, comes from the first of several."""
+        """What a recipient became. Who is others now is reported as that, and not once more by each of them."""
         notify, orcpt = queued.notify, queued.orcpt
-        for final in expansion.finals:
-            changed = final.text != named
-            if (owner := expansion.owners.get(final.text.lower())) is not None:
-                self._member(QueuedRecipient(final.text, final.domain, without_success(queued.notify), "", named), owner)
-                continue
-            if changed and not orcpt and notify != "NEVER":
-                orcpt = _original(named)
-            one = QueuedRecipient(final.text, final.domain, notify, orcpt, named if changed else "")
-            self._there.setdefault(one.copy, one)
+        if not orcpt and (expansion.is_expanded or expansion.address.text != named):
+            orcpt = _original(named)
+        if expansion.is_expanded and "SUCCESS" in notify:
             notify = without_success(notify)
+            action: Literal["delivered", "expanded"] = "delivered" if expansion.is_list else "expanded"
+            self._expanded.append(Expanded(expansion.address.text, orcpt, action))
+        for final in expansion.finals:
+            owner = expansion.owners.get(final.text.lower())
+            if owner is not None:
+                self._member(QueuedRecipient(final.text, final.domain, notify, "", named), owner)
+                continue
+            changed = final.text != named
+            one = QueuedRecipient(
+                final.text, final.domain, notify, orcpt if changed else queued.orcpt, named if changed else ""
+            )
+            self._there.setdefault(one.copy, one)
 
     def _member(self, queued: QueuedRecipient, owner: Owner) -> None:
         """A member of a list gets what is the list's own message (RFC 3461 5.2.7.3): from its owner, who is told."""

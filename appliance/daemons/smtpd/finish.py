@@ -112,7 +112,7 @@ async def _for_proxy(
         return chosen
     [group] = combined.store
     made, steps = await addresses.apply_to(session, transaction, group, chosen[0], content, last=True)
-    if len(made.recipients) > proxied.MOST or any(one.owner for one in made.recipients):
+    if len(made.recipients) > proxied.MOST or made.expanded or any(one.owner for one in made.recipients):
         return None
     record.rewritten(transaction, made.queue_id, steps)
     return made, chosen[1]

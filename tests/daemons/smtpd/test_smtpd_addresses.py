@@ -14,6 +14,7 @@ from appliance.mail import apply
 from appliance.mail.edits import Edit
 from appliance.mail.ports import Hit, Unavailable
 from appliance.mail.verdict import ACCEPT
+from appliance.queue.envelope import Expanded
 from appliance.tables import open_table
 from tests.daemons.smtpd.stage import Stage
 
@@ -122,9 +123,33 @@ async def test_what_the_client_said_of_the_original_stays() -> None:
         await client.say("DATA")
         client.send(MESSAGE + b".\r\n")
         await client.reply()
-        told = [(one.notify, one.orcpt) for one in stage.intake.kept[0].trailer.recipients]
-        # One report of success is enough, those of failure come from each.
-        assert told == [("SUCCESS,FAILURE", "rfc822;first@else.example"), ("FAILURE", "rfc822;first@else.example")]
+        kept = stage.intake.kept[0].trailer
+        # That it was expanded is the report of success, those of failure come from each.
+        assert [(one.notify, one.orcpt) for one in kept.recipients] == [("FAILURE", "rfc822;first@else.example")] * 2
+        assert kept.expanded == (Expanded("info@alias.example", "rfc822;first@else.example", "expanded"),)
+
+
+@pytest.mark.parametrize(
+    ("named", "notify", "orcpt", "expanded"),
+    [
+        ("one@alias.example", "NEVER", "rfc822;one@alias.example", "one@alias.example"),  # one is others, too
+        ("renamed@example.com", "SUCCESS", "rfc822;renamed@example.com", ""),  # another name for the same one
+        ("toalias@example.com", "NEVER", "rfc822;toalias@example.com", "one@alias.example"),
+        ("x@example.com", "SUCCESS", "", ""),
+        ("self@alias.example", "SUCCESS", "", ""),
+    ],
+)
+async def test_what_becomes_others_is_reported_at_once(named: str, notify: str, orcpt: str, expanded: str) -> None:
+    canonical = "renamed@example.com c@example.com\ntoalias@example.com one@alias.example\n"
+    virtual = VIRTUAL + "self@alias.example self@alias.example\n"
+    told = {"virtual_alias_maps": virtual, "canonical_maps": canonical, "is_relayed": lambda _: True}
+    async with staged({"role": "outbound"}, **told) as stage:
+        assert (await send(stage, named, **{named: " NOTIFY=SUCCESS"})).startswith("250")
+        kept = stage.intake.kept[0].trailer
+        assert [(one.notify, one.orcpt) for one in kept.recipients] == [(notify, orcpt)]
+        assert kept.expanded == ((Expanded(expanded, orcpt),) if expanded else ())
+        assert (await send(stage, named, **{named: " NOTIFY=FAILURE"})).startswith("250")
+        assert stage.intake.kept[1].trailer.expanded == ()
 
 
 async def test_the_same_recipient_twice_is_kept_once_and_two_ways_to_one_twice() -> None:

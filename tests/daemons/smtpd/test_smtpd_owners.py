@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from appliance.queue.envelope import Expanded
 from appliance.queue.errors import SpoolError
 from tests.addresses.test_addresses_owner import rewriter
 from tests.connectors.smtp_peer import Peer
@@ -48,11 +49,20 @@ async def test_what_the_disk_refuses_is_kept_for_nobody() -> None:
 )
 async def test_the_poster_hears_of_the_list_alone(said: str, kept: str) -> None:
     """What a member's report would say is the owner's to know."""
-    async with staged() as stage:
+    async with staged({"role": "outbound"}) as stage:
         notify = f" NOTIFY={said}" if said else ""
         ask = f"{notify} ORCPT=rfc822;first@else.example"
         assert (await send(stage, "list@mx.example.com", **{"list@mx.example.com": ask})).startswith("250")
-        assert {(one.notify, one.orcpt) for one in stage.intake.kept[0].trailer.recipients} == {(kept, "")}
+        trailer = stage.intake.kept[0].trailer
+        assert {(one.notify, one.orcpt) for one in trailer.recipients} == {(kept, "")}
+        report = Expanded("list@mx.example.com", "rfc822;first@else.example", "delivered")
+        assert trailer.expanded == ((report,) if "SUCCESS" in said else ())
+
+
+async def test_what_leads_to_a_list_is_expanded() -> None:
+    async with staged({"role": "outbound"}) as stage:
+        await send(stage, "mixed@mx.example.com", **{"mixed@mx.example.com": " NOTIFY=SUCCESS"})
+        assert [one.action for one in stage.intake.kept[0].trailer.expanded] == ["expanded"]
 
 
 async def test_a_copy_for_a_list_comes_from_its_owner() -> None:
@@ -69,7 +79,8 @@ async def test_a_copy_for_a_list_comes_from_its_owner() -> None:
 async def test_a_filter_before_the_queue_gets_it_from_the_queue() -> None:
     """One transaction has one sender, and two would not be taken together or not at all."""
     peer = await Peer(*EVERYTHING).start()
-    stage = Stage(listen={"proxy_filter": "scan"}, filters={"scan": {"next_hop": f"smtp:[127.0.0.1]:{peer.port}"}})
+    listen = {"role": "outbound", "proxy_filter": "scan"}
+    stage = Stage(listen=listen, filters={"scan": {"next_hop": f"smtp:[127.0.0.1]:{peer.port}"}})
     stage.rewriter_ = rewriter()
     async with stage:
         assert (await send(stage, "list@mx.example.com", "x@example.com")).startswith("250")
@@ -78,6 +89,11 @@ async def test_a_filter_before_the_queue_gets_it_from_the_queue() -> None:
         assert (await send(stage, "plain@mx.example.com", "x@example.com")).startswith("250")
         assert len(peer.bodies) == 1
         assert len(stage.intake.kept) == 1
+        # A report that is owed is queued with the message.
+        notify = {"plain@mx.example.com": " NOTIFY=SUCCESS"}
+        assert (await send(stage, "plain@mx.example.com", "x@example.com", **notify)).startswith("250")
+        assert [len(kept.trailer.expanded) for kept in stage.intake.kept] == [0, 1]
+        assert len(peer.bodies) == 1
     await peer.stop()
 
 
