@@ -70,16 +70,16 @@ def complaints(policies: PolicySet, opened: Mapping[str, Opened]) -> Iterator[Wr
 def named(policies: PolicySet) -> Iterator[Use]:
     """The tables of access, content and trust under any exception, each once for each use."""
     found: dict[tuple[str, str], Use] = {}
-    for told in _told(policies, access.NAME):
+    for told in knobs_of(policies, access.NAME):
         for subject in SUBJECTS:
             for spec in getattr(told, subject, ()):
                 found.setdefault((spec, subject), Use(spec, ACCESS, partial(_access, subject), WORDS))
-    for told in _told(policies, content.NAME):
+    for told in knobs_of(policies, content.NAME):
         for knob, kind in KINDS.items():
             for spec in getattr(told, knob, ()):
                 found.setdefault((spec, knob), Use(spec, CONTENT, partial(_content, kind), content.WORDS))
     for (name, knob), reader in TRUST.items():
-        for told in _told(policies, name):
+        for told in knobs_of(policies, name):
             for spec in getattr(told, knob, ()):
                 found.setdefault((spec, knob), Use(spec, f"{name}.toml", reader, ()))
     return iter(found.values())
@@ -96,7 +96,7 @@ def _content(kind: Kind, value: str) -> object:
     return content.read_entry(value, kind)
 
 
-def _told(policies: PolicySet, name: str) -> Iterator[object]:
+def knobs_of(policies: PolicySet, name: str) -> Iterator[object]:
     """The knobs of a check, and what they are under each exception."""
     policy = policies.checks.get(name)
     if policy is None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from appliance import tables
+from appliance.checks import milters
 from appliance.config import actions, addresses, entries, yara
 from appliance.config import wiring as wirings
 from appliance.config.blob import Blob
@@ -97,6 +98,7 @@ class _Build:
         self.mistakes += [mistake._replace(file=self.blob.label) for mistake in found]
         policies = self._policies(wiring)
         self._scanners(policies, wiring)
+        self._listeners(policies, wiring)
         self._references()
         self._specs(wiring, policies)
         self._actions(policies)
@@ -154,6 +156,18 @@ class _Build:
             text = f'scanner "{name}" is not configured: [scanners.{name}] is missing{did_you_mean(name, configured)}'
             for file, path in self._written(name, "scanners"):
                 self._at(file, path, text)
+
+    def _listeners(self, policies: PolicySet, wiring: Wiring) -> None:
+        """A milter of listeners that are not there would be asked by nobody."""
+        if any(mistake.fatal for mistake in self.mistakes):
+            return  # of a wiring that cannot be read nobody knows the listeners
+        known = {one.name for one in wiring.listen}
+        known |= {one.name for one in wiring.policyd} | {one.name for one in wiring.milterd}
+        for knobs in actions.knobs_of(policies, milters.NAME):
+            named = {name for entry in getattr(knobs, "milters", ()) for name in entry.listeners}
+            for name in sorted(named - known):
+                for file, path in self._written(name, "listeners"):
+                    self._at(file, path, f'no listener is called "{name}"{did_you_mean(name, known)}')
 
     def _written(self, text: str, key: str = "") -> Iterator[tuple[str, Path]]:
         """Where the policies write `text` (below a `key`)."""

@@ -202,6 +202,19 @@ def test_a_scanner_that_a_policy_names_must_be_configured(folder: Folder, monkey
     ]
 
 
+def test_a_milter_of_a_listener_that_is_not_there_is_a_mistake(folder: Folder) -> None:
+    """Nobody would ever ask it, and nobody would say so."""
+    one = '[[listen]]\nname = "submission"\nrole = "outbound"\naddress = "127.0.0.1:2587"\n'
+    front = '[[milterd]]\nname = "front"\naddress = "inet:127.0.0.1:2589"\n'
+    folder.wiring(WIRING + one + front)
+    entry = 'milters = [{ name = "sign", address = "inet:127.0.0.1:8891", roles = "outbound", listeners = %s }]\n'
+    folder.write("policies/milters.toml", entry % '["submission", "front"]')
+    good(folder)
+    folder.write("policies/milters.toml", entry % '"submision"')
+    (wrong,) = told(folder)
+    assert wrong == 'policies/milters.toml:1:94: no listener is called "submision" (did you mean submission?)'
+
+
 def test_tables_of_policies_and_of_the_wiring(folder: Folder) -> None:
     folder.write("policies/access.toml", 'client = ["texthash:access/client", "inline:{ a=OK }"]\n')
     folder.write("policies/access/client", "192.0.2.1 REJECT\n")

@@ -4,6 +4,7 @@ nothing is left behind, and the next message is well when the milter is."""
 import asyncio
 import gc
 import os
+import struct
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from appliance.mail.policy_service import Place
 from tests.connectors.test_milter_client import MAIL, at, to, whole_session
 from tests.peers.good_milter import STEPS, good
 from tests.peers.hostile import FAULTS, Act, Hostile, Question, Reader, Writer, reset, trickles
-from tests.peers.milter_server import MilterServer
+from tests.peers.milter_server import MilterServer, packed
 
 
 def milter(port: int, **more: Any) -> Milter:
@@ -143,6 +144,31 @@ async def test_a_milter_that_dies_in_the_middle_of_the_body(octets: int, said: l
         assert clock() - began < 4.0 and reached == [octets]
         (line,) = said
         assert line["step"] == "body" and line["why"], line
+        link.close()
+
+
+async def test_the_time_of_a_transaction_is_that_of_all_its_steps(said: list[dict[str, Any]]) -> None:
+    """Each step is answered well within its own time."""
+
+    async def slow(_: Question, reader: Reader, writer: Writer) -> None:
+        while size := int.from_bytes(await reader.readexactly(4), "big"):
+            letter = (await reader.readexactly(size))[:1]
+            if letter == b"O":
+                writer.write(packed([(b"O", struct.pack(">III", 6, 0x1FF, 0))]))
+            elif letter not in b"DAQ":
+                await asyncio.sleep(0.25)
+                writer.write(packed([(b"c", b"")]))
+
+    async with Hostile(good("MAIL"), slow) as server:
+        link = Milters("mx", 1 << 20).link(milter(server.port, command_timeout=5.0, content_timeout=5.0))
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        words = await played(link)
+        assert words[:2] == ["continue"] * 2 and words[-1] == "failed" and clock() - began < 2.0
+        (line,) = said
+        assert line["why"] == "no answer in time" and float(line["seconds"]) < 0.9
+        link.reset()
+        assert (await link.ask(at("mail"), ())).word == "continue", "the next one has its own time"
         link.close()
 
 
