@@ -97,7 +97,7 @@ class Postgres(Server):
 class MariaDb(Server):
     """MariaDB with a database "mail" and the user "mail", password "pass word"."""
 
-    def start(self, sql: str) -> "MariaDb":
+    def start(self, sql: str, *options: str) -> "MariaDb":
         _owned(self.root, "mysql")
         data, sock = self.root / "data", self.root / "s"
         install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"]
@@ -106,7 +106,7 @@ class MariaDb(Server):
         assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
         self._run(
             ["/usr/sbin/mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={sock}", f"--port={self.port}",
-             "--bind-address=127.0.0.1", f"--pid-file={self.root}/pid", "--innodb-flush-log-at-trx-commit=0"],
+             "--bind-address=127.0.0.1", f"--pid-file={self.root}/pid", "--innodb-flush-log-at-trx-commit=0", *options],
             "mysql",
         )  # fmt: skip
         self.sql("CREATE DATABASE mail CHARACTER SET utf8mb4", "mysql")

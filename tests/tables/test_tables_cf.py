@@ -65,8 +65,8 @@ PARAMETERS: dict[str, dict[str, Said]] = {
     "mysql": {
         **SERVER,
         "charset": Said(("utf8mb4", "latin1")),
-        "option_file": Said(("",), {"/etc/my.cnf": "write its settings into this file"}),
-        "option_group": Said(("client", ""), {"mail": "write its settings into this file"}),
+        "option_file": Said(("",), {"/nowhere/my.cnf": "No such file"}),
+        "option_group": Said(("client", "", "mail")),
         "require_result_set": Said(("yes", "no"), {"perhaps": "neither yes nor no"}),
         "tls_ciphers": Said(
             ("", "HIGH:!aNULL", "ECDHE-RSA-AES256-GCM-SHA384"), {"SECURE256:+SECURE128": "names no cipher"}

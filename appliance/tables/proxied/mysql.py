@@ -9,22 +9,20 @@ import struct
 from typing import Any
 
 from appliance.tables.proxied.base import Bad, Step
-from appliance.tables.proxied.cf import Only, Settings
+from appliance.tables.proxied.cf import Settings
 from appliance.tables.proxied.hosts import Driver, Pool, places
+from appliance.tables.proxied.mycnf import SOCKET, Options
 from appliance.tables.proxied.names import Names
-from appliance.tables.proxied.servers import Place, quiet
+from appliance.tables.proxied.servers import Place, address, quiet
 from appliance.tables.proxied.template import LEGACY, Form, legacy_query, sound
-from appliance.tables.proxied.tls import Files, Named, ciphers
+from appliance.tables.proxied.tls import Files, Named, ciphers, sound_ciphers
+from appliance.tables.text import TableError
 
 _KNOWN = (
     "hosts", "user", "password", "dbname", "charset", "retry_interval", "idle_interval", "require_result_set",
-    "tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "tls_ciphers", "tls_verify_cert",
-    *LEGACY,
+    "tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file", "tls_ciphers", "tls_verify_cert", "option_file",
+    "option_group", *LEGACY,
 )  # fmt: skip
-_ONLY = {
-    "option_file": Only(("",), "write its settings into this file"),
-    "option_group": Only(("", "client"), "write its settings into this file"),
-}
 MOST = 10_000
 
 
@@ -41,15 +39,16 @@ class MysqlTable:
             import pymysql
         except ImportError:
             raise Bad(f"{path}: needs the library aiomysql: pip install 'postgate[mysql]'") from None
-        self._aiomysql = aiomysql
-        settings = self._settings = Settings(path, _KNOWN, _ONLY)
-        found = places(settings, 3306)
+        self._class = _strict(aiomysql, pymysql)
+        settings = self._settings = Settings(path, _KNOWN)
+        options = self._options = Options(settings)
+        found = servers(settings, options)
         settings.needed("dbname")
         self._form = Form(settings, ("query", legacy_query(settings)))
         avoid, idle = settings.number("retry_interval", 60, 1), settings.number("idle_interval", 60, 1)
         self._charset = settings.one_of("charset", "utf8mb4", ("utf8mb4", "latin1", "utf8"))
         self._rows_needed = settings.flag("require_result_set", True)
-        self._tls = _Tls(settings)
+        self._tls = _Tls(settings, options)
         settings.done()
         # ValueError, struct.error and the like: what the library makes of octets that are not its protocol
         errors = (pymysql.Error, RuntimeError, ValueError, AssertionError, IndexError, TypeError, struct.error)
@@ -59,8 +58,8 @@ class MysqlTable:
     async def _connect(self, place: Place, address: str) -> Any:
         text = self._settings.text
         where = {"unix_socket": place.path} if place.path else {"host": address, "port": place.port}
-        return await self._aiomysql.connect(
-            user=text("user") or None,
+        connection = self._class(
+            user=text("user") or self._options.text("user") or None,
             password=text("password"),
             db=text("dbname"),
             charset=self._charset,
@@ -69,8 +68,12 @@ class MysqlTable:
             local_infile=False,
             program_name="postgate",
             ssl=self._tls.of(place.host) if self._tls and not place.path else None,
+            init_command=self._options.text("init-command") or None,
             **where,
         )
+        connection.needs_tls = self._tls.verify and not place.path
+        await connection._connect()
+        return connection
 
     async def _ask(self, connection: Any, key: str) -> list[str | None]:
         """Raises pymysql.Error."""
@@ -98,6 +101,40 @@ class MysqlTable:
         self._pool.close()
 
 
+def _strict(aiomysql: Any, pymysql: Any) -> Any:
+    """The library's connection; where TLS is a must, nothing is handed to a server that does not offer it."""
+
+    class Connection(aiomysql.Connection):  # type: ignore[misc]
+        needs_tls = False
+
+        async def _request_authentication(self) -> None:
+            if self.needs_tls and not self.server_capabilities & pymysql.constants.CLIENT.SSL:
+                raise RuntimeError("the server offers no TLS, which tls_verify_cert asks for")
+            await super()._request_authentication()
+
+    return Connection
+
+
+def servers(settings: Settings, options: Options) -> list[Place]:
+    """`hosts`, and where an option file leads from there: `localhost` and sockets are what its `host` says, else its
+    `socket` (the system's one: then localhost over TCP as well); its `port` is the default of all."""
+    remote = [] if options.text("host").lower() in ("", "localhost") else options.text("host").split(",")
+    found = list[Place]()
+    for place in places(settings, options.port(3306)):
+        local = place.host.lower() == "localhost"
+        if remote and (local or place.path):
+            try:
+                found += [address(host, place.port) for host in remote]
+            except TableError as error:
+                options.wrong("host", str(error))
+        elif local:
+            socket = options.text("socket", SOCKET)
+            found += [Place(socket, "", place.port), *([place] if socket == SOCKET else [])]
+        else:
+            found.append(place)
+    return list(dict.fromkeys(found))
+
+
 async def _silent(connection: Any) -> bool:
     return not connection.closed and await quiet(connection._reader)
 
@@ -109,19 +146,33 @@ def _text(value: Any) -> str | None:
 
 
 class _Tls:
-    """TLS where any of its settings says something. Raises Bad for files that cannot be used."""
+    """TLS where any of its settings says something; an option file's go before those of the .cf file, as in Postfix.
+    Raises Bad for files that cannot be used."""
 
-    def __init__(self, settings: Settings) -> None:
-        text = settings.text
-        names = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file")
-        ca_file, ca_path, cert, key = (text(name) for name in names)
-        self._files = Files(ca_file, ca_path, cert, key, ciphers(settings, "tls_ciphers"))
+    def __init__(self, settings: Settings, options: Options) -> None:
+        def text(name: str, option: str) -> str:
+            return options.text(option) or settings.text(name)
+
+        suite = ciphers(settings, "tls_ciphers")
+        if (other := options.text("ssl-cipher")) and not sound_ciphers(other):
+            options.wrong("ssl-cipher", f'"{other}" names no cipher that OpenSSL has here')
+        self._files = Files(
+            text("tls_CAfile", "ssl-ca"),
+            text("tls_CApath", "ssl-capath"),
+            text("tls_cert_file", "ssl-cert"),
+            text("tls_key_file", "ssl-key"),
+            other or suite,
+        )
         self.verify = settings.flag("tls_verify_cert", False)
+        if "ssl-verify-server-cert" in options:
+            self.verify = options.flag("ssl-verify-server-cert")
+        self._wanted = self.verify or options.flag("ssl-enforce") or bool(self._files)
+        settings.done()
         if self:
             self._files.tried(settings)
 
     def __bool__(self) -> bool:
-        return self.verify or bool(self._files)
+        return self._wanted
 
     def of(self, name: str) -> Named:
         checks = self.verify or self._files.ca_file or self._files.ca_path

@@ -54,15 +54,20 @@ class Files:
             raise Bad(f"{settings.path}: TLS: {error.strerror or error}") from None
 
 
+def sound_ciphers(text: str) -> bool:
+    """Whether a list of ciphers, in OpenSSL's words, leaves any."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers(text)
+    except ssl.SSLError:
+        return False
+    return True
+
+
 def ciphers(settings: Settings, name: str) -> str:
     """A list of ciphers as OpenSSL reads it; "": none is said, or a mistake, which is noted in `settings`."""
     text = settings.text(name)
-    try:
-        if text:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers(text)
-    except ssl.SSLError:
-        settings.wrong(
-            name, f'"{text}" names no cipher that OpenSSL has here (GnuTLS\' words are not read: see "openssl ciphers")'
-        )
-        return ""
-    return text
+    if not text or sound_ciphers(text):
+        return text
+    words = 'names no cipher that OpenSSL has here (GnuTLS\' words are not read: see "openssl ciphers")'
+    settings.wrong(name, f'"{text}" {words}')
+    return ""
