@@ -53,7 +53,16 @@ def test_a_row_names_tests_that_exist(name: str) -> None:
 PEERS = {"policy service", "milter", "clamd", "spamd", "rspamd", "icap", "amavisd", "program as a scanner", "YARA"}
 PEERS |= {"socketmap", "tcp", "redis", "pgsql", "mysql", "ldap tables", "http", "ldap sources of recipients"}
 PEERS |= {"filter before the queue", "next hop", "filter behind the queue", "program as a filter", "call-ahead"}
-PEERS |= {"handler in Python", "name servers", "clients of policyd and milterd"}
+PEERS |= {
+    "hash",
+    "btree",
+    "lmdb",
+    "cdb",
+    "sqlite tables",
+    "handler in Python",
+    "name servers",
+    "clients of policyd and milterd",
+}
 #: Files whose tests walk lists of their own: programs, name servers, those who ask us.
 OWN_LISTS = (
     "test_runner.py",

@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import fcntl
-import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -80,20 +80,24 @@ def sqlite(root: Path) -> Iterator[tuple[str, str]]:
 
 @contextlib.contextmanager
 def compiled(kind: str, root: Path) -> Iterator[tuple[str, str]]:
-    """(a table whose file a writer has locked, a healthy one). No cdb is locked: a pipe stands for a slow disk."""
+    """(a table whose file a writer has locked, a healthy one). Nobody locks a cdb: its disk is slow."""
     for name in ("slow", "quick"):
         (root / name).write_text(f"{KEY} inside\n")
         subprocess.run(["postmap", f"{kind}:{root / name}"], check=True)
     path = next(root.glob("slow.*"))
     specs = f"{kind}:{root}/slow", f"{kind}:{root}/quick"
     if kind == "cdb":
-        content = path.read_bytes()
-        path.unlink()
-        os.mkfifo(path)
+        disk, (opens, locked) = threading.Event(), files._READERS["cdb"]
+
+        def slowly(fd: int, name: str) -> files.Reader:
+            if name == str(path):
+                disk.wait(60)
+            return opens(fd, name)
+
+        files._READERS["cdb"] = slowly, locked
         yield specs
-        path.rename(root / "pipe")
-        path.write_bytes(content)
-        os.close(os.open(root / "pipe", os.O_RDWR))
+        files._READERS["cdb"] = opens, locked
+        disk.set()
         return
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

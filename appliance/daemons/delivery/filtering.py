@@ -65,27 +65,28 @@ class Filtering:
 
     # ------------------------------------------------------------------ trouble
 
-    def answered(self, destination: Destination, item: Item, answers: Sequence[Result]) -> None:
-        """What a filter said of a message; of other destinations nothing is kept."""
+    def answered(self, destination: Destination, item: Item, answers: Sequence[Result], seconds: float) -> None:
+        """What a filter said of a message, and how long it took; of other destinations nothing is kept."""
         if not destination.filtering:
             return
         name = destination.name
         put_off = next((answer for answer in answers if answer.kind == "deferred"), None)
         if put_off is not None:
-            self.failed(destination, item, put_off.text)
+            self.failed(destination, item, put_off.text, seconds)
         elif tries := self._tries.pop(name, 0):
             self.troubles.well(name)
             _degraded.labels(name).set(0)
             last = ", ".join(self.troubles.told(name, "")["last"])
             log.warning("content filter works again", filter=name, tries=tries, messages=last)
 
-    def failed(self, destination: Destination, item: Item, why: str) -> None:
-        """It was not reached, or put this message off."""
+    def failed(self, destination: Destination, item: Item, why: str, seconds: float) -> None:
+        """It was not reached, or put this message off, `seconds` after it was wanted."""
         if not destination.filtering:
             return
         name, queue_id = destination.name, item.queue_id
         if name not in self._tries:
-            log.error("content filter puts mail off", filter=name, id=queue_id, why=why)
+            took = f"{seconds:.2f}"
+            log.error("content filter puts mail off", filter=name, id=queue_id, seconds=took, why=why)
         _put_off.labels(name).inc()
         _degraded.labels(name).set(1)
         self._tries[name] = self._tries.get(name, 0) + 1

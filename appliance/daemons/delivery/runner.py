@@ -136,7 +136,7 @@ class Runner:
         connecting = time.monotonic() - self._connecting
         trip = Trip((*dispatch.waited(item, self._connecting), connecting, 0.0), error.relay, "")
         dispatch.hops.not_reached(self.destination, item, error, connecting)
-        dispatch.filtering.failed(self.destination, item, str(error))
+        dispatch.filtering.failed(self.destination, item, str(error), connecting)
         indexes = dispatch.indexes(item, job.destination)
         if dispatch.results.no_way(item, indexes, str(error), error.status, error.final, trip):
             dispatch.site_failed(job, item)
@@ -270,7 +270,7 @@ class Runner:
         if session.content_error is None and not isinstance(session, FixedSession):
             seconds = sum(trip.delays[2:])
             self._dispatch.hops.answered(self.destination, item, answers, session.target.peer, seconds)
-            self._dispatch.filtering.answered(self.destination, item, answers)
+            self._dispatch.filtering.answered(self.destination, item, answers, seconds)
 
 
 def _parts(trailer: Trailer, indexes: list[int], most: int) -> Iterator[list[int]]:

@@ -91,14 +91,14 @@ class Syncd:
             state = self._lists.get(name)
             if state is None:
                 return Outcome(name=name, problem="it is not configured any more", soon=False)
-            state.running = True
+            state.running, begun = True, time.monotonic()
             try:
                 outcome = await self._run(name, state, request)
             finally:
                 state.running = False
             if not request.dry_run:
                 state.ended(outcome, time.monotonic())
-                self._tell(name, state, outcome)
+                self._tell(name, state, outcome, time.monotonic() - begun)
             return outcome
 
     async def _run(self, name: str, state: schedule.State, request: Request) -> Outcome:
@@ -115,16 +115,17 @@ class Syncd:
         except OSError as error:  # no process, no memory: another time
             return Outcome(name=name, at=state.at, count=state.count, problem=f"cannot start: {error.strerror or error}")
 
-    def _tell(self, name: str, state: schedule.State, outcome: Outcome) -> None:
+    def _tell(self, name: str, state: schedule.State, outcome: Outcome, seconds: float) -> None:
         _syncs.labels(name, "failed" if outcome.problem else "good").inc()
         self._show(name, state)
         if outcome.problem:
+            took = f"{seconds:.1f}"
             if outcome.at:
                 text = "recipients are not synced, the old list stays"
-                log.warning(text, list=name, why=outcome.problem, known=outcome.count)
+                log.warning(text, list=name, seconds=took, why=outcome.problem, known=outcome.count)
             else:
                 text = "recipients are not synced, and there is no list yet: unknown ones are put off"
-                log.error(text, list=name, why=outcome.problem)
+                log.error(text, list=name, seconds=took, why=outcome.problem)
             return
         facts = {"known": outcome.count, "added": outcome.added, "removed": outcome.removed}
         log.info("recipients are synced", list=name, **facts, foreign=outcome.foreign, wrong=outcome.wrong)

@@ -132,7 +132,9 @@ class Berkeley:
         if bucket > self._max_bucket:
             bucket &= self._low
         level = bucket.bit_length()  # spares[ceil(log2(bucket + 1))]
-        number = bucket + self._spares[min(level, 31)]
+        if not (before := self._spares[min(level, 31)]):  # the first page is the meta page's
+            raise ValueError("buckets without a place: damaged")
+        number = bucket + before
         for _ in range(MOST_PAGES):
             page = self._page(number)
             if page.kind == _UNUSED:  # a bucket that nothing was ever put into

@@ -27,6 +27,8 @@ class Cdb:
         """The first value of `key`."""
         number = hashed(key)
         start, slots = _PAIR.unpack_from(self._header, (number & 255) * 8)
+        if start < _HEADER:  # a table without slots has its place, too
+            raise ValueError("a table stands within the header: damaged")
         for step in range(slots):
             slot = ((number >> 8) + step) % slots
             found, position = _PAIR.unpack(self._read(start + slot * 8, 8))

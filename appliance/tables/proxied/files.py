@@ -8,6 +8,7 @@ means for the mail: a damaged or locked file puts off.
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,7 +88,7 @@ class FileTable:
         stamp = seen.st_mtime_ns, seen.st_size, seen.st_ino
         if self._fd < 0 or (self._stamp is not None and stamp[2] != self._stamp[2]):
             self._forget()
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = _opened(self.path)
         if self._locked:
             _lock(self._fd)
         try:
@@ -113,6 +114,15 @@ class FileTable:
         self._reader, self._fd, self._stamp = None, -1, None
 
 
+def _opened(path: str) -> int:
+    """A descriptor, at once. Raises OSError, ValueError for what has no end or nobody writes (a device, a pipe)."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise ValueError("is not a regular file")
+
+
 def _lock(fd: int) -> None:
     """Raises OSError if a writer holds the file for long."""
     end = time.monotonic() + LOCK
@@ -130,7 +140,7 @@ def _lock(fd: int) -> None:
 def every_key(kind: str, path: str) -> list[str]:
     """All keys of a file that nobody writes meanwhile. Raises OSError, ValueError."""
     opener, locked = _READERS[kind]
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = _opened(path)
     try:
         if locked:
             _lock(fd)

@@ -5,6 +5,7 @@ is interrupted at its deadline. Each table has one thread, which alone touches t
 for the mail: a file that is locked, damaged or not there puts off.
 """
 
+import stat
 import time
 from pathlib import Path
 
@@ -69,6 +70,8 @@ class SqliteTable:
         stamp = seen.st_ino, seen.st_dev
         if self._database is None or stamp != self._stamp:
             self._forget()
+            if not stat.S_ISREG(seen.st_mode):  # opening a pipe waits for whoever writes it
+                raise OSError("is not a regular file")
             self._database = apsw.Connection(self._file, flags=apsw.SQLITE_OPEN_READONLY)
             self._database.set_busy_timeout(2000)
             self._stamp = stamp

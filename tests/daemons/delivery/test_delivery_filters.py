@@ -1,6 +1,7 @@
 """A content filter behind the queue: how many messages at once, how long it has, and what a broken one does."""
 
 import asyncio
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,17 @@ async def test_a_reload_counts_for_mail_that_waits(tmp_path: Path, log):
 
 
 @pytest.mark.parametrize("verb", ["greeting", "ehlo", "mail", "rcpt", "data", "end"])
-async def test_a_filter_that_hangs_is_given_up_in_its_own_time(tmp_path: Path, log, verb):
+async def test_a_filter_that_hangs_is_given_up_in_its_own_time(tmp_path: Path, log, verb, capfd):
     peer = await Peer(PIPE, **{verb: [SILENT, _GOOD.get(verb, OK)]}).start()
     timeouts = Timeouts()  # minutes, where the filter has a second
     async with delivery(tmp_path, filtered(tmp_path, peer, timeout="1s"), timeouts=timeouts) as running:
-        await running.put(filter="scan:")
+        queue_id = await running.put(filter="scan:")
         await running.until(lambda: log.of("status=deferred", "timed out"), 5)
+        heard = [capfd.readouterr().err]
+        await running.until(lambda: heard.append(capfd.readouterr().err) or "puts mail off" in "".join(heard), 5)
+        line = rf"content filter puts mail off: .*\b{peer.port} id={queue_id} seconds=([\d.]+) why=(.*)"
+        said = re.findall(line, "".join(heard))
+        assert len(said) == 1 and 0.9 < float(said[0][0]) < 3 and "timed out" in said[0][1], said
         assert len(running.spool) == 1 and not log.of("status=bounced")
         gauge = f'postgate_filter_degraded{{filter="filter smtp:[127.0.0.1]:{peer.port}"}}'
         assert f"{gauge} 1.0" in metrics.exposition().decode()
