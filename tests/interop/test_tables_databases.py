@@ -49,7 +49,7 @@ QUERIES = {
     "user and domain": "query = SELECT goto FROM alias WHERE address = '%u@%d'\n",
     "user": "query = SELECT goto FROM alias WHERE address = '%u@example.com'\n",
     "domain list": "domain = example.com, example.org\nquery = SELECT goto FROM alias WHERE address = '%s'\n",
-    "not a domain": "domain = !example.org, example.com example.org\n"
+    "not a domain": "domain = !example.org, regexp:{{/^example\\./ x}}, static:all\n"
     "query = SELECT goto FROM alias WHERE address = '%s'\n",
     "labels": "query = SELECT goto FROM alias WHERE address = '%u@sub.%3.%2.%1'\n",
     "format": "query = SELECT goto FROM alias WHERE address = '%s'\nresult_format = smtp:[%d] %% %u\n",
@@ -314,7 +314,7 @@ LDAP = {
     "size": "query_filter = (mail=%s)\nsize_limit = 5\n",
     "format": "query_filter = (mail=%s)\nresult_format = <%u> %d [%U %D]\n",
     "parts": "query_filter = (&(mail=%s)(cn=%u))\ndomain = example.com\n",
-    "domain": "query_filter = (mail=%s)\ndomain = !!example.com !example.org example.org\n",
+    "domain": "query_filter = (mail=%s)\ndomain = !!example.com !inline:{example.org=1} static:all\n",
     "base": "search_base = cn=%u,ou=people,dc=example,dc=com\nscope = base\nquery_filter = (objectClass=*)\n",
     "several": "query_filter = (mail=%s)\nresult_attribute = maildrop, cn\n",
 }

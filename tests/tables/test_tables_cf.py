@@ -28,8 +28,13 @@ class Said(NamedTuple):
 
 COMMON = {
     "domain": Said(
-        ("", "example.com, example.net", "!a.example, b.example"),
-        {"hash:/etc/domains": "only names", "/nowhere/domains": "No such file", "a !": "nothing stands behind"},
+        ("", "example.com, example.net", "!a.example, inline:{b=1} static:x", "socketmap:inet:a:1:b"),
+        {
+            "hash:/nowhere/domains": "cannot be read by",
+            "nis:x": "no table type",
+            "/nowhere/domains": "No such file",
+            "a !": "nothing stands behind",
+        },
     ),
     "result_format": Said(("%s", "smtp:[%s] %u %d %S %U %D %1 %%"), {"%z": "none of %s"}),
     "expansion_limit": Said(("0", "1"), {"many": "no number"}),

@@ -5,10 +5,9 @@
 """
 
 import importlib
-from collections.abc import Callable
 
 from appliance.tables import kinds
-from appliance.tables.proxied.base import Asked, Bad, Step
+from appliance.tables.proxied.base import Asked, Bad, Opener, Step
 from appliance.tables.proxied.files import FileTable
 from appliance.tables.text import TableError
 
@@ -27,7 +26,13 @@ _OPENERS = {
 
 
 def open_proxied(spec: str) -> Asked:
-    """The table, not yet connected. Raises Bad, and TableError for what is no such table."""
+    """The table, not yet connected, with those that it asks first. Raises Bad, and TableError for what is no such
+    table."""
+    return _opened(spec, _opened)
+
+
+def _opened(spec: str, opens: Opener | None = None) -> Asked:
+    """`opens`: how the tables are opened that a .cf file names; None: it may not name any."""
     if problem := kinds.complaint(spec):
         raise TableError(problem)
     kind, name = kinds.split(spec)
@@ -36,5 +41,6 @@ def open_proxied(spec: str) -> Asked:
     if kind not in _OPENERS:
         raise TableError(f"{kind}: is not asked through proxymap")
     module, maker = _OPENERS[kind]
-    make: Callable[[str], Asked] = getattr(importlib.import_module(f"{__name__}.{module}"), maker)
-    return make(name)
+    make = getattr(importlib.import_module(f"{__name__}.{module}"), maker)
+    table: Asked = make(name, opens) if kind in kinds.CF else make(name)
+    return table

@@ -4,6 +4,7 @@ Contract: `get` raises Unavailable for trouble of any kind; who calls it puts a 
 the mail: put off; "not found" is only what the table itself says.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -42,3 +43,7 @@ class Asked(Protocol):
 
     def close(self) -> None:
         """Give back what it holds."""
+
+
+#: Opens a table by its spec. Raises Bad, TableError.
+Opener = Callable[[str], Asked]

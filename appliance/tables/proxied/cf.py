@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from appliance.tables.proxied.base import Bad
+from appliance.tables.proxied.base import Bad, Opener
 from appliance.tables.text import BLANKS, Source
 
 Stamp = tuple[int, int, int]
@@ -35,10 +35,13 @@ NOT = ("", "no", "false", "0")
 
 
 class Settings:
-    """One file. `known`: the names that are read; `only`: those that are not."""
+    """One file. `known`: the names that are read; `only`: those that are not. `opens`: how tables are opened that it
+    names; None: it may not name any."""
 
-    def __init__(self, path: str, known: Iterable[str], only: dict[str, Only] | None = None) -> None:
-        self.path = path
+    def __init__(
+        self, path: str, known: Iterable[str], only: dict[str, Only] | None = None, opens: Opener | None = None
+    ) -> None:
+        self.path, self.opens = path, opens
         self._known, self._only = (*COMMON, *known), only or {}
         self._values: dict[str, tuple[int, str]] = {}
         self._wrong: list[tuple[str, int, str]] = []

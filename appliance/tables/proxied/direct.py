@@ -4,11 +4,10 @@ remembered.
 Contract: stands where a process has its line to proxymap. Raises Unavailable as the line does, with the same words.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
-from appliance.mail.ports import Hit, Unavailable
-from appliance.tables import wire
-from appliance.tables.proxied.base import Asked
+from appliance.mail.ports import Hit
+from appliance.tables.proxied.base import Opener
 from appliance.tables.proxied.keeper import Keeper
 from appliance.tables.remote import Remote
 
@@ -16,7 +15,7 @@ from appliance.tables.remote import Remote
 class Direct:
     """Give it up with close()."""
 
-    def __init__(self, open_: Callable[[str], Asked]) -> None:
+    def __init__(self, open_: Opener) -> None:
         self._keeper = Keeper(open_, quiet=True)
 
     def ask(self, table: Remote, key: str) -> Awaitable[Hit | None]:
@@ -26,10 +25,7 @@ class Direct:
     async def look_up(self, spec: str, key: str) -> Hit | None:
         """Raises Unavailable."""
         self._keeper.also([spec])
-        state, text, place = await self._keeper.answer(spec, key)
-        if state == wire.FAILED:
-            raise Unavailable(text)
-        return (text, place) if state == wire.FOUND else None
+        return await self._keeper.hit(spec, key)
 
     def close(self) -> None:
         self._keeper.close()

@@ -1,9 +1,10 @@
 """`domain` of a .cf file: for which domains a table is asked at all (Postfix db_common, match_list).
 
-Contract: names, `/file/name` (the words of the file stand in its place, lines that begin with # are none of them) and
-`!` in front of either, which carries into a file. What matches first decides; where nothing does, the domain is not
-listed. Names do not hold for the domains below them. A file that cannot be read, or names itself, is a mistake with its
-place: a list that is not whole answers nothing. What failure means for the mail: put off.
+Contract: names, `/file/name` (the words of the file stand in its place, lines that begin with # are none of them),
+`type:table` (nested.py; what it has is listed) and `!` in front of each, which carries into a file. What matches first
+decides, what stands behind it is not asked; where nothing does, the domain is not listed. Neither names nor tables hold
+for the domains below. A file or table that cannot be opened, or a file that names itself, is a mistake with its place:
+a list that is not whole answers nothing. What failure means for the mail: put off.
 """
 
 import re
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 from appliance.tables.proxied.base import Step
 from appliance.tables.proxied.cf import Settings
+from appliance.tables.proxied.nested import Nest, Nested
 from appliance.tables.text import items
 
 _WORD = re.compile(r"[^, \t\r\n]+")
@@ -32,21 +34,41 @@ class Domains:
     def __init__(self, settings: Settings) -> None:
         #: Without the parameter every key is asked for. A list without words (an empty file) has no domain.
         self._given = bool(settings.text("domain"))
-        self._names: dict[str, bool] = {}
+        self._nest = Nest(settings)
+        #: Names up to the next table (each with whether it is listed), a table (with whether what it has is listed), ...
+        self._parts: list[dict[str, bool] | tuple[Nested, bool]] = []
         for word in _words(settings, settings.text("domain"), Word("", True, settings.path, settings.line("domain")), ()):
-            if is_table(word.text):
-                text = f'domain: "{word.text}": only names of domains and files of them are read here, no tables'
-                settings.wrong_at(word.path, word.line, text)
-            self._names.setdefault(word.text.lower(), word.listed)
+            if not is_table(word.text):
+                self._name(word.text.lower(), word.listed)
+            elif (table := self._nest.open(word.text, word.path, word.line)) is not None:
+                self._parts.append((table, word.listed))
+
+    def _name(self, name: str, listed: bool) -> None:
+        last = self._parts[-1] if self._parts else None
+        if not isinstance(last, dict):
+            last = {}
+            self._parts.append(last)
+        last.setdefault(name, listed)
 
     async def admits(self, key: str, step: Step) -> bool:
-        """Whether the table is asked for `key`: for any, or for addresses of the domains listed."""
+        """Whether the table is asked for `key`: for any, or for addresses of the domains listed. Raises Unavailable."""
         if not self._given:
             return True
         user, at, domain = key.rpartition("@")
         if not at or not user:
             return False
-        return self._names.get(domain.lower(), False)
+        domain = domain.lower()
+        for part in self._parts:
+            if isinstance(part, dict):
+                if (listed := part.get(domain)) is not None:
+                    return listed
+            elif await part[0].has(domain, step):
+                return part[1]
+        return False
+
+    def close(self) -> None:
+        """The tables are asked no more."""
+        self._nest.close()
 
 
 def is_table(word: str) -> bool:

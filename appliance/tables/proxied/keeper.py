@@ -9,14 +9,14 @@ question tries again. What failure means for the mail: put off, never "not found
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from appliance.mail.ports import Unavailable
+from appliance.mail.ports import Hit, Unavailable
 from appliance.observe import metrics, oplog, trouble
 from appliance.observe.contact import Contact
 from appliance.tables import wire
-from appliance.tables.proxied.base import Asked, Bad, Step
+from appliance.tables.proxied.base import Asked, Bad, Opener, Step
 from appliance.tables.text import TableError
 
 #: Seconds for which answers of servers are remembered, and how many of one table.
@@ -37,8 +37,8 @@ _RESULTS = {wire.FOUND: "found", wire.MISSING: "missing", wire.FAILED: "failed"}
 class Kept:
     """One table."""
 
-    def __init__(self, spec: str, open_: Callable[[str], Asked], quiet: bool) -> None:
-        self.spec, self._open, self._quiet = spec, open_, quiet
+    def __init__(self, spec: str, open_: Opener, quiet: bool, rests: bool = True) -> None:
+        self.spec, self._open, self._quiet, self._rests = spec, open_, quiet, rests
         self.contact = Contact()
         self.failures = 0
         self._table: Asked | None = None
@@ -116,9 +116,9 @@ class Kept:
     def _trouble(self, why: str, step: Step, begun: float) -> Answer:
         now = time.monotonic()
         self.failures += 1
-        self._failed, self._rests_until = now, now + self._rest
+        self._failed, self._rests_until = now, now + self._rest if self._rests else now
         self._rest = min(REST_MAX, self._rest * 2)
-        self.contact.failed(why)
+        self.contact.failed(f"{why} ({step.text})")
         if not self._quiet:
             log.warning(
                 "a table does not answer", table=self.spec, step=step.text, seconds=round(now - begun, 1), why=why
@@ -166,10 +166,11 @@ class Kept:
 
 
 class Keeper:
-    """All tables that may be asked: those of the configurations in force. `quiet`: who asks says what went wrong."""
+    """All tables that may be asked: those of the configurations in force. `quiet`: who asks says what went wrong;
+    `rests` False: who asks rests."""
 
-    def __init__(self, open_: Callable[[str], Asked], *, quiet: bool = False) -> None:
-        self._open, self._quiet = open_, quiet
+    def __init__(self, open_: Opener, *, quiet: bool = False, rests: bool = True) -> None:
+        self._open, self._quiet, self._rests = open_, quiet, rests
         self._tables: dict[str, Kept] = {}
 
     def follow(self, specs: Iterable[str]) -> None:
@@ -183,7 +184,7 @@ class Keeper:
         """These too (a reload is under way); what is wrong with those that cannot be opened."""
         found = []
         for spec in sorted(specs):
-            kept = self._tables.setdefault(spec, Kept(spec, self._open, self._quiet))
+            kept = self._tables.setdefault(spec, Kept(spec, self._open, self._quiet, self._rests))
             found.append(kept.probe())
         return [text for text in found if text]
 
@@ -193,6 +194,13 @@ class Keeper:
         if kept is None:
             return wire.FAILED, f"{spec} is no table of the configuration in force", spec
         return await kept.answer(key)
+
+    async def hit(self, spec: str, key: str) -> Hit | None:
+        """The answer, as who looks up takes it. Raises Unavailable."""
+        state, text, place = await self.answer(spec, key)
+        if state == wire.FAILED:
+            raise Unavailable(text)
+        return (text, place) if state == wire.FOUND else None
 
     def facts(self) -> dict[str, Any]:
         return {spec: kept.facts() for spec, kept in self._tables.items()}

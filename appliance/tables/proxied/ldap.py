@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from appliance.tables.ldap_answers import Answers
-from appliance.tables.proxied.base import Bad, Step
+from appliance.tables.proxied.base import Bad, Opener, Step
 from appliance.tables.proxied.cf import NO_MATTER, NOT, Only, Settings
 from appliance.tables.proxied.hosts import Driver, Pool, no_data
 from appliance.tables.proxied.servers import Place, address
@@ -69,13 +69,13 @@ class LdapTable:
     remembered = True
     slots = 8
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, opens: Opener | None = None) -> None:
         try:
             import ldap3
         except ImportError:
             raise Bad(f"{path}: needs the library ldap3: pip install 'postgate[ldap]'") from None
         self._ldap3 = ldap3
-        settings = self._settings = Settings(path, _KNOWN, _ONLY)
+        settings = self._settings = Settings(path, _KNOWN, _ONLY, opens=opens)
         self.deadline = float(settings.number("timeout", 10, 1))
         self._servers = _servers(settings)
         queries = ("query_filter", settings.text("query_filter", "(mailacceptinggeneralid=%s)"))
@@ -220,6 +220,7 @@ class LdapTable:
         return self._settings.changed()
 
     def close(self) -> None:
+        self._form.close()
         self._pool.close()
         self._threads.close()
 

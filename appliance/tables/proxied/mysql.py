@@ -8,7 +8,7 @@ import ssl
 import struct
 from typing import Any
 
-from appliance.tables.proxied.base import Bad, Step
+from appliance.tables.proxied.base import Bad, Opener, Step
 from appliance.tables.proxied.cf import Settings
 from appliance.tables.proxied.hosts import Driver, Pool, places
 from appliance.tables.proxied.mycnf import SOCKET, Options
@@ -33,14 +33,14 @@ class MysqlTable:
     deadline = 10.0
     slots = 16
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, opens: Opener | None = None) -> None:
         try:
             import aiomysql
             import pymysql
         except ImportError:
             raise Bad(f"{path}: needs the library aiomysql: pip install 'postgate[mysql]'") from None
         self._class = _strict(aiomysql, pymysql)
-        settings = self._settings = Settings(path, _KNOWN)
+        settings = self._settings = Settings(path, _KNOWN, opens=opens)
         options = self._options = Options(settings)
         found = servers(settings, options)
         settings.needed("dbname")
@@ -98,6 +98,7 @@ class MysqlTable:
         return self._settings.changed()
 
     def close(self) -> None:
+        self._form.close()
         self._pool.close()
 
 

@@ -8,7 +8,7 @@ the file are those of the plain hosts. What failure means for the mail: put off.
 import contextlib
 from typing import Any
 
-from appliance.tables.proxied.base import Bad, Step
+from appliance.tables.proxied.base import Bad, Opener, Step
 from appliance.tables.proxied.cf import Settings
 from appliance.tables.proxied.hosts import Driver, Pool, no_data, place_of
 from appliance.tables.proxied.names import Names
@@ -37,13 +37,13 @@ class PgsqlTable:
     deadline = 10.0
     slots = 16
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, opens: Opener | None = None) -> None:
         try:
             import psycopg
         except ImportError:
             raise Bad(f"{path}: needs the library psycopg: pip install 'postgate[pgsql]'") from None
         self._psycopg = psycopg
-        settings = self._settings = Settings(path, _KNOWN)
+        settings = self._settings = Settings(path, _KNOWN, opens=opens)
         self._servers = self._found(settings)
         self._form = Form(settings, ("query", legacy_query(settings)))
         avoid, idle = settings.number("retry_interval", 60, 1), settings.number("idle_interval", 60, 1)
@@ -117,6 +117,7 @@ class PgsqlTable:
         return self._settings.changed()
 
     def close(self) -> None:
+        self._form.close()
         self._pool.close()
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from appliance.protocol import resp
 from appliance.protocol.errors import ProtocolError
-from appliance.tables.proxied.base import Step
+from appliance.tables.proxied.base import Opener, Step
 from appliance.tables.proxied.cf import Settings
 from appliance.tables.proxied.hosts import Driver, Pool, places
 from appliance.tables.proxied.names import Names
@@ -35,8 +35,8 @@ class RedisTable:
     deadline = 5.0
     slots = 16
 
-    def __init__(self, path: str) -> None:
-        settings = self._settings = Settings(path, _KNOWN)
+    def __init__(self, path: str, opens: Opener | None = None) -> None:
+        settings = self._settings = Settings(path, _KNOWN, opens=opens)
         found = places(settings, 6379)
         self._form = Form(settings, ("key_format", settings.text("key_format", "%s")))
         self._hash = settings.text("hash").encode()
@@ -83,6 +83,7 @@ class RedisTable:
         return self._settings.changed()
 
     def close(self) -> None:
+        self._form.close()
         self._pool.close()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 
 from appliance.mail.ports import Unavailable
-from appliance.tables.proxied.base import Step
+from appliance.tables.proxied.base import Opener, Step
 from appliance.tables.proxied.cf import Settings
 from appliance.tables.proxied.template import LEGACY, Form, legacy_query, sound
 from appliance.tables.proxied.threads import Threads
@@ -25,14 +25,15 @@ class SqliteTable:
 
     remembered = False
     deadline = 10.0
-    slots = 1
+    #: For what `domain` asks before; the file itself has one thread.
+    slots = 16
 
-    def __init__(self, path: str) -> None:
-        self._settings = Settings(path, ("dbpath", *LEGACY))
+    def __init__(self, path: str, opens: Opener | None = None) -> None:
+        self._settings = Settings(path, ("dbpath", *LEGACY), opens=opens)
         self._file = self._settings.needed("dbpath")
         self._form = Form(self._settings, ("query", legacy_query(self._settings)))
         self._settings.done()
-        self._threads = Threads("sqlite", self.slots)
+        self._threads = Threads("sqlite", 1)
         self._database: apsw.Connection | None = None
         self._stamp: Stamp | None = None
 
@@ -86,6 +87,7 @@ class SqliteTable:
         return self._settings.changed()
 
     def close(self) -> None:
+        self._form.close()
         self._threads.close(self._forget)
 
 

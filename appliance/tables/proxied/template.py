@@ -68,6 +68,10 @@ class Form:
         """Whether anybody is asked for `key`, as far as `domain` says: to be awaited before parts()."""
         return await self._domains.admits(key, step)
 
+    def close(self) -> None:
+        """Give back the tables that it asks."""
+        self._domains.close()
+
     def parts(self, key: str) -> dict[str, str] | None:
         """What the letters stand for in a query for `key`; None: nobody is asked."""
         if not key:
