@@ -73,7 +73,7 @@ def _is_us(ctx: Context, our_addresses: Sequence[str]) -> bool:
 
 
 def _is_multi_bounce(ctx: Context) -> bool:
-    return ctx.sender is not None and not ctx.sender.text and len(ctx.recipients) > (ctx.stage not in ("data", "message"))
+    return ctx.sender is not None and not ctx.sender.text and len(ctx.recipients) > (ctx.stage in ("data", "message"))
 
 
 def _is_short(domain: str) -> bool:

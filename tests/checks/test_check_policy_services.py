@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from appliance.checks import policy_services
 from appliance.checks.policy_services import Asked, Policy
+from appliance.daemons.fronts.content import RamContent
 from appliance.engine.pipeline import Engine
 from appliance.engine.policy import compile_policies
 from appliance.mail.context import Client, Context, Recipient, Tls
@@ -273,6 +274,10 @@ def test_the_request_is_a_whole_one() -> None:
     assert (data["recipient"], data["recipient_count"], data["queue_id"]) == ("", "2", "4jTRANSACTION")
     one = attributes(context("message", recipient=None, recipients=two[:1]))
     assert (one["protocol_state"], one["recipient"]) == ("END-OF-MESSAGE", "a@example.com")
+    content = RamContent(b"Subject: x\r\n\r\n")
+    for stage, size in (("data", "99"), ("message", "14")):
+        known = attributes(context(stage, recipient=None, recipients=two, declared_size=99, content=content))
+        assert known["size"] == size, "what came counts for more than what was announced"
     connect = attributes(context("connect", sender=None, recipient=None, helo=""))
     assert (connect["protocol_state"], connect["instance"], connect["protocol_name"]) == ("CONNECT", "", "SMTP")
     assert attributes(context("helo", esmtp=False))["protocol_state"] == "HELO"

@@ -295,6 +295,8 @@ def test_a_bounce_to_several_is_refused_and_own_people_are_let_through() -> None
     several = context("data", sender=sent_by(""), recipient=None, recipients=(to("a@example.com"), to("b@example.com")))
     found = told("reject_multi_recipient_bounce", several)
     assert (found.outcome, found.reply) == ("reject", "550 5.5.3 Multi-recipient bounce")
+    one = context("data", sender=sent_by(""), recipient=None, recipients=(to("a@example.com"),))
+    assert told("reject_multi_recipient_bounce", one).outcome == "dunno"
     assert told("permit_mynetworks, reject", context(role="outbound")).outcome == "ok"
     assert told("permit_sasl_authenticated, reject", context()).outcome == "reject"
 

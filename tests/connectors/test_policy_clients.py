@@ -138,6 +138,43 @@ async def test_a_connection_is_used_again_until_it_is_worn() -> None:
     clients.close()
 
 
+async def test_a_connection_is_given_up_when_it_is_old() -> None:
+    """However busy it is."""
+    clients = PolicyClients()
+    async with Server() as server:
+        one = service(server.port, ttl=100.0)
+        for age, connections in ((99.0, 1), (99.9, 1), (100.0, 2), (50.0, 2)):
+            await clients.ask(one, ASK, "ID")
+            kept = clients._peers[one].sites[0].idle[0]
+            kept.born = asyncio.get_running_loop().time() - age
+            await clients.ask(one, ASK, "ID")
+            assert server.connections == connections, age
+    clients.close()
+
+
+async def test_an_answer_that_was_put_up_with_is_named(said: list[str]) -> None:
+    clients = PolicyClients()
+    async with Hostile(Good(read, b"action=OK\r\n\r\n"), answers) as peer:
+        assert (await clients.ask(service(peer.port), ASK, "ID")).verb == "OK"
+    assert said == ["policy service svc: CR at line ends"]
+    clients.close()
+
+
+async def test_a_place_behind_one_that_hung_up_is_the_step_that_failed(said: list[str]) -> None:
+    clients = PolicyClients()
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        away = sock.getsockname()[1]
+    async with Server(last=1) as server:
+        one = service(server.port)
+        await clients.ask(one, ASK, "ID")
+        port = server.port
+    with pytest.raises(Unavailable, match=rf"connecting to inet:127\.0\.0\.1:{port}: Connection refused"):
+        await clients.ask(one, ASK, "ID")
+    with pytest.raises(Unavailable, match=rf"connecting to inet:127\.0\.0\.1:{away}: Connection refused"):
+        await clients.ask(service(port, away), ASK, "ID")
+    clients.close()
+
+
 async def test_a_connection_that_was_closed_meanwhile_costs_no_attempt(said: list[str]) -> None:
     clients = PolicyClients()
     async with Server(last=1) as server:

@@ -9,7 +9,7 @@ import pytest
 
 from appliance.mail import restrictions
 from appliance.mail.context import Recipient
-from appliance.protocol.smtp.address import parse_address
+from appliance.protocol.smtp.address import Address, parse_address
 from tests.checks.test_check_policy_services import context
 from tests.peers.ports import free_port
 from tests.peers.postfix import Postfix
@@ -109,3 +109,34 @@ def test_addresses(ports: dict[str, int]) -> None:
                 assert found[1] == answer, (name, domain)
                 refused += bool(found[1])
     assert 4 < refused < 2 * len(DOMAINS) - 4
+
+
+@pytest.mark.parametrize("sender", ["", "a@example.org"])
+def test_bounces_to_several_are_refused_as_by_a_postfix(make_postfix: Callable[..., Postfix], sender: str) -> None:
+    name = "reject_multi_recipient_bounce"
+    stages = {"recipient": "rcpt", "data": "data", "end_of_data": "message"}
+    doors = {stage: free_port() for stage in stages}
+    services = "".join(
+        f"127.0.0.1:{port} inet n - n - - smtpd\n -o smtpd_{stage}_restrictions={name}\n" for stage, port in doors.items()
+    )
+    make_postfix(services=services, relay="[127.0.0.1]:9", mydestination="example.com", local_recipient_maps="")
+    to = [Recipient(address=parse_address(text)[0]) for text in (b"a@example.com", b"b@example.com", b"c@example.com")]
+    from_whom = parse_address(sender.encode())[0] if sender else Address("", "", "")
+    for stage, port in doors.items():
+        for many in (1, 2, 3):
+            with smtplib.SMTP("127.0.0.1", port, timeout=20) as smtp:
+                smtp.ehlo("a.example")
+                smtp.mail(sender)
+                replies = [smtp.rcpt(one.address.text) for one in to[:many]]
+                if stage != "recipient" and (begun := smtp.docmd("DATA"))[0] == 354:
+                    smtp.send(b"Subject: x\r\n\r\n.\r\n")
+                    replies = [smtp.getreply()]
+                elif stage != "recipient":
+                    replies = [begun]
+            for index, (code, text) in enumerate(replies):
+                before = to[:index] if stage == "recipient" else to[:many]
+                asked = context(stages[stage], sender=from_whom, recipient=None, recipients=tuple(before))
+                found = restrictions.evaluate(name, asked, False)
+                postfix = f"{code} {text.decode()}".replace("<DATA>: Data command rejected: ", "")
+                assert found is not None and (found[0] == "reject") is (code == 550), (stage, many, index, code, text)
+                assert code in (250, 550) and (code == 250 or "Multi-recipient bounce" in postfix)
