@@ -172,12 +172,14 @@ def _seconds(value: float) -> str:
 
 def master_cf(snapshot: Snapshot, addresses: dict[str, str]) -> Iterator[Service]:
     """The services: a server in a jail reaches no socket outside, and own users are not greylisted."""
-    outside = [name for name, where in addresses.items() if where.startswith("unix:/")]
+    wiring = snapshot.wiring
+    asked = [front.name for front in (*wiring.policyd[:1], *wiring.milterd[:1])]
+    outside = [name for name in asked if addresses[name].startswith("unix:/")]
     if outside:
         why = f"no jail (chroot = n): it could not reach the unix socket of {', '.join(outside)}"
         yield Service("smtp inet n - n - - smtpd", (), why)
     options = []
-    if snapshot.wiring.policyd:
+    if wiring.policyd:
         options += [
             f"smtpd_recipient_restrictions=${MUA}",
             "smtpd_data_restrictions=",

@@ -1,7 +1,7 @@
 """`postgate probe PROTOCOL ADDRESS`: plays the client side against any server and prints each step.
 
-Exit: 0 the server answered in its protocol, 1 it did not, 2 nobody is there. Nothing is changed at the server but what a
-question itself changes (a greylist notes the attempt).
+Exit: 0 the server answered in its protocol (SMTP: and took all), 1 it did not, 2 nobody is there. Nothing is changed at
+the server but what a question itself changes (a greylist notes the attempt).
 """
 
 import importlib

@@ -1,5 +1,10 @@
-"""A plain connection that prints what happens on it, with the time each step took."""
+"""A plain connection that prints what happens on it, with the time each step took.
 
+Contract: one deadline for each answer, however it comes (`timed`; `again` begins it anew). Who speaks another protocol
+than the one that is asked for is called by its name, as far as its first octets tell.
+"""
+
+import re
 import socket
 import sys
 import time
@@ -13,6 +18,20 @@ from appliance.config.values import Endpoint, parse_peer
 from appliance.observe.text import clean
 
 NOBODY = 2
+#: What servers say, by their first octets.
+_LANGUAGES: tuple[tuple[re.Pattern[bytes], str], ...] = (
+    (re.compile(rb"action="), "a policy server"),
+    (re.compile(rb"\0\0[\x00-\x10].[acrtdyO4fps]", re.DOTALL), "a milter"),
+    (re.compile(rb"[245][0-9][0-9][ -]"), "SMTP"),
+    (re.compile(rb"HTTP/[0-9]|<!doctype|<html", re.IGNORECASE), "HTTP"),
+    (re.compile(rb"[\x15\x16]\x03[\x00-\x04]"), "TLS"),
+    (re.compile(rb"SSH-"), "SSH"),
+    (re.compile(rb"\* (?:OK|BYE|PREAUTH)"), "IMAP"),
+    (re.compile(rb"\+OK|-ERR"), "POP3 or Redis"),
+    (re.compile(rb"SPAMD/"), "spamd"),
+    (re.compile(rb"PONG|UNKNOWN COMMAND"), "clamd"),
+    (re.compile(rb"ICAP/"), "ICAP"),
+)
 
 
 def endpoint(text: str) -> Endpoint:
@@ -23,11 +42,17 @@ def endpoint(text: str) -> Endpoint:
         raise click.BadParameter(str(why), param_hint="ADDRESS") from None
 
 
-class Line:
-    """Connected, or the command has ended with what to do."""
+def language(start: bytes) -> str:
+    """Who says this first, "" for nobody that is known."""
+    return next((name for pattern, name in _LANGUAGES if pattern.match(start)), "")
 
-    def __init__(self, address: str, timeout: float) -> None:
-        self.address, self.timeout = address, timeout
+
+class Line:
+    """Connected, or the command has ended with what to do. `speaks`: what is asked for, in the words of `language`."""
+
+    def __init__(self, address: str, timeout: float, speaks: str) -> None:
+        self.address, self.timeout, self.speaks = address, timeout, speaks
+        self._start, self._until = b"", time.monotonic() + timeout
         place = endpoint(address)
         began = time.monotonic()
         try:
@@ -53,7 +78,11 @@ class Line:
     def read(self) -> bytes:
         """What comes next; b"" at the end."""
         try:
-            return self.sock.recv(65536)
+            self.sock.settimeout(max(self._until - time.monotonic(), 0.001))
+            octets = self.sock.recv(65536)
+            if len(self._start) < 40:
+                self._start += octets[:40]
+            return octets
         except TimeoutError:
             self.fail(f"no answer within {self.timeout:g} s", 1)
         except OSError as error:
@@ -65,12 +94,19 @@ class Line:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Say how long the step took."""
+        """An answer is waited for, with a deadline; say how long it took."""
         began = time.monotonic()
+        self.again()
         yield
         click.echo(f"  {_ms(began)}")
 
+    def again(self) -> None:
+        """The deadline begins anew."""
+        self._until = time.monotonic() + self.timeout
+
     def fail(self, why: str, status: int = NOBODY) -> NoReturn:
+        if (name := language(self._start)) and name != self.speaks:
+            why = f"{why}; it looks like {name}"
         click.echo(f"{self.address}: {why}", err=True)
         sys.exit(status)
 

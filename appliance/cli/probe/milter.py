@@ -73,6 +73,7 @@ class _Talk:
                 if not one.progress:
                     return one
                 click.echo("< progress: it is still at work")
+                self.line.again()
 
 
 @click.command()
@@ -85,7 +86,7 @@ class _Talk:
 @click.option("--mail", "path", metavar="FILE", type=click.Path(dir_okay=False), help="The message; else a small one.")
 @click.option("-m", "--macro", "macros", multiple=True, metavar="NAME=VALUE", help="A macro; again for more.")
 @click.option("--protocol", default=HIGHEST, show_default=True, type=click.IntRange(LOWEST, HIGHEST))
-@click.option("--timeout", default=300.0, show_default=True, help="Seconds for each answer.")
+@click.option("--timeout", default=300.0, show_default=True, help="Seconds for each answer; progress begins them anew.")
 def command(
     address: str,
     path: str | None,
@@ -98,7 +99,7 @@ def command(
     """Tell the milter at ADDRESS (inet:host:port, unix:/path) of one message, and print each step."""
     given = _macros(macros, told, to)
     content = _content(path, told, to)
-    talk = _Talk(Line(address, timeout), protocol)
+    talk = _Talk(Line(address, timeout, "a milter"), protocol)
     talk.step(f"OPTNEG version {protocol}", talk.machine.negotiate())
     if talk.machine.agreement is not None:
         click.echo("".join(f"  {text}\n" for text in agreement(talk.machine.agreement)), nl=False)

@@ -44,7 +44,7 @@ _MEANINGS = {
 def command(address: str, state: str, more: tuple[str, ...], timeout: float, **told: str) -> None:
     """Ask the policy server at ADDRESS (inet:host:port, unix:/path) one question."""
     attributes = request(state, told, more)
-    line = Line(address, timeout)
+    line = Line(address, timeout, "a policy server")
     line.send(encode_request(attributes))
     with line.timed():
         answer, surplus = heard(line)

@@ -19,7 +19,7 @@ from appliance.protocol.smtp.reply import Reply, ReplyReader
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds for each answer.")
 def command(address: str, helo: str, sender: str, to: tuple[str, ...], lmtp: bool, timeout: float) -> None:
     """Speak SMTP with ADDRESS (host:port, unix:/path): EHLO, MAIL, RCPT, RSET, QUIT."""
-    line = Line(address, timeout)
+    line = Line(address, timeout, "SMTP")
     reader = ReplyReader()
     greeting = heard(line, reader)
     good = greeting.code == 220
@@ -29,7 +29,9 @@ def command(address: str, helo: str, sender: str, to: tuple[str, ...], lmtp: boo
         if word.startswith("EHLO") and reply.code >= 500:
             reply = said(line, reader, f"HELO {helo}")
         good = good and (reply.code < 400 or word == "RSET")
-        if reply.code == 421 or (reply.code >= 400 and not word.startswith(("RCPT", "RSET"))):
+        if reply.code == 421:
+            line.fail("it ends the session", ODD)
+        if reply.code >= 400 and not word.startswith(("RCPT", "RSET")):
             break
     said(line, reader, "QUIT")
     click.echo("all was accepted" if good else "not all was accepted")

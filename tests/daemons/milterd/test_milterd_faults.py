@@ -159,7 +159,9 @@ async def test_a_decision_that_comes_too_late(
 ) -> None:
     async with Stage(tmp_path, default=default, deadline="1s", message_deadline="1s") as stage:
         door = stage.rules.doors["milter"]
-        door.front = door.front.model_copy(update={"deadline": 0.02, "message_deadline": 0.02})
+        limits = {"deadline": 60.0, "message_deadline": 60.0}
+        limits["message_deadline" if step == "message" else "deadline"] = 0.02
+        door.front = door.front.model_copy(update=limits)
         never: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         stage.engine.rules[step] = lambda ctx: never
         mta = await (await stage.mta()).begin()
@@ -201,6 +203,10 @@ async def test_progress_at_the_end_for_all_and_before_it_for_postfix(tmp_path: P
             if early:
                 while not any(heard.progress for heard in mta.heard):
                     await asyncio.sleep(0.001)
+            while not (busy := [one for one in stage.front.connections if one.busy]):
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0)  # its task has begun
+            assert [one._ticking is not None for one in busy] == [early]
             gates["rcpt"].set()
             await asking
             assert any(heard.progress for heard in mta.heard) == early

@@ -56,6 +56,7 @@ async def test_who_asks_on_while_an_answer_is_sought_is_not_read_from(tmp_path: 
             except TimeoutError:
                 still += 1
             assert sum(len(one._backlog) for one in stage.front.connections) < 2000, "it is read for ever"
+        stage.engine.rules.clear()
         gate.set()
         assert await client.answer() == "DUNNO"
         client.close()

@@ -1,0 +1,105 @@
+"""Small print of the milter's side: what is declined, what comes with the end of a message, who is remembered."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from appliance.daemons.milterd.rules import Door
+from appliance.engine.pipeline import Group
+from appliance.mail.identity import Identity
+from appliance.mail.verdict import ACCEPT, Decision
+from appliance.protocol.milter import packets as p
+from appliance.protocol.milter.encoding import encode
+from appliance.protocol.milter.words import Event, Word
+from tests.daemons.milterd.stage import Stage
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.mark.parametrize(("checks", "wanted"), [(("loop", "suspicion"), False), (("loop", "dkim"), True)])
+async def test_no_body_where_no_check_looks_at_it(tmp_path: Path, checks: tuple[str, ...], wanted: bool) -> None:
+    async with Stage(tmp_path) as stage:
+        door = stage.rules.doors["milter"]
+        steps = {(role, "message"): (checks,) for role in ("inbound", "outbound")}
+        stage.engine.policies = SimpleNamespace(plan=SimpleNamespace(steps=steps), checks={})
+        made = Door(door.front, stage.engine, (), True)  # type: ignore[arg-type]
+        assert (Event.BODY not in made.want.declines) == wanted
+        assert Event.HEADER not in made.want.declines
+        stage.rules.doors = {"milter": made}
+        mta = await (await stage.mta()).begin()
+        assert mta.machine.wants(Event.BODY) == wanted
+        assert (await mta.message()).reply == p.Reply(Word.ACCEPT)
+
+
+async def test_a_last_piece_of_body_comes_with_the_end(tmp_path: Path) -> None:
+    """As Sendmail may send it."""
+    async with Stage(tmp_path) as stage:
+        bodies: list[bytes] = []
+
+        def judge(ctx: Any) -> list[Group]:
+            bodies.append(b"".join(ctx.content.chunks()).partition(b"\r\n\r\n")[2])
+            return [Group((0,), ACCEPT)]
+
+        stage.engine.rules["message"] = judge
+        mta = await (await stage.mta()).begin()
+        await mta.envelope()
+        for event in (p.Header(b"Subject", b" x"), p.EndOfHeader(), p.Body(b"one\r\n"), p.EndOfMessage(b"two\r\n")):
+            mta.writer.write(encode(event))
+        assert await mta.reader.readexactly(5) == encode(p.Reply(Word.ACCEPT))
+        assert bodies == [b"one\r\ntwo\r\n"]
+
+
+async def test_odd_syntax_is_a_sign(tmp_path: Path) -> None:
+    async with Stage(tmp_path) as stage:
+        mta = await (await stage.mta()).begin()
+        await mta.message()
+        assert "lenient_syntax" not in stage.engine.asked[-1].signs
+        await mta.do(mta.machine.mail(b"a@example.org", (), mta.macros))
+        await mta.rcpt()
+        assert "lenient_syntax" in stage.engine.asked[-1].signs
+
+
+@pytest.mark.parametrize(("keep", "told"), [("deliver", True), ("hold", False)])
+async def test_whose_mail_was_taken_is_remembered(tmp_path: Path, keep: Any, told: bool) -> None:
+    class Senders:
+        def __init__(self) -> None:
+            self.keys: list[str] = []
+
+        def accepted(self, keys: Any) -> None:
+            self.keys += keys
+
+    async with Stage(tmp_path) as stage:
+        stage.front.senders = senders = Senders()
+        who = Identity(name="example.org", proof="spf")
+        stage.engine.rules["mail"] = lambda ctx: Decision(verb="accept", identity=who)
+        stage.engine.rules["message"] = lambda ctx: [Group((0,), Decision(verb="accept", keep=keep))]
+        mta = await (await stage.mta()).begin()
+        await mta.message()
+        assert senders.keys == [who.key] * told
+        stage.engine.rules["message"] = lambda ctx: [Group((0,), Decision(verb="reject", reply="550 5.7.1 no"))]
+        await mta.message()
+        assert senders.keys == [who.key] * told
+
+
+async def test_what_a_message_holds_is_given_back_with_its_abort(tmp_path: Path) -> None:
+    async with Stage(tmp_path) as stage:
+        mta = await stage.mta()
+        for end in (mta.machine.abort, mta.machine.quit_nc):
+            await mta.begin()
+            await mta.envelope()
+            await mta.do(mta.machine.header(b"Subject", b" x"))
+            await mta.do(mta.machine.end_of_header(mta.macros))
+            await mta.do(mta.machine.body(b"x" * 1000))
+            (one,) = stage.front.connections
+            while one.machine.place != "body" or one.machine.unread:
+                await mta.do(mta.machine.body(b"x"))
+                await asyncio.sleep(0)
+            assert stage.front.memory.used > 1000
+            await mta.do(end())
+            while one.machine.in_message:
+                await asyncio.sleep(0)
+            assert stage.front.memory.used == 0 and one.session.message is None
+            assert (one.session.helo == "") == (end == mta.machine.quit_nc)
