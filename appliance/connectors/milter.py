@@ -22,7 +22,7 @@ from appliance.observe.text import in_words
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.milter.mta import Heard, Limits, MtaMachine, Sent
 from appliance.protocol.milter.negotiation import offer
-from appliance.protocol.milter.words import Event
+from appliance.protocol.milter.words import MAX_CHUNK, Event
 from appliance.protocol.milter.words import Word as Letter
 
 
@@ -50,6 +50,8 @@ class Link:
         self._of_message: Said | None = None
         self._failed: Said | None = None
         self._spent = 0.0
+        #: Octets of the longest header field that it was to hear of.
+        self._longest = 0
         if self._wire is not None:
             if self._machine.waiting is not None or self._wire.lost:
                 self._hang_up()
@@ -101,6 +103,8 @@ class Link:
 
     def _fail(self, ctx: Context, why: str, seconds: float) -> Said:
         self._hang_up()
+        if self._longest > MAX_CHUNK:
+            why += f", a header field has {self._longest} octets (libmilter takes {MAX_CHUNK})"
         why = f"{why} at {self._step}"
         self._failed = Said(word="failed", why=why)
         if not self._closed:
@@ -198,6 +202,7 @@ class Link:
         assert ctx.content is not None
         async with self._within("header", self._milter.content_timeout):
             seen = milter_content.seen(ctx.content, edits)
+            self._longest = max((len(field.name) + len(field.value) for field in seen.fields), default=0)
             said = await self._all_of(seen, told)
             if said is not None:
                 return said

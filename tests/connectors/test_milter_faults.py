@@ -172,6 +172,19 @@ async def test_the_time_of_a_transaction_is_that_of_all_its_steps(said: list[dic
         link.close()
 
 
+async def test_a_field_that_is_too_long_for_it_is_named(said: list[dict[str, Any]]) -> None:
+    """As libmilter does: it hangs up."""
+    async with MilterServer({b"L": lambda data: None if len(data) > 65535 else [(b"c", b"")]}) as server:
+        link = Milters("mx", 1 << 20).link(milter(server.port, content_timeout=5.0, total_timeout=5.0))
+        for octets, word in ((65_400, "continue"), (70_000, "failed"), (10, "continue")):
+            content = RamContent(b"Received: x\r\nX-Long: " + b"y" * octets + b"\r\n\r\nbody\r\n")
+            assert (await link.ask(at("message", content=content), ())).word == word
+            link.reset()
+        (line,) = said
+        assert line["step"] == "header" and "a header field has 70007 octets (libmilter takes 65535)" in line["why"]
+        link.close()
+
+
 async def test_the_next_message_is_well_when_the_milter_is(said: list[dict[str, Any]]) -> None:
     async with MilterServer({b"M": []}) as server:
         link = Milters("mx", 1 << 20).link(milter(server.port))

@@ -21,8 +21,8 @@ except ImportError:  # the extra `yara`
 
 #: Variables that a rule may ask for.
 GLOBALS = ("filename", "content_type", "part")
-#: Hits that are told of one message, names under which one part is looked at; kinds that a rule's meta may name, the
-#: worst first.
+#: Hits that are told of one message, and names of a part; names under which all of it is looked at; kinds that a rule's
+#: meta may name, the worst first.
 MOST, NAMES = 200, 4
 KINDS = ("infected", "suspicious", "clean")
 
@@ -48,13 +48,13 @@ class Rules:
     def look(
         self, path: str, names: Iterable[str], octets: bytes, content_type: str = "", part: str = "part"
     ) -> list[Hit]:
-        """What fits these octets, under any of their names."""
+        """What fits these octets, under any of their names: rules that ask for name and octets see a few of them."""
         self._scanner.set_global("content_type", content_type)
         self._scanner.set_global("part", part)
         found: dict[tuple[str, str], Hit] = {}
-        for name in list(dict.fromkeys(names))[:NAMES] or [""]:
+        for number, name in enumerate(list(dict.fromkeys(names))[:MOST] or [""]):
             self._scanner.set_global("filename", name.encode("utf-8", "replace").decode())
-            for rule in self._scanner.scan(octets).matching_rules:
+            for rule in self._scanner.scan(octets if number < NAMES else b"").matching_rules:
                 kind = dict(rule.metadata).get("kind", "infected")
                 kind = kind if kind in KINDS else "infected"
                 found[rule.namespace, rule.identifier] = Hit(path[:2048], rule.identifier[:200], str(kind))

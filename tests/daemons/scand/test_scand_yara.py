@@ -326,6 +326,14 @@ def test_shipped_rules_miss(octets: bytes, name: str) -> None:
     assert hits(octets, name) == set()
 
 
+def test_a_name_behind_many_others_is_looked_at() -> None:
+    """A part may have as many names as somebody writes; which one is shown depends on the reader."""
+    assert RULES is not None
+    names = tuple(f"{number}.txt" for number in range(30))
+    found = RULES.look("1", (*names, "invoice.pdf.exe"), EICAR)
+    assert {hit.rule for hit in found} == {"EICAR_Test_File", "Double_Extension"}
+
+
 @pytest.mark.parametrize(
     "text",
     [
