@@ -7,7 +7,8 @@ address), raise Unavailable: the mail is put off, never passed as it is and neve
 """
 
 from appliance.addresses.expansion import Expansion, Owner, Refused, Step, Unreasonable
+from appliance.addresses.incomplete import NOTHING, Completion
 from appliance.addresses.rewriter import Rewriter
 from appliance.addresses.settings import Settings
 
-__all__ = ["Expansion", "Owner", "Refused", "Rewriter", "Settings", "Step", "Unreasonable"]
+__all__ = ["NOTHING", "Completion", "Expansion", "Owner", "Refused", "Rewriter", "Settings", "Step", "Unreasonable"]

@@ -1,10 +1,12 @@
-"""Header fields with addresses rewritten: canonical maps and masquerading for mail of our own clients.
+"""Header fields with addresses rewritten: completed, canonical maps and masquerading for mail of our own clients.
 
-Contract: of a field only the addresses change, and only those that a map or masquerading names; names, comments, folding
-and all other octets stay. Says it with edits (mail.edits), behind those that are in force already. At most MOST addresses
-of a message are looked at. What failure means for the mail: Unavailable: it is put off.
+Contract: of a field only the addresses change, and only those that a map or masquerading names or that have no domain;
+names, comments, folding and all other octets stay, but for a comma between two names that stood side by side. Says it
+with edits (mail.edits), behind those that are in force already. At most MOST addresses of a message are looked at.
+What failure means for the mail: Unavailable: it is put off.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
@@ -12,7 +14,9 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from appliance.addresses.expansion import Step
+from appliance.addresses.incomplete import NOTHING, Completion
 from appliance.addresses.mailboxes import spans
+from appliance.addresses.values import has_domain
 from appliance.mail import apply
 from appliance.mail.edits import Edit, text
 from appliance.protocol.smtp.address import Address, AddressError, parse_address
@@ -35,12 +39,23 @@ _RECIPIENTS = (b"to", b"cc", b"bcc", b"apparently-to", b"resent-to", b"resent-cc
 PLACES = {**dict.fromkeys(_SENDERS, "header_sender"), **dict.fromkeys(_RECIPIENTS, "header_recipient")}
 
 
+_WORD = r"[^\s\"<>(),;:@\\.]++"
+_ADDRESS = rf"{_WORD}(?:\.{_WORD})*+@{_WORD}(?:\.{_WORD})++"
+_MAILBOX = rf'\s*+(?:{_ADDRESS}|(?:"[^"\\]*+"|[^"<>(),;:@\\]*+)\s*+<{_ADDRESS}>)\s*+'
+#: Nearly every field: whole addresses with commas between them.
+_COMPLETE = re.compile(rf"{_MAILBOX}(?:,{_MAILBOX})*+")
+#: Between two addresses that have one of these nothing is missing.
+_SEPARATES = frozenset(",;:<>")
+
+
 class OneByOne(Protocol):
     """Who says what becomes of an address: the Rewriter before the queue, Generic behind it."""
 
     async def one(self, address: Address, place: str, steps: list[Step]) -> Address: ...
 
 
+#: What completes a domain for clients of ours.
+DOT = "append_dot_mydomain"
 Encoding = Literal["utf-8", "latin-1"]
 
 
@@ -52,9 +67,11 @@ class Fields(NamedTuple):
     whole: bool
 
 
-async def rewritten(rewriter: OneByOne, block: bytes, edits: Sequence[Edit]) -> Fields:
-    """The edits of a message and those that rewrite its header `block`."""
-    work = _Work(rewriter)
+async def rewritten(
+    rewriter: OneByOne | None, block: bytes, edits: Sequence[Edit], completion: Completion = NOTHING
+) -> Fields:
+    """The edits of a message and those that rewrite its header `block`: addresses are completed, then rewritten."""
+    work = _Work(rewriter, completion)
     result = list(edits)
     replaced = {edit.index: n for n, edit in reversed([*enumerate(edits)]) if edit.op == "splice" and edit.length}
     counts: Counter[bytes] = Counter()
@@ -79,8 +96,8 @@ async def rewritten(rewriter: OneByOne, block: bytes, edits: Sequence[Edit]) -> 
 class _Work:
     """One message."""
 
-    def __init__(self, rewriter: OneByOne) -> None:
-        self._rewriter = rewriter
+    def __init__(self, rewriter: OneByOne | None, completion: Completion) -> None:
+        self._rewriter, self._completion = rewriter, completion
         self._known: dict[tuple[str, str], str] = {}
         self.steps: list[Step] = []
         self.left = MOST
@@ -92,17 +109,24 @@ class _Work:
             return None
         whole, encoding = text(octets)
         begin = whole.index(":") + 1
-        value, done, pieces = whole[begin:], 0, [whole[:begin]]
+        value, done, pieces, changed, last = whole[begin:], 0, [whole[:begin]], False, 0
+        if self._rewriter is None and _COMPLETE.fullmatch(value):
+            return None
         for span in spans(value):
             self.left -= 1
             if self.left < 0:
                 break
-            new = await self._address(span.text, place, whole[: begin - 1].strip()) if "@" in span.text else ""
+            if last and self._completion.origin and not _SEPARATES & set(value[last : span.start]):
+                at = last + len(value[last : span.start].rstrip())
+                pieces += value[done:at], ","
+                done = at
+            last = span.end
+            new = await self._address(span.text, place, whole[: begin - 1].strip())
             if new:
                 written = new if encoding == "utf-8" else new.encode().decode("latin-1")
                 pieces += value[done : span.start], written
-                done = span.end
-        return ("".join((*pieces, value[done:])), encoding) if done else None
+                done, changed = span.end, True
+        return ("".join((*pieces, value[done:])), encoding) if changed else None
 
     async def _address(self, found: str, place: str, name: str) -> str:
         """What an address becomes, "" if it stays."""
@@ -112,13 +136,21 @@ class _Work:
         return known
 
     async def _changed(self, found: str, place: str, name: str) -> str:
+        text = self._completion.complete(found)
+        if not has_domain(text):
+            return ""
         try:
-            old, _ = parse_address(found.encode(), utf8=True)
+            old, _ = parse_address(text.encode(), utf8=True)
         except (AddressError, UnicodeEncodeError):
             return ""
         steps: list[Step] = []
-        new: Address = await self._rewriter.one(old, place, steps)
-        if new.text == old.text or not new.local:
+        if text != found:
+            by = self._completion.by if self._completion.by != NOTHING.by or not has_domain(found) else DOT
+            steps.append(Step(by, "[addresses]", found, (old.text,)))
+        new: Address = old if self._rewriter is None else await self._rewriter.one(old, place, steps)
+        if not new.local:
+            steps, new = steps[:1] if text != found else [], old
+        if text == found and new.text == old.text:
             return ""
         self.steps += (step._replace(setting=f"{name}: {step.setting}") for step in steps)
         return new.text

@@ -44,12 +44,13 @@ def read(value: str, origin: str, user: str = "") -> list[Address]:
 def address(text: str, origin: str) -> Address:
     """One mailbox. Raises ValueError."""
     try:
-        return parse_address((text if _has_domain(text) else f"{text}@{origin}").encode(), utf8=True)[0]
+        return parse_address((text if has_domain(text) else f"{text}@{origin}").encode(), utf8=True)[0]
     except (AddressError, UnicodeEncodeError) as why:
         raise ValueError(f'"{shown(text)}" is no address: {why}') from None
 
 
-def _has_domain(text: str) -> bool:
+def has_domain(text: str) -> bool:
+    """Is there an @ outside quotes?"""
     return "@" in (text.rpartition('"')[2] if text.startswith('"') else text)
 
 

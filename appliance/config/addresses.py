@@ -46,6 +46,11 @@ def mailbox(text: str) -> str:
     return values.address(text, "").text if text else ""
 
 
+def lone_domain(text: str) -> str:
+    """A domain, or nothing. Raises ValueError."""
+    return domain_name(text) if text else ""
+
+
 def client(value: Any) -> Any:
     """A network, or the word "outbound"."""
     return value if value == "outbound" else network(value)
@@ -88,6 +93,9 @@ class Addresses(BaseModel):
     recipient_canonical_maps: Maps = ()
     recipient_canonical_classes: tuple[Recipients, ...] = ("envelope_recipient", "header_recipient")
     local_header_rewrite_clients: Clients = ("outbound",)
+    append_at_myorigin: Annotated[bool, Strict()] = True
+    append_dot_mydomain: Annotated[bool, Strict()] = False
+    remote_header_rewrite_domain: Annotated[str, AfterValidator(lone_domain)] = ""
     masquerade_domains: Masqueraded = ()
     masquerade_exceptions: Excepted = ()
     masquerade_classes: tuple[Envelope, ...] = ("envelope_sender", "header_sender", "header_recipient")
@@ -113,10 +121,12 @@ class Addresses(BaseModel):
     @property
     def active(self) -> bool:
         """Whether anything here changes an address before the queue, or makes one known."""
-        other = ("local_header_rewrite_clients", "generic_next_hops", *GENERIC.values())
+        other = ("local_header_rewrite_clients", "generic_next_hops", *COMPLETING, *GENERIC.values())
         return self != Addresses().model_copy(update={key: getattr(self, key) for key in other})
 
 
+#: Keys that complete names without a domain, which no map has to do with.
+COMPLETING = ("append_at_myorigin", "append_dot_mydomain", "remote_header_rewrite_domain")
 #: Keys whose tables give addresses, and those whose tables are lists.
 MAPS = (
     "canonical_maps",

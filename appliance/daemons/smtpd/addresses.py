@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from appliance.addresses import Expansion, Owner, Refused, Rewriter, Step, Unreasonable, header
+from appliance.addresses import Completion, Expansion, Owner, Refused, Rewriter, Step, Unreasonable, header
 from appliance.daemons.fronts.content import RamContent
 from appliance.daemons.smtpd import record
 from appliance.daemons.smtpd.body import FileContent
@@ -123,21 +123,19 @@ async def apply_to(
 ) -> tuple[Trailer, list[Step]]:
     """What is kept for a group of recipients, with all addresses rewritten, and how. Copies that are nobody's go with the
     `last` group. Raises Unavailable."""
-    rewriter = transaction.rules.rewriter
-    if rewriter is None:
-        return trailer, []
+    rules, role, client = transaction.rules, session.door.role, session.client.address
+    rewriter, completion = rules.rewriter, rules.completion(role, client)
     work = _Rewriting(rewriter, transaction, trailer)
+    alone = role == "reinject" or bool(group.decision.redirect)
+    of_headers = (
+        rewriter is not None and rewriter.of_headers and (completion.active or rules.rewrites_header(role, client))
+    )
     try:
         async with asyncio.timeout(DEADLINE):
-            if session.door.role == "reinject" or group.decision.redirect:
-                await work.answers()
-            else:
-                await work.sender()
-                await work.recipients()
-                if last:
-                    await work.copies()
-                if rewriter.of_headers and transaction.rules.rewrites_header(session.door.role, session.client.address):
-                    await work.header(content)
+            if rewriter is not None:
+                await work.envelope(alone=alone, last=last)
+            if not alone and (of_headers or completion.active):
+                await work.header(content, rewriter if of_headers else None, completion)
     except TimeoutError:
         raise Unavailable(f"look-ups took more than {DEADLINE:g} s") from None
     except Refused as why:
@@ -145,15 +143,36 @@ async def apply_to(
     return work.trailer, work.steps
 
 
+def needed(session: "Session", transaction: Transaction) -> bool:
+    """Is there anything that `apply_to` could do?"""
+    rules = transaction.rules
+    return rules.rewriter is not None or rules.completion(session.door.role, session.client.address).active
+
+
 class _Rewriting:
     """One entry of the queue on its way."""
 
-    def __init__(self, rewriter: Rewriter, transaction: Transaction, trailer: Trailer) -> None:
-        self._rewriter, self._transaction, self.trailer = rewriter, transaction, trailer
+    def __init__(self, rewriter: Rewriter | None, transaction: Transaction, trailer: Trailer) -> None:
+        self._asked, self._transaction, self.trailer = rewriter, transaction, trailer
         self.steps: list[Step] = []
         self._there: dict[tuple[str, ...], QueuedRecipient] = {}
         self._told: dict[str, tuple[str, ...]] = {}
         self._expanded: list[Expanded] = []
+
+    @property
+    def _rewriter(self) -> Rewriter:
+        assert self._asked is not None
+        return self._asked
+
+    async def envelope(self, *, alone: bool, last: bool) -> None:
+        """Sender, recipients, copies; of what is left `alone` only who gets its notices."""
+        if alone:
+            await self.answers()
+            return
+        await self.sender()
+        await self.recipients()
+        if last:
+            await self.copies()
 
     async def sender(self) -> None:
         """The envelope's sender, and who gets a copy of what it sends."""
@@ -194,10 +213,10 @@ class _Rewriting:
         self._copied([*await self._rewriter.sender_bcc(self._sender), *await self._rewriter.always_bcc()])
         self._change(recipients=tuple(self._there.values()), told=self._told)
 
-    async def header(self, content: RamContent | FileContent) -> None:
+    async def header(self, content: RamContent | FileContent, rewriter: Rewriter | None, completion: Completion) -> None:
         """Header fields that hold addresses."""
         block = content.header if content.header_complete else _begin(content)
-        found = await header.rewritten(self._rewriter, block[: apply.reach(block)], self.trailer.edits)
+        found = await header.rewritten(rewriter, block[: apply.reach(block)], self.trailer.edits, completion)
         if not found.whole:
             hit("header_size", f"message {self.trailer.queue_id}: addresses beyond {header.MOST} are not rewritten")
         self.steps += found.steps

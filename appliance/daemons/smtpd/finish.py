@@ -108,7 +108,7 @@ async def _for_proxy(
 ) -> tuple[Trailer, bytes] | None:
     """What a filter before the queue is to have, with its addresses rewritten. Raises Unavailable."""
     chosen = proxied.chosen(session, transaction, content, combined, message_id)
-    if chosen is None or transaction.rules.rewriter is None:
+    if chosen is None or not addresses.needed(session, transaction):
         return chosen
     [group] = combined.store
     made, steps = await addresses.apply_to(session, transaction, group, chosen[0], content, last=True)
@@ -222,7 +222,7 @@ async def _keep(
         trailer.build(session, transaction, group, those, queue_id, content, message_id, found)
         for group, those, queue_id, found in zip(reversed(groups), reversed(whom), ids, reversed(verdicts), strict=True)
     ][::-1]
-    if transaction.rules.rewriter is not None:
+    if addresses.needed(session, transaction):
         for index, group in enumerate(groups):
             trailers[index], steps = await addresses.apply_to(
                 session, transaction, group, trailers[index], content, last=group is groups[-1]

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from appliance.addresses import Rewriter
+from appliance.addresses import NOTHING, Completion, Rewriter
+from appliance.config.addresses import Addresses
 from appliance.config.fields import Network
 from appliance.config.model import Limits, Listen
 from appliance.config.snapshot import Snapshot
@@ -139,6 +140,7 @@ class Rules:
         clients = wiring.addresses.local_header_rewrite_clients
         self._of_role = "outbound" in clients
         self._of_networks = tuple(network for network in clients if network != "outbound")
+        self._completions = _completions(wiring.addresses, self.hostname)
         self.banner = f"220 {self.hostname} {wiring.smtp.banner}\r\n".encode("ascii", "replace")
         #: The first line of a greeting whose last one comes later.
         self.teaser = b"220-" + self.banner[4:]
@@ -156,7 +158,25 @@ class Rules:
         """Is a client's mail our own, so that its header fields may change (local_header_rewrite_clients)?"""
         return (self._of_role and role == "outbound") or listed(address, self._of_networks)
 
+    def completion(self, role: str, address: str) -> Completion:
+        """What completes names without a domain in the header fields of a client's mail."""
+        if role == "reinject":
+            return NOTHING
+        return self._completions[not self.rewrites_header(role, address)]
+
     @property
     def utf8(self) -> bool:
         """Is SMTPUTF8 offered? It changes with what next hops say."""
         return self._asked.takes_utf8(self.snapshot)
+
+
+def _completions(told: Addresses, hostname: str) -> tuple[Completion, Completion]:
+    """For clients of ours, and for strangers. Postfix's myorigin and mydomain are the host's name and its parent here."""
+    remote, dotted = told.remote_header_rewrite_domain, told.append_dot_mydomain
+    return (
+        Completion(
+            hostname if told.append_at_myorigin else "",
+            (hostname.partition(".")[2] or hostname) if dotted else "",
+        ),
+        Completion(remote, remote if dotted else "", "remote_header_rewrite_domain"),
+    )
