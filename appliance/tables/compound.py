@@ -6,7 +6,7 @@ answer is a table that cannot answer.
 """
 
 import random
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from typing import Protocol
 
 from appliance.mail.later import answered, waits
@@ -60,14 +60,30 @@ class Union(_Compound):
     """Values in the order of the tables, joined by commas."""
 
     def get(self, key: str) -> Hit | Awaitable[Hit | None] | None:
-        found = [table.get(key) for table in self.tables]
+        found: list[Hit | Awaitable[Hit | None] | None] = []
+        try:
+            found += (table.get(key) for table in self.tables)
+        except BaseException:
+            _given_up(found)
+            raise
         if any(waits(answer) for answer in found):
             return self._later(found)
         return _joined([hit for hit in found if hit])  # type: ignore[misc]
 
     async def _later(self, asked: Sequence[Hit | Awaitable[Hit | None] | None]) -> Hit | None:
-        hits = [await answered(answer) for answer in asked]
+        try:
+            hits = [await answered(answer) for answer in asked]
+        except BaseException:
+            _given_up(asked)
+            raise
         return _joined([hit for hit in hits if hit])
+
+
+def _given_up(asked: Sequence[Hit | Awaitable[Hit | None] | None]) -> None:
+    """Nobody waits for these any more."""
+    for answer in asked:
+        if isinstance(answer, Coroutine):
+            answer.close()
 
 
 def _joined(hits: Sequence[Hit]) -> Hit | None:

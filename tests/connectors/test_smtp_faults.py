@@ -5,8 +5,10 @@ never unknown). LMTP is the same client, but for its greeting and for one answer
 import asyncio
 import gc
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,18 +113,28 @@ async def test_d1_no_fault_makes_an_address_known_or_unknown(
     fault: str, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probing, "REST", 0.0)
+    lines: list[dict[str, str]] = []
+
+    def keep(text: str, **more: str) -> None:
+        lines.append({"text": text} | more)
+
+    monkeypatch.setattr(probing, "log", SimpleNamespace(error=keep, warning=keep))
     before, loop = descriptors(), asyncio.get_running_loop()
     async with Hostile(lambda: SmtpQuestion(step, knows), SMTP_FAULTS[fault]) as server, asking(server) as ahead:
         began = loop.time()
         found = await asyncio.gather(*(ahead.probe(Address(who, "example.com", who)) for who in ("bob", "eve")))
         assert loop.time() - began < 3.0
         assert {probe.state for probe in found} == {"unverifiable"}, found
-        assert all(probe.reply for probe in found), "the log says why"
+        (line,) = lines
+        assert (line["text"], line["next_hop"]) == ("call-ahead fails", "smtp:[inner]:25")
+        assert re.search(r"(connect to|while) .*, after \d\.\d s$", line["why"]), line
+        assert all(probe.reply for probe in found)
         server.good = lambda: SmtpQuestion("", knows)
         await server.be(None)
         await server.be(goes_on)
         assert (await ahead.probe(Address("bob", "example.com", "bob@example.com"))).state == "known", "it is back"
         assert (await ahead.probe(Address("eve", "example.com", "eve@example.com"))).state == "unknown"
+        assert [one["text"] for one in lines] == ["call-ahead fails", "call-ahead well again"]
     for _ in range(100):
         await asyncio.sleep(0)
     assert descriptors() <= before + 1

@@ -13,8 +13,10 @@ from appliance.config import blob
 from appliance.config.snapshot import Snapshot, build
 from appliance.daemons import proxymap
 from appliance.daemons.skeleton import Birth
+from appliance.mail.later import answered
 from appliance.mail.ports import Unavailable
 from appliance.net.channel import Channel, connect
+from appliance.observe import trouble
 from appliance.tables import Remote, open_table, wire
 from appliance.tables import remote as remotes
 from appliance.tables.remote import Line
@@ -79,6 +81,35 @@ async def test_all_asks_of_a_turn_go_in_one_frame(
     assert isinstance(frames[0][0], wire.Ask) and len(frames[0]) == 600
     assert users.get("USER7@example.com") == ("v7", f"hash:{tmp_path}/t")  # remembered: at once
     assert users.get("user599@example.com") is None
+    line.close()
+
+
+async def test_a_worker_remembers_for_a_moment_only(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is deleted from a table is gone for all, without a reload."""
+    monkeypatch.setattr(remotes, "REMEMBER", 0.2)
+    line = await joined(running)
+    users = table(f"hash:{tmp_path}/t", line)
+    assert await answered(users.get("user1@example.com")) == ("v1", f"hash:{tmp_path}/t")
+    assert users.get("user1@example.com") == ("v1", f"hash:{tmp_path}/t"), "at once"
+    subprocess.run(["postmap", "-d", "user1@example.com", f"hash:{tmp_path}/t"], check=True)
+    async with asyncio.timeout(5):
+        while await answered(users.get("user1@example.com")) is not None:
+            await asyncio.sleep(0.02)
+    line.close()
+
+
+async def test_a_table_that_answers_is_well_again_at_once(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For status of those who ask: it does not stay in trouble for as long as it might have."""
+    monkeypatch.setattr(trouble, "tables", trouble.Touched())
+    line, spec = await joined(running), f"hash:{tmp_path}/t"
+    trouble.tables.note(f"table {spec}", "away", "4F00")
+    assert [one["what"] for one in trouble.tables.degraded()] == [f"table {spec}"]
+    assert await answered(table(spec, line).get("user1@example.com"))
+    assert trouble.tables.degraded() == [] and trouble.tables.facts()[f"table {spec}"] == "1 (last: 4F00)"
     line.close()
 
 

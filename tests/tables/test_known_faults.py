@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -346,3 +347,19 @@ async def test_given_up_the_process_ends(asking: Asking) -> None:
             await task
         assert children.read_text() == before
     assert asking.unchanged()
+
+
+@pytest.mark.parametrize("here", [False, True])
+async def test_a_process_that_ends_by_no_alarm_is_killed(
+    here: bool, asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that waits where no signal reaches it: the daemon, and the command, go on."""
+    monkeypatch.setattr(launch, "BEYOND", 0.5)
+    deaf = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM}); signal.sigwait({signal.SIGUSR1})"
+    monkeypatch.setattr(launch, "_argv", lambda: [sys.executable, "-c", deaf])
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    before, order = children.read_text(), asking.order(Origin(kind="csv", source=("x",)), timeout=0.5)
+    async with asyncio.timeout(10):
+        outcome = await (asyncio.to_thread(launch.run_here, order) if here else launch.run(order))
+    assert outcome.problem == "killed after 1 s" and asking.unchanged()
+    assert children.read_text() == before

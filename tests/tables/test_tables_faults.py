@@ -11,10 +11,10 @@ import pytest
 
 from appliance.observe import metrics
 from appliance.tables import wire
-from appliance.tables.proxied import Asked, keeper, open_proxied
+from appliance.tables.proxied import Asked, keeper, open_proxied, servers
 from appliance.tables.proxied.keeper import Keeper
 from tests.peers.good_tables import KINDS
-from tests.peers.hostile import FAULTS, Hostile, Question, answers, trickles
+from tests.peers.hostile import FAULTS, Hostile, Question, answers, goes_on, trickles
 
 DEADLINE = 0.7
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
@@ -124,6 +124,51 @@ async def test_d3_a_second_answer_is_no_answer_to_the_next_question(name: str, t
         tables.close()
 
 
+@pytest.mark.parametrize("name", KINDS)
+async def test_d3_what_comes_between_two_questions_answers_neither(name: str, tmp_path: Path) -> None:
+    """The server says its answer once more, by itself, on a connection that is kept."""
+    kind, by_itself, said = KINDS[name], asyncio.Event(), asyncio.Event()
+
+    async def again_later(good: Question, reader: Reader, writer: Writer) -> None:
+        if server.connections == 1:
+            await good.read(reader, writer)
+            writer.write(good.answer)
+            await by_itself.wait()
+            writer.write(good.answer)
+            await writer.drain()
+            said.set()
+        await asyncio.Event().wait()
+
+    async with Hostile(kind.good, again_later) as server:
+        spec = kind.spec(server.port, tmp_path)
+        tables = made(spec)
+        assert (await tables.answer(spec, KEY))[:2] == (wire.FOUND, "inside")
+        by_itself.set()
+        await said.wait()
+        await asyncio.sleep(0.05)  # it is on its way through the loop
+        state, _, _ = await tables.answer(spec, "another@example.com")
+        assert state == wire.FAILED
+        tables.close()
+
+
+@pytest.mark.parametrize("name", ["socketmap", "tcp"])
+@pytest.mark.parametrize(("limit", "connections"), [("", 1), ("IDLE", 3), ("LIFE", 3)])
+async def test_a_connection_is_kept_for_a_while(
+    name: str, limit: str, connections: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not beyond its time without a question, nor beyond its time in all."""
+    kind = KINDS[name]
+    if limit:
+        monkeypatch.setattr(servers, limit, 0.0)
+    async with Hostile(kind.good, goes_on) as server:
+        spec = kind.spec(server.port, tmp_path)
+        tables = made(spec)
+        for number in range(3):
+            assert (await tables.answer(spec, f"{number}{KEY}"))[:2] == (wire.FOUND, "inside")
+        assert server.connections == connections
+        tables.close()
+
+
 @pytest.mark.parametrize(
     "says",
     [
@@ -155,4 +200,23 @@ async def test_d5_what_redis_refuses_puts_off_and_is_told(says: str, tmp_path: P
         assert not isinstance(wrong, str) and "look-ups failed" in wrong["why"]
         await server.be(answers)
         assert await well_again(tables, spec) == "inside"
+        tables.close()
+
+
+async def test_a_table_that_is_away_for_long_is_asked_again_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rest grows, but not beyond a bound: who is back is not left alone for minutes."""
+    monkeypatch.setattr(keeper, "REST_MAX", 0.25)
+    kind = KINDS["tcp"]
+    async with Hostile(kind.good, None) as server:
+        spec = kind.spec(server.port, tmp_path)
+        tables, asked = made(spec), asyncio.get_running_loop().time
+        for _ in range(12):
+            failures = tables.facts()[spec]["failures"]
+            began = asked()
+            while tables.facts()[spec]["failures"] == failures:
+                assert (await tables.answer(spec, KEY))[0] == wire.FAILED
+                await asyncio.sleep(0.01)
+                assert asked() - began < 2.0, "it is asked again"
         tables.close()

@@ -146,8 +146,12 @@ class ClientMachine:
                     made = self._surplus()
                 events += made
         except ProtocolError as error:
-            events += self._close(str(error), str(error))
+            events += self._close(self._at_step(str(error)), str(error))
         return events
+
+    def _at_step(self, text: str) -> str:
+        """With what was waited for, where no message is on its way (its results say that themselves)."""
+        return f"{text} while {_WAITING[self.state]}" if self.state in _WAITING else text
 
     def _surplus(self) -> list[Event]:
         """What came before the next command was even sent is no answer to it (threats D3): nothing is sent any more."""
@@ -155,7 +159,7 @@ class ClientMachine:
         if reply is not None and reply.code == 421:
             return self._on_reply(reply)
         text = "a reply that nobody asked for" + (f": {reply.text}" if reply is not None else "")
-        return self._close(text, text)
+        return self._close(self._at_step(text), text)
 
     def _on_reply(self, reply: Reply) -> list[Event]:
         if reply.code == 421:
@@ -168,7 +172,9 @@ class ClientMachine:
             return self._on_greeting(reply)
         if self.state == "STARTTLS":
             return self._on_starttls(reply)
-        text = reply.text if self.state == "quit" else f"a reply that nobody asked for: {reply.text}"
+        text = reply.text
+        if self.state != "quit":
+            text = f"a reply that nobody asked for: {reply.text} while no command was under way"
         return self._close(text, text, reply)
 
     def _on_greeting(self, reply: Reply) -> list[Event]:
