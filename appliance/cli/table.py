@@ -29,8 +29,9 @@ FOUND, NOT_FOUND, COULD_NOT_LOOK = 0, 1, 2
 _BY_SUFFIX = {".cidr": "cidr", ".pcre": "pcre", ".regexp": "regexp"}
 #: A word and a colon: whoever writes so means a type. A path has a slash or a dot before any colon.
 _TYPED = re.compile(r"(?:proxy:)?[A-Za-z0-9_-]+:")
-#: A key that no table has; whoever answers "no" answers.
-_NOBODY = "postgate-table-check@invalid"
+#: A key that no table has, in a domain for which the table is asked; whoever answers "no" answers.
+_UNASKED = "the tables in its domain answer; its own server is asked for what they have"
+_NOBODY = "postgate-table-check@"
 
 
 class _Group(Group):
@@ -121,11 +122,12 @@ async def _asked(snapshot: Snapshot) -> list[tuple[str, str, str]]:
     direct, rows = Direct(open_proxied), []
     for spec in snapshot.proxied:
         try:
-            await direct.look_up(spec, _NOBODY)
+            domain = direct.sample(spec)
+            await direct.look_up(spec, _NOBODY + (domain or "invalid"))
         except Unavailable as why:
             rows.append((spec, str(why).removeprefix(f"{spec}: "), ""))
         else:
-            rows.append((spec, "", "answers"))
+            rows.append((spec, "", "answers" if domain is not None else _UNASKED))
     direct.close()
     return rows
 

@@ -1,5 +1,6 @@
 """Tables and files in the `domain` of a .cf file, over a running gateway: proxymap opens them as its own user."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -98,3 +99,19 @@ def test_a_server_that_is_away_puts_off_and_a_mistake_is_not_put_in_force(
         assert asked(made.port, "ann@example.com") == TAKEN
     finally:
         map_.stop()
+
+
+def test_a_check_of_all_tables_asks_their_servers_whatever_their_domains(
+    gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    """For an address of a domain that is listed; where only tables say which, that is told."""
+    port = free_port()
+    specs = []
+    for name, domain in (("names", "!a.example b.example"), ("tables", "inline:{c.example=x}")):
+        path = tmp_path / f"{name}.cf"
+        path.write_text(f"hosts = 127.0.0.1:{port}\ndomain = {domain}\n")
+        specs.append(f"redis:{path}")
+    files = plain() | {"recipient.toml": f"tables = {json.dumps(specs)}\ncallahead = false\n"}
+    done = gateway(policies=files, workers=1).cli("table", "check", check=False)
+    assert done.returncode == 1 and f"WRONG {specs[0]}: 127.0.0.1:{port}: " in done.stdout, done.stdout
+    assert f"ok    {specs[1]}: the tables in its domain answer; its own server is asked for what they have" in done.stdout

@@ -250,3 +250,21 @@ async def test_a_changed_file_is_read_again_a_broken_one_puts_off_one_that_is_go
     written(root / "g", "new.example\n")
     assert await state("new.example") == wire.FOUND and await state("b.example") == wire.MISSING
     tables.close()
+
+
+@pytest.mark.parametrize(
+    ("domain", "sample"),
+    [
+        ("", ""),
+        ("!a.example B.example", "b.example"),
+        ("static:x {root}/g", "b.example"),
+        ("static:x", None),
+        (",", None),
+    ],
+)
+def test_who_wants_to_reach_the_server_learns_a_domain_that_is_listed(
+    domain: str, sample: str | None, root: Path
+) -> None:
+    table = open_proxied(spec_of(root, domain))
+    assert table.sample() == sample
+    table.close()

@@ -189,6 +189,25 @@ async def test_one_that_hangs_keeps_its_own_slots_only(root: Path, in_time: None
         tables.close()
 
 
+async def test_the_server_of_a_domain_is_asked_side_by_side(root: Path, in_time: None) -> None:
+    """Though the database file behind it has one thread."""
+    together = asyncio.Barrier(8)
+
+    async def at_once(good: Question, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await good.read(reader, writer)
+        await together.wait()
+        writer.write(good.answer)
+        await writer.drain()
+
+    kind = KINDS["tcp"]
+    async with Hostile(kind.good, at_once) as server:
+        spec = cf(root, kind.spec(server.port, root))
+        tables = kept(spec)
+        states = await asyncio.gather(*(tables.answer(spec, f"joe@{number}.example") for number in range(8)))
+        assert {state for state, _, _ in states} == {wire.FOUND}
+        tables.close()
+
+
 @pytest.mark.peer
 @needs_postmap
 async def test_nobody_waits_for_each_other(root: Path) -> None:
@@ -278,6 +297,34 @@ async def test_a_text_or_cf_file_that_changes_breaks_or_goes(root: Path) -> None
 @pytest.fixture
 def few_threads() -> Iterator[int]:
     yield threading.active_count()
+
+
+OWN = {
+    "sqlite": "dbpath = /nowhere/mail.db\nquery = SELECT 1\n",
+    "redis": "hosts = 127.0.0.1:1\n",
+    "pgsql": "hosts = 127.0.0.1:1\ndbname = mail\nquery = SELECT 1\n",
+    "mysql": "hosts = 127.0.0.1:1\ndbname = mail\nquery = SELECT 1\n",
+    "ldap": "server_host = 127.0.0.1:1\nsearch_base = dc=x\n",
+}
+
+
+@pytest.mark.peer
+@needs_postmap
+@pytest.mark.parametrize("kind", OWN)
+async def test_every_type_closes_what_it_asked(kind: str, root: Path, few_threads: int) -> None:
+    (root / "list").write_text(f"{DOMAIN} x\n")
+    subprocess.run(["postmap", f"hash:{root}/list"], check=True)
+    (root / "own.cf").write_text(f"{OWN[kind]}domain = !hash:{root}/list static:x\n")
+    spec = f"{kind}:{root}/own.cf"
+    tables = kept(spec)
+    before = descriptors()
+    assert (await tables.answer(spec, KEY))[0] == wire.MISSING, "its own server, which is away, is not asked"
+    assert descriptors() > before and threading.active_count() > few_threads
+    tables.follow(())
+    await all_closed(before)
+    async with asyncio.timeout(10):
+        while threading.active_count() > few_threads:
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.peer

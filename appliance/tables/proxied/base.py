@@ -38,6 +38,9 @@ class Asked(Protocol):
     async def get(self, key: str, step: Step) -> str | None:
         """The value, or None where the table says that there is none. Raises Unavailable."""
 
+    def sample(self) -> str | None:
+        """A domain for whose addresses it is asked, "" for any; None: that is for other tables to say."""
+
     def changed(self) -> bool:
         """Whether it must be opened anew: what it was opened from has changed."""
 

@@ -27,5 +27,9 @@ class Direct:
         self._keeper.also([spec])
         return await self._keeper.hit(spec, key)
 
+    def sample(self, spec: str) -> str | None:
+        """As Asked.sample."""
+        return self._keeper.sample(spec)
+
     def close(self) -> None:
         self._keeper.close()

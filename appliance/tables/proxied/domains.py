@@ -66,6 +66,11 @@ class Domains:
                 return part[1]
         return False
 
+    def sample(self) -> str | None:
+        """As Asked.sample: the first name that is listed."""
+        names = (name for part in self._parts if isinstance(part, dict) for name, listed in part.items() if listed)
+        return next(names, None) if self._given else ""
+
     def close(self) -> None:
         """The tables are asked no more."""
         self._nest.close()

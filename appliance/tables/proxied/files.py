@@ -68,6 +68,9 @@ class FileTable:
             raise Unavailable(f"{self.path}: {getattr(error, 'strerror', None) or error}") from None
         return None if found is None else found.decode("utf-8", "surrogateescape")
 
+    def sample(self) -> str | None:
+        return ""
+
     def changed(self) -> bool:
         """It sees that for itself."""
         return False

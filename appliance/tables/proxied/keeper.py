@@ -140,6 +140,10 @@ class Kept:
                 return str(error)
         return ""
 
+    def sample(self) -> str | None:
+        """As Asked.sample; "" where it cannot be opened."""
+        return self._table.sample() if self._table is not None else ""
+
     def facts(self) -> dict[str, Any]:
         return {**self.contact.facts(), "failures": self.failures}
 
@@ -194,6 +198,11 @@ class Keeper:
         if kept is None:
             return wire.FAILED, f"{spec} is no table of the configuration in force", spec
         return await kept.answer(key)
+
+    def sample(self, spec: str) -> str | None:
+        """As Asked.sample."""
+        self.also([spec])
+        return self._tables[spec].sample()
 
     async def hit(self, spec: str, key: str) -> Hit | None:
         """The answer, as who looks up takes it. Raises Unavailable."""

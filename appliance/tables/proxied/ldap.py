@@ -216,6 +216,9 @@ class LdapTable:
         values = await self._pool.values(key, step)
         return self._form.joined(key, values)
 
+    def sample(self) -> str | None:
+        return self._form.sample()
+
     def changed(self) -> bool:
         return self._settings.changed()
 

@@ -94,6 +94,9 @@ class MysqlTable:
             return None
         return self._form.joined(key, await self._pool.values(key, step))
 
+    def sample(self) -> str | None:
+        return self._form.sample()
+
     def changed(self) -> bool:
         return self._settings.changed()
 

@@ -156,6 +156,9 @@ class ServerTable:
             reader.feed(data)
         return reader.end()
 
+    def sample(self) -> str | None:
+        return ""
+
     def changed(self) -> bool:
         """Its address is its name."""
         return False

@@ -83,6 +83,9 @@ class SqliteTable:
             self._database.close()
             self._database = None
 
+    def sample(self) -> str | None:
+        return self._form.sample()
+
     def changed(self) -> bool:
         return self._settings.changed()
 

@@ -68,6 +68,10 @@ class Form:
         """Whether anybody is asked for `key`, as far as `domain` says: to be awaited before parts()."""
         return await self._domains.admits(key, step)
 
+    def sample(self) -> str | None:
+        """As Asked.sample."""
+        return self._domains.sample()
+
     def close(self) -> None:
         """Give back the tables that it asks."""
         self._domains.close()
