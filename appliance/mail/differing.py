@@ -18,11 +18,16 @@ def changes(before: bytes, after: bytes) -> tuple[Edit, ...]:
         return ()
     block, rest = _parts(before)
     new_block, new_rest = _parts(after)
-    if new_rest and not new_rest.startswith(b"\r\n"):
+    if _is_odd(new_rest) and not (_is_odd(rest) and new_block == block):
         raise ValueError("a line of the header is no field, or no empty line stands behind it")
     if not after:
         raise ValueError("nothing is left of it")
     return (*_of_header(_fields(block), _fields(new_block)), *_of_body(rest, new_rest, len(block)))
+
+
+def _is_odd(rest: bytes) -> bool:
+    """No empty line stands behind the fields."""
+    return bool(rest) and not rest.startswith(b"\r\n")
 
 
 def crlf(octets: bytes) -> bytes:

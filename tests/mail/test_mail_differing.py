@@ -62,6 +62,19 @@ def test_what_is_no_message(after: bytes) -> None:
         changes(BEFORE, after)
 
 
+ODD = b"From: a\r\nSubject: one\r\nno field\r\n\r\nbody\r\n"
+
+
+@pytest.mark.parametrize("before", [ODD, b"no header at all\r\n", ODD.replace(b"\r\n\r\nbody", b"")])
+def test_what_came_odd_may_be_changed_behind_its_fields(before: bytes) -> None:
+    for after in (before + b"foot\r\n", before.replace(b"no ", b"any ")):
+        edits = changes(before, after)
+        assert apply.whole(before, edits) == after
+        assert b"".join(apply.streamed((before[:9], before[9:12], before[12:]), edits)) == after
+    with pytest.raises(ValueError, match="no field"):
+        changes(before, b"X: y\r\n" + before)
+
+
 def test_only_what_changed_is_kept() -> None:
     large = BEFORE + b"x" * 5_000_000 + b"\r\n"
     (edit,) = changes(large, large + b"foot\r\n")
