@@ -6,7 +6,7 @@ import email.policy
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
@@ -141,6 +141,65 @@ def _came(port: int, inner: Inner) -> dict[str, str]:
     finally:
         talk.close()
     return {_case(kept.content)[0]: _case(kept.content)[1] for kept in inner.wait(len(FIELDS), 60)}
+
+
+ENVELOPES = [
+    ("<joe>", "<a@example.com>"),
+    ("joe", "<a@example.com>"),
+    ("<postmaster>", "<a@example.com>"),
+    ('<"joe smith">', "<a@example.com>"),
+    ("<x@example.org>", "<joe>"),
+    ("<x@example.org>", "joe.smith"),
+    ("<x@example.org>", '<"joe smith">'),
+    ("<x@example.org>", "<@route.example:joe>"),
+    ("<x@example.org>", "<MAILER-DAEMON>"),
+    ("<x@example.org>", "<joe@>"),
+    ("<x@example.org>", '<"">'),
+    ("<joe@>", "<a@example.com>"),
+]
+
+
+def test_names_in_the_envelope(
+    make_postfix: Callable[..., Postfix], gateway: Callable[..., Gateway], inner: Inner
+) -> None:
+    """They are at this host's name, whoever sends."""
+    with_us = Inner().start()
+    postfix = make_postfix(
+        hostname="mx.example.com",
+        relay=f"[127.0.0.1]:{inner.port}",
+        relay_domains="example.com mx.example.com",
+        relay_transport="smtp",
+    )
+    made = gateway(
+        inner=with_us.port, workers=1, policies=plain() | {"recipients": "@mx.example.com x\n@example.com x\n"}
+    )
+    text = made.config.read_text().replace('["example.com"]', '["example.com", "mx.example.com"]')
+    made.config.write_text(text)
+    made.cli("reload")
+    try:
+        for sender, recipient in ENVELOPES:
+            seen = [
+                _envelope(port, server, sender, recipient)
+                for port, server in ((postfix.port, inner), (made.port, with_us))
+            ]
+            assert seen[1] == seen[0], (sender, recipient)
+    finally:
+        with_us.stop()
+
+
+def _envelope(port: int, inner: Inner, sender: str, recipient: str) -> tuple[str, list[str]]:
+    """What is said to an envelope, or what it is behind."""
+    inner.messages.clear()
+    talk = Talk(port)
+    try:
+        for line in (f"MAIL FROM:{sender}", f"RCPT TO:{recipient}"):
+            if not (answer := talk.say(line)).startswith("250"):
+                return answer[:9], []
+        assert talk.smtp.data(b"From: x@example.org\r\n\r\nhi\r\n")[0] == 250
+    finally:
+        talk.close()
+    [kept] = inner.wait(1)
+    return kept.sender, kept.recipients
 
 
 def _case(content: bytes) -> tuple[str, str]:

@@ -460,3 +460,36 @@ def test_the_short_way_says_what_the_long_way_says(verb: bytes, path: bytes, utf
 def test_the_short_way_is_taken() -> None:
     assert command_module.parse_usual(b"MAIL FROM:<Joe.Doe+x@Example.COM>") is not None
     assert command_module.parse_usual(b"RCPT TO:<a@192.0.2.1>") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (b"MAIL FROM:<root>", "root@mx.example.com"),
+        (b"MAIL FROM:root SIZE=5", "root@mx.example.com"),
+        (b"MAIL FROM:<postmaster>", "postmaster@mx.example.com"),
+        (b"RCPT TO:<joe.smith+x> NOTIFY=NEVER", "joe.smith+x@mx.example.com"),
+        (b'RCPT TO:<"joe smith">', '"joe smith"@mx.example.com'),
+        (b"RCPT TO:<@relay.example:joe>", "joe@mx.example.com"),
+        (b"RCPT TO:<postmaster>", "postmaster"),
+        (b"RCPT TO:<joe@example.com>", "joe@example.com"),
+        (b"MAIL FROM:<>", ""),
+    ],
+)
+def test_names_without_a_domain_are_ours_where_that_is_said(line: bytes, text: str) -> None:
+    command = parse(line, origin="mx.example.com")
+    assert command.address is not None
+    assert command.address.text == text
+    assert command.address.domain == text.partition("@")[2]
+    assert ("no_domain" in command.lenient) is (text.endswith("mx.example.com"))
+    if "no_domain" in command.lenient:
+        with pytest.raises(ProtocolError):
+            parse(line, origin="mx.example.com", strict=True)
+        with pytest.raises(ProtocolError):
+            parse(line)
+
+
+@pytest.mark.parametrize("name", ["host!user", "user%host", '"user@host"', '"a!b"', "joe@", "", '""', "a b"])
+def test_what_could_be_a_route_is_no_name(name: str) -> None:
+    with pytest.raises(ProtocolError, match=r"."):
+        parse(f"RCPT TO:<{name}>".encode(), origin="mx.example.com")

@@ -128,7 +128,7 @@ class Session(Wire):
                 return None
             utf8 = self.rules.utf8 if self.transaction is None else self.transaction.utf8
             try:
-                command = parse(line, utf8=utf8, strict=self.rules.smtp.strict)
+                command = parse(line, utf8=utf8, strict=self.rules.smtp.strict, origin=self.rules.hostname)
             except ProtocolError as error:
                 return self._misspelt(line, error)
         run = self.verbs.get(command.verb)

@@ -59,6 +59,8 @@ class Address(NamedTuple):
     utf8: bool = False
 
 
+#: What makes a route of a name.
+_ROUTING = frozenset("!%@")
 #: Makes one without a call of Python.
 _new = tuple.__new__
 NULL_SENDER = Address("", "", "")
@@ -77,7 +79,9 @@ def parse_usual(line: bytes) -> tuple[str, str, Address] | None:
     return text[:4], text[5:], Address(local, domain, f"{local}@{domain}")
 
 
-def parse_path(text: bytes, *, utf8: bool = False, strict: bool = False) -> tuple[Address, bytes, frozenset[str]]:
+def parse_path(
+    text: bytes, *, utf8: bool = False, strict: bool = False, origin: str = ""
+) -> tuple[Address, bytes, frozenset[str]]:
     """The path behind "FROM:" or "TO:": (address, what follows it, leniencies). `<>` is the null sender.
 
     Leniencies: those of `parse_address`, and "space_after_colon", "space_in_brackets", "no_brackets", "long_path". What
@@ -103,14 +107,17 @@ def parse_path(text: bytes, *, utf8: bool = False, strict: bool = False) -> tupl
     rest = path[found.end() :]
     if not inner and found[0] == b"<>":
         return NULL_SENDER, rest, frozenset(lenient)
-    address, more = parse_address(inner, utf8=utf8, strict=strict)
+    address, more = parse_address(inner, utf8=utf8, strict=strict, origin=origin)
     return address, rest, more | lenient if lenient else more
 
 
-def parse_address(text: bytes, *, utf8: bool = False, strict: bool = False) -> tuple[Address, frozenset[str]]:
+def parse_address(
+    text: bytes, *, utf8: bool = False, strict: bool = False, origin: str = ""
+) -> tuple[Address, frozenset[str]]:
     """What stands between the brackets: (address, leniencies). Raises AddressError; empty text is an error here.
 
-    Only `postmaster` may stand without a domain (RFC 5321 4.1.1.3). Leniencies: "source_route" (taken in strict too, RFC
+    Only `postmaster` may stand without a domain (RFC 5321 4.1.1.3); with an `origin` other names are at that, unless
+    they have a sign of a route in them. Leniencies: "no_domain", "source_route" (taken in strict too, RFC
     5321 asks for it; always dropped), "odd_dots" (`a..b`; quoted in `Address.text`), "long_local", "trailing_dot",
     "underscore". `utf8`: SMTPUTF8 is in force; U-labels of the domain become A-labels, the local part is kept as sent.
     """
@@ -119,7 +126,7 @@ def parse_address(text: bytes, *, utf8: bool = False, strict: bool = False) -> t
         local, domain = plain[1].decode("ascii"), plain[2].decode("ascii").lower()
         if not domain.rpartition(".")[2].isdigit():
             return _new(Address, (local, domain, f"{local}@{domain}", False)), _NOTHING
-    return _parse_slowly(_decode(text, utf8), strict)
+    return _parse_slowly(_decode(text, utf8), strict, origin)
 
 
 def _decode(text: bytes, utf8: bool) -> str:
@@ -134,7 +141,7 @@ def _decode(text: bytes, utf8: bool) -> str:
     return decoded
 
 
-def _parse_slowly(text: str, strict: bool) -> tuple[Address, frozenset[str]]:
+def _parse_slowly(text: str, strict: bool, origin: str = "") -> tuple[Address, frozenset[str]]:
     lenient = set()
     if route := _ROUTE.match(text):
         _check_route(route[0])
@@ -146,6 +153,9 @@ def _parse_slowly(text: str, strict: bool) -> tuple[Address, frozenset[str]]:
         lenient |= more
     elif local.lower() == "postmaster":
         domain = ""
+    elif origin and not _ROUTING & set(local):
+        domain = origin
+        lenient.add("no_domain")
     else:
         raise AddressError("no domain")
     if odd:

@@ -69,16 +69,16 @@ class Command(NamedTuple):
     lenient: frozenset[str] = frozenset()
 
 
-def parse(line: bytes, *, utf8: bool = False, strict: bool = False) -> Command:
+def parse(line: bytes, *, utf8: bool = False, strict: bool = False, origin: str = "") -> Command:
     """The command in `line` (with or without its CRLF). Raises ProtocolError with `reply` set.
 
     `utf8`: SMTPUTF8 may be used: for MAIL the listener offers it (and the line must then ask for it), for RCPT the MAIL
-    of this transaction asked for it.
+    of this transaction asked for it. `origin`: where names without a domain are at home; "" or `strict` refuse them.
     """
-    return (_kept if len(line) <= USUAL else _parsed)(line, utf8, strict)
+    return (_kept if len(line) <= USUAL else _parsed)(line, utf8, strict, origin)
 
 
-def _parsed(line: bytes, utf8: bool, strict: bool) -> Command:
+def _parsed(line: bytes, utf8: bool, strict: bool, origin: str) -> Command:
     line = line.removesuffix(b"\r\n")
     if usual := parse_usual(line):
         return Command(*usual)
@@ -95,7 +95,10 @@ def _parsed(line: bytes, utf8: bool, strict: bool) -> Command:
     if not match:
         raise ProtocolError("no verb", _BAD_SYNTAX)
     verb, argument = match[1].decode("ascii").upper(), match[2] or b""
-    command = _GRAMMAR.get(verb, _free)(verb, argument, lenient, utf8)
+    if verb in ("MAIL", "RCPT"):
+        command = _envelope(verb, argument, lenient, utf8, "" if strict else origin)
+    else:
+        command = _GRAMMAR.get(verb, _free)(verb, argument, lenient, utf8)
     if strict and command.lenient - {"source_route"}:
         raise ProtocolError(f"not strict: {', '.join(sorted(command.lenient))}", _SYNTAX.get(verb, _BAD_SYNTAX))
     return command
@@ -168,7 +171,7 @@ def bdat_chunk(command: Command) -> tuple[int, bool]:
     return int(size), bool(last)
 
 
-def _envelope(verb: str, argument: bytes, lenient: set[str], utf8: bool) -> Command:
+def _envelope(verb: str, argument: bytes, lenient: set[str], utf8: bool, origin: str) -> Command:
     keyword = b"FROM:" if verb == "MAIL" else b"TO:"
     if argument[: len(keyword)].upper() != keyword:
         raise ProtocolError(f"{verb} without {keyword.decode()}", _SYNTAX[verb])
@@ -176,9 +179,12 @@ def _envelope(verb: str, argument: bytes, lenient: set[str], utf8: bool) -> Comm
     # The path can only be read as UTF-8 when the MAIL line itself asks for it, behind the path (RFC 6531 3.4).
     asked = utf8 and (verb == "RCPT" or _asks_for_utf8(path))
     try:
-        address, rest, more = parse_path(path, utf8=asked)
+        address, rest, more = parse_path(path, utf8=asked, origin=origin)
     except AddressError as error:
         raise ProtocolError(str(error), _address_reply(verb, error)) from error
+    if verb == "MAIL" and address.text and not address.domain and origin:
+        address = address._replace(domain=origin, text=f"{address.text}@{origin}")
+        lenient.add("no_domain")
     if (verb == "MAIL" and address.text and not address.domain) or (verb == "RCPT" and not address.text):
         raise ProtocolError("address without a domain", _address_reply(verb, None))
     parameters = _parameters(verb, rest, lenient, utf8) if rest else ()
@@ -222,7 +228,6 @@ def _parameters(verb: str, rest: bytes, lenient: set[str], utf8: bool) -> tuple[
 _Grammar = Callable[[str, bytes, set[str], bool], Command]
 _GRAMMAR: dict[str, _Grammar] = {
     **dict.fromkeys(("EHLO", "HELO", "LHLO"), _hello),
-    **dict.fromkeys(("MAIL", "RCPT"), _envelope),
     **dict.fromkeys(("DATA", "RSET", "STARTTLS"), _alone),
     **dict.fromkeys(("VRFY", "EXPN", "ETRN", "AUTH", "XCLIENT", "XFORWARD"), _needed),
     "QUIT": _quit,
