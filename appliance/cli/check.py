@@ -151,15 +151,19 @@ def report(snapshot: Snapshot | None, mistakes: list[Mistake], label: str, as_js
 
 def policy_clients(snapshot: Snapshot) -> Iterator[str]:
     """Which checks a policy client's requests are judged by, at which states of its protocol, and which are left out
-    there: for each role that its mail may have."""
+    there: for each role that their mail may have. Fronts that are alike stand together."""
     plan, known = snapshot.policies.plan, catalogue()
     envelope = of_envelope(plan, known)
+    alike: dict[tuple[Role, bool], list[str]] = {}
     for front in snapshot.wiring.policyd:
-        other = front.role == "inbound" and (front.outbound or front.authenticated == "outbound")
-        for role in (front.role, "outbound") if other else (front.role,):
+        both = front.role == "inbound" and bool(front.outbound or front.authenticated == "outbound")
+        alike.setdefault((front.role, both), []).append(f'"{front.name}"')
+    for (first, other), fronts in alike.items():
+        roles: tuple[Role, ...] = (first, "outbound") if other else (first,)
+        for role in roles:
             kept = {stage: _names(envelope.steps[role, stage], snapshot, role, stage) for stage in STAGES}
             mail = f" of {role} mail" if other else ""
-            yield f'policy clients of "{front.name}" see{mail}: {_by_state(kept) or "nothing"}'
+            yield f"policy clients of {', '.join(fronts)} see{mail}: {_by_state(kept) or 'nothing'}"
             left = {stage: _names(plan.steps[role, stage], snapshot, role, stage) for stage in STAGES}
             left = {stage: [name for name in names if name not in kept[stage]] for stage, names in left.items()}
             for wire, what in ((False, "the content"), (True, "the session itself")):

@@ -34,7 +34,7 @@ def test_check_says_which_stages_a_policy_client_sees(tmp_path: Path) -> None:
     done = run(tmp_path, FRONTS, "check")
     assert done.exit_code == 0, done.output
     (line,) = [
-        line for line in done.output.splitlines() if line.startswith('policy clients of "p" see of inbound mail: ')
+        line for line in done.output.splitlines() if line.startswith('policy clients of "p", "u" see of inbound mail: ')
     ]
     assert "CONNECT (access, rdns, ratelimit)" in line and "EHLO/HELO (access, helo);" in line
     assert "RCPT (relay, access, recipient," in line and line.endswith("END-OF-MESSAGE (size, suspicion)")
@@ -44,7 +44,7 @@ def test_check_says_which_stages_a_policy_client_sees(tmp_path: Path) -> None:
 def test_check_says_at_which_stage_a_check_is_left_out_for_a_policy_client(tmp_path: Path) -> None:
     """dnsbl, identity and own_domain are asked there, but not about the content."""
     lines = run(tmp_path, FRONTS, "check").output.splitlines()
-    at = next(index for index, line in enumerate(lines) if line.startswith('policy clients of "p"'))
+    at = next(index for index, line in enumerate(lines) if line.startswith('policy clients of "p", "u"'))
     seen = stages(lines[at].split(" see of inbound mail: ")[1])
     assert lines[at + 1].startswith("  left out there, as the protocol does not tell the content: END-OF-MESSAGE (")
     left = stages(lines[at + 1].split(" the content: ")[1])

@@ -1,6 +1,7 @@
 """Milters of others behind our own milter server: a real Postfix asks milterd, milterd asks them, and what they want done
 is done by Postfix."""
 
+import smtplib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -56,13 +57,11 @@ def played() -> Iterator[Played]:
 
 
 @pytest.fixture
-def chain(
-    gateway: Callable[..., Gateway], make_postfix: Callable[..., Postfix], inner: Inner
-) -> Callable[[MilterServer], Chain]:
-    def start(server: MilterServer, more: str = "") -> Chain:
+def chain(gateway: Callable[..., Gateway], make_postfix: Callable[..., Postfix], inner: Inner) -> Callable[..., Chain]:
+    def start(server: MilterServer, more: str = "", front: str = "", **files: str) -> Chain:
         port = free_port()
-        block = f'[[milterd]]\naddress = "inet:127.0.0.1:{port}"\nworkers = 1\n'
-        made = gateway(policies=policies(entry("one", server, more)), more=block)
+        block = f'[[milterd]]\naddress = "inet:127.0.0.1:{port}"\nworkers = 1\n{front}'
+        made = gateway(policies=policies(entry("one", server, more), **files), more=block)
         postfix = make_postfix(
             hostname="mail.example.com",
             relay=f"[127.0.0.1]:{inner.port}",
@@ -75,7 +74,7 @@ def chain(
 
 
 def test_what_a_milter_behind_milterd_wants_postfix_does(
-    chain: Callable[[MilterServer], Chain], played: Played, inner: Inner
+    chain: Callable[..., Chain], played: Played, inner: Inner
 ) -> None:
     judge = Judge()
     one = played.milter({b"L": judge.header, b"E": judge.end})
@@ -111,7 +110,7 @@ def fields_of(content: bytes) -> list[bytes]:
 
 
 def test_its_refusals_are_those_of_milterd_and_one_that_is_away_puts_off(
-    chain: Callable[[MilterServer], Chain], played: Played, inner: Inner
+    chain: Callable[..., Chain], played: Played, inner: Inner
 ) -> None:
     judge = Judge()
     one = played.milter({b"L": judge.header, b"E": judge.end, b"R": refuses_gone})
@@ -133,3 +132,14 @@ def test_its_refusals_are_those_of_milterd_and_one_that_is_away_puts_off(
 
 def refuses_gone(data: bytes) -> Any:
     return [(b"y", b"550 5.7.1 not here\0")] if data.startswith(b"<gone@") else GO_ON
+
+
+def test_one_for_our_own_side_hears_of_that_alone(chain: Callable[..., Chain], played: Played, inner: Inner) -> None:
+    one = played.milter({b"E": [header(b"i", "X-Signed", "yes", 1), *GO_ON]})
+    made = chain(one, 'roles = "outbound"', 'outbound = ["127.0.0.9"]\n', own_domain='mode = "off"\n')
+    assert made.send(mail("from outside"))[0] == 250
+    with smtplib.SMTP("127.0.0.1", made.postfix.port, source_address=("127.0.0.9", 0)) as client:
+        client.sendmail("a@example.com", ["user@example.com"], mail("from inside"))
+    signed = {b"X-Signed: yes" in fields_of(kept.content): kept.content for kept in inner.wait(2, 20)}
+    assert b"Subject: from inside" in signed[True] and b"Subject: from outside" in signed[False]
+    assert len(one.heard) == 1 and one.letters().startswith(b"OCHMR")
