@@ -195,9 +195,12 @@ def _octets(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def of_envelope(edits: Iterable[Edit], written: Sequence[bytes], arguments: bool = True) -> list[Modification]:
-    """Sender and recipients. `written`: recipients as the MTA told them, which is how it knows them again. `arguments`:
+def of_envelope(
+    edits: Iterable[Edit], written: Iterable[tuple[str, bytes]], arguments: bool = True
+) -> list[Modification]:
+    """Sender and recipients. `written`: recipients, each as the MTA told it, which is how it knows it again. `arguments`:
     it takes some with a recipient."""
+    told = [(address.lower(), octets) for address, octets in written]
     asked: list[Modification] = []
     for edit in edits:
         address = b"<" + _octets(edit.value.removeprefix("<").removesuffix(">")) + b">"
@@ -206,7 +209,8 @@ def of_envelope(edits: Iterable[Edit], written: Sequence[bytes], arguments: bool
         elif edit.op == "add_recipient":
             asked.append(AddRecipient(address, (_octets(edit.name) or None) if arguments else None))
         elif edit.op == "delete_recipient":
-            asked += [DeleteRecipient(one) for one in written if one.lower() == address.lower()]
+            gone = edit.value.removeprefix("<").removesuffix(">").lower()
+            asked += [DeleteRecipient(octets) for known, octets in told if known == gone]
     return asked
 
 

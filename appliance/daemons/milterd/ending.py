@@ -82,4 +82,5 @@ def _modifications(session: "Session", message: Message, ctx: Context, found: ou
     if ctx.content is not None and changes.touches_body(found.edits, collector.body_start):
         asked += changes.of_body(b"".join(apply.streamed(ctx.content.chunks(), found.edits)))
     arguments = agreement.may(Actions.ADD_RECIPIENT_ARGS)
-    return asked + changes.of_envelope(found.edits, message.written, arguments)
+    written = zip((one.address.text for one in message.recipients), message.written, strict=True)
+    return asked + changes.of_envelope(found.edits, written, arguments)

@@ -136,11 +136,12 @@ def test_envelope_and_body() -> None:
         Edit("delete_recipient", "", "z@example.com"),
         Edit("prepend", "X", "1"),
     ]
-    assert changes.of_envelope(edits, [b"<Z@example.com>", b"<other@example.com>"]) == [
+    written = [("z@example.com", b"<Z@Example.com>"), ("other@example.com", b"<other@example.com>")]
+    assert changes.of_envelope(edits, written) == [
         p.ChangeSender(b"<new@example.org>", b"RET=HDRS"),
         p.AddRecipient(b"<x@example.com>"),
         p.AddRecipient(b"<y@example.com>", b"NOTIFY=NEVER"),
-        p.DeleteRecipient(b"<Z@example.com>"),
+        p.DeleteRecipient(b"<Z@Example.com>"),
     ]
     assert changes.of_envelope(edits[2:4], [], arguments=False) == [p.AddRecipient(b"<y@example.com>")]
     collector, content = collected([(b"A", b" 1")], b"old\r\n")

@@ -9,6 +9,7 @@ import pytest
 
 from appliance.daemons.milterd.rules import Door
 from appliance.engine.pipeline import Group
+from appliance.mail.edits import Edit
 from appliance.mail.identity import Identity
 from appliance.mail.verdict import ACCEPT, Decision
 from appliance.protocol.milter import packets as p
@@ -103,3 +104,18 @@ async def test_what_a_message_holds_is_given_back_with_its_abort(tmp_path: Path)
                 await asyncio.sleep(0)
             assert stage.front.memory.used == 0 and one.session.message is None
             assert (one.session.helo == "") == (end == mta.machine.quit_nc)
+
+
+@pytest.mark.parametrize(
+    ("told", "known"), [(b"<root>", "root@mx.example.com"), ("<a@ex\u00e4mple.org>".encode(), "a@xn--exmple-cua.org")]
+)
+async def test_a_recipient_is_taken_out_as_the_mta_wrote_it(tmp_path: Path, told: bytes, known: str) -> None:
+    async with Stage(tmp_path) as stage:
+        edit = Edit("delete_recipient", value=known)
+        stage.engine.rules["message"] = lambda ctx: [Group((0,), Decision(verb="accept", edits=(edit,)))]
+        mta = await (await stage.mta()).begin()
+        await mta.do(mta.machine.mail(b"<a@example.org>", (b"SMTPUTF8",), mta.macros))
+        await mta.do(mta.machine.rcpt(told, (), mta.macros))
+        assert stage.engine.asked[-1].recipient.address.text == known  # type: ignore[union-attr]
+        await mta.data()
+        assert (await mta.content()).edits == (p.DeleteRecipient(told),)
