@@ -1,9 +1,10 @@
 """Policy services of others: kept connections, failover, retries, one deadline around all of it.
 
 Contract: one question is outstanding on a connection; after any oddity, a timeout, or octets behind an answer the
-connection is thrown away. A kept connection that the server has closed meanwhile costs no attempt. A place that keeps
-failing is left alone for a while and looked at by ourselves (connecting, nothing is asked). What failure means for the
-mail: Unavailable, which names who, which step and how long; others are served meanwhile.
+connection is thrown away. A kept connection that the server has closed meanwhile costs no attempt. Of several places one
+that hangs has its share of the time, then the next one is asked; who failed a moment ago is asked last. A place that
+keeps failing is left alone for a while and looked at by ourselves (connecting, nothing is asked). What failure means for
+the mail: Unavailable, which names who, which step and how long; others are served meanwhile.
 """
 
 import asyncio
@@ -27,6 +28,10 @@ _seconds = metrics.histogram("postgate_policy_service_seconds", "Time of a quest
 _degraded = metrics.gauge("postgate_policy_service_degraded", "1 while a policy service fails.", ("service",))
 
 
+#: Seconds that a place which failed is asked last.
+REST = 30.0
+
+
 class _LeftAlone(Failed):
     """No place was asked."""
 
@@ -38,6 +43,8 @@ class _Site:
         self.place = place
         self.idle: deque[Line] = deque()
         self.breaker = Breaker(self.probe)
+        #: Until then it is asked last.
+        self.rests = 0.0
 
     async def connect(self) -> Line:
         loop = asyncio.get_running_loop()
@@ -49,6 +56,11 @@ class _Site:
         except OSError as error:
             raise Failed(f"connecting to {self.place}: {in_words(error)}") from None
         return Line(self.place, *pair, loop.time())
+
+    def failed(self, now: float) -> None:
+        """It gave no answer."""
+        self.breaker.failed()
+        self.rests = now + REST
 
     async def probe(self) -> bool:
         """Does anybody listen?"""
@@ -99,9 +111,9 @@ class _Peer:
         service, began = self.service, time.monotonic()
         trail: list[str] = []
         try:
-            async with asyncio.timeout(service.timeout):
-                async with self.turns:
-                    answer = await self._attempts(request, trail)
+            until = asyncio.get_running_loop().time() + service.timeout
+            async with asyncio.timeout_at(until), self.turns:
+                answer = await self._attempts(request, trail, until)
         except (Failed, TimeoutError) as error:
             if isinstance(error, _LeftAlone):
                 why = f"left alone after failures: {self.contact.trouble or 'all its places fail'}"
@@ -149,27 +161,41 @@ class _Peer:
         _answers.labels(self.service.name, "none").inc()
         maillog.capped("policy service", f"{transaction}: policy service {self.service.name}: {why}")
 
-    async def _attempts(self, request: bytes, trail: list[str]) -> Answer:
+    async def _attempts(self, request: bytes, trail: list[str], until: float) -> Answer:
         """Every place in order, so many times. `trail` says how far it got."""
+        clock = asyncio.get_running_loop().time
         for attempt in range(self.service.tries):
             if attempt:
                 await asyncio.sleep(self.service.retry_delay)
             well = [site for site in self.sites if not site.breaker.is_open]
+            well.sort(key=lambda site: site.rests > clock())
             if not well:
                 raise Failed if trail else _LeftAlone
-            for site in well:
+            for left, site in zip(range(len(well), 0, -1), well, strict=True):
                 try:
-                    answer = await self._exchange(site, request, trail)
+                    answer = await self._share(site, request, trail, (until - clock()) / left if left > 1 else None)
                 except Failed as error:
                     trail.append(str(error))
-                    site.breaker.failed()
+                    site.failed(clock())
                 except BaseException:
-                    site.breaker.failed()
+                    if clock() > until - 0.01:  # else who asked is gone: that says nothing of the place
+                        site.failed(clock())
                     raise
                 else:
                     site.breaker.succeeded()
+                    site.rests = 0.0
                     return answer
         raise Failed
+
+    async def _share(self, site: _Site, request: bytes, trail: list[str], seconds: float | None) -> Answer:
+        """One place, in its share of the time."""
+        try:
+            async with asyncio.timeout(seconds) as share:
+                return await self._exchange(site, request, trail)
+        except TimeoutError:
+            if not share.expired():
+                raise
+            raise Failed(f"{trail[-1]}: nothing within {seconds:.1f} s") from None
 
     async def _exchange(self, site: _Site, request: bytes, trail: list[str]) -> Answer:
         now = asyncio.get_running_loop().time()

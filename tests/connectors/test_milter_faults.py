@@ -5,11 +5,11 @@ import asyncio
 import gc
 import os
 import struct
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from appliance.connectors import milter_health
+from appliance.connectors import milter_health, milter_wire
 from appliance.connectors.milter import Link
 from appliance.connectors.milters import Milters
 from appliance.daemons.fronts.content import RamContent
@@ -280,3 +280,47 @@ async def test_others_do_not_notice(said: list[dict[str, Any]]) -> None:
         assert slow[-1] == "failed" and took < 0.4
         first.close()
         second.close()
+
+
+class _Transport:
+    """As far as a wire knows one."""
+
+    def __init__(self) -> None:
+        self.paused, self.written = False, b""
+
+    def write(self, octets: bytes) -> None:
+        self.written += octets
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+async def test_what_a_milter_says_without_end_waits_until_it_is_heard() -> None:
+    wire, transport = milter_wire.Wire(), _Transport()
+    wire.connection_made(cast(asyncio.BaseTransport, transport))
+    wire.data_received(b"x" * milter_wire.MOST)
+    assert not transport.paused
+    wire.data_received(b"y")
+    assert transport.paused and wire.unasked
+    assert len(await wire.hear()) == milter_wire.MOST + 1
+    assert not transport.paused and not wire.unasked
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_milter_that_reads_slowly_is_waited_for_unless_it_is_gone(lost: bool) -> None:
+    wire, transport = milter_wire.Wire(), _Transport()
+    wire.connection_made(cast(asyncio.BaseTransport, transport))
+    wire.pause_writing()
+    sending = asyncio.create_task(wire.send(b"body"))
+    await asyncio.sleep(0)
+    assert not sending.done() and transport.written == b"body"
+    wire.connection_lost(None) if lost else wire.resume_writing()
+    await asyncio.wait_for(sending, 5.0)
+    if lost:
+        with pytest.raises(ConnectionError, match="it hung up"):
+            await wire.hear()
+        with pytest.raises(ConnectionError, match="it hung up"):
+            await wire.send(b"more")

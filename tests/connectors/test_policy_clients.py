@@ -221,7 +221,54 @@ async def test_the_second_place_serves_while_the_first_is_away(tmp_path: Path, s
         for _ in range(8):
             assert (await clients.ask(one, ASK, "ID")).verb == "DUNNO"
         assert not said
-        assert clients._peers[one].sites[0].breaker.is_open, "it is left alone"
+        rests = [site.rests > 0.0 for site in clients._peers[one].sites]
+        assert rests == [True, True, False], "who failed is asked last"
+    clients.close()
+
+
+@pytest.mark.parametrize("fault", ["hangs_at_once", "hangs_in_its_answer", "endless", "hangs_up_behind_the_question"])
+async def test_the_next_place_serves_where_one_hangs(fault: str, said: list[str]) -> None:
+    """In a share of the time; who hung is asked last then."""
+    clients = PolicyClients()
+    clock = asyncio.get_running_loop().time
+    async with Hostile(GOOD, FAULTS[fault]) as hung, Server() as server:
+        one = service(hung.port, server.port, timeout=1.0)
+        began = clock()
+        assert (await clients.ask(one, ASK, "ID")).verb == "DUNNO"
+        assert clock() - began < 0.9 and hung.connections == 1
+        for _ in range(3):
+            assert (await clients.ask(one, ASK, "ID")).verb == "DUNNO"
+        assert hung.connections == 1 and server.connections == 1 and not said
+        clients._peers[one].sites[0].rests = 0.0
+        await hung.be(answers)
+        assert (await clients.ask(one, ASK, "ID")).verb == "PREPEND", "the first one is the first again"
+    clients.close()
+
+
+async def test_who_goes_away_says_nothing_of_the_place(said: list[str]) -> None:
+    """Clients that hang up while their question is open."""
+    clients = PolicyClients()
+    async with Hostile(GOOD, FAULTS["hangs_behind_the_question"]) as slow:
+        one = service(slow.port, timeout=30.0)
+        for number in range(6):
+            asking = asyncio.create_task(clients.ask(one, ASK, "ID"))
+            while slow.connections <= number:
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait((asking,))
+        site = clients._peers[one].sites[0]
+        assert not site.breaker.is_open and not site.rests and clients.health()["degraded"] == []
+    clients.close()
+
+
+async def test_all_places_hang_within_the_time_of_all(said: list[str]) -> None:
+    clients = PolicyClients()
+    clock = asyncio.get_running_loop().time
+    async with Hostile(GOOD, FAULTS["hangs_at_once"]) as one, Hostile(GOOD, FAULTS["hangs_at_once"]) as two:
+        began = clock()
+        with pytest.raises(Unavailable, match=rf"no answer within 0\.8 s, waiting for the answer of .*:{two.port}"):
+            await clients.ask(service(one.port, two.port, timeout=0.8, tries=3), ASK, "ID")
+        assert 0.7 < clock() - began < 1.5 and (one.connections, two.connections) == (1, 1)
     clients.close()
 
 
