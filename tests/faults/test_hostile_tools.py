@@ -1,6 +1,9 @@
 """The yardstick of the hostile tests: what a machine denies to a process is excused once, by that process's own count."""
 
+import asyncio
+import gc
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,9 @@ from typing import Any, cast
 import pytest
 
 from tests.faults.hostile import Canary, none_late
+from tests.peers.content_filter import ContentFilter
+from tests.peers.dns import Dns
+from tests.peers.inner import Inner
 from tests.peers.ports import wait_for
 
 #: Keeps a processor for half a second, before everything else.
@@ -56,3 +62,19 @@ def test_the_canary_does_not_count_what_the_loops_count_for_themselves() -> None
         # What it waited is counted when it gets the processor back.
         wait_for(lambda: denied(pid) > 0.3, 10, "the machine denied it a processor")
     assert canary.worst < 0.1, "and that is not in its figure"
+
+
+@pytest.mark.parametrize("kind", ["filter", "dns", "inner"])
+def test_a_peer_that_is_stopped_leaves_no_task_behind(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Sessions that are open then are ended, not left to whoever collects what is forgotten."""
+    made = {"filter": lambda: ContentFilter(1), "dns": lambda: Dns({}), "inner": Inner}[kind]
+    peer = made().start()
+    loop = peer._loop
+    with socket.create_connection(("127.0.0.1", peer.port)) as client:
+        client.sendall(b"\0" if kind == "dns" else b"EHLO a.example\r\n")
+        wait_for(lambda: asyncio.all_tasks(loop), 10, "a session")
+        peer.stop()
+    assert loop.is_closed()
+    del peer
+    gc.collect()
+    assert "Task was destroyed" not in caplog.text

@@ -11,6 +11,7 @@ import pytest
 
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
+from tests.peers.loops import ended
 from tests.peers.milter_server import MilterServer, header
 from tests.peers.policies import RECIPIENTS
 from tests.peers.ports import wait_for
@@ -57,8 +58,7 @@ class Played:
     def close(self) -> None:
         for server in list(self.servers):
             self.stop(server)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        ended(self.loop, self._thread)
 
 
 @pytest.fixture

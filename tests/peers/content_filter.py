@@ -12,6 +12,7 @@ from typing import Any
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP
 
+from tests.peers.loops import ended
 from tests.peers.ports import free_port
 
 _WORDS = "NAME ADDR PORT PROTO HELO IDENT SOURCE"
@@ -89,9 +90,7 @@ class ContentFilter:
         return f"{code} {text.decode()}"
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._server.close)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        ended(self._loop, self._thread, self._server.close)
 
 
 class LmtpFilter(ContentFilter):

@@ -9,6 +9,7 @@ import dns.flags
 import dns.message
 
 from tests.net.nameserver import NameServer, Script, answer
+from tests.peers.loops import ended
 
 
 class Dns:
@@ -63,8 +64,7 @@ class Dns:
     def stop(self) -> None:
         if self.open:
             self.gone()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        ended(self._loop, self._thread)
 
 
 def rcode(code: int) -> Script:

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from tests.peers.loops import ended
 from tests.peers.ports import free_port
 
 
@@ -94,16 +95,4 @@ class Inner:
             return Counter(r for message in self.messages for r in message.recipients)
 
     def stop(self) -> None:
-        async def close() -> None:
-            self._server.close()
-            tasks = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks, timeout=2)
-
-        asyncio.run_coroutine_threadsafe(close(), self._loop).result(5)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        if not self._thread.is_alive():
-            self._loop.close()
+        ended(self._loop, self._thread, self._server.close)
