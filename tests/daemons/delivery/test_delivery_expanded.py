@@ -12,8 +12,11 @@ from appliance.queue.envelope import Expanded, QueuedRecipient
 from appliance.queue.errors import SpoolError
 from tests.connectors.smtp_peer import Peer
 from tests.daemons.delivery.harness import delivery
+from tests.daemons.delivery.piped import both, python
 from tests.daemons.delivery.test_delivery_outcomes import LATER, PIPE
 from tests.daemons.delivery.test_delivery_owners import OWNER, mails, outward
+from tests.daemons.delivery.test_delivery_pipe import EDIT
+from tests.peers.inner import Inner
 
 ALIAS = Expanded("info@alias.example", "rfc822;first@else.example")
 LIST = Expanded("list@gw.example.com", "rfc822;list@gw.example.com", "delivered")
@@ -169,3 +172,19 @@ async def test_the_poster_hears_of_the_list_and_the_owner_of_its_members(tmp_pat
     assert sorted(sorted(to) for _, to in mails(outside)) == [["boss@office.example"], ["s@example.org"]]
     await peer.stop()
     await outside.stop()
+
+
+async def test_what_a_filter_makes_of_it_is_not_told_again_and_keeps_its_owners(tmp_path: Path, log, inner: Inner):
+    hop = f"smtp:[127.0.0.1]:{inner.port}"
+    member = QueuedRecipient("b@example.com", "example.com", "NEVER", "", "list@gw.example.com", OWNER)
+    async with both(tmp_path, python(EDIT), 'output = "message"', hop=hop) as stage:
+        await stage.filtered(MEMBER, member, sender="boss@example.com", proven=True, expanded=(ALIAS, LIST))
+        await stage.until(lambda: len(inner.messages) == 3)
+        await stage.until(lambda: not len(stage.running.spool))
+        await stage.clean()
+    assert sorted((one.sender, one.recipients) for one in inner.messages) == [
+        ("", ["boss@example.com"]),
+        ("boss@example.com", ["a@example.com"]),
+        (OWNER, ["b@example.com"]),
+    ]
+    assert len(log.of("delivery status notification")) == 1

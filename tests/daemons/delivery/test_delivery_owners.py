@@ -1,11 +1,15 @@
 """Members of a list with an owner: who sends, who is told, and that a restart knows it still."""
 
+import asyncio
 import email
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from appliance.config.routes import Routes
+from appliance.daemons.delivery.routing import Routing
 from appliance.mail.edits import Edit
 from appliance.queue.envelope import QueuedRecipient
 from tests.connectors.smtp_peer import OK, Peer
@@ -167,6 +171,45 @@ async def test_maps_of_what_leaves_rewrite_the_owner(tmp_path: Path, log):
         await running.empty()
     await peer.stop()
     assert mails(peer) == [("s@example.org", {"x@example.com"}), ("office@example.org", {"a@example.com"})]
+
+
+@pytest.mark.parametrize("table", ["inline", "later"])
+async def test_next_hops_by_the_sender_are_those_of_the_owner(
+    tmp_path: Path, log, table: str, monkeypatch: pytest.MonkeyPatch
+):
+    """At once, and by a table that has to be waited for."""
+    ours, of_list = await Peer(PIPE).start(), await Peer(PIPE).start()
+    relay = (
+        f'sender_dependent_relayhost_maps = ["inline:{{ @example.org=[127.0.0.1]:{ours.port}, '
+        f'@gw.example.com=[127.0.0.1]:{of_list.port} }}"]'
+    )
+    if table == "later":
+        monkeypatch.setattr(Routes, "route", _later(Routes.route))
+        monkeypatch.setattr(Routing, "hear", _asked(Routing.hear))
+    async with delivery(tmp_path, settings(tmp_path, "smtp:[127.0.0.1]:9", relay=relay)) as running:
+        to = msgspec.structs.replace(member("a"), address="a@far.example", domain="far.example")
+        await running.put(QueuedRecipient("a@far.example", "far.example"), to)
+        await running.empty()
+    await ours.stop()
+    await of_list.stop()
+    assert mails(ours) == [("s@example.org", {"a@far.example"})]
+    assert mails(of_list) == [(OWNER, {"a@far.example"})]
+
+
+def _later(route: Any) -> Any:
+    async def waiting(self: Routes, *asked: Any, **more: Any) -> Any:
+        await asyncio.sleep(0)
+        return route(self, *asked, **more)
+
+    return waiting
+
+
+def _asked(hear: Any) -> Any:
+    def waiting(self: Routing, item: Any) -> Any:
+        self._routes.at_once = False
+        return hear(self, item)
+
+    return waiting
 
 
 async def test_operators_find_it_by_the_owner(tmp_path: Path, log):
