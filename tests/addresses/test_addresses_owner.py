@@ -33,6 +33,7 @@ owner-program: "|/bin/mail"
 Upper: x@example.com
 Owner-upper: boss@example.com
 """
+OWNED = "towards: w@example.com\nowner-towards: boss@example.com\n"
 
 
 def table(text: str, name: str = "aliases:/maps/aliases") -> Any:
@@ -142,6 +143,11 @@ async def test_the_owner_is_rewritten_as_any_sender_and_members_as_any_recipient
     assert set(await members(made, "plain@mx.example.com")) == {"a.smith@example.com", "b.jones@example.com"}
 
 
+async def test_a_member_who_is_rewritten_to_nobody_puts_the_list_off() -> None:
+    with pytest.raises(Unreasonable, match="a recipient cannot be null"):
+        await expanded(rewriter(canonical_maps="b@example.com <>\n"), "list@mx.example.com")
+
+
 async def test_virtual_aliases_have_no_owner_and_lead_to_lists_that_have() -> None:
     virtual = "v@example.com list@mx.example.com, z@example.com\nowner-v@example.com boss@example.com\n"
     made = rewriter(
@@ -150,6 +156,8 @@ async def test_virtual_aliases_have_no_owner_and_lead_to_lists_that_have() -> No
     owner = "owner-list@mx.example.com"
     assert await members(made, "v@example.com") == {"a@example.com": owner, "z@example.com": "", "b@example.com": owner}
     assert await members(made, "towards@mx.example.com") == {"y@example.com": ""}
+    owned = rewriter(virtual_alias_maps="w@example.com y@example.com, z@example.com\n", aliases=OWNED)
+    assert set((await members(owned, "towards@mx.example.com")).values()) == {"owner-towards@mx.example.com"}
 
 
 async def test_an_owner_whom_the_list_alone_leads_to_is_none() -> None:

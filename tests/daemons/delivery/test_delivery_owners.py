@@ -137,12 +137,17 @@ async def test_a_restart_knows_whose_mail_is_left(tmp_path: Path, log):
 async def test_a_message_that_grew_too_old_is_told_of_to_each_sender(tmp_path: Path, log):
     peer, outside = await Peer(PIPE, rcpt=LATER).start(), await Peer(PIPE).start()
     async with delivery(tmp_path, outward(tmp_path, peer, outside, queue='lifetime = "0s"')) as running:
-        await running.put("x@example.com", member("a"), proven=True, told=TOLD)
+        proven = await running.put("x@example.com", member("a"), proven=True, told=TOLD)
         await running.until(lambda: len(outside.bodies) == 2)
         await running.empty()
+        assert log.of(proven, "status=expired, returned to sender")
+        unproven = await running.put("x@example.com", member("a"), told=TOLD)
+        await running.until(lambda: len(outside.bodies) == 3 and running.spool.folders["hold"])
+        assert log.of(unproven, "status=expired, kept in hold")
     await peer.stop()
     await outside.stop()
     assert sorted(map(reported, outside.bodies)) == [
+        ("<owner-list@gw.example.com>", ["a@example.com"]),
         ("<owner-list@gw.example.com>", ["a@example.com"]),
         ("<s@example.org>", ["x@example.com"]),
     ]

@@ -5,9 +5,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from appliance.addresses import Rewriter, Settings
 from appliance.engine.pipeline import Group
 from appliance.mail import apply
 from appliance.mail.verdict import ACCEPT
+from appliance.tables import open_table
 from tests.daemons.smtpd.stage import Stage
 from tests.daemons.smtpd.test_smtpd_addresses import send
 
@@ -43,6 +45,16 @@ async def test_whose_names_are_completed(role: str, told: dict[str, Any], expect
     async with Stage(listen={"role": role}, addresses=told) as stage:
         assert (await send(stage, "a@example.com", message=MESSAGE)).startswith("250")
         assert header(stage) == expected
+
+
+async def test_maps_come_behind_for_strangers_too_whose_names_are_completed() -> None:
+    maps = open_table("texthash:m", lambda _: b"joe@domain.invalid joe@example.org\n")
+    for remote, expected in (("domain.invalid", b"From: joe@example.org\r\n"), ("", b"From: joe\r\n")):
+        stage = Stage(addresses={"remote_header_rewrite_domain": remote})
+        stage.rewriter_ = Rewriter(Settings(origin="mx.example.com", canonical_maps=(maps,)))
+        async with stage:
+            assert (await send(stage, "a@example.com", message=MESSAGE)).startswith("250")
+            assert header(stage).startswith(expected)
 
 
 async def test_large_messages_and_what_goes_elsewhere() -> None:

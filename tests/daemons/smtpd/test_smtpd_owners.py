@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from appliance.queue.envelope import Expanded
+from appliance.queue.envelope import Expanded, QueuedRecipient
 from appliance.queue.errors import SpoolError
 from tests.addresses.test_addresses_owner import rewriter
 from tests.connectors.smtp_peer import Peer
@@ -65,6 +65,21 @@ async def test_what_leads_to_a_list_is_expanded() -> None:
         assert [one.action for one in stage.intake.kept[0].trailer.expanded] == ["expanded"]
 
 
+async def test_an_owner_beyond_ascii_needs_smtputf8() -> None:
+    aliases = "list: a@example.com\nowner-list: b\u00f6ss@example.com\n"
+    async with staged(aliases=aliases, expand_owner_alias=True) as stage:
+        await send(stage, "list@mx.example.com")
+        trailer = stage.intake.kept[0].trailer
+        assert trailer.smtputf8
+        assert trailer.recipients[0].owner == "b\u00f6ss@example.com"
+
+
+def test_copies_from_two_senders_are_two() -> None:
+    one, other = (QueuedRecipient("a@example.com", "example.com", owner=owner) for owner in (OWNER, ""))
+    assert one.copy != other.copy
+    assert one.copy == QueuedRecipient("A@example.com", "example.com", owner=OWNER.upper()).copy
+
+
 async def test_a_copy_for_a_list_comes_from_its_owner() -> None:
     async with staged(always_bcc="list@mx.example.com") as stage:
         await send(stage, "x@example.com")
@@ -107,3 +122,6 @@ async def test_notices_for_a_sender_who_is_an_alias_go_where_it_leads(role: str,
         assert (await send(stage, "x@example.com", sender="nobody@mx.example.com")).startswith("250")
         assert (await send(stage, "x@example.com", sender="y@example.com")).startswith("250")
         assert [kept.trailer.told for kept in stage.intake.kept[1:]] == [{}, {}]
+        monkeypatch.setattr("appliance.daemons.smtpd.trailer._proven", lambda *_: False)
+        await send(stage, "x@example.com", sender=OWNER)
+        assert stage.intake.kept[3].trailer.told == {}  # nobody is told
