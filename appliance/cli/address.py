@@ -103,6 +103,11 @@ async def _recipient(rewriter: Rewriter, address: Address) -> dict[str, Any]:
         why = f"550 5.1.1: {last} has aliases only, and none of this name"
         return {"result": "unknown", "why": why, "to": [], "steps": _steps(steps)}
     told: dict[str, Any] = {"steps": _steps(found.steps), "to": [one.text for one in found.finals]}
+    told["owners"] = {
+        one.text: {"sender": owner.sender.text, "told": [whom.text for whom in owner.told]}
+        for one in found.finals
+        if (owner := found.owners.get(one.text.lower())) is not None
+    }
     return told | {"copies": _copies(await rewriter.recipient_bcc(found.address))}
 
 
@@ -119,7 +124,8 @@ def _show(told: dict[str, Any]) -> None:
     for step in told["steps"]:
         _show_step(step)
     for one in told["to"]:
-        click.echo(f"= <{one}>")
+        owner = told.get("owners", {}).get(one)
+        click.echo(f"= <{one}> from <{owner['sender']}>" if owner else f"= <{one}>")
     for copy in told.get("copies", ()):
         for step in copy["steps"]:
             _show_step(step)

@@ -89,3 +89,16 @@ def test_a_table_of_domains_that_cannot_answer_is_no_refusal(site: Site, tmp_pat
     (tmp_path / "away.cf").write_text(f"dbpath = {tmp_path}/none.db\nquery = SELECT 1 FROM t WHERE k = '%s'\n")
     done = site.ask("x@far.example", files=CONFIG.replace("texthash:domains", "sqlite:away.cf"))
     assert done.exit_code == 2 and "put off: " in done.output and "away.cf" in done.output
+
+
+def test_members_of_a_list_are_shown_with_their_owner(site: Site) -> None:
+    aliases = "inline:{ {list=ann@example.com, bob@far.example}, owner-list=boss, boss=carol@example.com }"
+    files = f'{CONFIG}[addresses]\nalias_maps = "{aliases}"\n'
+    done = site.ask("list@mx.example.com", files=files)
+    assert done.exit_code == 0, done.output
+    owner = "owner-list@mx.example.com"
+    assert done.output.splitlines()[-2:] == [f"= <ann@example.com> from <{owner}>", f"= <bob@far.example> from <{owner}>"]
+    assert done.output.count("  owner_request_special  ") == 1
+    told = json.loads(site.ask("list@mx.example.com", "--json", files=files).output)
+    assert told["owners"]["bob@far.example"] == {"sender": owner, "told": ["carol@example.com"]}
+    assert site.ask("boss@mx.example.com", files=files).output.splitlines()[-1] == "= <carol@example.com>"
