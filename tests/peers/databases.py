@@ -129,8 +129,9 @@ pidfile {root}/pid
 modulepath /usr/lib/ldap
 moduleload back_mdb
 sizelimit 20
+{conf}
 access to attrs=userPassword by anonymous auth by * none
-access to * by dn.exact="cn=reader,dc=example,dc=com" read by anonymous read by * read
+access to * by dn.exact="cn=reader,dc=example,dc=com" read {others}
 database mdb
 suffix "dc=example,dc=com"
 rootdn "cn=admin,dc=example,dc=com"
@@ -152,17 +153,18 @@ objectclass ( 1.3.6.1.4.1.99999.4 NAME 'mailUser' SUP top AUXILIARY
 class Slapd(Server):
     """OpenLDAP with the suffix dc=example,dc=com; `ldif` is loaded before it starts."""
 
-    def start(self, ldif: str) -> "Slapd":
+    def start(self, ldif: str, conf: str = "", others: str = "by * read", urls: tuple[str, ...] = ()) -> "Slapd":
+        """`conf`: more of slapd.conf; `others`: what those may who are not the reader; `urls`: where it listens, too."""
         _owned(self.root, "openldap")
         (self.root / "mail.schema").write_text(SCHEMA)
-        (self.root / "slapd.conf").write_text(SLAPD_CONF.format(root=self.root))
+        (self.root / "slapd.conf").write_text(SLAPD_CONF.format(root=self.root, conf=conf, others=others))
         (self.root / "init.ldif").write_text(ldif)
         (self.root / "data").mkdir()
         shutil.chown(self.root / "data", "openldap", "openldap")
         words = ["slapadd", "-f", str(self.root / "slapd.conf"), "-l", str(self.root / "init.ldif")]
         done = subprocess.run(words, user="openldap", group="openldap", capture_output=True, text=True, cwd="/")
         assert done.returncode == 0, done.stderr
-        url = f"ldap://127.0.0.1:{self.port}/"
+        url = " ".join((f"ldap://127.0.0.1:{self.port}/", *urls))
         self._run(["/usr/sbin/slapd", "-d", "0", "-f", str(self.root / "slapd.conf"), "-h", url], "openldap")
         return self
 

@@ -91,7 +91,7 @@ PARAMETERS: dict[str, dict[str, Said]] = {
         "result_attribute": Said(("maildrop", "a, b", "")),
         **{name: Said(("", "a, b")) for name in RANKS},
         "scope": Said(("sub", "base", "one"), {"all": "none of"}),
-        "bind": Said(("yes", "no", "none", "simple"), {"sasl": "none of yes, no"}),
+        "bind": Said(("yes", "no", "none", "simple"), {"kerberos": "none of yes, simple, no"}),
         "bind_dn": Said(("", "cn=x")),
         "bind_pw": Said(("", "pass word")),
         **{name: Said(("no", "yes", "30")) for name in ("cache", "cache_expiry", "cache_size")},
