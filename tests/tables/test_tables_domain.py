@@ -268,3 +268,12 @@ def test_who_wants_to_reach_the_server_learns_a_domain_that_is_listed(
     table = open_proxied(spec_of(root, domain))
     assert table.sample() == sample
     table.close()
+
+
+def test_of_a_file_that_was_not_meant_the_first_mistakes_are_told(root: Path) -> None:
+    (root / "f").write_text("a:b\n" * 100_000)
+    with pytest.raises(Bad) as refused:
+        open_proxied(spec_of(root, "{root}/f"))
+    places = refused.value.places
+    assert [line for _, line, _ in places] == [*range(1, 51), 50] and len(str(refused.value)) < 50_000
+    assert places[-1][2] == "there may be more mistakes behind this one"

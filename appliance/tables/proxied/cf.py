@@ -32,6 +32,8 @@ class Only(NamedTuple):
 #: What has no meaning in Postfix either, or not for what is answered.
 NO_MATTER = Only()
 NOT = ("", "no", "false", "0")
+#: Mistakes that are told.
+MOST = 50
 
 
 class Settings:
@@ -85,8 +87,12 @@ class Settings:
         self.wrong_at(self.path, self.line(name), f"{name}: {text}")
 
     def wrong_at(self, path: str, line: int, text: str) -> None:
-        """Note a mistake that may stand in another file."""
+        """Note a mistake that may stand in another file. Raises Bad for so many that another file than this was
+        meant."""
         self._wrong.append((path, line, text))
+        if len(self._wrong) >= MOST:
+            self._wrong.append((path, line, "there may be more mistakes behind this one"))
+            self.done()
 
     def done(self) -> None:
         """Raises Bad if there is any mistake so far."""
