@@ -273,6 +273,20 @@ async def test_in_a_folder_that_others_use_only_what_is_ours_is_removed(tmp_path
         assert {path.name for path in shared.iterdir()} == {lent[1].name, "postgate-selftest-x"}
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1 << 20])
+def test_lines_of_a_file_that_is_lent_end_as_in_a_file(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever pieces it is copied in; a CR that ends no line stays. A program of ours gets the octets."""
+    monkeypatch.setattr(jobs, "_PIECE", size)
+    octets = b"A: b\r\n\r\na\rb\r\r\nc\nd\r\n\r"
+    (tmp_path / "f").write_bytes(b"before" + octets + b"behind")
+    for shared, found in ((True, b"A: b\n\na\rb\r\nc\nd\n\r"), (False, octets)):
+        with (tmp_path / "f").open("rb") as file:
+            folder = jobs.make(tmp_path, file.fileno(), 6, len(octets), shared=shared)
+        assert (folder / jobs.FILE).read_bytes() == found
+
+
 async def test_a_file_is_lent_as_long_as_it_is_needed(tmp_path: Path) -> None:
     from appliance.connectors.source import Source
 
@@ -288,7 +302,7 @@ async def test_a_file_is_lent_as_long_as_it_is_needed(tmp_path: Path) -> None:
         source = await Source.of(Message())
         async with stage.asking.lend("x", source) as folder:
             file = Path(folder) / "email.txt"
-            assert file.read_bytes() == MAIL and file.parent.parent == shared
+            assert file.read_bytes() == MAIL.replace(b"\r\n", b"\n") and file.parent.parent == shared
             assert stat.S_IMODE(file.stat().st_mode) == 0o660 and stat.S_IMODE(file.parent.stat().st_mode) == 0o2770
             (Path(folder) / "parts").mkdir()
         await until(lambda: not list(shared.iterdir()))

@@ -99,6 +99,7 @@ def test_amavisd_judges_by_am_pdp(gateway: Callable[..., Gateway], tmp_path: Pat
         assert talk(made.port, HAM, "bob@example.com")[0] == "accepted", log.read_text()[-2000:]
         [ham] = inner.wait(1)
         assert b"X-Virus-Scanned: " in ham.content, "amavisd's own field"
+        assert b"X-Amavis-Alert" not in ham.content, "it finds nothing wrong with its line ends"
         kind, reply = talk(made.port, eicar_mail(), "bob@example.com")
         assert kind == "refused" and reply.startswith("550 5.7.1"), (reply, log.read_text()[-3000:])
         made.wait_log("INFECTED")

@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PREFIX, FILE = "postgate-", "email.txt"
@@ -22,8 +23,8 @@ def prefix(state_dir: Path) -> str:
 
 
 def make(root: Path, fd: int, offset: int, size: int, *, shared: bool, prefix: str = PREFIX) -> Path:
-    """The folder. `shared`: its group may write the file, and beside it (AM.PDP: amavisd makes hard links to it, and
-    Linux allows that to who may write, fs.protected_hardlinks). Raises OSError."""
+    """The folder. `shared` (AM.PDP): its line ends are LF; its group may write beside the file, and the file, as amavisd
+    makes hard links to it, which Linux allows to who may write (fs.protected_hardlinks). Raises OSError."""
     folder = root / f"{prefix}{secrets.token_hex(12)}"
     folder.mkdir(mode=0o700)
     try:
@@ -31,7 +32,8 @@ def make(root: Path, fd: int, offset: int, size: int, *, shared: bool, prefix: s
             folder.chmod(0o2770)
         target = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            _copy(fd, offset, size, target)
+            for piece in _line_ends(_pieces(fd, offset, size)) if shared else _pieces(fd, offset, size):
+                _put(target, piece)
             os.fchmod(target, 0o660 if shared else 0o400)
         finally:
             os.close(target)
@@ -41,15 +43,30 @@ def make(root: Path, fd: int, offset: int, size: int, *, shared: bool, prefix: s
     return folder
 
 
-def _copy(fd: int, offset: int, size: int, target: int) -> None:
+def _pieces(fd: int, offset: int, size: int) -> Iterator[bytes]:
+    """Raises OSError where there are not so many octets."""
     done = 0
     while done < size:
         piece = os.pread(fd, min(_PIECE, size - done), offset + done)
         if not piece:
             raise OSError(0, f"the content ends after {done} octets instead of {size}")
         done += len(piece)
-        while piece:
-            piece = piece[os.write(target, piece) :]
+        yield piece
+
+
+def _line_ends(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """CRLF as LF, which amavisd wants in a file: a CR is an error in a header to it."""
+    kept = b""
+    for piece in pieces:
+        piece = kept + piece
+        kept = b"\r" if piece.endswith(b"\r") else b""
+        yield piece[: len(piece) - len(kept)].replace(b"\r\n", b"\n")
+    yield kept
+
+
+def _put(target: int, piece: bytes) -> None:
+    while piece:
+        piece = piece[os.write(target, piece) :]
 
 
 def remove(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiosmtpd.handlers import Debugging, Message, Sink
 
-from appliance.daemons.smtpd import hooks
+from appliance.daemons.smtpd import hooks, record
 from appliance.mail.verdict import Decision
 from tests.daemons.smtpd.stage import Client, Stage
 
@@ -161,3 +161,60 @@ async def test_trap_sessions_share_nothing_and_one_session_keeps_its_object() ->
     sessions = [call[2] for call in handler.calls if call[0] == "EHLO"]
     assert sessions[0] is sessions[2]
     assert sessions[0] is not sessions[1]
+
+
+class Quiet:
+    """Says yes to what is no part of a transaction."""
+
+    async def handle_RSET(self, server: Any, session: Any, envelope: Any) -> str:
+        return "250 OK"
+
+    async def handle_NOOP(self, server: Any, session: Any, envelope: Any, arg: str | None) -> str:
+        return "250 OK"
+
+
+async def test_a_reset_ends_the_transaction_and_nothing_else_does() -> None:
+    async with Stage() as stage:
+        stage.front.plug = hooks.plug(Quiet())
+        client = await stage.connect()
+        for line, code in (
+            ("EHLO client.example.net", "250"),
+            ("MAIL FROM:<a@example.net>", "250"),
+            ("NOOP", "250"),
+            ("RCPT TO:<b@example.com>", "250"),
+            ("RSET", "250"),
+            ("RCPT TO:<b@example.com>", "503"),
+            ("MAIL FROM:<c@example.net>", "250"),
+            ("RCPT TO:<b@example.com>", "250"),
+        ):
+            assert (await client.say(line)).startswith(code), line
+        assert (await client.say("DATA")).startswith("354")
+        client.send(b"Subject: x\r\n\r\nhello\r\n.\r\n")
+        assert (await client.reply()).startswith("250")
+        (kept,) = stage.intake.kept
+    assert kept.trailer.sender == "c@example.net" and len(kept.trailer.recipients) == 1
+
+
+class Refusing:
+    """As its class says."""
+
+    def __init__(self, reply: str) -> None:
+        self.reply = reply
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        return self.reply
+
+
+@pytest.mark.parametrize(
+    ("reply", "verb"), [("550 5.7.1 no", "reject"), ("451 4.7.1 later", "defer"), ("421 bye", "disconnect")]
+)
+async def test_what_a_handler_says_is_counted_as_what_it_is(
+    reply: str, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(record, "message", lambda session, ctx, combined, *more: told.append(combined.verb))
+    async with Stage() as stage:
+        stage.front.plug = hooks.plug(Refusing(reply))
+        assert (await send(await stage.connect())).startswith(reply[:3])
+        assert not stage.intake.kept
+    assert told == [verb]
