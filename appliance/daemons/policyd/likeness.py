@@ -97,7 +97,7 @@ class Likeness:
         if plain and domain in self.forms:
             address: Address | None = _new(Address, (local, domain, one.recipient, False))
         else:
-            address = address_of(one.recipient)
+            address = address_of(one.recipient, door.origin)
         if address is None or address.utf8:
             return None
         plain = plain and address.text == one.recipient

@@ -79,7 +79,7 @@ class Question:
             recipient = attributes.get("recipient", "")
             if not recipient:
                 raise Odd("no recipient")
-            self.recipient = address_of(recipient)
+            self.recipient = address_of(recipient, door.origin)
             if self.recipient is None:
                 raise Unreadable(f"recipient={recipient[:100]!r} is no address", "RCPT")
         get = attributes.get
@@ -156,7 +156,7 @@ class Question:
             if stage == STAGES[self.state][-1] and self.state in RECALLING and not self.message.judged:
                 self.message.recalled = True
                 only = self.attributes.get("recipient", "")  # Postfix names it here where it is the only one
-                return engine.ask(ctx, recall=True, only=address_of(only) if only else None)
+                return engine.ask(ctx, recall=True, only=address_of(only, self.door.origin) if only else None)
             return engine.ask(ctx)
         groups = self.rules.engine.message(ctx)
         if isinstance(groups, list):
@@ -250,7 +250,7 @@ def _facts(door: Door, attributes: Attributes) -> Facts:
     if state not in EARLY or state == "MAIL":
         if (text := get("sender")) is None:
             raise Odd("no sender")
-        sender = address_of(text)
+        sender = address_of(text, door.origin)
         if sender is None:
             raise Unreadable(f"sender={text[:100]!r} is no address", "MAIL")
     authenticated = get("sasl_username") and door.front.authenticated == "outbound"

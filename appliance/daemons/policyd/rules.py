@@ -38,8 +38,10 @@ class Asked(Protocol):
 class Door:
     """One front as this snapshot has it."""
 
-    def __init__(self, front: Policyd, trusted: tuple[Network, ...]) -> None:
+    def __init__(self, front: Policyd, trusted: tuple[Network, ...], origin: str = "") -> None:
         self.name, self.front = front.name, front
+        #: Where names without a domain are at home.
+        self.origin = origin
         self._trusted = trusted
         self.forget()
         self.who = lru_cache(maxsize=8192)(self._who)
@@ -95,7 +97,7 @@ class Rules:
             for role in ("inbound", "outbound")
         }
         self.doors: Mapping[str, Door] = {
-            front.name: Door(front, wiring.gateway.trusted_relays) for front in wiring.policyd
+            front.name: Door(front, wiring.gateway.trusted_relays, wiring.gateway.hostname) for front in wiring.policyd
         }
         self.steady = all(table.at_once and "randmap:" not in spec for spec, table in snapshot.tables.items())
         policies_ = whole.policies.checks.values()
@@ -105,13 +107,14 @@ class Rules:
 
 
 @lru_cache(maxsize=16384)
-def address_of(text: str) -> Address | None:
-    """An address as Postfix has it inside: without quotes, maybe in UTF-8. "" is the null sender; None: that is none."""
+def address_of(text: str, origin: str = "") -> Address | None:
+    """An address as Postfix has it inside: without quotes, maybe in UTF-8; a name without a domain is at `origin`. "" is
+    the null sender; None: that is none."""
     if not text:
         return NULL_SENDER
     octets = text.encode("utf-8", "surrogateescape")
     try:
-        return parse_address(octets, utf8=True)[0]
+        return parse_address(octets, utf8=True, origin=origin)[0]
     except AddressError:
         local, at, domain = text.rpartition("@")
     if not at or not local:

@@ -23,7 +23,7 @@ class PlayedRules(Rules):
         self.site = Site(hostname="mx.example.com", is_ours=lambda domain: domain == "example.com")
         self.standing = {"inbound": frozenset(STAGES), "outbound": frozenset(STAGES)}
         model = Policyd.model_validate(front)
-        self.doors = {"policy": Door(model, ())}
+        self.doors = {"policy": Door(model, (), "mx.example.com")}
         self.messages = model.messages
 
     @property

@@ -163,7 +163,6 @@ async def test_what_lacks_something_is_dunno_with_a_line(
         "@",
         "a b@@",
         "a@-.example",
-        "root",
     ],
 )
 async def test_d6_an_address_that_cannot_be_read_passes_nobody(tmp_path: Path, said: list[str], address: str) -> None:
@@ -178,6 +177,20 @@ async def test_d6_an_address_that_cannot_be_read_passes_nobody(tmp_path: Path, s
             assert await client.ask(recipient=address, instance="r") == "501 5.1.3 Bad recipient address syntax"
         assert await client.ask(instance="r") == "DUNNO", "the next recipient of the same message"
         assert any("is no address: 501 5.1.7" in line for line in said)
+
+
+async def test_a_name_without_a_domain_is_at_home_here(tmp_path: Path) -> None:
+    """Postfix takes it, and so does our own SMTP server."""
+    async with Stage(tmp_path) as stage:
+        client = await stage.client()
+        for number, recipient in enumerate(("joe", "user@example.com", "joe")):
+            assert await client.ask(sender="root", recipient=recipient, instance=f"r{number // 2}") == "DUNNO"
+        seen = [
+            (ctx.sender and ctx.sender.text, ctx.recipient and ctx.recipient.address.text)
+            for ctx in stage.engine.at("rcpt")
+        ]
+        assert {sender for sender, _ in seen} == {"root@mx.example.com"}
+        assert {"joe@mx.example.com", "user@example.com"} == {recipient for _, recipient in seen}
 
 
 async def test_missing_attributes_of_old_clients_are_tolerated(tmp_path: Path) -> None:
