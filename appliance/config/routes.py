@@ -9,14 +9,14 @@ put off, never refused and never sent astray.
 """
 
 import contextlib
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from appliance.config.filters import Filters
 from appliance.config.handed_back import HandedBack
 from appliance.config.model import Wiring
-from appliance.config.transports import Way, own_hop, parse_relayhost, parse_transport, written_hop
+from appliance.config.transports import own_hop, parse_of_sender, parse_relayhost, parse_transport, written_hop
 from appliance.config.values import SERVERS, Kind, NextHop, parse_next_hop, tls_names
 from appliance.mail.later import any_of, then
 from appliance.mail.lookup import Found, Key, Searched, search, sender_keys, transport_keys
@@ -45,6 +45,7 @@ class Route(NamedTuple):
 
 
 Routed = Route | Awaitable[Route]
+_Said = TypeVar("_Said")
 
 
 class _Mail(NamedTuple):
@@ -148,7 +149,7 @@ class Routes:
     def _entry(self, mail: _Mail, found: Found, default: bool) -> Routed:
         """`default`: an entry without a transport keeps that of the default next hop."""
         kind: Kind = self._default.hops[0].kind if default and self._default.hops else "smtp"
-        way = self._parsed(found, mail.to.domain, kind)
+        way = _parsed(found, partial(parse_transport, domain=mail.to.domain, unchanged=kind, own=self.filters.own))
         if not way.hops:
             return then(self._unlisted(mail), lambda route: route._replace(found=route.found or found))
         return Route(way.hops, ROUTES, way.own, found)
@@ -173,8 +174,8 @@ class Routes:
     def _by_transport(self, to: Address, keys: list[Key], found: Found | None) -> Routed:
         """sender_dependent_default_transport_maps, else sender_dependent_relayhost_maps, as in Postfix."""
         first: Route | None = None
-        if found is not None and found.value.strip().upper() != "DUNNO":
-            way = self._parsed(found, to.domain, "smtp")
+        if found is not None:
+            way = _parsed(found, partial(parse_of_sender, domain=to.domain, own=self.filters.own))
             if way.hops and (not way.own or way.hops[0].kind == "filter"):
                 first = Route(way.hops, "[relay] sender_dependent_default_transport_maps", way.own, found)
         if first is not None and not first.outward and not self.filters.by_nexthop(first.hops[0]):
@@ -184,23 +185,13 @@ class Routes:
 
     def _by_relayhost(self, to: Address, first: Route | None, found: Found | None) -> Route:
         """`first`: a transport of one's own that the relayhost is the nexthop of, else the domain of the recipient."""
-        try:
-            hops = parse_relayhost(found.value) if found is not None else None
-        except ValueError as why:
-            place = found.place if found is not None else ""
-            raise TableUnavailable(place, f"{place}: {why}") from None
+        hops = _parsed(found, parse_relayhost) if found is not None else None
         if not hops:
             return first or self._outward(to.domain)
         if first is not None and found is not None:
             hop = first.hops[0]._replace(path=found.value.strip())
             return first._replace(hops=(hop,), outward=False, found=found)
         return Route(hops, "[relay] sender_dependent_relayhost_maps", found=found)
-
-    def _parsed(self, found: Found, domain: str, unchanged: Kind) -> Way:
-        try:
-            return parse_transport(found.value, domain, unchanged, self.filters.own)
-        except ValueError as why:
-            raise TableUnavailable(found.place, f"{found.place}: {why}") from None
 
     def _outward(self, domain: str) -> Route:
         return Route((own_hop("smtp", domain),), BY_DOMAIN, True)
@@ -248,3 +239,11 @@ def _refusal(found: Found | None) -> Undeliverable | None:
 def _reply(hop: NextHop, place: str) -> Undeliverable:
     text = "".join(letter if letter.isascii() else "?" for letter in hop.path[:REPLY])
     return Undeliverable(f"550 {hop.host} {text}", place)
+
+
+def _parsed(found: Found, parse: Callable[[str], _Said]) -> _Said:
+    """What the value of an entry means. Raises Unavailable where it is no way."""
+    try:
+        return parse(found.value)
+    except ValueError as why:
+        raise TableUnavailable(found.place, f"{found.place}: {why}") from None

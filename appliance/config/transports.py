@@ -158,6 +158,15 @@ def transport_problem(value: str, own: Own = nobodys) -> str:
     return ""
 
 
+def parse_of_sender(value: str, domain: str, own: Own = nobodys) -> Way:
+    """An entry of sender_dependent_default_transport_maps; DUNNO: as without. Raises ValueError."""
+    if value.strip().upper() == "DUNNO":
+        return Way(())
+    if value.strip().startswith(":"):
+        raise ValueError(f'"{value}" names no transport, and by the sender it must: write smtp{value.strip()}')
+    return parse_transport(value, domain, own=own)
+
+
 def parse_relayhost(value: str) -> tuple[NextHop, ...] | None:
     """An entry of sender_dependent_relayhost_maps: a nexthop without a transport; DUNNO (None): as without. Raises
     ValueError."""
@@ -171,8 +180,8 @@ def sender_problem(key: str, value: str, own: Own = nobodys) -> str:
     try:
         if key.endswith("relayhost_maps"):
             parse_relayhost(value)
-        elif value.strip().upper() != "DUNNO":
-            parse_transport(value, "example.com", own=own)
+        else:
+            parse_of_sender(value, "example.com", own)
     except ValueError as why:
         return str(why)
     return ""

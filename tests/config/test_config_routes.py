@@ -6,7 +6,7 @@ import pytest
 
 from appliance.config.model import Wiring
 from appliance.config.routes import Route, Routes
-from appliance.config.transports import parse_transport
+from appliance.config.transports import parse_transport, sender_problem
 from appliance.config.values import NextHop
 from appliance.mail.ports import Unavailable, Undeliverable
 from appliance.protocol.smtp.address import Address
@@ -296,6 +296,15 @@ BY_SENDER = {
 )
 def test_next_hops_by_the_sender_are_for_strangers_domains(sender: str, to: str, expected: str) -> None:
     assert [str(hop) for hop in route(routes(BY_SENDER), to, sender).hops] == [expected]
+
+
+@pytest.mark.parametrize("value", [":", ":[10.0.0.9]", " :x.example"])
+def test_by_the_sender_a_transport_is_named(value: str) -> None:
+    """Postfix: "null transport is not allowed", and its mail waits."""
+    assert "names no transport" in sender_problem("sender_dependent_default_transport_maps", value)
+    found = routes({"sender_dependent_default_transport_maps": "texthash:t"}, t=f"a@example.com {value}\n")
+    with pytest.raises(Unavailable, match=r"t:1: .*names no transport"):
+        route(found, "x@far.example", "a@example.com")
 
 
 def test_tls_levels_by_the_most_exact_name() -> None:
