@@ -11,7 +11,7 @@ from appliance.daemons.milterd.rules import Door
 from appliance.engine.pipeline import Group
 from appliance.mail.edits import Edit
 from appliance.mail.identity import Identity
-from appliance.mail.verdict import ACCEPT, Decision
+from appliance.mail.verdict import ACCEPT, Decision, Verdict
 from appliance.protocol.milter import packets as p
 from appliance.protocol.milter.encoding import encode
 from appliance.protocol.milter.words import Event, Word
@@ -119,3 +119,75 @@ async def test_a_recipient_is_taken_out_as_the_mta_wrote_it(tmp_path: Path, told
         assert stage.engine.asked[-1].recipient.address.text == known  # type: ignore[union-attr]
         await mta.data()
         assert (await mta.content()).edits == (p.DeleteRecipient(told),)
+
+
+async def test_what_was_found_of_a_client_is_not_found_of_the_next(tmp_path: Path) -> None:
+    found = Decision(verb="accept", verdicts=(Verdict(check="rdns", outcome="none", stage="connect"),))
+    async with Stage(tmp_path) as stage:
+        stage.engine.rules["connect"] = lambda ctx: found
+        mta = await (await stage.mta()).begin()
+        await mta.message()
+        assert stage.engine.asked[-1].trail == found.verdicts
+        del stage.engine.rules["connect"]
+        await mta.do(mta.machine.quit_nc())
+        await mta.begin()
+        await mta.message()
+        assert stage.engine.asked[-1].trail == ()
+
+
+@pytest.mark.parametrize("at", ["mail", "data"])
+async def test_what_is_thrown_away_before_its_content(tmp_path: Path, at: str) -> None:
+    async with Stage(tmp_path) as stage:
+        stage.engine.rules[at] = lambda ctx: Decision(verb="discard")
+        mta = await (await stage.mta()).begin()
+        answers = await mta.envelope()
+        word = Word.DISCARD if at == "data" else Word.CONTINUE
+        assert answers[-1] is not None and answers[-1].reply == p.Reply(word)
+        if at == "mail":
+            assert (await mta.content()).reply == p.Reply(Word.DISCARD)
+        assert not stage.engine.at("message")
+
+
+async def test_the_declared_size_is_in_the_context(tmp_path: Path) -> None:
+    async with Stage(tmp_path) as stage:
+        mta = await (await stage.mta()).begin()
+        await mta.mail("a@example.org", b"BODY=8BITMIME", b"SIZE=4711", b"RET=HDRS")
+        assert stage.engine.asked[-1].declared_size == 4711
+
+
+async def test_encryption_that_is_told_with_mail(tmp_path: Path) -> None:
+    """By an MTA that takes no lists of macros and tells what it likes."""
+    async with Stage(tmp_path) as stage:
+        mta = await (await stage.mta(p.Negotiate(5, 0x3F, 0x37F))).begin()
+        assert mta.machine.agreement is not None and mta.machine.agreement.version == 5
+        mta.writer.write(encode(p.Macros("M", {"tls_version": "TLSv1.3", "cipher_bits": "256"})) + encode(p.Mail(b"<>")))
+        assert await mta.reader.readexactly(5) == encode(p.Reply(Word.CONTINUE))
+        client = stage.engine.asked[-1].client
+        assert client.tls is not None and (client.tls.version, client.tls.bits) == ("TLSv1.3", 256)
+
+
+async def test_macros_of_a_message_are_not_those_of_the_next(tmp_path: Path) -> None:
+    async with Stage(tmp_path) as stage:
+        mta = await (await stage.mta()).begin()
+        for macros, role in (({"i": "1", "auth_authen": "anna"}, "outbound"), ({"i": "2"}, "inbound")):
+            mta.writer.write(encode(p.Macros("M", macros)) + encode(p.Mail(b"<a@example.org>")))
+            assert await mta.reader.readexactly(5) == encode(p.Reply(Word.CONTINUE))
+            assert stage.engine.asked[-1].role == role
+            mta.writer.write(encode(p.Rcpt(b"<user@example.com>")))
+            assert await mta.reader.readexactly(5) == encode(p.Reply(Word.CONTINUE))
+            (one,) = stage.front.connections
+            assert one.machine.macro("i") == macros["i"]
+
+
+async def test_macros_of_a_client_are_not_those_of_the_next(tmp_path: Path) -> None:
+    """Also where an MTA begins anew without a word."""
+    async with Stage(tmp_path) as stage:
+        mta = await stage.mta()
+        for first in (True, False):
+            told = encode(p.Macros("C", {"j": "mail.example.com"})) + encode(
+                p.Connect(b"[192.0.2.1]", "4", 1, b"192.0.2.1")
+            )
+            told += encode(p.Macros("H", {"tls_version": "TLSv1.3"})) if first else b""
+            mta.writer.write(told + encode(p.Helo(b"client.example.org")) + encode(p.Mail(b"<a@example.org>")))
+            assert await mta.reader.readexactly(5) == encode(p.Reply(Word.CONTINUE))
+            assert (stage.engine.asked[-1].client.tls is not None) == first

@@ -382,8 +382,10 @@ async def test_who_comes_above_the_limit_waits(tmp_path: Path, monkeypatch: pyte
     async with Stage(tmp_path, connections=2) as stage:
         first, second = await stage.mta(), await stage.mta()
         third = asyncio.create_task(stage.mta())
-        await asyncio.sleep(0)
-        assert len(stage.front.connections) == 2
+        async with asyncio.timeout(5):
+            while "accepting pauses: all connections of milter are taken" not in stage.front.degraded():
+                await asyncio.sleep(0.001)
+        assert len(stage.front.connections) == 2 and not third.done()
         first.close()
         mta = await asyncio.wait_for(third, 5)
         assert (await (await mta.begin()).message()).reply == TAKEN

@@ -89,6 +89,10 @@ async def test_who_asks_is_in_the_context(tmp_path: Path) -> None:
             assert (ours.server_address, ours.server_port) == (address, 0)
         await client.ask(client_address="198.51.100.9", instance="4")
         assert stage.engine.asked[-1].role == "outbound"
+        for number, said in enumerate(("::ffff:198.51.100.9", "::FFFF:c633:6409")):
+            await client.ask(client_address=said, instance=f"mapped{number}")
+            asked = stage.engine.asked[-1]
+            assert (asked.client.address, asked.role) == ("198.51.100.9", "outbound")
         await client.ask(sasl_username="anna", instance="5")
         assert stage.engine.asked[-1].role == "outbound"
         await client.ask(recipient="müller@exämple.com", instance="6")

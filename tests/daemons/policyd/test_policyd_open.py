@@ -8,7 +8,7 @@ import pytest
 
 from appliance.daemons.policyd import record
 from appliance.daemons.policyd.rules import Door
-from appliance.mail.verdict import ACCEPT, Decision
+from appliance.mail.verdict import ACCEPT, Decision, Verdict
 from tests.daemons.policyd.stage import PlayedRules, Stage, request
 from tests.daemons.policyd.whole import PLAIN, Server, build
 from tests.daemons.policyd.whole import request as asking
@@ -83,3 +83,16 @@ async def test_a_late_answer_about_what_is_alike_names_its_mail(tmp_path: Path, 
     assert not isinstance(told, str) and told["touched"] == 2 and told["last"][-1] == message.id
     assert (await server.ask(0, asking(instance="m9", recipient="u9@example.com"))).startswith("action=DEFER")
     server.front._timer.cancel()
+
+
+async def test_mail_of_our_own_side_gets_no_fields_for_those_inside(tmp_path: Path) -> None:
+    marked = Decision(
+        verb="accept",
+        marks=("rdns:none",),
+        verdicts=(Verdict(check="spf", outcome="none", authres=("spf=none smtp.mailfrom=example.org",)),),
+    )
+    async with Stage(tmp_path, outbound=["198.51.100.0/24"]) as stage:
+        stage.engine.rules["rcpt"] = lambda ctx: marked
+        client = await stage.client()
+        assert (await client.ask(instance="1")).startswith("PREPEND ")
+        assert await client.ask(instance="2", client_address="198.51.100.9") == "DUNNO"
