@@ -98,7 +98,7 @@ PARAMETERS: dict[str, dict[str, Said]] = {
         "recursion_limit": Said(("1000", "2"), {"0": "no number"}),
         "size_limit": Said(("0", "5"), {"some": "no number"}),
         "dereference": Said(("0", "3"), {"never": "no number"}),
-        "chase_referrals": Said(("0", "no", ""), {"1": "name the server", "yes": "name the server"}),
+        "chase_referrals": Said(("0", "no", "", "1", "yes"), {"perhaps": "none of yes, true, 1"}),
         "version": Said(("3", "2"), {"x": "no number"}),
         "debuglevel": Said(("0", "255")),
         **{name: Said(("", "word")) for name in ("sasl_mechs", "sasl_realm", "sasl_authz_id", "sasl_minssf")},

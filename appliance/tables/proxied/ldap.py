@@ -2,18 +2,20 @@
 
 Contract: keys are quoted as filters (RFC 4515) and as names (RFC 4514) demand. Attributes in Postfix's ranks: terminal
 ones hide all others, leaf ones count only in entries without special ones, special ones name further entries. A search
-that comes back with more than is allowed, a referral, an unknown result is trouble. What failure means for the mail:
-put off.
+that comes back with more than is allowed, a referral that is not followed, an unknown result is trouble. What failure
+means for the mail: put off.
 """
 
 import asyncio
+from contextlib import closing
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from appliance.tables.proxied.base import Bad, Opener, Step
-from appliance.tables.proxied.cf import NO_MATTER, NOT, Only, Settings
+from appliance.tables.proxied.cf import NO_MATTER, Settings
 from appliance.tables.proxied.hosts import Driver, Pool, no_data
 from appliance.tables.proxied.ldap_lines import Lines, close
+from appliance.tables.proxied.referrals import SCOPES, Chase, Found, Referral, Search
 from appliance.tables.proxied.servers import Place
 from appliance.tables.proxied.template import Form, sound
 from appliance.tables.proxied.threads import Threads
@@ -23,29 +25,16 @@ _KNOWN = (
     "result_attribute", "special_result_attribute", "terminal_result_attribute", "leaf_result_attribute", "result_filter",
     "recursion_limit", "size_limit", "dereference", "version", "start_tls", "tls_ca_cert_dir", "tls_ca_cert_file",
     "tls_cert", "tls_key", "tls_require_cert", "tls_cipher_suite",
-    "sasl_mechs", "sasl_realm", "sasl_authz_id", "sasl_minssf",
+    "sasl_mechs", "sasl_realm", "sasl_authz_id", "sasl_minssf", "chase_referrals",
 )  # fmt: skip
 _ONLY = {
     **dict.fromkeys(("cache", "cache_expiry", "cache_size", "debuglevel", "tls_random_file"), NO_MATTER),
-    "chase_referrals": Only(NOT, "name the server that holds the entries"),
 }
 _FILTER = {ord(letter): f"\\{ord(letter):02x}" for letter in "\\*()\0"}
 _NAME = {ord(letter): f"\\{letter}" for letter in '"\\+,<>;#= '} | {0: "\\00", 9: "\\09", 10: "\\0a", 13: "\\0d"}
-_SCOPES = {"sub": "SUBTREE", "base": "BASE", "one": "LEVEL"}
 #: Values and entries of one answer.
 MOST = 100_000
-_NO_SUCH_OBJECT = 32
-
-
-class Search(NamedTuple):
-    """`attributes`: those that an LDAP URL asks for, () where it is for us to say. `needed`: a base that is not there is
-    trouble: it is the same for every key."""
-
-    base: str
-    filter: str
-    scope: str
-    attributes: tuple[str, ...] = ()
-    needed: bool = False
+_NO_SUCH_OBJECT, _REFERRAL = 32, 10
 
 
 class Attributes(NamedTuple):
@@ -76,7 +65,7 @@ class LdapTable:
         self.deadline = float(settings.number("timeout", 10, 1))
         queries = ("query_filter", settings.text("query_filter", "(mailacceptinggeneralid=%s)"))
         self._form = Form(settings, queries, ("search_base", settings.text("search_base")))
-        self._scope = _SCOPES.get(settings.one_of("scope", "sub", _SCOPES), "SUBTREE")
+        self._scope = SCOPES.get(settings.one_of("scope", "sub", SCOPES), "SUBTREE")
         self._attributes = Attributes(
             frozenset(name.lower() for name in settings.words("terminal_result_attribute")),
             frozenset(name.lower() for name in settings.words("leaf_result_attribute")),
@@ -89,9 +78,8 @@ class LdapTable:
         settings.number("version", 3)
         self._lines = Lines(ldap3, settings, self.deadline)
         settings.done()
-        errors = (ldap3.core.exceptions.LDAPException, ValueError, TypeError, IndexError, KeyError, AttributeError)
         self._threads = Threads("ldap", self.slots)
-        self._pool = Pool(list(self._lines.servers), Driver(self._connect, self._ask, close, errors, _silent))
+        self._pool = Pool(list(self._lines.servers), Driver(self._connect, self._ask, close, self._lines.errors, _silent))
 
     async def _connect(self, place: Place, _host: str) -> Any:
         dialled: list[Any] = []
@@ -114,9 +102,10 @@ class LdapTable:
             self._scope,
             needed=not base.uses - {"%"},
         )
-        return self._follow(connection, first)
+        with closing(Chase(self._lines, connection, self._asked)) as chase:
+            return self._follow(connection, first, chase)
 
-    def _follow(self, connection: Any, first: Search) -> list[str | None]:
+    def _follow(self, connection: Any, first: Search, chase: Chase) -> list[str | None]:
         """The values of the entries that a search finds, and of those that they name (behind who names them)."""
         found: list[str | None] = []
         work: list[tuple[Search | dict[str, list[str]], int]] = [(first, 1)]
@@ -125,7 +114,7 @@ class LdapTable:
             if depth > self._limit:
                 raise ValueError(f"entries name each other over recursion_limit = {self._limit} deep")
             if isinstance(item, Search):
-                work += [(entry, depth) for entry in reversed(self._search(connection, item))]
+                work += [(entry, depth) for entry in reversed(self._search(connection, item, chase))]
                 continue
             chosen, further = chosen_of(item, self._attributes)
             found += chosen
@@ -134,8 +123,17 @@ class LdapTable:
                 raise ValueError("an answer without end")
         return found
 
-    def _search(self, connection: Any, search: Search) -> list[dict[str, list[str]]]:
+    def _search(self, connection: Any, search: Search, chase: Chase) -> list[dict[str, list[str]]]:
         """The attributes of each entry."""
+        entries, referrals = self._asked(connection, search)
+        if self._lines.chases:
+            return entries + chase.follow(referrals, search)
+        if not all(referral.reference for referral in referrals):
+            raise ValueError("the search fails: the server refers to another one, and chase_referrals = no")
+        return entries
+
+    def _asked(self, connection: Any, search: Search) -> Found:
+        """What one server says."""
         connection.strategy.receiving.renew()
         connection.search(
             search.base,
@@ -146,15 +144,20 @@ class LdapTable:
             size_limit=self._size,
             time_limit=int(self.deadline),
         )
-        if connection.result["result"] == _NO_SUCH_OBJECT and not search.needed:
-            return []
-        if connection.result["result"] != 0:
-            raise ValueError(f"the search fails: {connection.result['description']} {connection.result['message']}")
-        return [
+        result, response = connection.result, connection.response or []
+        if result["result"] == _NO_SUCH_OBJECT and not search.needed:
+            return [], []
+        if result["result"] not in (0, _REFERRAL):
+            raise ValueError(f"the search fails: {result['description']} {result['message']}")
+        entries = [
             {name.lower(): [_text(value) for value in raw] for name, raw in answer["raw_attributes"].items()}
-            for answer in connection.response or []
+            for answer in response
             if answer.get("type") == "searchResEntry"
         ]
+        referrals = [Referral(tuple(answer["uri"]), True) for answer in response if answer.get("type") == "searchResRef"]
+        if result["result"] == _REFERRAL:
+            referrals.append(Referral(tuple(result["referrals"] or ()), False))
+        return entries, referrals
 
     async def get(self, key: str, step: Step) -> str | None:
         if not sound(key) or not await self._form.admits(key, step) or self._form.parts(key) is None:
@@ -194,7 +197,7 @@ def named(text: str) -> Search:
     names, scope, filter_ = [*unquote(parts.query).split("?"), "", "", ""][:3]
     base = unquote(parts.path).lstrip("/")
     asked = tuple(name for name in names.split(",") if name)
-    return Search(base, filter_ or "(objectClass=*)", _SCOPES.get(scope or "base", "BASE"), asked)
+    return Search(base, filter_ or "(objectClass=*)", SCOPES.get(scope or "base", "BASE"), asked)
 
 
 def _text(value: Any) -> str:

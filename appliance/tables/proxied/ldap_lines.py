@@ -17,6 +17,7 @@ from appliance.tables.proxied.servers import Place, address
 from appliance.tables.proxied.tls import ciphers
 from appliance.tables.text import TableError
 
+_YES, _NO = ("yes", "true", "1"), ("no", "false", "0", "")
 _BINDS = {"yes": "simple", "simple": "simple", "no": "", "none": "", "sasl": "sasl"}
 
 
@@ -24,9 +25,12 @@ class Lines:
     """Of one .cf file."""
 
     def __init__(self, ldap3: Any, settings: Settings, deadline: float) -> None:
-        self._ldap3, self._settings, self._deadline = ldap3, settings, deadline
+        self._ldap3, self.deadline = ldap3, deadline
         self.servers = servers(settings)
         self._start_tls = settings.flag("start_tls", False)
+        self.chases = settings.one_of("chase_referrals", "no", (*_YES, *_NO)) in _YES
+        #: What ldap3 raises for trouble, and for octets that are no LDAP.
+        self.errors = (ldap3.core.exceptions.LDAPException, ValueError, TypeError, IndexError, KeyError, AttributeError)
         self._bind = _BINDS.get(settings.one_of("bind", "yes", _BINDS), "")
         self._user, self._password = settings.text("bind_dn"), settings.text("bind_pw")
         protected = all(secure or self._start_tls or place.path for place, secure in self.servers.items())
@@ -35,7 +39,7 @@ class Lines:
 
     def _tls_settings(self, settings: Settings, suite: str) -> Any:
         text = settings.text
-        if not self._start_tls and not any(self.servers.values()):
+        if not (self._start_tls or self.chases or any(self.servers.values())):
             return None
         try:
             return self._ldap3.Tls(
@@ -51,7 +55,7 @@ class Lines:
 
     def dial(self, place: Place, dialled: list[Any]) -> Any:
         """A connection that is open and bound; it stands in `dialled` before it waits for anything."""
-        connection = self._open(place, self.servers[place], dialled, start_tls=self._start_tls)
+        connection = self.open(place, self.servers[place], dialled, start_tls=self._start_tls, known=True)
         try:
             if self._sasl:
                 sasl.bind(connection, self._sasl, bool(place.path))
@@ -62,16 +66,17 @@ class Lines:
             raise
         return connection
 
-    def _open(self, place: Place, secure: bool, dialled: list[Any], *, start_tls: bool) -> Any:
+    def open(self, place: Place, secure: bool, dialled: list[Any], *, start_tls: bool, known: bool = False) -> Any:
+        """Not bound. `known`: it may be bound with the name and password of the file."""
         server = self._ldap3.Server(
             f"ldapi://{place.path}" if place.path else place.host,
             port=place.port or None,
             use_ssl=secure,
             tls=self._tls,
             get_info=self._ldap3.NONE,
-            connect_timeout=max(1, min(5, int(self._deadline))),
+            connect_timeout=max(1, min(5, int(self.deadline))),
         )
-        simple = self._bind == "simple"
+        simple = known and self._bind == "simple"
         connection = self._ldap3.Connection(
             server,
             user=self._user or None if simple else None,
@@ -79,7 +84,7 @@ class Lines:
             read_only=True,
             auto_referrals=False,
             check_names=False,
-            receive_timeout=max(1, int(self._deadline)),
+            receive_timeout=max(1, int(self.deadline)),
         )
         dialled.append(connection)
         Answers(connection)
@@ -115,7 +120,9 @@ def servers(settings: Settings) -> dict[Place, bool]:
 
 
 def close(connection: Any) -> None:
-    """At once: whoever waits in a thread for this server is woken."""
+    """At once, with those that it was referred to: whoever waits in a thread for this server is woken."""
+    for other in tuple(getattr(connection, "referred", ())):
+        close(other)
     sock = connection.socket
     with contextlib.suppress(OSError, AttributeError):
         sock.shutdown(2)
