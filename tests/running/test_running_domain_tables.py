@@ -115,3 +115,13 @@ def test_a_check_of_all_tables_asks_their_servers_whatever_their_domains(
     done = gateway(policies=files, workers=1).cli("table", "check", check=False)
     assert done.returncode == 1 and f"WRONG {specs[0]}: 127.0.0.1:{port}: " in done.stdout, done.stdout
     assert f"ok    {specs[1]}: the tables in its domain answer; its own server is asked for what they have" in done.stdout
+
+
+def test_a_query_by_the_operator_asks_the_tables_of_a_domain(gateway: Callable[..., Gateway], tmp_path: Path) -> None:
+    root = tmp_path / "t"
+    made = gateway(policies=plain(), workers=1)
+    spec = known(root, f"{compiled(root / 'lists', 'example.com x')}, b.example, fail:nobody-knows")
+    done = made.cli("table", "query", spec, "joe@Example.com", "joe@b.example")
+    assert done.stdout == f"joe@Example.com\t1\t{spec}\njoe@b.example\t1\t{spec}\n"
+    done = made.cli("table", "query", spec, "joe@c.example", check=False)
+    assert done.returncode == 2 and f"{spec}: {root}/known.cf:3: domain: fail:nobody-knows" in done.stderr
