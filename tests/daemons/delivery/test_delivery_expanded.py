@@ -85,6 +85,24 @@ async def test_a_restart_tells_nobody_again(tmp_path: Path, log):
     await outside.stop()
 
 
+async def test_what_was_owed_at_the_end_is_told_by_the_next_process(tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch):
+    """All recipients are done, the report never came to be queued: the message is there for its sake alone."""
+    peer, outside = await Peer(PIPE).start(), await Peer(PIPE).start()
+    text = outward(tmp_path, peer, outside)
+    async with delivery(tmp_path, text) as running:
+        monkeypatch.setattr(running.spool, "submit", lambda *_: Future())  # it comes to no end
+        queue_id = await running.put(MEMBER, proven=True, expanded=(ALIAS,))
+        await running.until(lambda: log.of(queue_id, "status=sent"))
+    assert not outside.bodies
+    async with delivery(tmp_path, text) as running:
+        await running.until(lambda: log.of(queue_id, "removed"))
+        await running.empty()
+    assert len(peer.bodies) == 1
+    assert [told(body)[0][2] for body in outside.bodies] == ["expanded"]
+    await peer.stop()
+    await outside.stop()
+
+
 async def test_the_intake_remembers_it_as_well(tmp_path: Path, log):
     """The mark stands behind those of the recipients."""
     peer, outside = await Peer(PIPE).start(), await Peer(PIPE).start()
