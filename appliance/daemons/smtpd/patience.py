@@ -4,6 +4,7 @@ Contract: called by the session behind each answer and by the watch; each limit 
 its own name. What failure means for the mail: the session ends with 421, and what was not answered is not kept.
 """
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from appliance.daemons.smtpd import record
@@ -13,6 +14,13 @@ from appliance.daemons.smtpd.wire import Step
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
+
+
+async def behind(session: "Session", step: Awaitable[None]) -> None:
+    """Await the answer to a command, then look at the client as behind one that came at once."""
+    await step
+    if not session.lost and (penalty := erring(session)) is not None:
+        await penalty
 
 
 def erring(session: "Session") -> Step:

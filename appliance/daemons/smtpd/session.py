@@ -140,7 +140,7 @@ class Session(Wire):
         if self.more and (not self.esmtp or command.verb in commands.LAST_OF_GROUP):
             self._pipelined()
         step = run(self, command)
-        return step if step is not None else self.judge_client()
+        return self.judge_client() if step is None else patience.behind(self, step)
 
     def _over_length(self, line: bytes) -> bool:
         """Longer than a line may be without parameters: is it too long?"""

@@ -172,6 +172,9 @@ class Quiet:
     async def handle_NOOP(self, server: Any, session: Any, envelope: Any, arg: str | None) -> str:
         return "250 OK"
 
+    async def handle_VRFY(self, server: Any, session: Any, envelope: Any, address: str) -> str:
+        return "250 OK"
+
 
 async def test_a_reset_ends_the_transaction_and_nothing_else_does() -> None:
     async with Stage() as stage:
@@ -195,8 +198,20 @@ async def test_a_reset_ends_the_transaction_and_nothing_else_does() -> None:
     assert kept.trailer.sender == "c@example.net" and len(kept.trailer.recipients) == 1
 
 
+@pytest.mark.parametrize("line", [b"NOOP\r\n", b"RSET\r\n", b"VRFY b@example.com\r\n"])
+async def test_b6_what_a_handler_answers_is_junk_all_the_same(line: bytes) -> None:
+    async with Stage(limits={"junk_commands": 20, "errors_hard": 3}) as stage:
+        stage.front.plug = hooks.plug(Quiet())
+        client = await stage.connect()
+        await client.say("EHLO client.example.net")
+        client.send(line * 30)
+        replies = (await client.ended()).decode().splitlines()
+    assert replies[-1].startswith("421 4.7.0 ") and len(replies) <= 25
+    assert [reply[:3] for reply in replies[:20]] == ["250"] * 20
+
+
 class Refusing:
-    """As its class says."""
+    """Says the same of all messages."""
 
     def __init__(self, reply: str) -> None:
         self.reply = reply

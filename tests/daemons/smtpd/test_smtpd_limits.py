@@ -7,7 +7,7 @@ import pytest
 
 from appliance.config.model import Limits
 from appliance.daemons.smtpd import limits
-from appliance.mail.verdict import ACCEPT
+from appliance.mail.verdict import ACCEPT, Decision
 from tests.daemons.smtpd.stage import Client, Stage, Trips
 
 
@@ -96,6 +96,32 @@ async def test_b6_put_off_recipients_are_no_errors() -> None:
         stage.engine_.rules["rcpt"] = lambda ctx: ACCEPT.__class__(verb="defer", reply="450 4.7.1 Greylisted [x]")
         for n in range(10):
             assert (await client.say(f"RCPT TO:<u{n}@example.com>")).startswith("450")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_b6_refused_recipients_are_errors_whether_somebody_was_asked_or_not(
+    waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of guessed addresses, of which a table, the inside or a policy server says that they are unknown."""
+    monkeypatch.setattr("appliance.daemons.smtpd.front.PENALTY", 0.1)
+    unknown = Decision(verb="reject", reply="550 5.1.1 User unknown [x]")
+
+    async def later() -> Decision:
+        await asyncio.sleep(0)
+        return unknown
+
+    trips, slowed = Trips("errors"), Trips("errors_soft")
+    async with Stage(limits={"errors_soft": 3, "errors_hard": 5}) as stage:
+        client = await stage.hello()
+        await client.say("MAIL FROM:<a@example.net>")
+        stage.engine_.rules["rcpt"] = lambda ctx: later() if waits else unknown
+        began = asyncio.get_running_loop().time()
+        for number in range(6):
+            assert (await client.say(f"RCPT TO:<u{number}@example.com>")).startswith("550")
+        assert await client.reply() == "421 4.7.0 mx.example.com Error: too many errors"
+        assert await client.ended() == b""
+        assert asyncio.get_running_loop().time() - began >= 0.2, "answered slowly from the fourth on"
+    assert (trips.count, slowed.count) == (1, 1)
 
 
 async def test_b6_junk_commands() -> None:
