@@ -43,6 +43,7 @@ def complaints(wiring: Wiring) -> list[Odd]:
     checks: tuple[Check, ...] = (
         _listeners,
         _fronts,
+        _everywhere,
         _certificates,
         _protocols,
         _networks,
@@ -93,6 +94,26 @@ def _fronts(wiring: Wiring) -> Iterator[Odd]:
         first = taken.setdefault(f"{service} {front.name}", f"{service}[{index}]")
         if first != f"{service}[{index}]":
             yield Odd((service, index, "name"), f'the name "{front.name}" is taken by {first}')
+
+
+def _everywhere(wiring: Wiring) -> Iterator[Odd]:
+    """Who listens on all addresses (of IPv4, or of IPv6) leaves that port to nobody else."""
+    bound: dict[tuple[bool, int], dict[str, str]] = {}
+    places = [("listen", n, values.parse_listen_address(one.address)) for n, one in enumerate(wiring.listen)]
+    counts: dict[str, int] = {}
+    for service, front in wiring.fronts():
+        counts[service] = counts.get(service, -1) + 1
+        places.append((service, counts[service], values.parse_front_address(front.address)))
+    for service, index, endpoint in places:
+        if endpoint.path or not endpoint.port:
+            continue
+        others = bound.setdefault((":" in endpoint.host, endpoint.port), {})
+        for host, where in others.items():
+            if host != endpoint.host and {host, endpoint.host} & {"0.0.0.0", "::"}:
+                told = f"{endpoint} cannot be listened on beside {values.Endpoint(host, endpoint.port)} of {where}"
+                yield Odd((service, index, "address"), told)
+                break
+        others.setdefault(endpoint.host, f"{service}[{index}]")
 
 
 def _certificates(wiring: Wiring) -> Iterator[Odd]:

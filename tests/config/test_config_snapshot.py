@@ -119,6 +119,14 @@ def test_policies_are_checked_although_the_wiring_is_no_toml(folder: Folder) -> 
             "13:11: 127.0.0.1:2525 is the address of listen[0] already",
         ),
         (
+            '[[milterd]]\naddress = "inet:0.0.0.0:2525"\n',
+            "13:11: 0.0.0.0:2525 cannot be listened on beside 127.0.0.1:2525 of listen[0]",
+        ),
+        (
+            '[[milterd]]\naddress = "inet:[::]:26"\n[[policyd]]\naddress = "inet:[::1]:26"\n',
+            "15:11: [::1]:26 cannot be listened on beside [::]:26 of milterd[0]",
+        ),
+        (
             '[[milterd]]\n[[milterd]]\naddress = "unix:a"\n',
             '13:1: the name "milter" is taken by milterd[0]',
         ),
@@ -311,3 +319,8 @@ def test_without_a_next_hop_the_demo_inbox_takes_the_mail(folder: Folder) -> Non
     assert snapshot.wiring.relay.next_hop == (f"lmtp:unix:{folder.path}/state/run/inbox.sock",)
     assert [warning.line for warning in snapshot.warnings] == [9]
     assert Address("a", "example.com", "a@example.com").domain in snapshot.wiring.relay.domains
+
+
+def test_a_port_of_all_addresses_of_one_kind_is_free_for_the_other(folder: Folder) -> None:
+    folder.wiring('[[milterd]]\naddress = "inet:[::]:2525"\n[[policyd]]\naddress = "inet:127.0.0.2:2525"\n')
+    assert len([*good(folder).wiring.fronts()]) == 2

@@ -98,6 +98,7 @@ async def test_who_asks_is_in_the_context(tmp_path: Path) -> None:
         await client.ask(recipient="müller@exämple.com", instance="6")
         assert stage.engine.asked[-1].recipient is not None
         assert stage.engine.asked[-1].recipient.address.text == "müller@xn--exmple-cua.com"
+        assert stage.engine.asked[-1].smtputf8 and not stage.engine.asked[0].smtputf8
 
 
 async def test_the_same_question_twice_is_judged_once(tmp_path: Path) -> None:
