@@ -53,6 +53,7 @@ TLSCACertificateFile {folder}/ca.pem
 TLSCertificateFile {folder}/cert.pem
 TLSCertificateKeyFile {folder}/key.pem
 TLSVerifyClient try
+TLSCipherSuite NORMAL:-VERS-TLS1.3
 sasl-secprops none
 sasl-realm example.com
 sasl-host 127.0.0.1
@@ -171,3 +172,19 @@ async def test_without_a_list_the_server_is_asked_what_it_has(world: World, tmp_
         assert await look(f"ldap:{path}", "joe@example.com") == "joe@inside"
     path.write_text(world.text(CLEAR))
     assert await look(f"ldap:{path}", "joe@example.com") == "!", "neither a name nor a certificate"
+
+
+@pytest.mark.parametrize(
+    ("suite", "found"),
+    [
+        ("ECDHE-ECDSA-AES128-GCM-SHA256", "joe@inside"),
+        ("HIGH:!aNULL", "joe@inside"),
+        ("ECDHE-RSA-AES128-GCM-SHA256", "!"),
+    ],
+)
+async def test_ciphers_are_those_of_the_file(suite: str, found: str, world: World, tmp_path: Path) -> None:
+    """The server has TLS 1.2, and a certificate for ECDSA."""
+    path = tmp_path / "t.cf"
+    for text in (TLS, START):
+        path.write_text(world.text(f"{text}{READER}sasl_mechs = DIGEST-MD5\ntls_cipher_suite = {suite}\n"))
+        assert await look(f"ldap:{path}", "joe@example.com") == found

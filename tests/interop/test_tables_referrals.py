@@ -13,7 +13,9 @@ import pytest
 import trustme
 
 from appliance.mail.ports import Unavailable
-from appliance.tables.proxied import Step, open_proxied, referrals
+from appliance.tables import wire
+from appliance.tables.proxied import Asked, Step, open_proxied, referrals
+from appliance.tables.proxied.keeper import Keeper
 from tests.peers.databases import Slapd
 from tests.peers.ports import free_port
 
@@ -189,10 +191,10 @@ async def test_tls_of_the_first_line_is_kept(world: World, tmp_path: Path) -> No
 
 
 class Listener:
-    """A server in the place of one that is named: what it is sent."""
+    """A server in the place of one that is named: what it is sent. `hangs`: it never says anything."""
 
-    def __init__(self) -> None:
-        self.octets = b""
+    def __init__(self, hangs: bool = False) -> None:
+        self.octets, self._hangs, self.left = b"", hangs, asyncio.Event()
 
     async def __aenter__(self) -> "Listener":
         self.server = await asyncio.start_server(self._talk, HERE, 0)
@@ -202,8 +204,9 @@ class Listener:
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(4096):
             self.octets += data
-            if b"example.com" in self.octets or b"1.3.6.1.4.1.1466.20037" in self.octets:
+            if not self._hangs and (b"example.com" in self.octets or b"1.3.6.1.4.1.1466.20037" in self.octets):
                 writer.close()
+        self.left.set()
 
     async def __aexit__(self, *_: object) -> None:
         self.server.close()
@@ -237,3 +240,28 @@ async def test_no_look_up_follows_for_longer_than_its_time(world: World, tmp_pat
     with pytest.raises(Unavailable, match="no time is left for the servers that were named"):
         await table.get("far@example.com", Step())
     table.close()
+
+
+async def test_a_server_that_is_named_and_hangs_is_left_in_time(world: World, tmp_path: Path) -> None:
+    async with Listener(hangs=True) as named:
+        url = f"ldap://{HERE}:{named.port}/ou=far,dc=example,dc=com"
+        slapd = Slapd(world.folder / "hangs").start(BASE + refer("away", url))
+        world.ports["hangs"] = slapd.port
+        try:
+            path = tmp_path / "t.cf"
+            path.write_text(world.text("hangs").replace("timeout = 5", "timeout = 30"))
+            tables, spec = Keeper(opened), f"ldap:{path}"
+            assert tables.also([spec]) == []
+            async with asyncio.timeout(10):
+                state, why, _ = await tables.answer(spec, "joe@example.com")
+                await named.left.wait()
+            assert state == wire.FAILED and "no answer within 1 s" in why and named.octets
+            tables.close()
+        finally:
+            slapd.stop()
+
+
+def opened(spec: str) -> Asked:
+    table = open_proxied(spec)
+    table.deadline = 1.0
+    return table
