@@ -81,6 +81,8 @@ def bind_unix(path: str, mode: int, gid: int | None = None) -> socket.socket:
             Path(path).unlink()
     except FileNotFoundError:
         pass
+    except OSError as error:
+        raise BindError(f"cannot listen on unix:{path}: {error.strerror}: {_hint(path, error)}") from error
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(path)
@@ -90,8 +92,17 @@ def bind_unix(path: str, mode: int, gid: int | None = None) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise BindError(f"cannot listen on unix:{path}: {error.strerror}: see the folder's owner and mode") from error
+        raise BindError(f"cannot listen on unix:{path}: {error.strerror}: {_hint(path, error)}") from error
     return sock
+
+
+def _hint(path: str, error: OSError) -> str:
+    """What to do where no socket can be made."""
+    if error.errno == errno.EADDRINUSE:
+        return "what is there is no socket: move it away"
+    if error.errno == errno.ENOENT:
+        return f"make the folder: install -d -m 755 {Path(path).parent}"
+    return "see the folder's owner and mode"
 
 
 def _refuse_living(path: str) -> None:

@@ -331,3 +331,16 @@ def test_the_master_has_no_threads() -> None:
     program = "import threading, appliance.daemons.master; print(threading.active_count())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "1"
+
+
+def test_where_no_unix_socket_can_be_it_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, what in (
+        ("file", "Address already in use: what is there is no socket: move it away"),
+        ("no/sock", f"No such file or directory: make the folder: install -d -m 755 {tmp_path}/no"),
+        ("file/sock", "Not a directory: see the folder's owner and mode"),
+    ):
+        with pytest.raises(BindError) as caught:
+            bind_unix(str(tmp_path / name), 0o600)
+        assert str(caught.value) == f"cannot listen on unix:{tmp_path}/{name}: {what}"
+    assert (tmp_path / "file").is_file()
