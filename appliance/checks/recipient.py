@@ -201,7 +201,8 @@ def _unlisted(
     if found is not None:
         return _verdict(address, "known", f"{found.key} is listed", key=found.key, place=found.place)
     if not policy.callahead and absent:
-        return _verdict(address, "unverifiable", absent, 0.0)
+        lacks = next(spec for spec in policy.tables if absence(ports.tables[spec]))
+        return _verdict(address, "unverifiable", absent, 0.0, lacks=lacks)
     if not policy.callahead and policy.tables:
         return _verdict(address, "unknown", "not listed", tables=list(policy.tables))
     if not policy.callahead or ports.recipients is None:

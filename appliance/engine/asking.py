@@ -93,6 +93,8 @@ def stamp(slot: Slot, ctx: Context, answer: object) -> Verdict:
     if not isinstance(answer, Verdict) or answer.check != name or answer.outcome not in slot.policy.rulings:
         answer = failed(slot, ctx, TypeError(f"{name} answered {answer!r}"[:300]))
     _outcomes[name, answer.outcome] += 1
+    if lacks := answer.evidence.get("lacks"):  # a list that is yet to be fetched: told like a table that cannot answer
+        trouble.tables.note(f"table {lacks}", answer.reason, ctx.transaction)
     recipient = ctx.recipient.address.text if ctx.stage == "rcpt" and ctx.recipient else answer.recipient
     if answer.shared:
         recipient = ""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -31,7 +32,13 @@ def test_from_the_first_start_on(gateway: Callable[..., Gateway], tmp_path: Path
     assert asked(made.port, "ann@example.com").startswith("451 4.1.1 "), "nobody is refused while there is no list"
     assert asked(made.port, "postmaster@example.com") == "250 2.1.5 Ok"
     wait_for(lambda: "recipients are not synced" in made.log(), 15, "the first try")
-    (said,) = [text for text in made.status()["degraded"] if text.startswith("recipients staff:")]
+    first = re.findall(r"\[(\w+)\]", asked(made.port, "ann@example.com"))[0]
+    status = made.status()
+    one = status["touched"]["table synced:staff"]
+    assert one["touched"] == 2 and one["last"][-1] == first and "was never fetched" in one["why"], (
+        "which mail waits for it"
+    )
+    (said,) = [text for text in status["degraded"] if text.startswith("recipients staff:")]
     assert "there is no list yet" in said and "export.csv: No such file" in said
     assert "the list staff is not there yet" in made.cli("check").stdout
 

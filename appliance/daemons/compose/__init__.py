@@ -122,6 +122,7 @@ class Composition:
 
     def adopt(self, snapshot: Snapshot) -> None:
         """This snapshot is in force from now on: what lives besides transactions follows its settings."""
+        self.lookups.adopt(snapshot)
         self._dns = _dns_of(snapshot), self._resolver(snapshot)
         self._next = None
         self.doors.follow(snapshot, self.resolver)
