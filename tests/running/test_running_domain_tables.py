@@ -90,11 +90,13 @@ def test_a_server_that_is_away_puts_off_and_a_mistake_is_not_put_in_force(
         wait_for(lambda: asked(made.port, "joe@example.com") == TAKEN, 15, "the server to be asked")
         assert asked(made.port, "joe@c.example").startswith(REFUSED)
         (root / "b").mkdir()
-        broken = known(root / "b", f"b.example sqlite:{root}/known.cf")
+        (root / "c").mkdir()
+        known(root / "c", "!")
+        broken = known(root / "b", f"b.example sqlite:{root}/c/known.cf")
         (made.root / "policies/recipient.toml").write_text(f'tables = ["{broken}"]\ncallahead = false\n')
         done = made.cli("check", check=False)
         assert done.returncode == 1 and f"{root}/b/known.cf:3:1: domain: " in done.stdout, done.stdout
-        assert f"{root}/known.cf:3: domain: " in done.stdout, done.stdout
+        assert f"{root}/c/known.cf:3: domain: " in done.stdout, done.stdout
         assert made.cli("reload", check=False).returncode != 0
         assert asked(made.port, "ann@example.com") == TAKEN
     finally:

@@ -15,6 +15,7 @@ from appliance.tables import wire
 from appliance.tables.proxied import Asked, Bad, Step, keeper, open_proxied
 from appliance.tables.proxied.keeper import Keeper
 
+ONE = "dbpath = {root}/t.db\nquery = SELECT 1\n"
 FILES = {
     "f": "one.example, Two.example\n# no.example\n  #x y.example\nz.example # q.example\n  !a.example\n",
     "g": "b.example\n!no.example\n",
@@ -25,6 +26,8 @@ FILES = {
     "list": "one.example x\nTwo.example x\n",
     "tables": "hash:{root}/list !inline:{b=1} {root}/empty static:x\n",
     "names.cf": "dbpath = {root}/t.db\nquery = SELECT 1 WHERE '%s' = 'one.example'\n",
+    "deep.cf": f"{ONE}domain = sqlite:{{root}}/deeper.cf, static:x\n",
+    "deeper.cf": f"{ONE}domain = hash:{{root}}/list, !static:x\n",
     "narrow.cf": "dbpath = {root}/t.db\nquery = SELECT 1\ndomain = one.example\n",
 }
 #: `domain`, and the domains that are asked for.
@@ -74,6 +77,8 @@ CASES = [
     ("sqlite:{root}/names.cf", "one.example two.example"),
     ("!sqlite:{root}/names.cf static:x", "one.example two.example"),
     ("sqlite:{root}/narrow.cf", "one.example"),  # its own key is a domain, and has none
+    ("hash:{root}/list sqlite:{root}/deep.cf", "one.example three.example"),
+    ("!sqlite:{root}/deep.cf static:x", "one.example three.example"),
     ("{root}/tables", "one.example a b"),
     ("!{root}/tables one.example b", "one.example a b"),
 ]
@@ -112,15 +117,19 @@ WRONG = [
         '{root}/g:2: domain: "!no.example" has no value: write key, white space, value',
     ),
     ("pcre:{{/(/ x}}", "t.cf:3: domain: the pattern cannot be read: missing )"),
+    ("sqlite:{root}/t.cf", 't.cf:3: domain: "sqlite:{root}/t.cf": the file names itself'),
+    ("sqlite:{root}/./t.cf", 't.cf:3: domain: "sqlite:{root}/./t.cf": the file names itself'),
     (
-        "sqlite:{root}/t.cf",
-        't.cf:3: domain: "sqlite:{root}/t.cf": {root}/t.cf:3: domain: "sqlite:{root}/t.cf": '
-        "a .cf file in the domain of another one may not ask tables for its own",
+        "sqlite:{root}/back.cf",
+        't.cf:3: domain: "sqlite:{root}/back.cf": {root}/back.cf:3: domain: "sqlite:{root}/t.cf": the file names itself',
     ),
     (
-        "sqlite:{root}/deep.cf",
-        't.cf:3: domain: "sqlite:{root}/deep.cf": {root}/deep.cf:3: domain: "static:x": '
-        "a .cf file in the domain of another one may not ask tables for its own",
+        "sqlite:{root}/d1.cf",
+        "".join(
+            f'{"t" if deep == 1 else f"{{root}}/d{deep - 1}"}.cf:3: domain: "sqlite:{{root}}/d{deep}.cf": '
+            for deep in range(1, 10)
+        )
+        + "files name each other more than 8 deep",
     ),
     (
         "sqlite:{root}/bad.cf",
@@ -139,7 +148,9 @@ def root(tmp_path: Path) -> Path:
         "round": "{root}/itself2\n",
         "itself2": "{root}/round\n",
         "lost": "a\n{root}/none\n",
-        "deep.cf": "dbpath = {root}/t.db\nquery = SELECT 1\ndomain = static:x\n",
+        "back.cf": f"{ONE}domain = sqlite:{{root}}/t.cf\n",
+        **{f"d{depth}.cf": f"{ONE}domain = sqlite:{{root}}/d{depth + 1}.cf\n" for depth in range(1, 9)},
+        "d9.cf": ONE,
         "bad.cf": "dbname = mail\n",
     }
     for name, text in {**FILES, **more}.items():
@@ -171,7 +182,7 @@ async def ours(table: Asked, key: str) -> str | None:
 @pytest.mark.parametrize(("domain", "asked"), CASES)
 async def test_each_list_is_read_as_postfix_reads_it(domain: str, asked: str, root: Path) -> None:
     for kind in ("hash", "btree", "lmdb", "cdb"):
-        if f"{kind}:" in domain.replace("{root}/tables", "hash:"):
+        if f"{kind}:" in domain.replace("{root}/tables", "hash:").replace("{root}/deep.cf", "hash:"):
             subprocess.run(["postmap", f"{kind}:{root}/list"], check=True)
     spec = spec_of(root, domain)
     keys = [*(f"joe@{name}" for name in asked.split()), *ODD]

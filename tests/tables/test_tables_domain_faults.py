@@ -285,7 +285,7 @@ async def test_a_text_or_cf_file_that_changes_breaks_or_goes(root: Path) -> None
     assert (await said(tables, spec))[0] == wire.FOUND
     text.unlink()
     assert (await said(tables, spec))[0] == wire.FOUND, "it goes on as it was"
-    written(inner, one.format(DOMAIN) + "domain = static:x\n")
+    written(inner, one.format(DOMAIN) + "domain = !\n")
     state, why, _ = await said(tables, spec)
     assert state == wire.FAILED and f"{root}/t.cf:3: domain: sqlite:{inner}: {inner}:3: domain: " in why
     inner.unlink()

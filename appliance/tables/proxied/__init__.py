@@ -5,9 +5,11 @@
 """
 
 import importlib
+import os
+from functools import partial
 
 from appliance.tables import kinds
-from appliance.tables.proxied.base import Asked, Bad, Opener, Step
+from appliance.tables.proxied.base import Asked, Bad, Step
 from appliance.tables.proxied.files import FileTable
 from appliance.tables.text import TableError
 
@@ -24,15 +26,18 @@ _OPENERS = {
     "tcp": ("servers", "tcp"),
 }
 
+#: .cf files that name each other, one in the `domain` of the one before.
+DEEPEST = 8
+
 
 def open_proxied(spec: str) -> Asked:
     """The table, not yet connected, with those that it asks first. Raises Bad, and TableError for what is no such
     table."""
-    return _opened(spec, _opened)
+    return _opened((), spec)
 
 
-def _opened(spec: str, opens: Opener | None = None) -> Asked:
-    """`opens`: how the tables are opened that a .cf file names; None: it may not name any."""
+def _opened(within: tuple[str, ...], spec: str) -> Asked:
+    """`within`: the .cf files that are being opened, each named by the one before it; none comes twice."""
     if problem := kinds.complaint(spec):
         raise TableError(problem)
     kind, name = kinds.split(spec)
@@ -42,5 +47,13 @@ def _opened(spec: str, opens: Opener | None = None) -> Asked:
         raise TableError(f"{kind}: is not asked through proxymap")
     module, maker = _OPENERS[kind]
     make = getattr(importlib.import_module(f"{__name__}.{module}"), maker)
-    table: Asked = make(name, opens) if kind in kinds.CF else make(name)
+    if kind not in kinds.CF:
+        made: Asked = make(name)
+        return made
+    file = os.path.realpath(name)
+    if file in within:
+        raise Bad("the file names itself")
+    if len(within) > DEEPEST:
+        raise Bad(f"files name each other more than {DEEPEST} deep")
+    table: Asked = make(name, partial(_opened, (*within, file)))
     return table

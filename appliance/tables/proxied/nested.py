@@ -2,9 +2,9 @@
 
 Contract: every type but lists that are fetched. Types in memory follow their file as the .cf file is followed; others
 are open as long as the table that names them, each with its own slots and deadline, within the deadline of the look-up
-that asks. A .cf file that stands here names no tables itself: so nothing waits for itself. A table that cannot be opened
-is a mistake with the place that names it. What failure means for the mail: the look-up fails, and its reason says which
-table, named where; never "not listed".
+that asks. A .cf file that stands here may name further ones, but none that is being opened: so nothing waits for itself.
+A table that cannot be opened is a mistake with the place that names it. What failure means for the mail: the look-up
+fails, and its reason says which table, named where; never "not listed".
 """
 
 from collections.abc import Iterator
@@ -78,8 +78,6 @@ class Nest:
 
     def _against(self, spec: str) -> Iterator[str]:
         """Why this is not asked, as far as its name says."""
-        if self._settings.opens is None:
-            yield "a .cf file in the domain of another one may not ask tables for its own"
         if problem := complaint(spec):
             yield problem
         for leaf in leaves(spec):
