@@ -201,7 +201,8 @@ async def _evaluated(name: str, argument: str, ctx: Context, ports: Ports, ours:
     """What one restriction finds; None: it means nothing here."""
     found = restrictions.evaluate(name, ctx, ours, ports.site.our_addresses)
     if found is not None:
-        return restrictions_asked.Found(*found, "nobody logs in here" if name in restrictions.LOGINS else "")
+        vain = name in restrictions.LOGINS and ctx.login is None
+        return restrictions_asked.Found(*found, "nobody has logged in" if vain else "")
     return await restrictions_asked.ask(name, argument, ctx, ports, ours)
 
 

@@ -4,6 +4,7 @@ Contract: pure. What is not known is not there. Of these the protocol sends at e
 """
 
 from appliance.mail.context import Client, Context
+from appliance.mail.login import Login
 from appliance.mail.policy_service import internal
 from appliance.protocol.milter.packets import Connect
 from appliance.protocol.smtp.address import Address
@@ -27,8 +28,9 @@ def macros(ctx: Context, hostname: str, daemon_name: str = "", version: str = "P
     if client.tls is not None:
         told |= {"tls_version": client.tls.version, "cipher": client.tls.cipher, "cipher_bits": str(client.tls.bits)}
         told |= {"cert_subject": client.tls.subject} if client.tls.subject else {}
+        told |= {"cert_issuer": client.tls.issuer} if client.tls.issuer else {}
     if ctx.sender is not None:
-        told |= {"i": ctx.transaction, "mail_mailer": "smtp", **_mail("mail", ctx.sender)}
+        told |= {"mail_mailer": "smtp", **_mail("mail", ctx.sender), **_id(ctx), **_login(ctx.login)}
     if ctx.recipient is not None:
         told |= {"rcpt_mailer": "smtp", **_mail("rcpt", ctx.recipient.address)}
     return told
@@ -41,6 +43,20 @@ def of_recipient(known: dict[str, str], address: Address) -> dict[str, str]:
 
 def _mail(kind: str, address: Address) -> dict[str, str]:
     return {f"{kind}_addr": internal(address), f"{kind}_host": address.domain}
+
+
+def _id(ctx: Context) -> dict[str, str]:
+    """That of the MTA in front, which the milter's log is searched for. One that has none yet at MAIL (Postfix) has one
+    later: libmilter believes the first that it hears, so none is said until then, and ours only if none ever came."""
+    found = ctx.transaction if ctx.mta_id is None or ctx.stage in ("data", "message") else ""
+    return {"i": ctx.mta_id or found} if ctx.mta_id or found else {}
+
+
+def _login(login: Login | None) -> dict[str, str]:
+    if login is None:
+        return {}
+    told = {"auth_authen": login.user, "auth_type": login.method, "auth_author": login.author, "auth_ssf": login.strength}
+    return {name: value for name, value in told.items() if value}
 
 
 def _server(client: Client, hostname: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from appliance.mail.identity import Identity
+from appliance.mail.login import Login
 from appliance.mail.ports import Content
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import Address
@@ -25,12 +26,14 @@ NameProof = Literal["pass", "fail", "none", "temperror", "unknown"]
 
 
 class Tls(msgspec.Struct, frozen=True, gc=False):
-    """Facts of a TLS session: protocol ("TLSv1.3"), cipher name, key bits, and the peer's certificate subject if any."""
+    """Facts of a TLS session: protocol ("TLSv1.3"), cipher name, key bits; subject and issuer of the peer's
+    certificate if any (the issuer: where an MTA in front says it)."""
 
     version: str
     cipher: str
     bits: int
     subject: str = ""
+    issuer: str = ""
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -66,7 +69,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     `<>`. `recipient` is set at stage rcpt; `recipients` are those accepted so far. `declared_size` is SIZE= (0 if none).
     `signs` are suspicious facts seen on the wire: early_talk, bare_lf, bare_cr, lenient_syntax, pipelining, bad_helo.
     `now` is wall-clock time in seconds. `identity` is who sends, known from stage mail on (None: nobody looked). `trail`
-    has what earlier stages found, and at each step what the steps before it in this stage found.
+    has what earlier stages found, and at each step what the steps before it in this stage found. `login` and `mta_id` are
+    what an MTA in front tells: who has logged in there, and its own id ("": not yet; None: there is no such MTA).
     """
 
     stage: Stage
@@ -86,3 +90,5 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     signs: frozenset[str] = frozenset()
     now: float = 0.0
     trail: tuple[Verdict, ...] = ()
+    login: Login | None = None
+    mta_id: str | None = None

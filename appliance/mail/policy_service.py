@@ -110,6 +110,8 @@ def attributes(ctx: Context, context: str = "") -> dict[str, str]:
         known["instance"] = ctx.transaction
     if ctx.recipients:
         known["queue_id"] = ctx.transaction
+    if ctx.login is not None:
+        known |= {"sasl_method": ctx.login.method, "sasl_username": ctx.login.user, "sasl_sender": ctx.login.author}
     known |= _about_recipients(ctx) | _about_tls(ctx)
     return {name: known.get(name, "") for name in ATTRIBUTES if name != "request"}
 

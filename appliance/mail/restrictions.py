@@ -26,19 +26,22 @@ OLD = {
     "reject_rbl": "reject_rbl_client",
     "check_recipient_maps": "reject_unlisted_recipient",
 }
-#: Permissions of clients that have logged in, or have shown a certificate that is on a list: nobody does, no list is.
-_NOBODY = frozenset({"permit_sasl_authenticated", "permit_tls_clientcerts", "permit_tls_all_clientcerts"})
-#: Whether the sender is the one who has logged in. A Postfix without SASL leaves them out, and warns.
+#: Permissions of clients that have shown a certificate that is on a list: there is none.
+_NOBODY = frozenset({"permit_tls_clientcerts", "permit_tls_all_clientcerts"})
+#: Whether the sender is the one who has logged in (at an MTA that asks us). Where nobody has, they are left out with a
+#: warning, as a Postfix without SASL does.
 LOGINS = frozenset(
     f"reject_{of}_login_mismatch" for of in ("sender", "authenticated_sender", "known_sender", "unauthenticated_sender")
 )
+#: Those of them that want every sender's address to be the login's own.
+_OWNED = frozenset({"reject_sender_login_mismatch", "reject_authenticated_sender_login_mismatch"})
 
 
 def evaluate(name: str, ctx: Context, ours: bool, our_addresses: Sequence[str] = ()) -> tuple[str, str] | None:
     """(outcome, reply or ""); None: it is none of these. `ours`: whether the recipient's domain is. `our_addresses`:
     those that listeners name."""
     if name in LOGINS:
-        return "warn", ""
+        return _login(name, ctx)
     if name in WORDS and name in NAMES:
         return WORDS[name], ""
     if name in _OF_HELO and no_literal(ctx.helo):
@@ -54,9 +57,20 @@ def evaluate(name: str, ctx: Context, ours: bool, our_addresses: Sequence[str] =
         "permit_mynetworks": ctx.client.trusted_relay or ctx.role == "outbound",
         "permit_inet_interfaces": _is_us(ctx, our_addresses),
         "permit_auth_destination": ours,
+        "permit_sasl_authenticated": ctx.login is not None,
         **dict.fromkeys(_NOBODY, False),
     }
     return ("ok" if permits[name] else "dunno", "") if name in permits else None
+
+
+def _login(name: str, ctx: Context) -> tuple[str, str]:
+    """As a Postfix without smtpd_sender_login_maps: no address is anybody's own."""
+    if ctx.login is None:
+        return "warn", ""
+    if name not in _OWNED or ctx.sender is None or not ctx.sender.text:
+        return "dunno", ""
+    user = "".join(char if char.isprintable() else "?" for char in ctx.login.user)[:100]
+    return "reject", f"553 5.7.1 Sender address rejected: not owned by user {user}"
 
 
 def no_literal(helo: str) -> bool:
@@ -132,7 +146,7 @@ _UNAUTHORISED = {
 NAMES = frozenset(
     {
         *("permit", "reject", "defer", "defer_if_permit", "defer_if_reject"),
-        *("permit_mynetworks", "permit_inet_interfaces", "permit_auth_destination"),
+        *("permit_mynetworks", "permit_inet_interfaces", "permit_auth_destination", "permit_sasl_authenticated"),
         *_NOBODY,
         *_REFUSALS,
         *_UNAUTHORISED,

@@ -13,6 +13,7 @@ from appliance.daemons.fronts.content import RamContent
 from appliance.engine.pipeline import Engine
 from appliance.engine.policy import compile_policies
 from appliance.mail.context import Client, Context, Recipient, Tls
+from appliance.mail.login import Login
 from appliance.mail.policy_service import Service, attributes
 from appliance.mail.ports import Ports, Site, Unavailable
 from appliance.mail.verdict import Decision, Verdict
@@ -281,6 +282,13 @@ def test_the_request_is_a_whole_one() -> None:
     connect = attributes(context("connect", sender=None, recipient=None, helo=""))
     assert (connect["protocol_state"], connect["instance"], connect["protocol_name"]) == ("CONNECT", "", "SMTP")
     assert attributes(context("helo", esmtp=False))["protocol_state"] == "HELO"
+
+
+def test_who_logged_in_at_the_mta_in_front() -> None:
+    told = attributes(context(login=Login("anna", "PLAIN", "anna@example.org", "128")))
+    names = ("sasl_method", "sasl_username", "sasl_sender")
+    assert [told[name] for name in names] == ["PLAIN", "anna", "anna@example.org"]
+    assert [attributes(context())[name] for name in names] == ["", "", ""]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from appliance.engine.exceptions import Exemption, compile_test
 from appliance.engine.rules import CheckPolicy
 from appliance.mail import restrictions, restrictions_asked
 from appliance.mail.context import Client, Context, Recipient, Tls
+from appliance.mail.login import Login
 from appliance.mail.ports import Ports, Probe, Unavailable
 from appliance.mail.verdict import Verdict
 from appliance.protocol.dns import Answer
@@ -299,6 +300,7 @@ def test_a_bounce_to_several_is_refused_and_own_people_are_let_through() -> None
     assert told("reject_multi_recipient_bounce", one).outcome == "dunno"
     assert told("permit_mynetworks, reject", context(role="outbound")).outcome == "ok"
     assert told("permit_sasl_authenticated, reject", context()).outcome == "reject"
+    assert told("permit_sasl_authenticated, reject", context(login=Login("anna"))).outcome == "ok"
 
 
 @pytest.mark.parametrize(
@@ -337,10 +339,22 @@ def test_names_of_old_mean_what_they_are_called_now(old: str, facts: dict[str, A
 
 
 @pytest.mark.parametrize("of", ["sender", "authenticated_sender", "known_sender", "unauthenticated_sender"])
-def test_nobody_has_logged_in_here(of: str) -> None:
+def test_nobody_has_logged_in(of: str) -> None:
     """As in a Postfix without SASL: the log says that it is in vain."""
     found = told(f"reject_{of}_login_mismatch", context())
-    assert found.outcome == "warn" and "nobody logs in here" in found.reason
+    assert found.outcome == "warn" and "nobody has logged in" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("of", "refused"),
+    [("sender", True), ("authenticated_sender", True), ("known_sender", False), ("unauthenticated_sender", False)],
+)
+def test_whoever_logged_in_at_the_mta_in_front_owns_no_address_here(of: str, refused: bool) -> None:
+    anna = Login("anna", "PLAIN")
+    found = told(f"reject_{of}_login_mismatch, permit", context(login=anna))
+    reply = "553 5.7.1 Sender address rejected: not owned by user anna"
+    assert (found.outcome, found.reply) == (("reject", reply) if refused else ("ok", ""))
+    assert told(f"reject_{of}_login_mismatch, permit", context(login=anna, sender=sent_by(""))).outcome == "ok"
 
 
 def test_certificates_of_clients_permit_nothing() -> None:

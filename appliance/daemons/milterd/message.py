@@ -26,6 +26,7 @@ class Message:
         self.session, self.rules = session, session.rules
         self.id = next(session.front.ids)
         self.role = session.role_of_mail()
+        self.login = session.login()
         self.sender, self.parameters = command.address, parameters
         self.utf8 = parameters.smtputf8
         self.recipients: list[Recipient] = []
@@ -59,6 +60,8 @@ class Message:
             now=session.front.clock(),
             trail=session.trail + self.trail,
             identity=self.identity,
+            login=self.login,
+            mta_id=session.machine.macro("i"),
             **more,
         )
 

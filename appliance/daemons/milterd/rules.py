@@ -36,8 +36,8 @@ ALL_EDITS = ~Actions.MACRO_LISTS & Actions(ACTIONS_OF[HIGHEST])
 _BODY_RULES = ("body", "nested_header", "mime_header")
 _MACROS: Mapping[int, tuple[str, ...]] = {
     0: ("j", "v", "_", "daemon_name", "daemon_addr", "daemon_port", "if_addr"),
-    1: ("tls_version", "cipher", "cipher_bits", "cert_subject"),
-    2: ("i", "auth_type", "auth_authen"),
+    1: ("tls_version", "cipher", "cipher_bits", "cert_subject", "cert_issuer"),
+    2: ("i", "auth_type", "auth_authen", "auth_author", "auth_ssf"),
     3: ("i",),
     4: ("i",),
     5: ("i",),

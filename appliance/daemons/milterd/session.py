@@ -16,6 +16,7 @@ from appliance.daemons.milterd.message import Message
 from appliance.daemons.milterd.outcome import CANNOT, CONTINUE, refusal
 from appliance.engine.talks import Talks
 from appliance.mail.context import Client, Context, Role, Stage, Tls
+from appliance.mail.login import Login
 from appliance.mail.replies import MAX_REPLY
 from appliance.mail.verdict import ACCEPT, Decision, Verdict
 from appliance.net.client_name import ClientName
@@ -80,12 +81,19 @@ class Session:
             return "outbound"
         return self.role
 
+    def login(self) -> Login | None:
+        """Who has logged in, as the MTA says with MAIL."""
+        macro = self.machine.macro
+        user = macro("auth_authen")
+        return Login(user, macro("auth_type"), macro("auth_author"), macro("auth_ssf")) if user else None
+
     def look_at_tls(self) -> None:
         """What the MTA says of the client's encryption."""
         macro = self.machine.macro
         if version := macro("tls_version"):
             bits = macro("cipher_bits")
-            tls = Tls(version, macro("cipher"), int(bits) if bits.isdecimal() else 0, macro("cert_subject"))
+            length, subject = int(bits) if bits.isdecimal() else 0, macro("cert_subject")
+            tls = Tls(version, macro("cipher"), length, subject, macro("cert_issuer"))
             self.client = msgspec.structs.replace(self.client, tls=tls)
 
     # ------------------------------------------------------------------ questions

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from appliance.mail.context import Client, NameProof, Role, Tls
+from appliance.mail.login import Login
 from appliance.mail.network import textual
 from appliance.protocol.policy import Attributes
 from appliance.protocol.smtp.address import Address
@@ -31,6 +32,7 @@ class Facts(NamedTuple):
     sender: Address | None
     role: Role
     tls: Tls | None
+    login: Login | None = None
 
 
 def number(text: str) -> int:
@@ -52,6 +54,13 @@ def tls_of(attributes: Attributes) -> Tls | None:
     return _facts(
         version, get("encryption_cipher", ""), get("encryption_keysize", ""), _unxtext(get("ccert_subject", ""))
     )
+
+
+def login_of(attributes: Attributes) -> Login | None:
+    """Who has logged in, None: nobody."""
+    get = attributes.get
+    user = get("sasl_username", "")
+    return Login(user, get("sasl_method", ""), get("sasl_sender", "")) if user else None
 
 
 def _unxtext(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from appliance.daemons.policyd import answers, record
 from appliance.daemons.policyd.cutting import Cut
-from appliance.daemons.policyd.facts import Facts, client_of, number, tls_of
+from appliance.daemons.policyd.facts import Facts, client_of, login_of, number, tls_of
 from appliance.daemons.policyd.messages import Message, Session
 from appliance.daemons.policyd.rules import Door, address_of
 from appliance.daemons.policyd.states import EARLY, OF_CLIENT, ONCE, RECALLING, STAGES
@@ -73,7 +73,7 @@ class Question:
         if facts is None:
             facts = _facts(door, attributes)
         self.facts = facts
-        self.who, self.sender, self.role, tls = facts
+        self.who, self.sender, self.role, tls, _ = facts
         self.recipient: Address | None = None
         if self.state == "RCPT":
             recipient = attributes.get("recipient", "")
@@ -182,6 +182,7 @@ class Question:
             now=self.now,
             trail=self.session.trail + message.trail,
             identity=message.identity,
+            login=self.facts.login,
         )
 
     def _heard(self, stage: Stage, decision: Decision) -> Decision:
@@ -253,8 +254,9 @@ def _facts(door: Door, attributes: Attributes) -> Facts:
         sender = address_of(text, door.origin)
         if sender is None:
             raise Unreadable(f"sender={text[:100]!r} is no address", "MAIL")
-    authenticated = get("sasl_username") and door.front.authenticated == "outbound"
-    return Facts(who, sender, "outbound" if authenticated else who.role, tls_of(attributes))
+    login = login_of(attributes)
+    ours = login is not None and door.front.authenticated == "outbound"
+    return Facts(who, sender, "outbound" if ours else who.role, tls_of(attributes), login)
 
 
 def _has_more(decision: Decision) -> bool:

@@ -11,6 +11,7 @@ from appliance.daemons.milterd.rules import Door
 from appliance.engine.pipeline import Group
 from appliance.mail.edits import Edit
 from appliance.mail.identity import Identity
+from appliance.mail.login import Login
 from appliance.mail.verdict import ACCEPT, Decision, Verdict
 from appliance.protocol.milter import packets as p
 from appliance.protocol.milter.encoding import encode
@@ -169,7 +170,8 @@ async def test_encryption_that_is_told_with_mail(tmp_path: Path) -> None:
 async def test_macros_of_a_message_are_not_those_of_the_next(tmp_path: Path) -> None:
     async with Stage(tmp_path) as stage:
         mta = await (await stage.mta()).begin()
-        for macros, role in (({"i": "1", "auth_authen": "anna"}, "outbound"), ({"i": "2"}, "inbound")):
+        anna = {"auth_authen": "anna", "auth_type": "PLAIN", "auth_author": "a@example.org", "auth_ssf": "128"}
+        for macros, role in (({"i": "1", **anna}, "outbound"), ({"i": "2"}, "inbound")):
             mta.writer.write(encode(p.Macros("M", macros)) + encode(p.Mail(b"<a@example.org>")))
             assert await mta.reader.readexactly(5) == encode(p.Reply(Word.CONTINUE))
             assert stage.engine.asked[-1].role == role
@@ -177,6 +179,22 @@ async def test_macros_of_a_message_are_not_those_of_the_next(tmp_path: Path) -> 
             assert await mta.reader.readexactly(5) == encode(p.Reply(Word.CONTINUE))
             (one,) = stage.front.connections
             assert one.machine.macro("i") == macros["i"]
+            login = Login("anna", "PLAIN", "a@example.org", "128") if macros["i"] == "1" else None
+            assert [(ctx.login, ctx.mta_id) for ctx in stage.engine.asked[-2:]] == [(login, macros["i"])] * 2
+
+
+async def test_what_the_client_itself_says_of_a_login_is_nobodys(tmp_path: Path) -> None:
+    """AUTH= of MAIL, header fields, macros of another step of the session."""
+    async with Stage(tmp_path) as stage:
+        mta = await (await stage.mta()).begin()
+        mta.writer.write(encode(p.Mail(b"<a@example.org>", [b"AUTH=anna"])))
+        assert await mta.reader.readexactly(5) == encode(p.Reply(Word.CONTINUE))
+        await mta.rcpt()
+        await mta.data()
+        await mta.content(
+            [(b"X-Auth", b"anna"), (b"Authentication-Results", b"mx.example.com; auth=pass smtp.auth=anna")]
+        )
+        assert {ctx.login for ctx in stage.engine.asked} == {None} and stage.engine.asked[-1].stage == "message"
 
 
 async def test_macros_of_a_client_are_not_those_of_the_next(tmp_path: Path) -> None:

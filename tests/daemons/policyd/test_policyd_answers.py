@@ -12,6 +12,7 @@ from appliance.engine.rules import Ruling
 from appliance.mail.context import Context
 from appliance.mail.edits import Edit
 from appliance.mail.identity import Identity
+from appliance.mail.login import Login
 from appliance.mail.replies import parse
 from appliance.mail.verdict import ACCEPT, Action, Decision, Verdict
 from appliance.protocol.policy import STATES
@@ -93,8 +94,12 @@ async def test_who_asks_is_in_the_context(tmp_path: Path) -> None:
             await client.ask(client_address=said, instance=f"mapped{number}")
             asked = stage.engine.asked[-1]
             assert (asked.client.address, asked.role) == ("198.51.100.9", "outbound")
-        await client.ask(sasl_username="anna", instance="5")
+        assert stage.engine.asked[-1].login is None
+        await client.ask(sasl_username="anna", sasl_method="PLAIN", sasl_sender="a@example.org", instance="5")
         assert stage.engine.asked[-1].role == "outbound"
+        assert stage.engine.asked[-1].login == Login("anna", "PLAIN", "a@example.org")
+        await client.ask(sasl_username="", sasl_method="PLAIN", instance="5b")
+        assert stage.engine.asked[-1].login is None
         await client.ask(recipient="müller@exämple.com", instance="6")
         assert stage.engine.asked[-1].recipient is not None
         assert stage.engine.asked[-1].recipient.address.text == "müller@xn--exmple-cua.com"
