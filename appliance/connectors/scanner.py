@@ -1,8 +1,9 @@
 """One configured scanner as checks see it (mail.ports.Scanner): any number of servers of one kind behind one name.
 
 Contract: `scan` always answers; trouble is kind `error`, never an exception and never `clean`. One deadline, which
-grows with the size, covers waiting for a turn, connecting, sending and the whole answer. A server that gave no answer is
-followed by the next one; an answer that makes no sense is not asked for twice. What failure means for the mail:
+grows with the size, covers waiting for a turn, connecting, sending and the whole answer. A server that gave no answer, or
+none in its share of the time, is followed by the next one (failover); an answer that makes no sense is not asked for
+twice. What failure means for the mail:
 antivirus puts off, antispam marks (as their policies say).
 """
 
@@ -19,6 +20,7 @@ from appliance.connectors.breaker import Breaker
 from appliance.connectors.condition import Condition
 from appliance.connectors.conversation import NoAnswer, Progress, Server
 from appliance.connectors.dialects import Inside
+from appliance.connectors.failover import Round, Servers
 from appliance.connectors.joining import Joining
 from appliance.connectors.remembered import KINDS, Remembered
 from appliance.connectors.source import TRACE, Octets, Source
@@ -77,8 +79,7 @@ class Scanner:
         self._joining: Joining[ScanResult] = Joining()
         self._known = Remembered(settings.remember)
         self._versions: tuple[str, ...] = ()
-        self._resting: dict[Server, float] = {}
-        self._rest = rest
+        self._servers = Servers(settings.name, settings.servers, rest)
         self._abandoned: OrderedDict[Hashable, int] = OrderedDict()
         self._answers = 0
 
@@ -166,19 +167,19 @@ class Scanner:
 
     async def _run(self, source: Source, ctx: Context, key: Hashable) -> ScanResult:
         """The scan itself: whoever wants the same content meanwhile gets this one's result."""
-        loop, progress = asyncio.get_running_loop(), Progress()
+        loop = asyncio.get_running_loop()
         start, answers = loop.time(), self._answers
+        until = start + self.patience(source.size)
+        asking = Round(self._servers, lambda server, progress: self._put(server, source, ctx, progress), until)
         try:
-            async with asyncio.timeout_at(start + self.patience(source.size)), self._slots:
-                return await self._ask(source, ctx, progress)
+            async with asyncio.timeout_at(until), self._slots:
+                return self._heard(await asking.answer())
         except TimeoutError:
-            if progress.server is not None:
-                self._tire(progress.server)
-                if self._answers > answers:
-                    self._abandon(key)
-            return self._trouble(f"no answer within {loop.time() - start:.1f} s ({progress})")
+            if asking.ran_out() and self._answers > answers:
+                self._abandon(key)
+            return self._trouble(f"no answer within {loop.time() - start:.1f} s ({asking})")
         except (NoAnswer, ProtocolError) as error:
-            return self._trouble(f"{error} ({progress}, {loop.time() - start:.1f} s)")
+            return self._trouble(f"{error} ({asking}, {loop.time() - start:.1f} s)")
         except Unavailable as error:  # our content: nothing is wrong with the scanner
             return self._error(str(error))
 
@@ -186,24 +187,9 @@ class Scanner:
         """Seconds for content of `size` octets, all together."""
         return self.settings.timeout + size / RATE
 
-    async def _ask(self, source: Source, ctx: Context, progress: Progress) -> ScanResult:
-        missed: list[str] = []
-        for server in self._order():
-            try:
-                found = self._whole(await self._dialect.ask(server, source, ctx, progress), progress)
-            except NoAnswer as error:
-                self._tire(server)
-                missed.append(f"{server}: {error}")
-            except ProtocolError:
-                self._tire(server)
-                raise
-            else:
-                self._resting.pop(server, None)
-                return self._heard(found)
-        raise NoAnswer("; ".join(missed))
-
-    def _whole(self, found: ScanResult, progress: Progress) -> ScanResult:
-        """Who did not take all of the content has not scanned it. Raises ProtocolError."""
+    async def _put(self, server: Server, source: Source, ctx: Context, progress: Progress) -> ScanResult:
+        """Who did not take all of the content has not scanned it. Raises NoAnswer, ProtocolError, Unavailable."""
+        found = await self._dialect.ask(server, source, ctx, progress)
         if progress.broken and found.kind in KINDS:
             raise ProtocolError(f"answered {found.kind} before it had everything ({progress.broken})")
         return found
@@ -215,14 +201,6 @@ class Scanner:
         if found.kind == "oversize":
             self.limit_known = False  # it takes less than it did: learned again soon
         return found
-
-    def _order(self) -> list[Server]:
-        """As configured, those that failed a short while ago last."""
-        now = asyncio.get_running_loop().time()
-        return sorted(self.settings.servers, key=lambda server: self._resting.get(server, 0.0) > now)
-
-    def _tire(self, server: Server) -> None:
-        self._resting[server] = asyncio.get_running_loop().time() + self._rest
 
     def _abandon(self, key: Hashable) -> None:
         self._abandoned[key] = self._abandoned.pop(key, 0) + 1

@@ -87,3 +87,32 @@ async def test_servers_of_one_entry_fail_over(kind: str, fault: str) -> None:
         assert (await scanner.scan(Message(MAIL + b"2"), context())).kind == "clean"
         assert bad.connections == before, "who failed a moment ago is asked last"
         scanner.close()
+
+
+@pytest.mark.parametrize("fault", ["hangs_at_once", "hangs_behind_the_question", "hangs_in_its_answer", "too_late"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_next_server_answers_where_one_hangs(kind: str, fault: str) -> None:
+    """In a share of the time; who hung is asked last then."""
+    good = KINDS[kind].good
+    async with Hostile(good, FAULTS[fault]) as hung, Hostile(good) as well:
+        scanner = scanner_of(kind, hung.port, well.port, timeout=1.0)
+        found = await scanner.scan(Message(MAIL + b"x" * 30000), context())
+        assert found.kind == "clean" and 0.4 < found.seconds < 0.95, found
+        before = hung.connections
+        for number in range(3):
+            assert (await scanner.scan(Message(MAIL + b"%d" % number), context())).kind == "clean"
+        assert hung.connections == before, "who hung is asked last"
+        assert scanner.condition.wrong == {} and hung.open <= 1
+        scanner.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_all_servers_hang_within_the_time_of_all(kind: str) -> None:
+    good = KINDS[kind].good
+    async with Hostile(good, hostile.hangs_at_once) as one, Hostile(good, hostile.hangs_behind_the_question) as two:
+        scanner = scanner_of(kind, one.port, two.port, timeout=0.8)
+        found = await scanner.scan(Message(), context())
+        assert found.kind == "error" and 0.7 < found.seconds < 1.5, found
+        assert str(one.port) in found.why and str(two.port) in found.why
+        assert one.connections and two.connections and scanner.condition.facts()["state"] == "degraded"
+        scanner.close()
