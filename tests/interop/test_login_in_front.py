@@ -18,6 +18,7 @@ from tests.interop.test_milterd_postfix import mail
 from tests.interop.test_milters_gateway import Played, entry, policies
 from tests.interop.test_milters_real import needs
 from tests.interop.test_policy_services import STAGE
+from tests.peers import sendmail
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
 from tests.peers.milters import OpenDkim
@@ -85,6 +86,25 @@ def test_milters_behind_milterd_hear_of_the_login_and_the_id(
     assert "{auth_authen}" not in told[0]
     assert told[1] == {"{auth_authen}": "anna", "{auth_type}": "XCLIENT"}, "the id comes later, as with Postfix"
     assert [one.macros(b"E", connection)["i"] for connection in (-2, -1)] == ids
+
+
+@pytest.mark.skipif(not sendmail.available(), reason="Debian package sendmail-bin is not unpacked (make packages)")
+def test_milters_behind_milterd_hear_sendmails_id_from_mail_on(
+    gateway: Callable[..., Gateway], inner: Inner, played: Played, tmp_path: Path
+) -> None:
+    one, port = played.milter(), free_port()
+    gateway(policies=policies(entry("one", one)), more=by_milterd(port))
+    asking = f"Xpostgate, S=inet:{port}@127.0.0.1, F=T, T=C:10s;S:30s;R:30s;E:5m"
+    mta = sendmail.Sendmail(tmp_path / "sendmail", inner.port, asking).start()
+    try:
+        with smtplib.SMTP("127.0.0.1", mta.port, "client.example.org") as client:
+            client.ehlo()
+            assert client.mail("a@example.org")[0] == 250 and client.rcpt("user@example.com")[0] == 250
+            code, text = client.data(mail("hello"))
+        (known,) = re.findall(r"2\.0\.0 (\w+) Message accepted", text.decode())
+        assert code == 250 and [one.macros(step)["i"] for step in (b"M", b"E")] == [known, known]
+    finally:
+        mta.stop()
 
 
 @needs("opendkim", "opendkim-genkey")
