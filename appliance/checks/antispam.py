@@ -89,7 +89,7 @@ class Policy(knobs.Policy):
 
 def word(result: ScanResult, policy: Policy) -> str:
     """What one scanner's answer means; "error" for an action that nobody knows."""
-    if result.action and result.kind in ("clean", "spam", "infected"):
+    if result.action and result.kind in ("clean", "spam", "infected", "unscannable"):
         return policy.actions.get(result.action, "error")
     if result.kind not in ("clean", "spam"):
         return result.kind

@@ -1,11 +1,14 @@
 """amavisd as a scanner, over AM.PDP: the message is lent as a file by the runner, the answer is a decision and edits.
 
-Contract: continue and accept are clean; reject and discard are a virus where amavisd's words for the client say so,
-else spam, with the word as `action`; tempfail is no answer. What failure means for the mail: kind `error`.
+Contract: continue and accept are clean, or unscannable where a field that amavisd writes says that it could not check
+all; reject and discard are a virus or unscannable where amavisd's words for the client say so, else spam, with the word
+as `action`; tempfail is no answer. What failure means for the mail: kind `error`.
 """
 
 import re
 from collections.abc import Hashable
+from email.errors import HeaderParseError
+from email.header import decode_header
 
 from appliance.connectors import conversation
 from appliance.connectors.conversation import NoAnswer, Progress, Question, Server
@@ -19,6 +22,12 @@ from appliance.protocol import ampdp
 KIND = "amavis"
 #: amavisd's words for a virus: "INFECTED: Eicar-Signature", "id=1-2 - INFECTED: Eicar".
 _VIRUS = re.compile(r"\b(?:INFECTED|VIRUS)\b(?:: *([^,;]+))?")
+#: Its words where it refuses what it could not check: "id=1-2 - UNCHECKED: encrypted".
+_REFUSED = re.compile(r"(?:^|- )UNCHECKED\b")
+#: Its tag for the Subject ($undecipherable_subject_tag, which stands in no file of Debian's: the default counts).
+_TAG = "***UNCHECKED***"
+#: "mx.example.com; category=UncheckedEncrypted".
+_CATEGORY = re.compile(r"; *category=(Unchecked\w*)")
 
 
 class Amavis:
@@ -66,17 +75,45 @@ def result(answer: ampdp.Answer, name: str) -> ScanResult:
     words = " ".join(word for word in (code, enhanced, text) if word)
     if answer.value == "tempfail":
         raise NoAnswer(f"amavisd puts off: {words or 'without a word'}")
-    virus = _VIRUS.search(text) if answer.value in ("reject", "discard") else None
-    kind: ScanKind = "infected" if virus else "clean" if answer.value in ("continue", "accept") else "spam"
+    refused = answer.value in ("reject", "discard")
+    virus = _VIRUS.search(text) if refused else None
+    sign = "" if virus else words if refused and _REFUSED.search(text) else unchecked(answer)
+    kind: ScanKind = "infected" if virus else "unscannable" if sign else "spam" if refused else "clean"
     return ScanResult(
         kind=kind,
         scanner=name,
         names=((virus[1] or "unnamed").strip()[:200],) if virus else (),
-        why=words if kind != "clean" else "",
+        why=sign or (words if kind != "clean" else ""),
         action="quarantine" if answer.quarantine else answer.value,
-        edits=edits(answer) if kind == "clean" else (),
+        edits=() if refused else edits(answer),
         evidence={"log_id": answer.log_id} if answer.log_id else {},
     )
+
+
+def unchecked(answer: ampdp.Answer) -> str:
+    """What says that amavisd could not check all, "" without a sign. Only what it writes itself counts, nothing of the
+    sender's: a Subject with its tag before it, a reason to hold, its own category."""
+    for edit in answer.edits:
+        field = edit.name.lower()
+        if field == "subject" and edit.op != "delete" and _begins(edit.value).startswith(_TAG):
+            return f"amavisd's tag {_TAG}"
+        if edit.op not in ("insert", "add"):
+            continue
+        if field == "x-amavis-hold":
+            return f"amavisd: {edit.value.strip()[:200]}"
+        if field == "x-amavis-category" and (category := _CATEGORY.search(edit.value)):
+            return f"amavisd's category {category[1][:40]}"
+    return ""
+
+
+def _begins(value: str) -> str:
+    """The first word of a value; amavisd encodes its tag along with a Subject that is not ASCII."""
+    word = next(iter(value.split(None, 1)), "")[:200]
+    try:
+        octets, charset = decode_header(word)[0]
+    except (HeaderParseError, ValueError):
+        return word
+    return octets if isinstance(octets, str) else octets.decode("latin-1") if charset else word
 
 
 def edits(answer: ampdp.Answer) -> tuple[Edit, ...]:

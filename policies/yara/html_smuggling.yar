@@ -1,5 +1,6 @@
 // HTML that builds a file in the browser and saves it: nothing is attached, nothing is downloaded.
 
+// Fits reports with a button that saves what they decode, too: both do the same in a browser. Hence suspicious only.
 rule HTML_Smuggling
 {
     meta:

@@ -18,6 +18,7 @@ rule Macro_Dropper
         not (content_type == "text/plain" and filename == "") and any of ($vba_*) and $auto_open and ($download or $write or $run or $interpreter)
 }
 
+// Fits honest formulas of old Word files, too: what tells an attack stands in the formula's own octets. Hence suspicious only.
 rule Equation_Editor_Object
 {
     meta:

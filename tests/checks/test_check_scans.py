@@ -277,6 +277,16 @@ async def test_a_scanner_that_decides_is_heard(action: str, outcome: str, done: 
     assert own.outcome == "quarantine"
 
 
+async def test_what_a_scanner_says_of_spam_counts_though_it_could_not_check_all() -> None:
+    """amavisd's action and edits are of use; who came to no end with a message has said nothing."""
+    tag = Edit("change", "Subject", "***UNCHECKED*** x", 1)
+    result = ScanResult(kind="unscannable", scanner="am", action="continue", edits=(tag,))
+    verdict = await antispam_of(Fixed("am", "amavis", result), header="never")
+    assert (verdict.outcome, verdict.edits) == ("clean", (tag,))
+    nothing = ScanResult(kind="unscannable", scanner="am")
+    assert (await antispam_of(Fixed("am", "amavis", nothing))).outcome == "error"
+
+
 @pytest.mark.parametrize(
     ("scanners", "outcome", "score"),
     [

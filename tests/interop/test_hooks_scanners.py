@@ -1,6 +1,7 @@
 """The recipes of docs/hooks.md about scanners, as they stand there, with other ports and folders; amavisd, a program and
 YARA rules behind a whole gateway."""
 
+import base64
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemons.scand.test_scand_archives import zipped
 from tests.faults.senders import talk
 from tests.interop.test_hooks_policy import recipe
 from tests.interop.test_real_scanners import HAM
@@ -111,6 +113,57 @@ def test_amavisd_judges_by_am_pdp(gateway: Callable[..., Gateway], tmp_path: Pat
         kind, reply = talk(made.port, HAM.replace(b"Ann\r\n", b"Ann 2\r\n"), "bob@example.com")
         assert kind == "refused" and reply.startswith("451 4.3.2")
         wait_for(lambda: not list(judge.folder.iterdir()), 10, "the folder of amavisd to be empty again")
+    finally:
+        made.stop()
+        judge.stop()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+#: As in Debian's 01-debian: without file(1) amavisd knows no archive.
+FILE = "$path = '/usr/bin:/bin';\n$file = 'file';\n"
+#: A zip archive whose one member is encrypted, as its flags say.
+LOCKED = b"PK\3\4\x14\0\1\0\0\0\0\0!\x59" + b"\x12\x34\x56\x78" + b"\x14\0\0\0\x08\0\0\0\x05\0\0\0a.txt" + b"\xa7" * 20
+LOCKED += b"PK\1\2\x14\0\x14\0\1\0\0\0\0\0!\x59" + b"\x12\x34\x56\x78" + b"\x14\0\0\0\x08\0\0\0\x05\0\0\0"
+LOCKED += bytes(14) + b"a.txt" + b"PK\5\6\0\0\0\0\1\0\1\0\x33\0\0\0\x37\0\0\0\0\0"
+CATEGORY = "$allowed_added_header_fields{lc('X-Amavis-Category')} = 1;\n"
+MANY = zipped(**{f"{number}.txt": b"text %d" % number for number in range(20)})
+
+
+@pytest.mark.parametrize(
+    ("archive", "local", "more", "sign"),
+    [
+        (LOCKED, ".example.com", "", "tag ***UNCHECKED***"),
+        (MANY, ".example.net", "$MAXFILES = 5;\n", "amavisd: Maximum number of files"),
+        (LOCKED, ".example.net", CATEGORY, "UncheckedEncrypted"),
+    ],
+)
+def test_what_amavisd_could_not_check_is_not_clean(
+    gateway: Callable[..., Gateway],
+    tmp_path: Path,
+    inner: Inner,
+    av: Clamd,
+    archive: bytes,
+    local: str,
+    more: str,
+    sign: str,
+) -> None:
+    """Its own default says so for its local recipients; for others the setting that docs/content.md names."""
+    if not amavis.available():
+        pytest.skip("Debian package amavisd-new is not installed, or we are not root")
+    assert more != CATEGORY or f"```text amavisd-unchecked\n{CATEGORY}```" in Path("docs/content.md").read_text()
+    root = Path(tempfile.mkdtemp(dir="/tmp", prefix="pg-am"))
+    judge = Amavis(root / "amavis", av, more=f"{FILE}@local_domains_maps = (['{local}']);\n{more}")
+    wired = f'[scanners.amavis]\nkind = "amavis"\naddress = "127.0.0.1:{judge.port}"\nfolder = "{judge.folder}"\n'
+    made = gateway(policies=SCANNED, more=wired)
+    try:
+        part = b"Content-Type: application/zip\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        mail = HAM.partition(b"Content-Type")[0] + part + base64.encodebytes(archive).replace(b"\n", b"\r\n")
+        mail = mail.replace(b"Subject: ", "Subject: *** \u00e4 ".encode())
+        assert talk(made.port, mail, "bob@example.com")[0] == "accepted"
+        made.wait_log(sign)
+        assert talk(made.port, HAM, "bob@example.com")[0] == "accepted"
+        [ham] = inner.wait(1)
+        assert b"minutes of our meeting below" in ham.content, "the other one is in quarantine"
     finally:
         made.stop()
         judge.stop()

@@ -1,4 +1,4 @@
-"""A real amavisd: AM.PDP or SMTP on a port, clamd as its virus scanner, banned names; no spam checks, no network."""
+"""A real amavisd: AM.PDP or SMTP on a port, clamd as its virus scanner, banned names, zip; no spam checks, no network."""
 
 import os
 import shutil
@@ -42,11 +42,11 @@ $banned_files_quarantine_method = undef;
 $warnvirussender = 0;
 $virus_admin = undef;
 $banned_admin = undef;
-@decoders = (['mail', \\&do_mime_decode], [['asc', 'uue', 'hqx', 'ync'], \\&do_ascii]);
+@decoders = (['mail', \\&do_mime_decode], [['asc', 'uue', 'hqx', 'ync'], \\&do_ascii], ['zip', \\&do_unzip]);
 @av_scanners = (['clamd', \\&ask_daemon, ["CONTSCAN {{}}\\n", '{clamd}'],
   qr/\\bOK$/m, qr/\\bFOUND$/m, qr/^.*?: (?!Infected Archive)(.*) FOUND$/m]);
 @av_scanners_backup = ();
-1;
+{more}1;
 """
 
 AM_PDP = """\
@@ -68,9 +68,10 @@ def available() -> bool:
 
 
 class Amavis:
-    """`folder`: where the messages are lent; `port`: AM.PDP, or SMTP with the lines of `smtp` in its configuration."""
+    """`folder`: where the messages are lent; `port`: AM.PDP, or SMTP with the lines of `smtp` in its configuration.
+    `more`: further lines of it."""
 
-    def __init__(self, root: Path, clamd: Clamd, smtp: str = "") -> None:
+    def __init__(self, root: Path, clamd: Clamd, smtp: str = "", more: str = "") -> None:
         home = root / "home"
         self.folder = home / "lent"
         self.folder.mkdir(parents=True)
@@ -88,6 +89,7 @@ class Amavis:
                 user=USER,
                 group=USER,
                 role=smtp or AM_PDP.format(port=self.port),
+                more=more,
             )
         )
         argv = ["amavisd", "-c", str(config), "foreground"]
