@@ -113,7 +113,8 @@ class Question:
         self._pieces = iter(pieces)
         self._kept = b""
         self._digest = hashlib.blake2b(digest_size=20)
-        self.sent = 0
+        #: The preview, or all of the content with its end, was taken and sent: whoever sends came back for more.
+        self.shown = self.whole = False
 
     @property
     def waits(self) -> bool:
@@ -124,28 +125,25 @@ class Question:
         """Head and preview, or all."""
         if self._preview is None:
             yield from chain((self._start,), self._chunks(self._pieces), (END,))
+            self.whole = True
             return
         shown = b""
         while len(shown) < min(self._preview, self._size):
             shown += next(self._pieces)
         shown, self._kept = shown[: self._preview], shown[self._preview :]
         yield self._start + b"".join(self._chunks((shown,))) + (END if self.waits else WHOLE)
+        self.shown, self.whole = self.waits, not self.waits
 
     def rest(self) -> Iterator[bytes]:
         """What comes behind the preview."""
         yield from chain(self._chunks((self._kept,)), self._chunks(self._pieces), (END,))
+        self.whole = True
 
     def _chunks(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         for piece in pieces:
             if piece:
                 self._digest.update(piece)
-                self.sent += len(piece)
                 yield chunk(piece)
-
-    @property
-    def whole(self) -> bool:
-        """All of the content was taken for sending."""
-        return self.sent == self._size
 
     def digest(self) -> bytes:
         """Of what was sent."""
