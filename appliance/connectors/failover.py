@@ -54,9 +54,12 @@ class Round:
         self._untried: list[Server] = []
         self._open: dict[asyncio.Task[ScanResult], Progress] = {}
         self._last = Progress()
+        self._odd: Progress | None = None
         self._missed: list[str] = []
 
     def __str__(self) -> str:
+        if self._odd is not None:
+            return str(self._odd)
         return "; ".join(str(progress) for progress in self._open.values()) or str(self._last)
 
     async def answer(self) -> ScanResult:
@@ -104,7 +107,7 @@ class Round:
         except (NoAnswer, ProtocolError) as error:
             self._servers.tire(server, str(error))
             if isinstance(error, ProtocolError):
-                self._last = progress
+                self._odd = progress
                 raise
             self._missed.append(f"{server}: {error}")
             return None

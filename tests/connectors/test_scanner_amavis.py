@@ -24,7 +24,7 @@ from tests.peers.hostile import FAULTS, Good, Hostile
 class Amavis:
     """A runner that lends files to a scripted amavisd."""
 
-    def __init__(self, tmp_path: Path, peer: Hostile, timeout: float = 5.0) -> None:
+    def __init__(self, tmp_path: Path, peer: Hostile, timeout: float = 5.0, second: Hostile | None = None) -> None:
         self.shared = tmp_path / "amavis"
         self.shared.mkdir(exist_ok=True)
         self.stage = Stage(tmp_path, y={"command": script("pass")})
@@ -32,8 +32,9 @@ class Amavis:
         (tmp_path / "c.toml").write_text(f'{text}address = "127.0.0.1:{peer.port}"\n')
         self.stage.runner.prepare(build(read(str(tmp_path / "c.toml"))))
         self.stage.runner.commit(self.stage.snapshot)
-        settings = Settings("am", "amavis", (Server(host="127.0.0.1", port=peer.port),), timeout)
-        self.scanner = Scanner(settings, inside=Inside(self.stage.asking), rest=0.0)
+        servers = tuple(Server(host="127.0.0.1", port=one.port) for one in (peer, second) if one is not None)
+        settings = Settings("am", "amavis", servers, timeout)
+        self.scanner = Scanner(settings, inside=Inside(self.stage.asking), rest=30.0 if second else 0.0)
 
     async def __aenter__(self) -> "Amavis":
         await self.stage.__aenter__()
@@ -143,6 +144,19 @@ async def test_a_fault_is_an_error_in_bounded_time_and_passes(tmp_path: Path, fa
         async with asyncio.timeout(10):
             while (await amavis.scanner.scan(Message(), context())).kind != "clean":
                 await asyncio.sleep(0.01)
+        await until(lambda: not list(amavis.shared.iterdir()))
+
+
+@pytest.mark.parametrize("fault", ["hangs_at_once", "hangs_behind_the_question", "hangs_in_its_answer", "too_late"])
+async def test_the_next_server_answers_where_one_hangs(tmp_path: Path, fault: str) -> None:
+    """In a share of the time; who hung is asked last then, and what it was lent is taken back."""
+    good = Good(read_request, CLEAN)
+    async with Hostile(good, FAULTS[fault]) as hung, Hostile(good) as well, Amavis(tmp_path, hung, 1.0, well) as amavis:
+        found = await amavis.scanner.scan(Message(), context())
+        assert found.kind == "clean" and 0.4 < found.seconds < 0.95, found
+        for number in range(3):
+            assert (await amavis.scanner.scan(Message(MAIL + b"%d" % number), context())).kind == "clean"
+        assert (hung.connections, well.connections) == (1, 4)
         await until(lambda: not list(amavis.shared.iterdir()))
 
 
