@@ -30,20 +30,24 @@ class Servers:
         self._resting: dict[Server, float] = {}
 
     def order(self) -> list[Server]:
-        """As configured, those that failed a short while ago last."""
+        """As configured, those that failed a short while ago last. Of who has rested one content makes the trial."""
         now = asyncio.get_running_loop().time()
-        return sorted(self._servers, key=lambda server: self._resting.get(server, 0.0) > now)
+        order = sorted(self._servers, key=lambda server: self._resting.get(server, 0.0) > now)
+        if self._resting.get(order[0], now + 1.0) <= now:
+            self._resting[order[0]] = now + self._rest
+        return order
 
     def tire(self, server: Server, why: str) -> None:
-        """It failed. Said once a rest, where others are asked in its place."""
+        """It failed. Said once until it answers, where others are asked in its place."""
         now = asyncio.get_running_loop().time()
-        if len(self._servers) > 1 and self._resting.get(server, 0.0) <= now:
+        if len(self._servers) > 1 and server not in self._resting:
             log.warning("a server is asked last for a while", scanner=self._scanner, server=str(server), why=why)
         self._resting[server] = now + self._rest
 
     def well(self, server: Server) -> None:
         """It answered."""
-        self._resting.pop(server, None)
+        if self._resting.pop(server, None) is not None and len(self._servers) > 1:
+            log.warning("a server answers again", scanner=self._scanner, server=str(server))
 
 
 class Round:

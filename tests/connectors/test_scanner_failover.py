@@ -26,6 +26,25 @@ async def test_who_hangs_is_named_once_and_hung_up_on(capfd: pytest.CaptureFixtu
     assert "waiting for the answer" in said[0] and scanner.condition.wrong == {}
 
 
+async def test_one_message_tries_who_hung_when_its_rest_is_over(capfd: pytest.CaptureFixture[str]) -> None:
+    async with Peer(hangs) as hung, Peer(says(CLEAN)) as well:
+        scanner = make(hung.server, well.server, timeout=1.0, remember=0.0)
+        assert (await scanner.scan(Message(), context())).kind == "clean"
+        for number in (2, 3):
+            scanner._servers._resting[hung.server] = 0.0
+            scans = (scanner.scan(Message(MAIL + b"%d" % one), context()) for one in range(4))
+            took = sorted(found.seconds for found in await asyncio.gather(*scans))
+            assert took[2] < 0.4 < took[3] < 0.9 and hung.connections == number, took
+        hung.act = says(CLEAN)
+        scanner._servers._resting[hung.server] = 0.0
+        for _ in range(2):
+            assert (await scanner.scan(Message(), context())).kind == "clean"
+        assert hung.connections == 5, "the first one is the first again"
+    oplog.flush()
+    said = [line for line in capfd.readouterr().err.splitlines() if f"server={hung.server}" in line]
+    assert ["is asked last" in line for line in said] == [True, False] and "answers again" in said[1], said
+
+
 async def test_no_time_is_taken_from_content_that_is_slow_to_scan() -> None:
     """The first server goes on behind its share, and what it finds counts, though the other one hangs."""
     async with Peer(says_when_told(FOUND)) as slow, Peer(hangs) as other:
