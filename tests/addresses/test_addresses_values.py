@@ -1,5 +1,6 @@
 """Mailboxes in lists, and what `postgate check` says of values."""
 
+import gc
 import time
 
 import pytest
@@ -44,15 +45,17 @@ def test_places_are_those_of_the_text() -> None:
 @pytest.mark.parametrize("unit", ["(", "<", '"', "\\", "a@", "a.", ", ", "[", "a b ", ")(", ":;", '"a" ', "\r\n "])
 def test_hostile_lists_take_linear_time(unit: str) -> None:
     def seconds(count: int) -> float:
-        text = unit * count
-        best = 9.0
+        text, best = unit * count, 9.0
         for _ in range(3):
+            gc.collect()
+            gc.disable()  # what other tests hold counts for nothing
             begin = time.process_time()
             sum(1 for _ in spans(text))
             best = min(best, time.process_time() - begin)
+            gc.enable()
         return best
 
-    assert seconds(40_000) < 12 * max(seconds(10_000), 0.002)
+    assert seconds(80_000) < 24 * max(seconds(10_000), 0.002)
 
 
 @pytest.mark.parametrize(
