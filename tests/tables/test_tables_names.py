@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from appliance.mail.ports import Unavailable
 from appliance.tables import wire
-from appliance.tables.proxied import keeper, open_proxied
+from appliance.tables.proxied import Step, keeper, open_proxied
 from appliance.tables.proxied.keeper import Keeper
 from appliance.tables.proxied.names import Names
 from tests.peers.good_tables import KINDS
@@ -92,3 +93,15 @@ async def test_one_thread_asks_for_a_name_however_many_wait(resolver: Resolver) 
     assert resolver.asked == [SLOW, QUICK]
     assert [type(one) for one in said] == [asyncio.CancelledError, *[socket.gaierror] * 19]
     names.close()
+
+
+@pytest.mark.parametrize("host", ["db..example.com", f"{'x' * 64}.example.com"])
+async def test_what_can_be_no_name_is_a_name_without_address(host: str) -> None:
+    names = Names("test", 1)
+    with pytest.raises(OSError, match=r"is no name of a host"):
+        await names.addresses(host)
+    names.close()
+    table = open_proxied(f"tcp:{host}:25")
+    with pytest.raises(Unavailable, match=r"is no name of a host"):
+        await table.get(KEY, Step())
+    table.close()

@@ -194,7 +194,7 @@ def named(text: str) -> Search:
     if not text.lower().startswith(("ldap://", "ldaps://", "ldapi://")):
         return Search(text, "(objectClass=*)", "BASE")
     parts = urlsplit(text)
-    names, scope, filter_ = [*unquote(parts.query).split("?"), "", "", ""][:3]
+    names, scope, filter_ = map(unquote, [*parts.query.split("?"), "", "", ""][:3])
     base = unquote(parts.path).lstrip("/")
     asked = tuple(name for name in names.split(",") if name)
     return Search(base, filter_ or "(objectClass=*)", SCOPES.get(scope or "base", "BASE"), asked)

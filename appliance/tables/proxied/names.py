@@ -42,5 +42,8 @@ class Names:
 
 def _resolved(host: str) -> list[str]:
     flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a label that is empty or too long
+        raise OSError(0, f"{host} is no name of a host: {error}") from None
     return list(dict.fromkeys(socket.getnameinfo(entry[4], flags)[0] for entry in found))

@@ -103,10 +103,14 @@ class PgsqlTable:
         query = self._form.queries["query"].fill(parts, quote)
         async with connection.cursor() as cursor:
             await cursor.execute(query.encode())
-            rows = await cursor.fetchmany(MOST + 1)
-        if len(rows) > MOST:
+            found = cursor.pgresult
+        if found is None or not found.nfields:
+            raise self._psycopg.ProgrammingError("the query gives no rows: it is no SELECT")
+        if found.ntuples > MOST:
             raise self._psycopg.DataError(f"more than {MOST} rows")
-        return [None if value is None else str(value) for row in rows for value in row]
+        encoding = connection.info.encoding
+        values = (found.get_value(row, column) for row in range(found.ntuples) for column in range(found.nfields))
+        return [None if value is None else _text(value, encoding) for value in values]
 
     async def get(self, key: str, step: Step) -> str | None:
         if not sound(key) or not await self._form.admits(key, step) or self._form.parts(key) is None:
@@ -122,6 +126,11 @@ class PgsqlTable:
     def close(self) -> None:
         self._form.close()
         self._pool.close()
+
+
+def _text(value: bytes, encoding: str) -> str:
+    """A value as the server writes it, like libpq: "t" is true."""
+    return value.decode("utf-8" if encoding == "ascii" else encoding, "surrogateescape")
 
 
 async def _silent(connection: Any) -> bool:

@@ -102,10 +102,8 @@ def target(url: str, search: Search, reference: bool) -> tuple[Place, bool, Sear
     if parts.scheme not in ("ldap", "ldaps") or not parts.netloc:
         raise TableError("is no ldap://host or ldaps://host")
     place = address(parts.netloc.rpartition("@")[2], 636 if parts.scheme == "ldaps" else 389)
-    _, scope, filter_ = [*unquote(parts.query).split("?", 2), "", "", ""][:3]
+    _, scope, filter_ = map(unquote, [*parts.query.split("?"), "", "", ""][:3])
     inherited = "BASE" if reference and search.scope == "LEVEL" else search.scope
     base = unquote(parts.path).lstrip("/") or search.base
-    found = search._replace(
-        base=base, scope=SCOPES.get(scope.lower(), inherited), filter=filter_.partition("?")[0] or search.filter
-    )
+    found = search._replace(base=base, scope=SCOPES.get(scope.lower(), inherited), filter=filter_ or search.filter)
     return place, parts.scheme == "ldaps", found
