@@ -69,6 +69,7 @@ class MysqlTable:
             program_name="postgate",
             ssl=self._tls.of(place.host) if self._tls and not place.path else None,
             init_command=self._options.text("init-command") or None,
+            conv={},  # values as the server writes them, like libmysqlclient: a DOUBLE of 1 is "1"
             **where,
         )
         connection.needs_tls = self._tls.verify and not place.path
