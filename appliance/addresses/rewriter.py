@@ -13,7 +13,7 @@ from appliance.addresses.expansion import Expansion, Owner, Refused, Step, Unrea
 from appliance.addresses.maps import AddressMap
 from appliance.addresses.masquerade import Masquerade
 from appliance.addresses.settings import Settings
-from appliance.addresses.virtual import BUILT_IN, OWNER, Member, Virtual
+from appliance.addresses.virtual import BUILT_IN, LOOKUPS, OWNER, Member, Virtual
 from appliance.mail.later import answered, any_of, then
 from appliance.mail.lookup import Found
 from appliance.mail.ports import Hit, Table
@@ -90,15 +90,21 @@ class Rewriter:
         return Expansion(rewritten, tuple(one.address for one in members), tuple(steps), owners, is_list)
 
     async def _owners(self, members: tuple[Member, ...], steps: list[Step]) -> dict[str, Owner]:
-        """Whom the members of lists get their mail from, as it is sent, by their addresses."""
+        """Whom the members of lists get their mail from, as it is sent, by their addresses. Raises Unreasonable where
+        they lead to more addresses than are looked up for one recipient."""
         known: dict[Address, Owner] = {}
         found: dict[str, Owner] = {}
+        reached, most = 0, LOOKUPS * self.settings.expansion_limit
         for address, owner in members:
             if owner is None:
                 continue
             if owner not in known:
                 sender = await self.one(owner, "envelope_sender", steps)
+                sender = sender if sender.local else owner  # nobody is no owner: what comes back went to the poster
                 known[owner] = Owner(sender, await self.told(sender))
+                reached += 1 + len(known[owner].told)
+                if reached > most:
+                    raise Unreasonable(f"<{values.shown(owner.text)}>: owners lead to more than {most} addresses")
             found[address.text.lower()] = known[owner]
         return found
 

@@ -183,3 +183,19 @@ async def test_look_ups_for_owners_count() -> None:
     with pytest.raises(Unreasonable, match="without end"):
         await expanded(rewriter(aliases=many, expansion_limit=50), "l0@mx.example.com")
     assert await members(rewriter(aliases=many, expansion_limit=100), "l0@mx.example.com") == {"x@example.com": ""}
+
+
+async def test_an_owner_who_is_rewritten_to_nobody_stays_who_he_is() -> None:
+    """The null sender would stand for the poster, who must not hear what comes back."""
+    made = rewriter(canonical_maps="owner-single@mx.example.com <>\n")
+    assert await members(made, "single@mx.example.com") == {"a@example.com": "owner-single@mx.example.com"}
+
+
+async def test_owners_who_are_lists_have_one_limit_for_all() -> None:
+    staff = "staff: " + ", ".join(f"s{n}@example.com" for n in range(40)) + "\n"
+    lists = "".join(f"l{n}: m{n}@example.com\nowner-l{n}: staff\n" for n in range(20))
+    every = "every: " + ", ".join(f"l{n}" for n in range(20)) + "\n"
+    asked = "every@mx.example.com"
+    with pytest.raises(Unreasonable, match=r"<owner-l12@mx.example.com>: owners .* more than 500 addresses"):
+        await expanded(rewriter(aliases=staff + lists + every, expansion_limit=50), asked)
+    assert len(await members(rewriter(aliases=staff + lists + every, expansion_limit=90), asked)) == 20
