@@ -63,7 +63,7 @@ class Demo:
         begin = time.monotonic()
         self.process = Process([*self.postgate, "run"], self.log, self.env, cwd=self.folder, **self.identity)
         if wait:
-            wait_for(lambda: "Try, in another terminal" in self.text() or self.over(), 20, "the demo")
+            wait_for(lambda: "To put it in front of" in self.text() or self.over(), 20, "the demo")
             assert not self.over(), self.text()
         return time.monotonic() - begin
 

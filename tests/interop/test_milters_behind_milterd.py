@@ -101,6 +101,7 @@ def test_what_a_milter_behind_milterd_wants_postfix_does(
     (held,) = made.postfix.queue_ids()
     assert '"queue_name": "hold"' in held
     made.gateway.wait_log("by the played one")
+    wait_for(lambda: not one.open, 10, "it to be told the end")
     assert one.letters() == b"OCHMRRTLLLLLLNBEQ" and len(one.heard) == len(EDITS) + 1  # a client, a connection
 
 

@@ -122,6 +122,7 @@ def test_two_milters_change_a_message_one_after_the_other(
     )
     assert kept.content.endswith(b"\r\n\r\nnew \xe9 body\r\n")
     assert [name for name, _ in two.texts(b"L")] == [b"X-One", b"From", b"Subject"]
+    wait_for(lambda: not one.open and not two.open, 10, "both to be told the end")
     assert one.letters() == two.letters() == b"OCHMRRTLLLNBEQ"
     assert one.macros(b"M")["i"] in replies[-1][1]
 
