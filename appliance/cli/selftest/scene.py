@@ -7,6 +7,7 @@ network that is neither greylisted nor limited. Nothing outside the folder is wr
 none.
 """
 
+import contextlib
 import ipaddress
 import shutil
 import socket
@@ -70,11 +71,19 @@ def inbound(theirs: Snapshot) -> list[int]:
     return [index for index, one in listed if one.role == "inbound" and one.protocol == "smtp"][: LISTENERS + 1]
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, each another one. They are free until somebody binds any port: ask when all servers
+    of ours have theirs."""
+    with contextlib.ExitStack() as held:
+        socks = [held.enter_context(socket.socket()) for _ in range(count)]
+        for sock in socks:
+            sock.bind(("127.0.0.1", 0))
+        return [int(sock.getsockname()[1]) for sock in socks]
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    return free_ports(1)[0]
 
 
 class Scene:
@@ -88,7 +97,8 @@ class Scene:
         self.shipped = blob.shipped
         #: YARA rules in force, by the names of their files.
         self.rules = {name: blob.files[path] for name, path in blob.rules.items() if path in blob.files}
-        self.port = free_port()
+        #: That of the listener of all scenarios, known when everything is written.
+        self.port = 0
         #: Ports of the inbound listeners behind the first one, by their names.
         self.ports: dict[str, int] = {}
         self.signer = Signer()
@@ -184,10 +194,11 @@ class Scene:
         """The operator's inbound listeners, on ports of ours, for strangers with addresses of our choice; the first is
         that of all scenarios, and always there."""
         listed = inbound(self.theirs)
+        self.port, *more = free_ports(max(1, len(listed)))
         made = [self._listener(listed[0] if listed else None, self.port, tls) | {"workers": 2}]
-        for index in listed[1:]:
+        for index, port in zip(listed[1:], more, strict=True):
             name = self.theirs.wiring.listen[index].name
-            self.ports[name] = free_port()
+            self.ports[name] = port
             made.append(self._listener(index, self.ports[name], tls) | {"name": name, "workers": 1})
         return made
 
