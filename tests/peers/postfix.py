@@ -1,8 +1,11 @@
 """A real Postfix in a folder of its own, in the foreground, as sending MTA, as inner server, as the bench's peer."""
 
+import contextlib
 import os
 import pwd
+import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -84,11 +87,13 @@ class Postfix:
         self.process: Process | None = None
         root.mkdir(parents=True, exist_ok=True)
         root.chmod(0o755)
-        lines = MAIN_CF.format(root=root, hostname=hostname)
         if relay:
             main["relayhost"] = relay
-        lines += "".join(f"{key} = {value}\n" for key, value in main.items())
-        (root / "main.cf").write_text(lines)
+        # Each name once: of every other its programs warn when they start, the master among them, which then waits for
+        # room in the socket of a postlogd that it has not started yet. For ever, if others were as talkative.
+        lines = [line.partition(" =") for line in MAIN_CF.format(root=root, hostname=hostname).splitlines()]
+        settings = {name: value.strip() for name, _, value in lines} | main
+        (root / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
         (root / "master.cf").write_text(MASTER_CF.format(port=f"127.0.0.1:{self.port}") + services)
         (root / "queue").mkdir(exist_ok=True)
         (root / "data").mkdir(exist_ok=True)
@@ -97,16 +102,36 @@ class Postfix:
         reachable(root)
 
     def start(self) -> "Postfix":
-        settled(*(path for path in self.root.iterdir() if path.is_file()))
+        settled(*(path for path in self.root.iterdir() if path.is_file()), *self._tables())
         subprocess.run(["postfix", "-c", str(self.root), "check"], check=False, capture_output=True)
         self.process = Process(["postfix", "-c", str(self.root), "start-fg"], self.root / "postfix.out")
-        wait_for(lambda: greets(self.port), 40, f"Postfix on port {self.port}: see {self.root}/mail.log")
+        try:
+            wait_for(lambda: greets(self.port), 40, f"Postfix on port {self.port}")
+        except TimeoutError as late:  # its folder will be gone
+            said = (self.root / "postfix.out").read_text(errors="replace")
+            raise TimeoutError(f"{late}: {said[-1000:]}\n{self.log()[-4000:]}") from None
         return self
+
+    def _tables(self) -> list[Path]:
+        """Files of tables that it is configured with."""
+        text = (self.root / "main.cf").read_text() + (self.root / "master.cf").read_text()
+        named = {path.rstrip("}") for path in re.findall(r":(/[^\s,]+)", text)}
+        found = [Path(path + suffix) for path in named for suffix in ("", ".db", ".lmdb", ".cdb")]
+        return [path for path in found if path.is_file()]
 
     def stop(self) -> None:
         if self.process:
-            subprocess.run(["postfix", "-c", str(self.root), "stop"], check=False, capture_output=True)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(["postfix", "-c", str(self.root), "stop"], check=False, capture_output=True, timeout=20)
             self.process.stop()
+            self._end()
+
+    def _end(self) -> None:
+        """Its master is a session of its own, and stays where its files cannot be read, or it waits for itself."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self.root / "queue" / "pid" / "master.pid").read_text())
+            if f"MAIL_CONFIG={self.root}\0" in Path(f"/proc/{pid}/environ").read_text(errors="replace") + "\0":
+                os.killpg(pid, signal.SIGKILL)
 
     def log(self) -> str:
         path = self.root / "mail.log"
