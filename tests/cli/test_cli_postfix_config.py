@@ -9,15 +9,8 @@ from click.testing import CliRunner, Result
 
 from appliance.cli import common, main, postfix_config
 from appliance.config.model import Milterd, Policyd
+from tests.cli.test_cli_fronts import CONFIG
 
-CONFIG = """\
-[gateway]
-hostname = "mx.example.com"
-state_dir = "state"
-[relay]
-domains = ["example.com"]
-next_hop = "smtp:[127.0.0.1]:25"
-"""
 #: What Debian ships, more or less.
 MAIN, MASTER = "compatibility_level = 3.6\nmyhostname = a.example.com\n", "smtp inet n - y - - smtpd\n"
 

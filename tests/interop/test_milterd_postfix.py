@@ -35,20 +35,31 @@ class Chain:
         return 250, " ".join(f"{address} {code}" for address, (code, _) in refused.items())
 
 
+def in_chain(
+    gateway: Callable[..., Gateway],
+    make_postfix: Callable[..., Postfix],
+    inner: Inner,
+    policies: dict[str, str],
+    block: str = "",
+    **main: str,
+) -> Chain:
+    """A Postfix that asks a milterd of ours. `block`: more of it, and of the wiring behind it; `main`: of main.cf."""
+    port = free_port()
+    made = gateway(policies=policies, more=f'[[milterd]]\naddress = "inet:127.0.0.1:{port}"\n{block}')
+    postfix = make_postfix(
+        hostname="mail.example.com",
+        relay=f"[127.0.0.1]:{inner.port}",
+        smtpd_milters=f"inet:127.0.0.1:{port}",
+        relay_domains="example.com",
+        **main,
+    )
+    return Chain(made, postfix, inner, port)
+
+
 @pytest.fixture
 def chain(gateway: Callable[..., Gateway], make_postfix: Callable[..., Postfix], inner: Inner) -> Callable[..., Chain]:
     def start(policies: dict[str, str] | None = None, block: str = "", **main: str) -> Chain:
-        port = free_port()
-        more = f'[[milterd]]\naddress = "inet:127.0.0.1:{port}"\nworkers = 2\n{block}'
-        made = gateway(policies=policies or plain(), more=more)
-        postfix = make_postfix(
-            hostname="mail.example.com",
-            relay=f"[127.0.0.1]:{inner.port}",
-            smtpd_milters=f"inet:127.0.0.1:{port}",
-            relay_domains="example.com",
-            **main,
-        )
-        return Chain(made, postfix, inner, port)
+        return in_chain(gateway, make_postfix, inner, policies or plain(), f"workers = 2\n{block}", **main)
 
     return start
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.interop.test_milterd_postfix import Chain, fields, mail
+from tests.interop.test_milterd_postfix import Chain, fields, in_chain, mail
 from tests.interop.test_milters_gateway import Played, entry, policies
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
 from tests.peers.milter_server import MilterServer, header
-from tests.peers.ports import free_port, wait_for
+from tests.peers.ports import wait_for
 from tests.peers.postfix import Postfix
 
 pytestmark = pytest.mark.peer
@@ -59,16 +59,8 @@ def played() -> Iterator[Played]:
 @pytest.fixture
 def chain(gateway: Callable[..., Gateway], make_postfix: Callable[..., Postfix], inner: Inner) -> Callable[..., Chain]:
     def start(server: MilterServer, more: str = "", front: str = "", **files: str) -> Chain:
-        port = free_port()
-        block = f'[[milterd]]\naddress = "inet:127.0.0.1:{port}"\nworkers = 1\n{front}'
-        made = gateway(policies=policies(entry("one", server, more), **files), more=block)
-        postfix = make_postfix(
-            hostname="mail.example.com",
-            relay=f"[127.0.0.1]:{inner.port}",
-            smtpd_milters=f"inet:127.0.0.1:{port}",
-            relay_domains="example.com",
-        )
-        return Chain(made, postfix, inner, port)
+        asked = policies(entry("one", server, more), **files)
+        return in_chain(gateway, make_postfix, inner, asked, f"workers = 1\n{front}")
 
     return start
 

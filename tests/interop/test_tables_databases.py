@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import socketserver
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,10 +15,10 @@ from appliance.mail.ports import Unavailable
 from appliance.protocol import tcp_table
 from appliance.tables.proxied import Asked, Bad, Step, open_proxied
 from appliance.tables.proxied.keeper import Keeper
-from tests.peers.databases import MariaDb, Postgres, RedisServer, Slapd
+from tests.peers.databases import READER, SUFFIX, MariaDb, Postgres, RedisServer, Slapd
 from tests.peers.map_servers import served, socketmap_handler
 from tests.peers.ports import free_port, wait_for
-from tests.peers.postfix import settled
+from tests.peers.postfix import looked_up, settled
 
 pytestmark = pytest.mark.peer
 
@@ -75,18 +74,10 @@ def inserts(escape: bool) -> str:
     return "".join(f"INSERT INTO alias VALUES ({literal(a)}, {literal(g)});\n" for a, g in ADDRESSES)
 
 
-def oracle(spec: str, key: str) -> str | None:
-    """`postmap -q`: 0 and the value, 1 not found; everything else is trouble ("!")."""
-    done = subprocess.run(["postmap", "-q", key, spec], capture_output=True, text=True, timeout=60)
-    if done.returncode == 0:
-        return done.stdout.rstrip("\n")
-    return "!" if "fatal" in done.stderr or "error" in done.stderr else None
-
-
 def oracles(spec: str, keys: list[str]) -> list[str | None]:
     """One postmap a key, all at once: one that ends by an error sleeps for a second before."""
     with ThreadPoolExecutor(len(keys)) as pool:
-        return list(pool.map(lambda key: oracle(spec, key), keys))
+        return list(pool.map(lambda key: looked_up(spec, key), keys))
 
 
 async def ours(table: Asked, key: str, fold: bool = True) -> str | None:
@@ -250,23 +241,13 @@ async def test_a_server_that_hangs_dies_and_comes_back(kind: str, request: pytes
     keeper.close()
 
 
-LDIF = """\
-dn: dc=example,dc=com
-objectClass: dcObject
-objectClass: organization
-dc: example
-o: Example
-
+LDIF = f"""\
+{SUFFIX}\
 dn: ou=people,dc=example,dc=com
 objectClass: organizationalUnit
 ou: people
 
-dn: cn=reader,dc=example,dc=com
-objectClass: organizationalRole
-objectClass: simpleSecurityObject
-cn: reader
-userPassword: s3 cret
-
+{READER}\
 """
 
 

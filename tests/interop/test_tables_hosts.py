@@ -3,7 +3,6 @@ of `postmap -q` for the same files."""
 
 import asyncio
 import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from appliance.mail.ports import Unavailable
 from appliance.tables.proxied import Step, open_proxied
 from tests.peers.databases import Postgres
 from tests.peers.ports import free_port
+from tests.peers.postfix import looked_up
 
 pytestmark = pytest.mark.peer
 
@@ -38,13 +38,6 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     server.stop()
 
 
-def oracle(spec: str, key: str) -> str | None:
-    done = subprocess.run(["postmap", "-q", key, spec], capture_output=True, text=True, timeout=60)
-    if done.returncode == 0:
-        return done.stdout.rstrip("\n")
-    return "!" if "fatal" in done.stderr or "error" in done.stderr else None
-
-
 async def seen(path: Path, text: str) -> tuple[set[str | None], set[str | None]]:
     """What we and Postfix say in several tries of several keys."""
     path.write_text(text + QUERY)
@@ -60,7 +53,7 @@ async def seen(path: Path, text: str) -> tuple[set[str | None], set[str | None]]
     if not shutil.which("postmap"):
         pytest.skip("Debian package postfix is not installed")
     with ThreadPoolExecutor(8) as pool:
-        jobs = [pool.submit(oracle, spec, key) for key in KEYS * TRIES]
+        jobs = [pool.submit(looked_up, spec, key) for key in KEYS * TRIES]
         return ours, {await asyncio.wrap_future(job) for job in jobs}
 
 

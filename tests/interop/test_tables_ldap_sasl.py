@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,25 +13,15 @@ import trustme
 
 from appliance.mail.ports import Unavailable
 from appliance.tables.proxied import Step, open_proxied
-from tests.peers.databases import Slapd
+from tests.peers.databases import READER, SUFFIX, Slapd
 from tests.peers.ports import free_port
+from tests.peers.postfix import looked_up
 
 pytestmark = pytest.mark.peer
 
 CA = trustme.CA()
-LDIF = """\
-dn: dc=example,dc=com
-objectClass: dcObject
-objectClass: organization
-dc: example
-o: Example
-
-dn: cn=reader,dc=example,dc=com
-objectClass: organizationalRole
-objectClass: simpleSecurityObject
-cn: reader
-userPassword: s3 cret
-
+LDIF = f"""\
+{SUFFIX}{READER}\
 dn: cn=weak,dc=example,dc=com
 objectClass: organizationalRole
 objectClass: simpleSecurityObject
@@ -100,13 +89,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     slapd.stop()
 
 
-def oracle(spec: str, key: str) -> str | None:
-    done = subprocess.run(["postmap", "-q", key, spec], capture_output=True, text=True, timeout=60)
-    if done.returncode == 0:
-        return done.stdout.rstrip("\n")
-    return "!" if "fatal" in done.stderr or "error" in done.stderr else None
-
-
 async def look(spec: str, key: str) -> str | None:
     table = open_proxied(spec)
     try:
@@ -154,7 +136,7 @@ async def test_mechanisms(world: World, tmp_path: Path) -> None:
         (tmp_path / f"{number}.cf").write_text(world.text(text))
         specs.append(f"ldap:{tmp_path}/{number}.cf")
     with ThreadPoolExecutor(8) as pool:
-        jobs = [pool.submit(oracle, spec, "joe@example.com") for spec in specs]
+        jobs = [pool.submit(looked_up, spec, "joe@example.com") for spec in specs]
         theirs = [await asyncio.wrap_future(job) for job in jobs]
     ours = [await look(spec, "joe@example.com") for spec in specs]
     wrong = [

@@ -3,7 +3,6 @@ server that was named sees our name, our password, or a line without the TLS of 
 
 import asyncio
 import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,26 +15,14 @@ from appliance.mail.ports import Unavailable
 from appliance.tables import wire
 from appliance.tables.proxied import Asked, Step, open_proxied, referrals
 from appliance.tables.proxied.keeper import Keeper
-from tests.peers.databases import Slapd
+from tests.peers.databases import READER, SUFFIX, Slapd
 from tests.peers.ports import free_port
+from tests.peers.postfix import looked_up
 
 pytestmark = pytest.mark.peer
 
 CA = trustme.CA()
-BASE = """\
-dn: dc=example,dc=com
-objectClass: dcObject
-objectClass: organization
-dc: example
-o: Example
-
-dn: cn=reader,dc=example,dc=com
-objectClass: organizationalRole
-objectClass: simpleSecurityObject
-cn: reader
-userPassword: s3 cret
-
-"""
+BASE = SUFFIX + READER
 FAR = "dn: ou=far,dc=example,dc=com\nobjectClass: organizationalUnit\nou: far\n\n"
 HERE = "127.0.0.1"
 
@@ -105,13 +92,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         server.stop()
 
 
-def oracle(spec: str, key: str) -> str | None:
-    done = subprocess.run(["postmap", "-q", key, spec], capture_output=True, text=True, timeout=60)
-    if done.returncode == 0:
-        return done.stdout.rstrip("\n")
-    return "!" if "fatal" in done.stderr or "error" in done.stderr else None
-
-
 async def said(path: Path, text: str, key: str) -> str | None:
     """What we say; "!" and the reason where it is trouble."""
     path.write_text(text)
@@ -151,7 +131,7 @@ async def test_as_postfix_follows_them(world: World, tmp_path: Path) -> None:
         (tmp_path / f"{number}.cf").write_text(world.text(name, more, base))
         specs.append(f"ldap:{tmp_path}/{number}.cf")
     with ThreadPoolExecutor(8) as pool:
-        jobs = [pool.submit(oracle, spec, f"{row[2]}@example.com") for spec, row in zip(specs, SAME, strict=True)]
+        jobs = [pool.submit(looked_up, spec, f"{row[2]}@example.com") for spec, row in zip(specs, SAME, strict=True)]
         theirs = [await asyncio.wrap_future(job) for job in jobs]
     ours = [
         await said(tmp_path / "t.cf", Path(spec[5:]).read_text(), row[2]) for spec, row in zip(specs, SAME, strict=True)

@@ -150,6 +150,26 @@ objectclass ( 1.3.6.1.4.1.99999.4 NAME 'mailUser' SUP top AUXILIARY
 """
 
 
+#: The suffix of a Slapd.
+SUFFIX = """\
+dn: dc=example,dc=com
+objectClass: dcObject
+objectClass: organization
+dc: example
+o: Example
+
+"""
+#: Who reads it, with a password.
+READER = """\
+dn: cn=reader,dc=example,dc=com
+objectClass: organizationalRole
+objectClass: simpleSecurityObject
+cn: reader
+userPassword: s3 cret
+
+"""
+
+
 class Slapd(Server):
     """OpenLDAP with the suffix dc=example,dc=com; `ldif` is loaded before it starts."""
 

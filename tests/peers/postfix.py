@@ -76,6 +76,14 @@ def settled(*paths: Path) -> None:
         os.utime(path, (then, then))
 
 
+def looked_up(spec: str, key: str) -> str | None:
+    """`postmap -q`: the value, None where nothing is found, "!" where it is trouble."""
+    done = subprocess.run(["postmap", "-q", key, spec], capture_output=True, text=True, timeout=60)
+    if done.returncode == 0:
+        return done.stdout.rstrip("\n")
+    return "!" if "fatal" in done.stderr or "error" in done.stderr else None
+
+
 class Postfix:
     """`main` are further main.cf lines; `relay` sends everything to one next hop ("[127.0.0.1]:2525"); `services` are
     further lines of master.cf."""
