@@ -20,7 +20,8 @@ from appliance.queue.writer import Writer
 
 Purpose = Literal["segment", "large"]
 _EXTENSION: dict[str, str] = {"segment": ".seg", "large": ".big"}
-_POOL: dict[Purpose, int] = {"segment": 4, "large": 32}
+#: How many files are made ahead, each an open descriptor; refilled when half of them are granted.
+POOL: dict[Purpose, int] = {"segment": 4, "large": 32}
 #: No file is that long: a notice that says so comes from a broken worker (its file is scanned when the worker is gone).
 MAX_END = 1 << 48
 
@@ -66,8 +67,8 @@ class Granted:
 
     def refill(self) -> None:
         """Make files ahead of time, in the lane, so that grants are answered at once."""
-        missing = {purpose: count - len(self._pool[purpose]) for purpose, count in _POOL.items()}
-        if not self._making and any(count * 2 >= _POOL[purpose] for purpose, count in missing.items()):
+        missing = {purpose: count - len(self._pool[purpose]) for purpose, count in POOL.items()}
+        if not self._making and any(count * 2 >= POOL[purpose] for purpose, count in missing.items()):
             self._making = True
             self._lane.run(lambda: self._make(missing), self._made)
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -41,3 +42,20 @@ def test_the_master_is_watched_with_its_workers(tmp_path: Path) -> None:
     for file in files:
         file.close()
     assert found.keys() == {"master", "a"} and "descriptors" in found["master"]
+
+
+def test_files_made_ahead_are_no_leak_but_more_than_that_are(tmp_path: Path) -> None:
+    """Delivery holds at most 36 of them."""
+    workers = [{"worker": "delivery.0", "pid": os.getpid(), "health": {}}]
+    intake = tmp_path / "spool" / "intake"
+    intake.mkdir(parents=True)
+    was = held({"workers": workers}, os.getpid())["delivery.0"].descriptors
+    files: list[IO[str]] = []
+    try:
+        for count, more in ((20, 0), (36, 0), (40, 4)):
+            files += [(intake / f"{number}.big").open("w") for number in range(len(files), count)]
+            assert held({"workers": workers}, os.getpid())["delivery.0"].descriptors == was + more
+        assert held({"workers": []}, os.getpid())["master"].descriptors == was + 40
+    finally:
+        for file in files:
+            file.close()

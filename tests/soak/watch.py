@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from appliance.queue import granted
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -16,7 +18,8 @@ NO_NAMES: Counter[str] = Counter()
 
 
 class Held(NamedTuple):
-    """Of one process: open descriptors, tasks of its loop, sockets in use, megabytes of memory."""
+    """Of one process: open descriptors, tasks of its loop, sockets in use, megabytes of memory. Files of the intake
+    that delivery makes ahead of time are not counted, as many as it may: their number goes up and down by half."""
 
     descriptors: int
     tasks: int
@@ -37,8 +40,15 @@ def held(status: Any, master: int) -> dict[str, Held]:
             continue
         sockets = sum(link.startswith("socket:") for link in links)
         names = Counter(re.sub(r"\d+", "N", link) for link in links)
-        found[name] = Held(len(links), tasks, sockets, memory, names)
+        found[name] = Held(len(links) - _ahead(name, links), tasks, sockets, memory, names)
     return found
+
+
+def _ahead(name: str, links: list[str]) -> int:
+    """How many of its descriptors are files at hand for the workers."""
+    if not name.startswith("delivery."):
+        return 0
+    return min(sum("/spool/intake/" in link for link in links), sum(granted.POOL.values()))
 
 
 def _links(pid: int) -> Iterator[str]:
