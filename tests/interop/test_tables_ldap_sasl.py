@@ -1,6 +1,7 @@
 """ldap tables with `bind = sasl`: a real slapd by unix socket, TLS and in clear; we answer as `postmap -q`."""
 
 import asyncio
+import base64
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from tests.peers.postfix import looked_up
 pytestmark = pytest.mark.peer
 
 CA = trustme.CA()
+#: SASLprep would make "pa ss a-" of it.
+ODD = "pa\u00a0ss \u00aa\u00ad-"
 LDIF = f"""\
 {SUFFIX}{READER}\
 dn: cn=weak,dc=example,dc=com
@@ -27,6 +30,18 @@ objectClass: organizationalRole
 objectClass: simpleSecurityObject
 cn: weak
 userPassword: w
+
+dn: cn=two,dc=example,dc=com
+objectClass: organizationalRole
+objectClass: simpleSecurityObject
+cn: two
+userPassword: s3 cret
+
+dn: cn=odd,dc=example,dc=com
+objectClass: organizationalRole
+objectClass: simpleSecurityObject
+cn: odd
+userPassword:: {base64.b64encode(ODD.encode()).decode()}
 
 dn: cn=joe,dc=example,dc=com
 objectClass: inetOrgPerson
@@ -50,7 +65,9 @@ authz-policy to
 access to dn.base="" by * read
 authz-regexp "^gidNumber=0.uidNumber=0,cn=peercred,cn=external,cn=auth$" "cn=reader,dc=example,dc=com"
 authz-regexp "^cn=reader,.*" "cn=reader,dc=example,dc=com"
+authz-regexp "^uid=two,cn=example.com,cn=scram-[^,]+,cn=auth$" "cn=reader,dc=example,dc=com"
 authz-regexp "^uid=([^,]+),cn=example.com,cn=digest-md5,cn=auth$" "cn=$1,dc=example,dc=com"
+authz-regexp "^uid=([^,]+),cn=example.com,cn=scram-[^,]+,cn=auth$" "cn=$1,dc=example,dc=com"
 """
 
 
@@ -71,7 +88,7 @@ class World(NamedTuple):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Only the reader reads."""
+    """Only the reader reads, and the odd one."""
     if not shutil.which("slapd", path="/usr/sbin:/usr/bin"):
         pytest.skip("Debian package slapd is not installed (make packages)")
     folder = tmp_path_factory.mktemp("ldap")
@@ -84,7 +101,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         (folder / f"{name}key.pem").chmod(0o644)
     slapd, tls = Slapd(folder / "server"), free_port()
     urls = (f"ldaps://127.0.0.1:{tls}/", f"ldapi://{quote(f'{folder}/ldapi', safe='')}/")
-    slapd.start(LDIF, CONF.format(folder=folder), "by anonymous auth by * none", urls)
+    others = 'by dn.exact="cn=odd,dc=example,dc=com" read by anonymous auth by * none'
+    slapd.start(LDIF, CONF.format(folder=folder), others, urls)
     yield World(folder, slapd.port, tls)
     slapd.stop()
 
@@ -105,6 +123,7 @@ CLEAR = "server_host = ldap://127.0.0.1:{port}\n"
 TLS = "server_host = ldaps://127.0.0.1:{tls}\ntls_ca_cert_file = {folder}/ca.pem\ntls_require_cert = yes\n"
 START = CLEAR + "start_tls = yes\ntls_ca_cert_file = {folder}/ca.pem\ntls_require_cert = yes\n"
 CERT = "tls_cert = {folder}/client-cert.pem\ntls_key = {folder}/client-key.pem\n"
+TWO = "bind_dn = two\nbind_pw = s3 cret\n"
 READER = "bind_dn = reader\nbind_pw = s3 cret\n"
 #: (.cf, what is found)
 FILES = [
@@ -125,6 +144,23 @@ FILES = [
     (CLEAR + "sasl_mechs = DIGEST-MD5\nbind_dn = reader\nbind_pw = wrong\n", "!"),
     (CLEAR + "sasl_mechs = DIGEST-MD5\nbind_dn = weak\nbind_pw = w\n", "!"),
     (CLEAR + "sasl_mechs = CRAM-MD5 DIGEST-MD5\n" + READER, "joe@inside"),
+    *((CLEAR + f"sasl_mechs = SCRAM-SHA-{size}\n" + READER, "joe@inside") for size in (1, 224, 256, 384, 512)),
+    (LOCAL + "sasl_mechs = SCRAM-SHA-256\nsasl_minssf = 71\n" + READER, "joe@inside"),
+    (TLS + "sasl_mechs = SCRAM-SHA-512\nsasl_minssf = 128\n" + READER, "joe@inside"),
+    (START + "sasl_mechs = SCRAM-SHA-1\nsasl_minssf = 128\n" + READER, "joe@inside"),
+    (CLEAR + "sasl_mechs = SCRAM-SHA-256\nsasl_authz_id = u:reader\n" + READER, "joe@inside"),
+    (CLEAR + "sasl_mechs = SCRAM-SHA-256\nsasl_authz_id = u:weak\n" + READER, "!"),
+    (CLEAR + "sasl_mechs = SCRAM-SHA-256\nbind_dn = reader\nbind_pw = wrong\n", "!"),
+    (CLEAR + "sasl_mechs = SCRAM-SHA-256\nbind_dn = nobody\nbind_pw = s3 cret\n", "!"),
+    (CLEAR + "sasl_mechs = SCRAM-SHA-256\nbind_dn = weak\nbind_pw = w\n", "!"),
+    (CLEAR + f"sasl_mechs = SCRAM-SHA-256\nbind_dn = odd\nbind_pw = {ODD}\n", "joe@inside"),
+    # As `two` only SCRAM reads: which mechanism is taken shows, and that the order in the file is nothing to it.
+    (CLEAR + "sasl_mechs = DIGEST-MD5\n" + TWO, "!"),
+    (CLEAR + "sasl_mechs = DIGEST-MD5 SCRAM-SHA-1\n" + TWO, "joe@inside"),
+    (CLEAR + TWO, "joe@inside"),
+    (LOCAL + "sasl_mechs = EXTERNAL DIGEST-MD5\n" + TWO, "!"),
+    (LOCAL + "sasl_mechs = EXTERNAL DIGEST-MD5 SCRAM-SHA-512\n" + TWO, "joe@inside"),
+    (TLS + CERT + "sasl_mechs = EXTERNAL DIGEST-MD5\n" + TWO, "!"),
 ]  # fmt: skip
 
 
@@ -144,7 +180,17 @@ async def test_mechanisms(world: World, tmp_path: Path) -> None:
         for (text, expected), mine, said in zip(FILES, ours, theirs, strict=True)
         if not mine == said == expected
     ]
-    assert wrong == []
+    assert wrong == [], "\n".join(map(repr, wrong))
+
+
+async def test_a_password_goes_over_no_line_below_minssf(world: World, tmp_path: Path) -> None:
+    """Debian's Postfix 3.7 asks nothing of the line, whatever sasl_minssf is."""
+    path = tmp_path / "t.cf"
+    for mechanism in ("SCRAM-SHA-256", "DIGEST-MD5"):
+        for line, enough in ((TLS, 128), (LOCAL, 71)):
+            for least, found in ((enough, "joe@inside"), (1000 if line == TLS else 72, "!")):
+                path.write_text(world.text(f"{line}{READER}sasl_mechs = {mechanism}\nsasl_minssf = {least}\n"))
+                assert await look(f"ldap:{path}", "joe@example.com") == found
 
 
 async def test_without_a_list_the_server_is_asked_what_it_has(world: World, tmp_path: Path) -> None:

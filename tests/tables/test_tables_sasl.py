@@ -61,18 +61,25 @@ def test_a_challenge_that_cannot_be_answered(challenge: bytes, tmp_path: Path) -
         Digest(challenge, chris(tmp_path), URI, OWN)
 
 
-ALL = ("PLAIN", "DIGEST-MD5", "EXTERNAL", "GSSAPI", "SCRAM-SHA-1")
+ALL = ("PLAIN", "DIGEST-MD5", "EXTERNAL", "GSSAPI", "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256")
 
 
 @pytest.mark.parametrize(
     ("values", "strength", "local", "chosen"),
     [
-        ({"bind_dn": "a"}, 0, False, ["DIGEST-MD5"]),
-        ({"bind_dn": "a"}, 256, False, ["DIGEST-MD5", "PLAIN"]),
+        ({"bind_dn": "a"}, 0, False, ["SCRAM-SHA-256", "SCRAM-SHA-1", "DIGEST-MD5"]),
+        ({"bind_dn": "a"}, 256, False, ["SCRAM-SHA-256", "SCRAM-SHA-1", "DIGEST-MD5", "PLAIN"]),
         ({"bind_dn": "a", "sasl_minssf": "128"}, 56, False, []),
-        ({"bind_dn": "a", "sasl_minssf": "128"}, 128, False, ["DIGEST-MD5", "PLAIN"]),
+        ({"bind_dn": "a", "sasl_minssf": "128"}, 128, False, ["SCRAM-SHA-256", "SCRAM-SHA-1", "DIGEST-MD5", "PLAIN"]),
         ({"bind_dn": "a", "sasl_minssf": "72"}, 71, True, ["EXTERNAL"]),
-        ({"bind_dn": "a", "sasl_mechs": "plain digest-md5"}, 256, False, ["PLAIN", "DIGEST-MD5"]),
+        ({"bind_dn": "a", "sasl_mechs": "plain digest-md5"}, 256, False, ["DIGEST-MD5", "PLAIN"]),
+        ({"bind_dn": "a", "sasl_mechs": "plain external digest-md5"}, 71, True, ["DIGEST-MD5", "EXTERNAL", "PLAIN"]),
+        (
+            {"bind_dn": "a", "sasl_mechs": "scram-sha-1 SCRAM-SHA-512 Scram-SHA-256"},
+            0,
+            False,
+            ["SCRAM-SHA-256", "SCRAM-SHA-1"],
+        ),
         ({"tls_cert": "/c"}, 256, False, ["EXTERNAL"]),
         ({}, 256, False, []),
         ({"sasl_mechs": "GSSAPI EXTERNAL"}, 71, True, ["EXTERNAL"]),
@@ -117,6 +124,46 @@ def test_a_server_that_does_not_know_the_password(
     assert not server.bound
 
 
+class ScramServer(Server):
+    """The example of RFC 5802 with a nonce that continues ours; then `last`."""
+
+    def say(self, connection: Any, told: bytes | None) -> dict[str, Any]:
+        if not self.told:
+            nonce = (told or b"").rpartition(b",r=")[2]
+            self.answers.insert(0, (14, b"r=%bmore,s=QSXCR+Q6sek8bf92,i=4096" % nonce))
+        return super().say(connection, told)
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ([(0, b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=")], "SCRAM-SHA-1: the server does not prove"),
+        ([(14, b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ="), (0, None)], "SCRAM-SHA-1: the server does not prove"),
+        ([(0, None)], "SCRAM-SHA-1: the server does not prove"),
+        ([(0, b"e=other-error")], "SCRAM-SHA-1: the server says other-error"),
+        ([(49, None)], "SCRAM-SHA-1 is refused: d m"),
+    ],
+)
+def test_a_server_that_does_not_know_the_password_by_scram(
+    last: list[Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ScramServer(*last)
+    monkeypatch.setattr(sasl, "_say", server.say)
+    with pytest.raises(ValueError, match=said):
+        sasl.bind(server, chris(tmp_path, sasl_mechs="SCRAM-SHA-1"), local=False)
+    assert not server.bound and server.told[0] is not None and server.told[0].startswith(b"n,,n=chris,r=")
+
+
+def test_a_server_that_goes_on_and_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DIGEST-MD5 takes a second challenge for the proof; PLAIN has nothing more to say."""
+    for mechanism, said in (("DIGEST-MD5", "does not prove"), ("PLAIN", "PLAIN: the server asks for more")):
+        server = Server(*[(14, CHALLENGE)] * 20)
+        monkeypatch.setattr(sasl, "_say", server.say)
+        with pytest.raises(ValueError, match=said):
+            sasl.bind(server, chris(tmp_path, sasl_mechs=mechanism), local=True)
+        assert len(server.told) <= 2 and not server.bound
+
+
 @pytest.mark.parametrize(("mechanism", "told"), [("PLAIN", b"u:d\0chris\0secret"), ("EXTERNAL", b"u:d")])
 def test_what_is_told_at_once(mechanism: str, told: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = chris(tmp_path, sasl_mechs=mechanism, sasl_authz_id="u:d")
@@ -145,7 +192,8 @@ def test_nothing_is_sent_over_a_line_that_is_too_weak(tmp_path: Path, monkeypatc
     [
         (
             "sasl_mechs = GSSAPI",
-            ":1: sasl_mechs: none of GSSAPI is one of EXTERNAL, DIGEST-MD5, PLAIN (GSSAPI is not supported here",
+            ":1: sasl_mechs: none of GSSAPI is one of SCRAM-SHA-512, SCRAM-SHA-384, SCRAM-SHA-256, SCRAM-SHA-224,"
+            " SCRAM-SHA-1, DIGEST-MD5, EXTERNAL, PLAIN (GSSAPI is not supported here",
         ),
         ("sasl_mechs = CRAM-MD5, LOGIN", ":1: sasl_mechs: none of CRAM-MD5, LOGIN is one of"),
         ("sasl_mechs = PLAIN", ":1: sasl_mechs: PLAIN hands over the password as it is"),

@@ -1,23 +1,30 @@
-"""SASL for ldap tables (`bind = sasl`): EXTERNAL, DIGEST-MD5 and PLAIN, one exchange over an open connection of ldap3.
+"""SASL for ldap tables (`bind = sasl`): SCRAM, DIGEST-MD5, EXTERNAL and PLAIN, one exchange over an open connection of
+ldap3.
 
 Contract: no mechanism here encrypts the line, so its strength is that of TLS (bits) or of a unix socket (71, as for
 libldap): a password goes over no line below `sasl_minssf`, by PLAIN over none in clear. EXTERNAL has no password, and is
-bound by neither, as in Postfix. A server that is greeted by DIGEST-MD5 has to prove that it knows the password, too.
-GSSAPI is refused: ldap3's exchange fails where TLS protects the line. What is wrong in a file is a mistake with its line;
-raises ValueError at a server. What failure means for the mail: put off.
+bound by neither, as in Postfix. A server that is greeted by SCRAM or DIGEST-MD5 has to prove that it knows the password,
+too. Of several mechanisms the strongest is taken, as Cyrus SASL ranks them, in whatever order the file has them.
+What is wrong in a file is a mistake with its line; raises ValueError at a server. What failure means for the mail: put
+off.
 """
 
 import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
+from appliance.protocol.errors import ProtocolError
+from appliance.protocol.scram import HASHES, Scram
 from appliance.tables.proxied.cf import Settings
 
-MECHANISMS = ("EXTERNAL", "DIGEST-MD5", "PLAIN")
+#: In the order of Cyrus SASL, which Postfix binds with (lib/client.c, mech_compare).
+MECHANISMS = (*HASHES, "DIGEST-MD5", "EXTERNAL", "PLAIN")
 _LOCAL = 71
 _IN_PROGRESS = 14
+#: Messages of one server in one bind.
+_STEPS = 8
 
 
 class Sasl:
@@ -47,10 +54,11 @@ class Sasl:
             settings.wrong("version", "bind = sasl needs version = 3")
 
     def usable(self, offered: Iterable[str], strength: int, local: bool) -> list[str]:
-        """Those of the file (none named: of all) that the server offers and this line is good for, in our order."""
+        """Those of the file (none named: of all) that the server offers and this line is good for, the best first."""
         there, secret = {name.upper() for name in offered}, bool(self.user) and strength >= self.least
-        good = {"EXTERNAL": local or self.certificate, "DIGEST-MD5": secret, "PLAIN": secret and strength > 0}
-        return [name for name in self.named or MECHANISMS if name in there and good.get(name)]
+        good = {"EXTERNAL": local or self.certificate, "PLAIN": secret and strength > 0}
+        wanted = [name for name in MECHANISMS if name in (self.named or MECHANISMS)]
+        return [name for name in wanted if name in there and good.get(name, secret)]
 
 
 def strength_of(connection: Any, local: bool) -> int:
@@ -70,7 +78,7 @@ def bind(connection: Any, sasl: Sasl, local: bool) -> None:
         wanted, least = ", ".join(sasl.named or MECHANISMS), f", sasl_minssf = {sasl.least}" if sasl.least else ""
         raise ValueError(f"none of {wanted} is offered by the server and good for this line ({strength} bits{least})")
     connection.sasl_mechanism = names[0]
-    _exchange(connection, names[0], sasl, "" if local else connection.server.host)
+    _exchange(connection, names[0], _exchange_of(names[0], sasl, "" if local else connection.server.host))
     connection.bound = True
 
 
@@ -87,16 +95,6 @@ def _offered(connection: Any) -> list[str]:
     ]
 
 
-def _exchange(connection: Any, name: str, sasl: Sasl, host: str) -> None:
-    if name == "DIGEST-MD5":
-        _digest(connection, sasl, host)
-        return
-    told = f"{sasl.authz}\0{sasl.user}\0{sasl.password}" if name == "PLAIN" else sasl.authz
-    result = _say(connection, told.encode())
-    if result["result"] != 0:
-        raise ValueError(f"{name} is refused: {result['description']} {result['message']}")
-
-
 def _say(connection: Any, told: bytes | None) -> dict[str, Any]:
     from ldap3.protocol.sasl.sasl import send_sasl_negotiation
 
@@ -104,21 +102,96 @@ def _say(connection: Any, told: bytes | None) -> dict[str, Any]:
     return found
 
 
-def _digest(connection: Any, sasl: Sasl, host: str) -> None:
+class Exchange(Protocol):
+    """One mechanism, our side. `told` is said first (None: nothing), `answer` to each thing that the server says, `end`
+    sees what came with its success. Both raise ValueError."""
+
+    @property
+    def told(self) -> bytes | None: ...
+
+    def answer(self, said: bytes) -> bytes | None: ...
+
+    def end(self, said: bytes) -> None: ...
+
+
+def _exchange(connection: Any, name: str, exchange: Exchange) -> None:
+    """Raises ValueError."""
+    told = exchange.told
+    for _ in range(_STEPS):
+        result = _say(connection, told)
+        said = result["saslCreds"] or b""
+        if result["result"] == 0:
+            exchange.end(said)
+            return
+        if result["result"] != _IN_PROGRESS:
+            raise ValueError(f"{name} is refused: {result['description']} {result['message']}".rstrip())
+        told = exchange.answer(said)
+    raise ValueError(f"{name}: an exchange without end")
+
+
+def _exchange_of(name: str, sasl: Sasl, host: str) -> Exchange:
+    if name in HASHES:
+        return _Scram(name, sasl)
+    if name == "DIGEST-MD5":
+        return _Digest(sasl, f"ldap/{host or 'localhost'}")
+    return _Once(name, f"{sasl.authz}\0{sasl.user}\0{sasl.password}" if name == "PLAIN" else sasl.authz)
+
+
+class _Once:
+    """PLAIN, EXTERNAL: all is said at once."""
+
+    def __init__(self, name: str, told: str) -> None:
+        self._name, self.told = name, told.encode()
+
+    def answer(self, said: bytes) -> bytes | None:
+        raise ValueError(f"{self._name}: the server asks for more")
+
+    def end(self, said: bytes) -> None:
+        pass
+
+
+class _Scram:
+    def __init__(self, name: str, sasl: Sasl) -> None:
+        self._name, self._exchange = name, Scram(name, sasl.user, sasl.password, sasl.authz)
+        self.told = self._exchange.told
+
+    def answer(self, said: bytes) -> bytes | None:
+        try:
+            return self._exchange.answer(said) or None
+        except ProtocolError as error:
+            raise ValueError(f"{self._name}: {error}") from None
+
+    def end(self, said: bytes) -> None:
+        try:
+            self._exchange.end(said)
+        except ProtocolError as error:
+            raise ValueError(f"{self._name}: {error}") from None
+
+
+class _Digest:
     """RFC 2831 with qop=auth."""
-    first = _say(connection, None)
-    if first["result"] != _IN_PROGRESS:
-        raise ValueError(f"DIGEST-MD5 is refused: {first['description']} {first['message']}")
-    answer = Digest(first["saslCreds"] or b"", sasl, f"ldap/{host or 'localhost'}", secrets.token_hex(16))
-    last = _say(connection, answer.told)
-    if last["result"] == _IN_PROGRESS:  # the proof came alone
-        proof, last = last["saslCreds"], _say(connection, None)
-    else:
-        proof = last["saslCreds"]
-    if last["result"] != 0:
-        raise ValueError(f"DIGEST-MD5 is refused: {last['description']} {last['message']}")
-    if not hmac.compare_digest("".join(directives(proof or b"").get("rspauth", [])).encode(), answer.proof.encode()):
-        raise ValueError("DIGEST-MD5: the server does not prove that it knows the password")
+
+    told = None
+
+    def __init__(self, sasl: Sasl, uri: str) -> None:
+        self._sasl, self._uri = sasl, uri
+        self._digest: Digest | None = None
+        self._proved = False
+
+    def answer(self, said: bytes) -> bytes | None:
+        if self._digest is None:
+            self._digest = Digest(said, self._sasl, self._uri, secrets.token_hex(16))
+            return self._digest.told
+        self.end(said)  # the proof came alone
+        self._proved = True
+        return None
+
+    def end(self, said: bytes) -> None:
+        if self._proved:
+            return
+        proof = "".join(directives(said).get("rspauth", [])).encode()
+        if self._digest is None or not hmac.compare_digest(proof, self._digest.proof.encode()):
+            raise ValueError("DIGEST-MD5: the server does not prove that it knows the password")
 
 
 class Digest:
