@@ -29,7 +29,7 @@ LAW: dict[str, tuple[set[str], set[str], set[str]]] = {
     ),
     "tables": (
         {"mail", "protocol", "net", "observe", "tables"},
-        {"regex", "msgspec", "pydantic", "apsw", "psycopg", "aiomysql", "pymysql", "ldap3"},
+        {"regex", "msgspec", "pydantic", "apsw", "psycopg", "aiomysql", "pymysql", "ldap3", "gssapi", "cryptography"},
         STDLIB,
     ),
     "stores": ({"mail", "protocol", "net", "observe", "stores"}, {"apsw", "redis", "msgspec"}, STDLIB),

@@ -6,13 +6,22 @@ from typing import Any
 
 import pytest
 
-from appliance.tables.proxied import Bad, open_proxied, sasl
+from appliance.tables.proxied import Bad, kerberos, open_proxied, sasl
 from appliance.tables.proxied.cf import Settings
 from appliance.tables.proxied.sasl import Digest, Sasl, directives
 
-KNOWN = ("bind_dn", "bind_pw", "sasl_mechs", "sasl_realm", "sasl_authz_id", "sasl_minssf", "tls_cert", "version")
+KNOWN = (
+    "bind_dn", "bind_pw", "sasl_mechs", "sasl_realm", "sasl_authz_id", "sasl_minssf", "sasl_keytab", "tls_cert",
+    "version",
+)  # fmt: skip
 CHALLENGE = b'realm="elwood.innosoft.com",nonce="OA6MG9tEQGm2hh",qop="auth",algorithm=md5-sess,charset=utf-8'
 URI, OWN = "imap/elwood.innosoft.com", "OA6MHXh6VqTrRk"
+
+
+@pytest.fixture(autouse=True)
+def without_gssapi(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is installed here."""
+    monkeypatch.setattr(kerberos, "available", lambda: False)
 
 
 def read(tmp_path: Path, protected: bool = True, **values: str) -> Sasl:
@@ -88,6 +97,31 @@ ALL = ("PLAIN", "DIGEST-MD5", "EXTERNAL", "GSSAPI", "SCRAM-SHA-1", "SCRAM-SHA-1-
 def test_what_a_line_is_good_for(
     values: dict[str, str], strength: int, local: bool, chosen: list[str], tmp_path: Path
 ) -> None:
+    assert read(tmp_path, **values).usable(ALL, strength, local) == chosen
+
+
+@pytest.mark.parametrize(
+    ("values", "strength", "local", "chosen"),
+    [
+        ({"bind_dn": "a"}, 0, False, ["SCRAM-SHA-256", "SCRAM-SHA-1", "DIGEST-MD5", "GSSAPI"]),
+        ({}, 0, False, ["GSSAPI"]),
+        ({}, 71, True, ["EXTERNAL", "GSSAPI"]),
+        ({"sasl_minssf": "72"}, 71, True, ["EXTERNAL"]),
+        ({"sasl_minssf": "56"}, 256, False, ["GSSAPI"]),
+        ({"sasl_mechs": "gssapi"}, 0, False, ["GSSAPI"]),
+        (
+            {"bind_dn": "a", "sasl_mechs": "DIGEST-MD5 GSSAPI SCRAM-SHA-1"},
+            0,
+            False,
+            ["GSSAPI", "SCRAM-SHA-1", "DIGEST-MD5"],
+        ),
+        ({"sasl_mechs": "GSSAPI EXTERNAL"}, 71, True, ["GSSAPI", "EXTERNAL"]),
+    ],
+)
+def test_where_tickets_stand(
+    values: dict[str, str], strength: int, local: bool, chosen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kerberos, "available", lambda: True)
     assert read(tmp_path, **values).usable(ALL, strength, local) == chosen
 
 
@@ -191,9 +225,9 @@ def test_nothing_is_sent_over_a_line_that_is_too_weak(tmp_path: Path, monkeypatc
     ("lines", "said"),
     [
         (
-            "sasl_mechs = GSSAPI",
-            ":1: sasl_mechs: none of GSSAPI is one of SCRAM-SHA-512, SCRAM-SHA-384, SCRAM-SHA-256, SCRAM-SHA-224,"
-            " SCRAM-SHA-1, DIGEST-MD5, EXTERNAL, PLAIN (GSSAPI is not supported here",
+            "sasl_mechs = LOGIN",
+            ":1: sasl_mechs: none of LOGIN is one of GSSAPI, SCRAM-SHA-512, SCRAM-SHA-384, SCRAM-SHA-256,"
+            " SCRAM-SHA-224, SCRAM-SHA-1, DIGEST-MD5, EXTERNAL, PLAIN",
         ),
         ("sasl_mechs = CRAM-MD5, LOGIN", ":1: sasl_mechs: none of CRAM-MD5, LOGIN is one of"),
         ("sasl_mechs = PLAIN", ":1: sasl_mechs: PLAIN hands over the password as it is"),

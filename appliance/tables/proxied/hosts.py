@@ -84,8 +84,11 @@ class Pool:
             except self._errors:
                 pass  # it may have been closed for want of use: once more, over a new one
         step.text = f"connecting to {place}"
-        async with asyncio.timeout(CONNECT):
-            connection = await self._connect(place)
+        try:
+            async with asyncio.timeout(CONNECT):
+                connection = await self._connect(place)
+        except TimeoutError as error:
+            raise TimeoutError(str(error) or f"no line to it, on which it knows us, within {CONNECT:g} s") from None
         step.text = f"asking {place}"
         return await self._over(place, connection, question)
 

@@ -25,7 +25,7 @@ _KNOWN = (
     "result_attribute", "special_result_attribute", "terminal_result_attribute", "leaf_result_attribute", "result_filter",
     "recursion_limit", "size_limit", "dereference", "version", "start_tls", "tls_ca_cert_dir", "tls_ca_cert_file",
     "tls_cert", "tls_key", "tls_require_cert", "tls_cipher_suite",
-    "sasl_mechs", "sasl_realm", "sasl_authz_id", "sasl_minssf", "chase_referrals",
+    "sasl_mechs", "sasl_realm", "sasl_authz_id", "sasl_minssf", "sasl_keytab", "chase_referrals",
 )  # fmt: skip
 _ONLY = {
     **dict.fromkeys(("cache", "cache_expiry", "cache_size", "debuglevel", "tls_random_file"), NO_MATTER),

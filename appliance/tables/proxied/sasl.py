@@ -1,10 +1,11 @@
-"""SASL for ldap tables (`bind = sasl`): SCRAM, DIGEST-MD5, EXTERNAL and PLAIN, one exchange over an open connection of
-ldap3.
+"""SASL for ldap tables (`bind = sasl`): GSSAPI, SCRAM, DIGEST-MD5, EXTERNAL and PLAIN, one exchange over an open
+connection of ldap3.
 
 Contract: no mechanism here encrypts the line, so its strength is that of TLS (bits) or of a unix socket (71, as for
 libldap): a password goes over no line below `sasl_minssf`, by PLAIN over none in clear. EXTERNAL has no password, and is
 bound by neither, as in Postfix. A server that is greeted by SCRAM or DIGEST-MD5 has to prove that it knows the password,
-too. Of several mechanisms the strongest is taken, as Cyrus SASL ranks them, in whatever order the file has them.
+too, by GSSAPI (tables/proxied/kerberos.py), which wants the line of `sasl_minssf`, who it is. Of several mechanisms the
+strongest is taken, as Cyrus SASL ranks them, in whatever order the file has them; GSSAPI that no file names comes last.
 What is wrong in a file is a mistake with its line; raises ValueError at a server. What failure means for the mail: put
 off.
 """
@@ -17,10 +18,13 @@ from typing import Any, Protocol
 
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.scram import HASHES, Scram
+from appliance.tables.proxied import kerberos
 from appliance.tables.proxied.cf import Settings
 
-#: In the order of Cyrus SASL, which Postfix binds with (lib/client.c, mech_compare).
-MECHANISMS = (*HASHES, "DIGEST-MD5", "EXTERNAL", "PLAIN")
+#: In the order of Cyrus SASL, which Postfix binds with (lib/client.c, mech_compare; Debian's was tried).
+MECHANISMS = ("GSSAPI", *HASHES, "DIGEST-MD5", "EXTERNAL", "PLAIN")
+#: Where no file says which: whether there are tickets shows only when they are asked for.
+_UNNAMED = (*HASHES, "DIGEST-MD5", "EXTERNAL", "PLAIN", "GSSAPI")
 _LOCAL = 71
 _IN_PROGRESS = 14
 #: Messages of one server in one bind.
@@ -37,27 +41,43 @@ class Sasl:
         self.least = settings.number("sasl_minssf", 0)
         self.certificate = bool(text("tls_cert"))
         self.named = tuple(name.upper() for name in settings.words("sasl_mechs"))
+        self.keytab = text("sasl_keytab").removeprefix("FILE:")
+        self.tickets = kerberos.available()
         self._check(settings, protected)
 
     def _check(self, settings: Settings, protected: bool) -> None:
-        known = [name for name in self.named if name in MECHANISMS]
+        known = [name for name in self.named if name in MECHANISMS and (name != "GSSAPI" or self.tickets)]
         if self.named and not known:
-            others = (
-                "" if "GSSAPI" not in self.named else " (GSSAPI is not supported here: use a certificate or DIGEST-MD5)"
-            )
-            settings.wrong("sasl_mechs", f"none of {', '.join(self.named)} is one of {', '.join(MECHANISMS)}{others}")
+            if "GSSAPI" in self.named:
+                settings.wrong("sasl_mechs", kerberos.MISSING)
+            else:
+                settings.wrong("sasl_mechs", f"none of {', '.join(self.named)} is one of {', '.join(MECHANISMS)}")
         elif known == ["PLAIN"] and not protected:
             settings.wrong("sasl_mechs", "PLAIN hands over the password as it is: write ldaps:// or start_tls = yes")
         if self.least and not protected:
             settings.wrong("sasl_minssf", f"{self.least}: only TLS encrypts here: write ldaps:// or start_tls = yes")
         if settings.number("version", 3) < 3:
             settings.wrong("version", "bind = sasl needs version = 3")
+        if self.keytab:
+            self._check_keytab(settings)
+
+    def _check_keytab(self, settings: Settings) -> None:
+        if not self.tickets:
+            settings.wrong("sasl_keytab", kerberos.MISSING)
+        try:
+            settings.read(self.keytab)
+        except OSError as error:
+            settings.wrong("sasl_keytab", f"{self.keytab}: {error.strerror or error}")
 
     def usable(self, offered: Iterable[str], strength: int, local: bool) -> list[str]:
         """Those of the file (none named: of all) that the server offers and this line is good for, the best first."""
         there, secret = {name.upper() for name in offered}, bool(self.user) and strength >= self.least
-        good = {"EXTERNAL": local or self.certificate, "PLAIN": secret and strength > 0}
-        wanted = [name for name in MECHANISMS if name in (self.named or MECHANISMS)]
+        good = {
+            "EXTERNAL": local or self.certificate,
+            "PLAIN": secret and strength > 0,
+            "GSSAPI": self.tickets and strength >= self.least,
+        }
+        wanted = [name for name in MECHANISMS if name in self.named] if self.named else _UNNAMED
         return [name for name in wanted if name in there and good.get(name, secret)]
 
 
@@ -78,7 +98,7 @@ def bind(connection: Any, sasl: Sasl, local: bool) -> None:
         wanted, least = ", ".join(sasl.named or MECHANISMS), f", sasl_minssf = {sasl.least}" if sasl.least else ""
         raise ValueError(f"none of {wanted} is offered by the server and good for this line ({strength} bits{least})")
     connection.sasl_mechanism = names[0]
-    _exchange(connection, names[0], _exchange_of(names[0], sasl, "" if local else connection.server.host))
+    _exchange(connection, names[0], _exchange_of(names[0], sasl, connection, "" if local else connection.server.host))
     connection.bound = True
 
 
@@ -129,9 +149,13 @@ def _exchange(connection: Any, name: str, exchange: Exchange) -> None:
     raise ValueError(f"{name}: an exchange without end")
 
 
-def _exchange_of(name: str, sasl: Sasl, host: str) -> Exchange:
+def _exchange_of(name: str, sasl: Sasl, connection: Any, host: str) -> Exchange:
     if name in HASHES:
         return _Scram(name, sasl)
+    if name == "GSSAPI":
+        sock = connection.socket
+        certificate = sock.getpeercert(True) if connection.server.ssl or connection.tls_started else None
+        return kerberos.begun(kerberos.service_host(host, sock), sasl.authz, sasl.keytab, certificate)
     if name == "DIGEST-MD5":
         return _Digest(sasl, f"ldap/{host or 'localhost'}")
     return _Once(name, f"{sasl.authz}\0{sasl.user}\0{sasl.password}" if name == "PLAIN" else sasl.authz)
