@@ -2,22 +2,31 @@
 and by a keytab of our own. Whatever of Kerberos is away or wrong puts off, with one sentence."""
 
 import asyncio
+import os
+import pwd
 import shutil
 import socket
 import ssl
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+import msgspec
 import pytest
 import trustme
 
+from appliance.config.default import ZONE
 from appliance.mail.ports import Unavailable
 from appliance.tables import wire
 from appliance.tables.proxied import Step, kerberos, open_proxied
 from appliance.tables.proxied.keeper import Keeper
+from tests.daemons.master.conftest import ROOT, Master
+from tests.daemons.master.test_master_separation import open_python
+from tests.daemons.master.test_master_whole import CONFIG as SEPARATED
+from tests.daemons.master.whole import USERS
 from tests.peers import kdc
 from tests.peers.databases import READER, SUFFIX, Slapd
 from tests.peers.gateway import Gateway
@@ -399,3 +408,30 @@ def test_a_running_gateway_knows_its_recipients_by_a_keytab(world: World, inner:
         assert any("noSuchObject" in words for words in made.status()["degraded"])
     finally:
         made.stop()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to change users")
+def test_the_user_of_proxymap_alone_reads_the_key(world: World) -> None:
+    """Each process is a user of its own, as installed; the key is for one of them."""
+    python = open_python()
+    with tempfile.TemporaryDirectory(prefix="postgate-test-", dir="/tmp") as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        shutil.copy(world.keytab, root / "keytab")
+        os.chown(root / "keytab", pwd.getpwnam(USERS["proxymap"]).pw_uid, 0)
+        (root / "keytab").chmod(0o400)
+        spec = world.file(
+            root / "t.cf", START.replace("{folder}/ca.pem", f"{root}/ca.pem") + GSSAPI + f"sasl_keytab = {root}/keytab\n"
+        )
+        shutil.copy(world.folder / "ca.pem", root)
+        made = Master(root)
+        for name, text in {**plain(), "recipient.toml": f'tables = ["{spec}"]\ncallahead = false\n'}.items():
+            (root / "policies" / name).write_text(text)
+        made.config.write_text(SEPARATED.format(port=made.port, zone=ZONE, root=root))
+        path = f"{ROOT}:{Path(msgspec.__file__).parents[1]}:{world.folder}/python"
+        made.start(python=python, module="tests.daemons.master.whole", PYTHONPATH=path)
+        try:
+            assert asked(made.port, KEY) == "250 2.1.5 Ok", made.log()
+            assert asked(made.port, "nobody@example.com").startswith("550 5.1.1 ")
+        finally:
+            made.stop()
