@@ -66,6 +66,7 @@ access to dn.base="" by * read
 authz-regexp "^gidNumber=0.uidNumber=0,cn=peercred,cn=external,cn=auth$" "cn=reader,dc=example,dc=com"
 authz-regexp "^cn=reader,.*" "cn=reader,dc=example,dc=com"
 authz-regexp "^uid=two,cn=example.com,cn=scram-[^,]+,cn=auth$" "cn=reader,dc=example,dc=com"
+authz-regexp "^uid=([^,@]+)@example.com,cn=example.com,cn=plain,cn=auth$" "cn=$1,dc=example,dc=com"
 authz-regexp "^uid=([^,]+),cn=example.com,cn=digest-md5,cn=auth$" "cn=$1,dc=example,dc=com"
 authz-regexp "^uid=([^,]+),cn=example.com,cn=scram-[^,]+,cn=auth$" "cn=$1,dc=example,dc=com"
 """
@@ -154,6 +155,11 @@ FILES = [
     (CLEAR + "sasl_mechs = SCRAM-SHA-256\nbind_dn = nobody\nbind_pw = s3 cret\n", "!"),
     (CLEAR + "sasl_mechs = SCRAM-SHA-256\nbind_dn = weak\nbind_pw = w\n", "!"),
     (CLEAR + f"sasl_mechs = SCRAM-SHA-256\nbind_dn = odd\nbind_pw = {ODD}\n", "joe@inside"),
+    (TLS + "sasl_mechs = PLAIN\n" + READER, "joe@inside"),
+    (START + "sasl_mechs = PLAIN LOGIN\nsasl_minssf = 128\n" + READER, "joe@inside"),
+    (TLS + "sasl_mechs = PLAIN\nsasl_authz_id = dn:cn=reader,dc=example,dc=com\n" + READER, "joe@inside"),
+    (TLS + "sasl_mechs = PLAIN\nsasl_authz_id = dn:cn=weak,dc=example,dc=com\n" + READER, "!"),
+    (TLS + "sasl_mechs = PLAIN\nbind_dn = reader\nbind_pw = wrong\n", "!"),
     # As `two` only SCRAM reads: which mechanism is taken shows, and that the order in the file is nothing to it.
     (CLEAR + "sasl_mechs = DIGEST-MD5\n" + TWO, "!"),
     (CLEAR + "sasl_mechs = DIGEST-MD5 SCRAM-SHA-1\n" + TWO, "joe@inside"),
