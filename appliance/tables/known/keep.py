@@ -27,6 +27,8 @@ from appliance.tables.known.texts import Keys
 SMALL = 10
 #: Addresses that an outcome names; seconds that a sync waits for another one.
 NAMED, PATIENCE = 200, 30.0
+#: Seconds after which an alarm that nobody heard comes again.
+_AGAIN = 1.0
 #: Letters of a problem: a part of it may be what a stranger said.
 LONGEST = 500
 
@@ -141,19 +143,23 @@ class _Late(BaseException):
 
 @contextlib.contextmanager
 def _bounded(seconds: float, last: list[str]) -> Iterator[None]:
-    """Raises Failed when they are over, whatever waits then, with the `last` step. Of the main thread (a job's) only."""
+    """Raises Failed when they are over, whatever waits then, with the `last` step. Of the main thread (a job's) only.
+
+    What is raised while an object is finalized is lost, so the alarm comes again until somebody hears it."""
 
     def late(_number: int, _frame: FrameType | None) -> None:
         raise _Late
 
     before, began = signal.signal(signal.SIGALRM, late), time.monotonic()
-    left = signal.setitimer(signal.ITIMER_REAL, seconds)[0]
+    left = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)[0]
     try:
-        yield
+        try:
+            yield
+        finally:  # an alarm in here is caught as well
+            signal.setitimer(signal.ITIMER_REAL, 0)
     except _Late:
         raise Failed(f"the source has not ended within {seconds:g} s: {last[0]}") from None
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         if left:  # somebody else's alarm, which still is to come
             signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - began)))
