@@ -267,7 +267,8 @@ async def test_others_do_not_notice(said: list[dict[str, Any]]) -> None:
     hangs: Act | None = FAULTS["hangs_behind_the_question"]
     async with Hostile(good("MAIL"), hangs) as bad, MilterServer() as well:
         milters = Milters("mx", 1 << 20)
-        first = milters.link(milter(bad.port))
+        late = {"command_timeout": 2.0, "content_timeout": 2.0, "total_timeout": 3.0}
+        first = milters.link(milter(bad.port, **late))
         second = milters.link(milter(well.port, name="w"))
         clock = asyncio.get_running_loop().time
 
@@ -277,7 +278,7 @@ async def test_others_do_not_notice(said: list[dict[str, Any]]) -> None:
             return clock() - began
 
         slow, took = await asyncio.gather(played(first), quick())
-        assert slow[-1] == "failed" and took < 0.4
+        assert slow[-1] == "failed" and took < 1.9
         first.close()
         second.close()
 

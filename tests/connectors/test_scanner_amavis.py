@@ -135,7 +135,7 @@ async def test_a_fault_is_an_error_in_bounded_time_and_passes(tmp_path: Path, fa
     """The list of all connectors; and no file is left with anybody."""
     async with Hostile(Good(read_request, CLEAN), FAULTS[fault]) as peer, Amavis(tmp_path, peer, 0.5) as amavis:
         found = await amavis.scanner.scan(Message(), context("T7"))
-        assert found.kind == "error" and found.seconds < 1.5 and str(peer.port) in found.why, found
+        assert found.kind == "error" and found.seconds < 5 and str(peer.port) in found.why, found
         assert re.search(r"\d\.\d s\)|within \d", found.why), found.why
         assert amavis.scanner.condition.facts()["state"] == "degraded"
         assert "1 (last: T7)" in amavis.scanner.condition.facts()["not scanned"]
@@ -151,9 +151,9 @@ async def test_a_fault_is_an_error_in_bounded_time_and_passes(tmp_path: Path, fa
 async def test_the_next_server_answers_where_one_hangs(tmp_path: Path, fault: str) -> None:
     """In a share of the time; who hung is asked last then, and what it was lent is taken back."""
     good = Good(read_request, CLEAN)
-    async with Hostile(good, FAULTS[fault]) as hung, Hostile(good) as well, Amavis(tmp_path, hung, 1.0, well) as amavis:
+    async with Hostile(good, FAULTS[fault]) as hung, Hostile(good) as well, Amavis(tmp_path, hung, 3.0, well) as amavis:
         found = await amavis.scanner.scan(Message(), context())
-        assert found.kind == "clean" and 0.4 < found.seconds < 0.95, found
+        assert found.kind == "clean" and 1.2 < found.seconds < 2.9, found
         for number in range(3):
             assert (await amavis.scanner.scan(Message(MAIL + b"%d" % number), context())).kind == "clean"
         assert (hung.connections, well.connections) == (1, 4)

@@ -59,15 +59,15 @@ async def test_no_time_is_taken_from_content_that_is_slow_to_scan() -> None:
 
 async def test_what_makes_no_sense_from_the_second_one_is_an_error() -> None:
     async with Peer(hangs) as hung, Peer(says(b"WHAT\0")) as odd:
-        found = await make(hung.server, odd.server, timeout=1.0).scan(Message(), context())
-    assert found.kind == "error" and found.seconds < 0.9 and str(odd.server) in found.why, found
+        found = await make(hung.server, odd.server, timeout=3.0).scan(Message(), context())
+    assert found.kind == "error" and found.seconds < 2.9 and str(odd.server) in found.why, found
 
 
 async def test_three_servers_of_which_two_hang() -> None:
     async with Peer(hangs) as one, Peer(hangs) as two, Peer(says(FOUND)) as well:
-        scanner = make(one.server, two.server, well.server, timeout=0.9)
+        scanner = make(one.server, two.server, well.server, timeout=2.7)
         found = await scanner.scan(Message(), context())
-        assert found.kind == "infected" and 0.5 < found.seconds < 0.85, found
+        assert found.kind == "infected" and 1.5 < found.seconds < 2.6, found
         before = one.connections, two.connections
         assert (await scanner.scan(Message(MAIL + b"2"), context())).kind == "infected"
         assert (one.connections, two.connections) == before
@@ -94,10 +94,10 @@ async def test_a_kept_connection_that_hangs() -> None:
         await asyncio.Event().wait()
 
     async with Hostile(KINDS["rspamd"].good, once) as hung, Hostile(KINDS["rspamd"].good) as well:
-        scanner = scanner_of("rspamd", hung.port, well.port, timeout=1.0)
+        scanner = scanner_of("rspamd", hung.port, well.port, timeout=3.0)
         for number in range(2):
             found = await scanner.scan(Message(MAIL + b"%d" % number), context())
-            assert found.kind == "clean" and found.seconds < 0.9, found
+            assert found.kind == "clean" and found.seconds < 2.9, found
         assert (hung.connections, well.connections) == (1, 1)
         scanner.close()
 
@@ -109,7 +109,7 @@ async def test_an_icap_service_that_says_nothing_about_the_preview() -> None:
         await asyncio.Event().wait()
 
     async with Hostile(KINDS["icap"].good, mute) as hung, Service(preview=10) as well:
-        scanner = scanner_of("icap", hung.port, well.port, timeout=1.0)
+        scanner = scanner_of("icap", hung.port, well.port, timeout=3.0)
         found = await scanner.scan(Message(), context())
-        assert found.kind == "clean" and 0.4 < found.seconds < 0.9 and well.contents == [MAIL], found
+        assert found.kind == "clean" and 1.2 < found.seconds < 2.9 and well.contents == [MAIL], found
         scanner.close()

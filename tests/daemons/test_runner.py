@@ -221,7 +221,7 @@ async def test_the_runner_away_hung_and_back(tmp_path: Path) -> None:
     stage = Stage(tmp_path, x={"command": script("pass")})
     scanner = stage.scanner(timeout=0.3)
     found = await scanner.scan(Message(), context())
-    assert found.kind == "error" and found.seconds < 1, "it hangs: connected, nobody serves"
+    assert found.kind == "error" and found.seconds < 5, "it hangs: connected, nobody serves"
     async with stage:
         async with asyncio.timeout(5):
             while (await stage.scanner().scan(Message(), context())).kind != "clean":
@@ -343,7 +343,7 @@ def test_c3_a_pattern_that_explodes_is_cut_off() -> None:
     rules = verdict.Rules.of("x", {"1": "infected"}, r"^(a+)+$")
     begin = time.monotonic()
     assert verdict.judge(rules, 1, b"a" * 60 + b"!")[:2] == ("infected", ())
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 10, "whole, it would not end in years"
 
 
 def test_names_are_bounded_and_printable() -> None:

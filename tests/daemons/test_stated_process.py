@@ -86,6 +86,13 @@ async def client(process: Process) -> AsyncIterator[Callable[[], Any]]:
         one.close()
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds for an answer, so many that what comes at once is told from what comes then, on any machine."""
+    monkeypatch.setattr(remote, "DEADLINE", 4.0)
+    return remote.DEADLINE
+
+
 async def step(state: StateClient, asked: GreylistAsk) -> GreylistAnswer:
     """One step; a stranger's answer needs no waiting."""
     answer = state.step(asked)
@@ -147,7 +154,7 @@ async def test_killed_between_asks_the_state_survives(process: Process, client: 
     assert (await state.get_probe("a@example.com")).state == "known"
 
 
-async def test_asks_under_way_hear_at_once_that_it_died(process: Process, client: Any) -> None:
+async def test_asks_under_way_hear_at_once_that_it_died(process: Process, client: Any, patience: float) -> None:
     state = await client()
     await met(state, *(ask(n) for n in range(5)))
     process.signal(signal.SIGSTOP)
@@ -158,7 +165,7 @@ async def test_asks_under_way_hear_at_once_that_it_died(process: Process, client
     assert all(isinstance(r, Unavailable) for r in await asyncio.gather(*waiting, return_exceptions=True))
     with pytest.raises(Unavailable):
         await step(state, ask())
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < patience / 2
 
 
 async def test_hung_costs_one_deadline_and_then_nothing(process: Process, client: Any) -> None:
@@ -168,25 +175,27 @@ async def test_hung_costs_one_deadline_and_then_nothing(process: Process, client
     began = time.monotonic()
     with pytest.raises(Unavailable, match="no answer in time"):
         await step(state, ask())
-    assert 0.9 < time.monotonic() - began < 3
+    assert 0.9 < time.monotonic() - began < 10
     began = time.monotonic()
     for n in range(100):  # the kernel takes connections for it, but it does not greet
         with pytest.raises(Unavailable):
             await step(state, ask(n))
         await asyncio.sleep(0.001)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 20, "a second for each would be a hundred"
     process.signal(signal.SIGCONT)
     assert await state.wait_ready(10)
     assert (await step(state, ask(7))).state in ("new", "early")
 
 
 @pytest.mark.parametrize("how", ["hung", "killed"])
-async def test_strangers_of_whom_stated_did_not_hear_are_told_again(process: Process, client: Any, how: str) -> None:
+async def test_strangers_of_whom_stated_did_not_hear_are_told_again(
+    process: Process, client: Any, how: str, patience: float
+) -> None:
     state = await client()
     process.signal(signal.SIGSTOP)
     began = time.monotonic()
     answers = [await step(state, ask(n)) for n in range(20)]
-    assert {answer.state for answer in answers} == {"new"} and time.monotonic() - began < 0.5
+    assert {answer.state for answer in answers} == {"new"} and time.monotonic() - began < patience / 2
     if how == "killed":
         process.end(signal.SIGKILL)
         process.start()
@@ -314,13 +323,13 @@ async def test_another_version_of_stated_gives_no_answers(tmp_path: Path) -> Non
     os.unlink(path)
 
 
-async def test_no_stated_at_all_is_unavailable_at_once() -> None:
+async def test_no_stated_at_all_is_unavailable_at_once(patience: float) -> None:
     state = StateClient("/nonexistent/stated.sock")
     state.start()
     began = time.monotonic()
     with pytest.raises(Unavailable, match="No such file"):
         await step(state, ask())
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < patience / 2
     state.close()
 
 

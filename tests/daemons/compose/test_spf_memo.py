@@ -165,7 +165,7 @@ async def test_a1_an_evaluation_ends_at_its_deadline_and_says_what_it_found(name
     rig = Rig(nameserver, {**slow, **zone(bad={"TIMEOUT": []})}, seconds=0.2)
     begun = time.monotonic()
     report = await rig.ask()
-    assert time.monotonic() - begun < 1.5  # the name server alone had 2 seconds
+    assert time.monotonic() - begun < 1.9  # the name server alone had 2 seconds
     assert (report.result, report.ttl) == ("temperror", 0)
     assert "the evaluation took longer than 0.2 s" in report.reason
     assert [term.result for term in report.terms] == ["no match", "no match", "temperror"]
