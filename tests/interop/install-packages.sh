@@ -6,7 +6,7 @@ PACKAGES="postfix postfix-pcre swaks pflogsumm clamav-daemon spamassassin spamd 
 PACKAGES="$PACKAGES nsd unbound opendkim opendmarc postfix-policyd-spf-python libmail-dkim-perl publicsuffix rspamd postgrey redis-server"
 PACKAGES="$PACKAGES c-icap libc-icap-mod-virus-scan amavisd-new clamsmtp spampd altermime"
 PACKAGES="$PACKAGES miltertest postfwd clamav-milter spamass-milter opendkim-tools"
-PACKAGES="$PACKAGES postfix-lmdb postfix-cdb postfix-sqlite postfix-pgsql postfix-mysql postfix-ldap postgresql mariadb-server slapd"
+PACKAGES="$PACKAGES postfix-lmdb postfix-cdb postfix-sqlite postfix-pgsql postfix-mysql postfix-ldap postgresql mariadb-server slapd ldap-utils"
 PACKAGES="$PACKAGES krb5-kdc krb5-admin-server krb5-user libsasl2-modules-gssapi-mit python3-gssapi"
 # Packages that conflict with those above: unpacked into a folder of their own, nothing of them is installed.
 UNPACKED="sendmail-bin"

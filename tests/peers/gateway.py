@@ -86,8 +86,10 @@ class Gateway:
         return "\n".join(self.log().splitlines()[-lines:])
 
     def log(self) -> str:
+        """Its whole lines: one may still be on its way."""
         path = self.root / "gateway.log"
-        return path.read_text(errors="replace") if path.exists() else ""
+        text = path.read_text(errors="replace") if path.exists() else ""
+        return text[: text.rfind("\n") + 1]
 
     def wait_log(self, text: str, seconds: float = 15.0) -> None:
         wait_for(lambda: text in self.log(), seconds, f"{text!r} in the log")

@@ -86,7 +86,8 @@ def test_the_page(gateway: Callable[..., Gateway], inner: Inner, tmp_path: Path)
 
 def _events(made: Gateway) -> list[str]:
     folder = made.root / "state" / "journal"
-    wait_for(lambda: any('"rewritten"' in path.read_text() for path in folder.glob("*")), 15, "the event")
+    text = r'"rewritten".*\n'  # a line may still be on its way
+    wait_for(lambda: any(re.search(text, path.read_text()) for path in folder.glob("*")), 15, "the event")
     return [line for path in folder.glob("*") for line in path.read_text().splitlines() if '"message"' in line]
 
 
