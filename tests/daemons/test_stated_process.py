@@ -19,6 +19,7 @@ from appliance.mail.ports import GreylistAnswer, GreylistAsk, Probe, RateAsk, Un
 from appliance.net.channel import Channel
 from appliance.stores import remote, wire
 from appliance.stores.remote import StateClient
+from tests.peers.process import stand_still
 
 MAIN = Path(__file__).with_name("stated_main.py")
 LIMITS = SimpleNamespace(
@@ -52,6 +53,10 @@ class Process:
     def signal(self, number: int) -> None:
         assert self.running is not None
         self.running.send_signal(number)
+
+    def hang(self) -> None:
+        assert self.running is not None
+        stand_still(self.running.pid)
 
     def end(self, number: int) -> None:
         if self.running is not None:
@@ -157,7 +162,7 @@ async def test_killed_between_asks_the_state_survives(process: Process, client: 
 async def test_asks_under_way_hear_at_once_that_it_died(process: Process, client: Any, patience: float) -> None:
     state = await client()
     await met(state, *(ask(n) for n in range(5)))
-    process.signal(signal.SIGSTOP)
+    process.hang()
     waiting = [asyncio.ensure_future(step(state, ask(n))) for n in range(5)]
     await asyncio.sleep(0.05)
     began = time.monotonic()
@@ -171,7 +176,7 @@ async def test_asks_under_way_hear_at_once_that_it_died(process: Process, client
 async def test_hung_costs_one_deadline_and_then_nothing(process: Process, client: Any) -> None:
     state = await client()
     await met(state, ask())
-    process.signal(signal.SIGSTOP)
+    process.hang()
     began = time.monotonic()
     with pytest.raises(Unavailable, match="no answer in time"):
         await step(state, ask())
@@ -192,7 +197,7 @@ async def test_strangers_of_whom_stated_did_not_hear_are_told_again(
     process: Process, client: Any, how: str, patience: float
 ) -> None:
     state = await client()
-    process.signal(signal.SIGSTOP)
+    process.hang()
     began = time.monotonic()
     answers = [await step(state, ask(n)) for n in range(20)]
     assert {answer.state for answer in answers} == {"new"} and time.monotonic() - began < patience / 2
@@ -214,7 +219,7 @@ async def test_strangers_of_whom_stated_did_not_hear_are_told_again(
 async def test_of_strangers_put_off_just_before_its_end_a_worker_tells(process: Process, client: Any) -> None:
     state, other = await client(), await client()
     await met(other, ask(99))
-    process.signal(signal.SIGSTOP)
+    process.hang()
     under_way = asyncio.ensure_future(step(state, ask(99)))  # a frame that stated has not answered
     await asyncio.sleep(0)
     await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from tests.faults.senders import digest, message
 from tests.peers.gateway import Gateway
 from tests.peers.policies import plain
 from tests.peers.ports import free_port, wait_for
+from tests.peers.process import stand_still
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(120)]
 QUICK = '[queue]\nretry_min = "1s"\nretry_max = "1s"\ndead_probe = "1s"\n'
@@ -225,7 +226,7 @@ def test_a_stopped_delivery_does_not_stop_intake(
     made = gateway(inner=inner.port, policies=plain(), workers=2, more=QUICK)
     accept(made, 1)
     [delivery] = made.children()["delivery"]
-    os.kill(delivery, signal.SIGSTOP)
+    stand_still(delivery)
     try:
         start = time.monotonic()
         for number in range(2, 60):

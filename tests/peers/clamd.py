@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from tests.peers.ports import free_port, unix_answers, wait_for
-from tests.peers.process import Process
+from tests.peers.process import Process, stand_still
 
 #: The harmless test file every virus scanner knows, kept in two pieces so that this source file is not "infected".
 EICAR = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$" + b"EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
@@ -52,7 +52,7 @@ class Clamd:
 
     def hang(self) -> None:
         assert self.process
-        self.process.signal(signal.SIGSTOP)
+        stand_still(self.process.pid)
 
     def wake(self) -> None:
         assert self.process

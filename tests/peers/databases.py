@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from tests.peers.ports import answers, free_port, wait_for
-from tests.peers.process import Process, reachable
+from tests.peers.process import Process, reachable, stand_still
 
 
 def _owned(root: Path, user: str) -> None:
@@ -41,18 +41,18 @@ class Server:
 
     def hang(self) -> None:
         """All its processes stand still."""
-        self._signal(signal.SIGSTOP)
+        stand_still(*self._family())
 
-    def _signal(self, number: int) -> None:
-        """To the server and its children (PostgreSQL's are groups of their own)."""
+    def _family(self) -> list[int]:
+        """The server and its children (PostgreSQL's are groups of their own)."""
         assert self.process
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for one in (pid, *map(int, children)):
-            os.kill(one, number)
+        return [pid, *map(int, children)]
 
     def go_on(self) -> None:
-        self._signal(signal.SIGCONT)
+        for one in self._family():
+            os.kill(one, signal.SIGCONT)
 
 
 class Postgres(Server):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,25 @@ def reachable(folder: Path) -> None:
         mode = parent.stat().st_mode
         if not mode & 0o001:
             parent.chmod(mode & 0o7777 | 0o011)
+
+
+def stand_still(*pids: int) -> None:
+    """SIGSTOP, and they stand: a thread of a busy machine runs on for a while behind the signal, and might answer."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + 10
+    while not all(map(_stands, pids)):
+        assert time.monotonic() < until, f"{pids} do not stand still"
+        time.sleep(0.001)
+
+
+def _stands(pid: int) -> bool:
+    """All its threads; who is dead stands as well."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            if (task / "stat").read_text().rpartition(")")[2].split()[0] not in "TtZX":
+                return False
+    return True
 
 
 class Process:

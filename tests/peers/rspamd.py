@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 from tests.peers.ports import answers, free_port, wait_for
-from tests.peers.process import Process
+from tests.peers.process import Process, stand_still
 
 CONFIG = """\
 options {{
@@ -67,12 +67,12 @@ class Rspamd:
     def start(self) -> "Rspamd":
         argv = ["rspamd", "-f", "-i", "-c", str(self.root / "rspamd.conf")]
         self.process = Process(argv, self.root / "out")
-        wait_for(lambda: answers(self.port), 60, f"rspamd: see {self.root}/rspamd.log and {self.root}/out")
+        wait_for(lambda: answers(self.port), 100, f"rspamd: see {self.root}/rspamd.log and {self.root}/out")
         return self
 
     def hang(self) -> None:
         assert self.process
-        self.process.signal(signal.SIGSTOP)
+        stand_still(self.process.pid)
 
     def stop(self) -> None:
         if self.process:

@@ -18,7 +18,7 @@ from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
 from tests.peers.policies import plain
 from tests.peers.ports import answers, free_port, wait_for
-from tests.peers.process import Process
+from tests.peers.process import Process, stand_still
 from tests.running.talking import BODY, Talk, queue_id, sent
 from tests.running.test_running_filters import through_once, wiring
 
@@ -243,8 +243,7 @@ def test_a_worker_that_is_killed_between_the_filter_s_answer_and_ours(
     one = Sending(door)
     filter_.at_point()
     pids = made.children()["smtpd"]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    stand_still(*pids)
     filter_.say("250 2.0.0 taken")  # it is in the socket, and nobody reads it
     wait_for(lambda: filter_.taken() == 1, 10, "the filter's answer")
     for pid in pids:

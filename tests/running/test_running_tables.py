@@ -16,6 +16,7 @@ from tests.peers.inner import Inner
 from tests.peers.map_servers import served, socketmap_handler
 from tests.peers.policies import plain
 from tests.peers.ports import free_port, wait_for
+from tests.peers.process import stand_still
 from tests.running.talking import asked, queue_id, sent
 
 pytestmark = [
@@ -44,7 +45,7 @@ def test_a_changed_file_is_read_again_and_a_lost_daemon_puts_off(gateway: Callab
     wait_for(lambda: asked(made.port, "old@example.com").startswith("550 5.1.1 "), 15, "the old answer to be forgotten")
 
     (pid,) = made.children()["proxymap"]
-    os.kill(pid, signal.SIGSTOP)
+    stand_still(pid)
     hung = asked(made.port, "hung@example.com")
     assert hung.startswith("451 4.3.0 Recipient address cannot be checked just now"), hung
     os.kill(pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ import pytest
 from tests.daemons.delivery.harness import Log
 from tests.daemons.delivery.piped import Both, Outside, both, python, shell
 from tests.peers.inner import Inner
-from tests.peers.process import reachable
+from tests.peers.process import reachable, stand_still
 
 ENDLESS = "import sys\nwhile True: sys.stdout.write('x' * 65536)"
 
@@ -228,7 +228,7 @@ async def test_a_runner_that_hangs_is_not_waited_for(tmp_path: Path, log: Log, m
     async with both(tmp_path, shell("exit 0"), 'timeout = "0.5s"'.replace("0.5s", "1s"), runner=False) as stage:
         await stage.run(outside=True)
         assert isinstance(stage.runner, Outside)
-        stage.runner.popen.send_signal(signal.SIGSTOP)
+        stand_still(stage.runner.popen.pid)
         queue_id = await stage.filtered("a@example.com")
         await stage.until(lambda: log.of(queue_id, "status=deferred"))
         assert "the runner did not answer within 2 s" in log.of(queue_id, "status=deferred")[0]
