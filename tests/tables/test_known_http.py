@@ -5,6 +5,7 @@ import io
 import signal
 import socket
 import socketserver
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import trustme
 
 from appliance.tables.known import Origin, http, keep
 from appliance.tables.known.keep import Order, Outcome, known
+from appliance.tables.known.texts import Entry
 from tests.peers.graph import CLIENT, SECRET, TENANT, Graph, Handler
 
 CA = trustme.CA()
@@ -196,6 +198,35 @@ def test_an_alarm_that_was_lost_comes_again(asking: Asking, monkeypatch: pytest.
 
     monkeypatch.setattr(keep, "fetch", fetch)
     assert asking.sync(timeout=0.3).problem == "the source has not ended within 0.3 s: after it"
+
+
+def test_an_alarm_at_any_place_of_a_fetch_is_told(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each call and return for as long as the alarm is set."""
+
+    def fetch(_origin: Origin, _secret: str, at: Callable[[str], None]) -> list[Entry]:
+        at("reading")
+        return [Entry("ann@example.com", 1)]
+
+    monkeypatch.setattr(keep, "fetch", fetch)
+    before, told = signal.getsignal(signal.SIGALRM), list[str]()
+    while "" not in told:
+        seen, due = 0, len(told) + 1
+
+        def count(_frame: object, event: str, _about: object, due: int = due) -> None:
+            nonlocal seen
+            if event in ("call", "return") and signal.getitimer(signal.ITIMER_REAL)[1]:  # pytest's own comes once
+                seen += 1
+                if seen == due:
+                    signal.raise_signal(signal.SIGALRM)
+
+        sys.setprofile(count)
+        try:
+            told.append(asking.sync().problem)
+        finally:
+            sys.setprofile(None)
+        assert signal.getsignal(signal.SIGALRM) == before and signal.getitimer(signal.ITIMER_REAL)[1] == 0
+    late = "the source has not ended within 20 s:"
+    assert len(told) > 8 and set(told) == {late, f"{late} reading", ""}
 
 
 def test_more_pages_than_anybody_has(asking: Asking, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -118,8 +118,7 @@ def _fetched(order: Order) -> Keys:
     keys = Keys(domains=order.domains, whole=order.origin.kind in ("csv", "map"))
     last = [""]
     try:
-        with _bounded(order.timeout, last):
-            _gather(order, keys, last)
+        _bounded(order.timeout, last, lambda: _gather(order, keys, last))
     except csv.Error as error:
         raise Failed(str(error)) from None
     return keys
@@ -141,20 +140,20 @@ class _Late(BaseException):
     """No library that stands between takes it for an error of its own."""
 
 
-@contextlib.contextmanager
-def _bounded(seconds: float, last: list[str]) -> Iterator[None]:
+def _bounded(seconds: float, last: list[str], run: Callable[[], None]) -> None:
     """Raises Failed when they are over, whatever waits then, with the `last` step. Of the main thread (a job's) only.
 
-    What is raised while an object is finalized is lost, so the alarm comes again until somebody hears it."""
+    What is raised while an object is finalized is lost, so the alarm comes again until somebody hears it. No context
+    manager: an alarm between `run` and its __exit__ would get past it."""
 
     def late(_number: int, _frame: FrameType | None) -> None:
         raise _Late
 
-    before, began = signal.signal(signal.SIGALRM, late), time.monotonic()
-    left = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)[0]
+    before, began, left = signal.signal(signal.SIGALRM, late), time.monotonic(), 0.0
     try:
         try:
-            yield
+            left = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)[0]
+            run()
         finally:  # an alarm in here is caught as well
             signal.setitimer(signal.ITIMER_REAL, 0)
     except _Late:
