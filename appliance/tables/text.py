@@ -95,8 +95,8 @@ class Source:
             yield first, whole
 
     def physical(self, data: bytes) -> Iterator[tuple[int, str]]:
-        """Physical lines without CR and LF; lines that are no text are flaws. In blocks: a big file never holds the
-        interpreter lock for long."""
+        """Physical lines without CR and LF; lines that are no text are flaws, but for comments in another charset. In
+        blocks: a big file never holds the interpreter lock for long."""
         text, sound = self._decode(data)
         number = start = 0
         while start < len(text):
@@ -118,11 +118,12 @@ class Source:
             return data.decode(errors="surrogateescape"), False
 
     def _is_text(self, number: int, line: str) -> bool:
+        comment = line.lstrip(BLANKS).startswith("#")
         for column, letter in enumerate(line, 1):
             if letter == "\0":
                 self.flaw(number, column, "a NUL byte: this is not a text file")
                 return False
-            if "\ud800" <= letter <= "\udfff":
+            if "\ud800" <= letter <= "\udfff" and not comment:
                 self.flaw(number, column, f"byte 0x{ord(letter) & 0xFF:02x} is not UTF-8")
                 return False
         return True

@@ -91,6 +91,12 @@ def test_several_files_are_united(tmp_path: Path) -> None:
         of(str(tmp_path / "a"), str(tmp_path / "c"), kind="csv")
 
 
+def test_a_map_whose_comments_are_in_another_charset(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"# f\xfcr alle\nann@example.com ok\nj\xfcrgen@example.com ok\n")
+    found = of(f"texthash:{tmp_path}/m")
+    assert (found.found, found.wrong) == ({"ann@example.com"}, 1)
+
+
 @pytest.mark.parametrize(
     ("value", "address"),
     [

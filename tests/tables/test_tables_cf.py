@@ -159,3 +159,12 @@ def test_a_default_that_is_written_asks_for_no_tls(tmp_path: Path) -> None:
     assert not table._tls  # type: ignore[attr-defined]
     table = open_proxied(written(path, "mysql", tls_verify_cert="yes"))
     assert table._tls  # type: ignore[attr-defined]
+
+
+def test_comments_may_be_in_any_charset(tmp_path: Path) -> None:
+    path = tmp_path / "t.cf"
+    path.write_bytes(b"# f\xfcr die Stra\xdfe\ndbpath = /x\nquery = SELECT 1\n  # \xfc\n")
+    open_proxied(f"sqlite:{path}").close()
+    path.write_bytes(b"# f\xfcr\ndbpath = /x\nquery = SELECT '\xfc'\n")
+    with pytest.raises(Bad, match=":3: byte 0xfc is not UTF-8"):
+        open_proxied(f"sqlite:{path}")

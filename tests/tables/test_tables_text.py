@@ -79,6 +79,26 @@ def test_crlf_and_a_byte_order_mark() -> None:
     assert flaws(table) == [(1, False)]
 
 
+@pytest.mark.parametrize(
+    ("kind", "rest", "key", "value"),
+    [
+        ("texthash", b"a@example.com OK", "a@example.com", "OK"),
+        ("cidr", b"192.0.2.0/24 OK", "192.0.2.1", "OK"),
+        ("regexp", b"/^a/ OK", "a", "OK"),
+        ("aliases", b"a: b", "a", "b"),
+        ("postgrey_clients", b"mx.example.com", "mx.example.com", "mx.example.com"),
+        ("sendmail_from", b"example.com OK", "example.com", "OK"),
+        ("sendmail_relay_domains", b"example.com", "example.com", "example.com"),
+    ],
+)
+def test_comments_may_be_in_any_charset(kind: str, rest: bytes, key: str, value: str) -> None:
+    """Nothing looks at them, in Postfix and Sendmail as little; what is no comment has its flaw."""
+    table = open_table(f"{kind}:t", {"t": b"# f\xfcr Stra\xdfe\n \t# \xfc\n" + rest + b"\n\xfc x\n#\0\n"}.__getitem__)
+    hit = table.get(key)
+    assert hit == (value, "t:3")
+    assert flaws(table) == [(4, True), (5, True)]
+
+
 def test_flaws_are_counted_not_piled_up_but_a_fatal_one_shows() -> None:
     table = texthash(b"".join(b"a %d\n" % n for n in range(1000)) + b"alone\n")
     assert len(table.source.flaws) < 60

@@ -33,12 +33,12 @@ def _csv(path: str) -> Iterable[Entry]:
 def _map(source: str, query: str) -> Iterable[Entry]:
     kind, _, path = source.partition(":")
     if kind == "texthash":
-        return entries(_text(path))
+        return entries(_text(path, "surrogateescape"))  # comments are in any charset
     keys = _rows(path, query) if kind == "sqlite" else every_key(kind, path + kinds.COMPILED[kind])
     return (Entry(key, number) for number, key in enumerate(keys, 1))
 
 
-def _text(path: str) -> str:
+def _text(path: str, errors: str = "strict") -> str:
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
         before = os.fstat(file.fileno())
         data = file.read(LARGEST + 1)
@@ -48,7 +48,7 @@ def _text(path: str) -> str:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ValueError("is being written")
     try:
-        return decoded(data)
+        return decoded(data, errors)
     except UnicodeDecodeError as error:
         raise ValueError(f"octet {error.start} is neither UTF-8 nor UTF-16: export it as UTF-8") from None
 

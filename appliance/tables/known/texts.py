@@ -74,9 +74,10 @@ class Imported(NamedTuple):
     mistakes: list[str]
 
 
-def decoded(data: bytes) -> str:
-    """Text of a file as it comes from other systems: UTF-8, or UTF-16 with its mark. Raises UnicodeDecodeError."""
-    return data.decode(next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8"))
+def decoded(data: bytes, errors: str = "strict") -> str:
+    """Text of a file as it comes from other systems: UTF-8, or UTF-16 with its mark; `errors` as bytes.decode takes
+    them. Raises UnicodeDecodeError."""
+    return data.decode(next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8"), errors)
 
 
 def entries(text: str) -> Iterator[Entry]:
