@@ -70,6 +70,11 @@ def test_a_challenge_that_cannot_be_answered(challenge: bytes, tmp_path: Path) -
         Digest(challenge, chris(tmp_path), URI, OWN)
 
 
+def test_a_challenge_without_end_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a challenge without end"):
+        Digest(CHALLENGE + b',realm="' + b"x" * 4096, chris(tmp_path), URI, OWN)
+
+
 ALL = ("PLAIN", "DIGEST-MD5", "EXTERNAL", "GSSAPI", "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256")
 
 
@@ -196,6 +201,25 @@ def test_a_server_that_goes_on_and_on(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(ValueError, match=said):
             sasl.bind(server, chris(tmp_path, sasl_mechs=mechanism), local=True)
         assert len(server.told) <= 2 and not server.bound
+
+
+def test_what_the_server_has_is_asked_and_why_it_does_not_say(tmp_path: Path) -> None:
+    entry = {"type": "searchResEntry", "raw_attributes": {"supportedsaslMECHANISMS": [b"SCRAM-SHA-1", b"X"]}}
+    for number, response, said in ((50, [], "which mechanisms it has: insufficient no$"), (0, [entry], "good for this")):
+        server = Server()
+        server.search = lambda *_, **_more: None  # type: ignore[attr-defined]
+        server.result, server.response = {"result": number, "description": "insufficient", "message": "no"}, response
+        with pytest.raises(ValueError, match=said):
+            sasl.bind(server, read(tmp_path, sasl_mechs="EXTERNAL SCRAM-SHA-1"), local=False)
+
+
+def test_an_answer_to_something_else_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for mechanism in ("SCRAM-SHA-1", "EXTERNAL"):
+        server = Server()
+        monkeypatch.setattr(sasl, "_say", lambda *_: {"result": 0, "description": "success", "message": ""})
+        with pytest.raises(ValueError, match=f"^{mechanism}: what the server says is no answer to a bind$"):
+            sasl.bind(server, chris(tmp_path, sasl_mechs=mechanism), local=True)
+        assert not server.bound
 
 
 @pytest.mark.parametrize(("mechanism", "told"), [("PLAIN", b"u:d\0chris\0secret"), ("EXTERNAL", b"u:d")])

@@ -29,6 +29,8 @@ _LOCAL = 71
 _IN_PROGRESS = 14
 #: Messages of one server in one bind.
 _STEPS = 8
+#: Octets of a challenge of DIGEST-MD5 (RFC 2831: 2048).
+_LONGEST = 4096
 
 
 class Sasl:
@@ -103,8 +105,11 @@ def bind(connection: Any, sasl: Sasl, local: bool) -> None:
 
 
 def _offered(connection: Any) -> list[str]:
-    """supportedSASLMechanisms of the server."""
+    """supportedSASLMechanisms of the server. Raises ValueError."""
     connection.search("", "(objectClass=*)", search_scope="BASE", attributes=["supportedSASLMechanisms"])
+    if connection.result["result"] != 0:
+        why = f"{connection.result['description']} {connection.result['message']}".rstrip()
+        raise ValueError(f"the server does not say which mechanisms it has: {why}")
     entries = [entry for entry in connection.response or [] if entry.get("type") == "searchResEntry"]
     return [
         value.decode("ascii", "replace")
@@ -139,6 +144,8 @@ def _exchange(connection: Any, name: str, exchange: Exchange) -> None:
     told = exchange.told
     for _ in range(_STEPS):
         result = _say(connection, told)
+        if "saslCreds" not in result:
+            raise ValueError(f"{name}: what the server says is no answer to a bind")
         said = result["saslCreds"] or b""
         if result["result"] == 0:
             exchange.end(said)
@@ -213,7 +220,7 @@ class _Digest:
     def end(self, said: bytes) -> None:
         if self._proved:
             return
-        proof = "".join(directives(said).get("rspauth", [])).encode()
+        proof = "".join(directives(said[:_LONGEST]).get("rspauth", [])).encode()
         if self._digest is None or not hmac.compare_digest(proof, self._digest.proof.encode()):
             raise ValueError("DIGEST-MD5: the server does not prove that it knows the password")
 
@@ -222,6 +229,8 @@ class Digest:
     """The answer to a challenge, and the proof that the server owes. Raises ValueError."""
 
     def __init__(self, challenge: bytes, sasl: Sasl, uri: str, own: str) -> None:
+        if len(challenge) > _LONGEST:
+            raise ValueError("DIGEST-MD5: a challenge without end")
         several = directives(challenge)
         said = {name: values[0] for name, values in several.items()}
         nonce, offered = said.get("nonce", ""), said.get("qop", "auth").replace(" ", "").split(",")
