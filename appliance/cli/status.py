@@ -10,9 +10,11 @@ from typing import Any
 import click
 
 from appliance.cli import common
-from appliance.observe.text import counted
+from appliance.observe.text import clean, counted
 
 WELL, DEGRADED, NOT_RUNNING = 0, 1, 2
+#: Characters of one line.
+LONGEST = 10_000
 
 
 @click.command()
@@ -29,7 +31,7 @@ def command(config: str | None, as_json: bool) -> None:
         click.echo(json.dumps(facts))
         return
     for line in lines(facts):
-        click.echo(line)
+        click.echo(clean(line, LONGEST))  # a part of it may be what a stranger's server said
     sys.exit(DEGRADED if facts["degraded"] else WELL)
 
 

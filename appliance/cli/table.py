@@ -20,7 +20,7 @@ from appliance.config.references import Layout
 from appliance.config.snapshot import Snapshot
 from appliance.mail.later import answered
 from appliance.mail.ports import Hit, Unavailable
-from appliance.observe.text import counted
+from appliance.observe.text import clean, counted
 from appliance.tables import KINDS, Opened, TableError, open_table, remotes, suffix_of, with_paths
 from appliance.tables.proxied import open_proxied
 from appliance.tables.proxied.direct import Direct
@@ -74,7 +74,7 @@ def query(table: str, keys: tuple[str, ...], as_json: bool, config: str | None) 
     try:
         hits = asyncio.run(_look_up(opened, keys))
     except Unavailable as why:
-        click.echo(str(why), err=True)
+        click.echo(clean(str(why)), err=True)
         sys.exit(COULD_NOT_LOOK)
     for key, found in zip(keys, hits, strict=True):
         value, place = found or (None, None)
@@ -106,7 +106,7 @@ def check(config: str | None, as_json: bool) -> None:
         click.echo(msgspec.json.encode([{"table": spec, "trouble": trouble, "is": what} for spec, trouble, what in rows]))
     else:
         for spec, trouble, what in rows:
-            click.echo(f"{'WRONG' if trouble else 'ok   '} {spec}: {trouble or what}")
+            click.echo(f"{'WRONG' if trouble else 'ok   '} {spec}: {clean(trouble or what)}")
     sys.exit(NOT_FOUND if any(trouble for _, trouble, _ in rows) else FOUND)
 
 

@@ -16,6 +16,7 @@ from appliance.cli import COMMANDS, common, install_users, main, send_test, stat
 from appliance.cli.run import lines
 from appliance.daemons.master import separation
 from appliance.daemons.master.services import SHIPPED
+from tests.peers.map_servers import served, socketmap_handler
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
@@ -64,6 +65,19 @@ def test_a_table_is_found_where_the_gateway_finds_it(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["table", *config, "check"]).exit_code == 0
     done = CliRunner().invoke(main, ["table", str(tmp_path / "domains"), "example.com"])  # query is what it does
     assert (done.exit_code, done.output) == (0, f"example.com\tx\t{tmp_path}/domains:1\n")
+
+
+def test_what_a_server_says_does_nothing_to_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(socketmap_handler(lambda _map, _key: ("PERM", "\x1b[2Jno"))) as port:
+        spec = f"socketmap:inet:127.0.0.1:{port}:m"
+        (tmp_path / "c.toml").write_text(f'[gateway]\nstate_dir = "s"\n[relay]\ndomains = ["{spec}"]\n')
+        for words in (["query", spec, "x"], ["check", "--config", str(tmp_path / "c.toml")]):
+            done = CliRunner().invoke(main, ["table", *words])
+            assert done.exit_code and "answers PERM \\x1b[2Jno" in done.output and "\x1b" not in done.output
+    monkeypatch.setattr(status, "lines", lambda facts: [facts["degraded"]])
+    monkeypatch.setattr(common, "ask", lambda *_: {"degraded": "! \x1b[2Jno" + "x" * 5000})
+    done = CliRunner().invoke(main, ["status"])
+    assert done.output == "! \\x1b[2Jno" + "x" * 5000 + "\n"
 
 
 def test_a_wrong_type_of_table_is_named(tmp_path: Path) -> None:
