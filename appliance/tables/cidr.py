@@ -1,6 +1,7 @@
 """cidr tables (Postfix cidr_table(5)): networks in order, `!`, `if` ... `endif`, IPv6 with or without brackets.
 
-Contract: a key that is no address does not match. A file without conditions is searched by prefix length, so that
+Contract: a key that is no address does not match, and a rule says nothing about addresses of the other family: all but
+10.0.0.0/8 (`!`) is no IPv6 address, as in Postfix. A file without conditions is searched by prefix length, so that
 100,000 networks cost as little as ten; else rule by rule.
 """
 
@@ -54,7 +55,7 @@ class Cidr:
         return self._rules[min(hits)] if hits else None
 
     def _conditional_rule(self, bits: int, number: int) -> Rule[Net] | None:
-        return first(self._rules, lambda net: net.bits == bits and number & net.mask == net.number)
+        return first(self._rules, lambda net: number & net.mask == net.number if net.bits == bits else None)
 
     def entries(self) -> Iterator[tuple[str, str, int]]:
         return (("", rule.result, rule.line) for rule in self._rules if not rule.jump)

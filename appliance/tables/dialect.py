@@ -17,18 +17,26 @@ _BACK = re.compile(r"\\g\{(-?)([A-Za-z_0-9]+)\}|\\g(-?)(\d+)|\\k\{(\w+)\}|\\k'(\
 
 class Dialect(NamedTuple):
     """How a pattern is to be read. `posix`: a backslash in brackets is data. `basic`: ( ) { } + ? | are data unless
-    escaped. `strict_end`: `$` only at the very end. `ungreedy`: quantifiers swap their greed. `verbose`: # comments."""
+    escaped. `strict_end`: `$` only at the very end. `ungreedy`: quantifiers swap their greed. `verbose`: # comments.
+    `caseless`: for `posix`."""
 
     posix: bool = False
     basic: bool = False
     strict_end: bool = False
     ungreedy: bool = False
     verbose: bool = False
+    caseless: bool = False
 
 
 #: Escapes outside brackets whose meaning differs; what is missing is the same in `regex`.
-_PCRE = {"\\Z": r"(?=\n?\Z)", "\\z": r"\Z", "\\e": r"\x1b"}
+_VERTICAL = r"\n\x0b\f\r\x85"
+_PCRE = {"\\Z": r"(?=\n?\Z)", "\\z": r"\Z", "\\e": r"\x1b", "\\N": r"[^\n]", "\\v": f"[{_VERTICAL}]"}
 _POSIX = {"\\<": r"\m", "\\>": r"\M", "\\`": r"\A", "\\'": r"\Z"}
+#: Letters that mean something behind a backslash in POSIX patterns (glibc's).
+_POSIX_LETTERS = "wWsSbB"
+_ESCAPED = re.compile(r"\\(?:\\|([A-Za-z]))")
+#: Kinds of letters that are the same in either case, for `regex` where case is ignored, not for PCRE.
+_CASED = re.compile(r"\\[pP]\{\^?(?:Lu|Ll|Lt|L&)\}")
 
 
 class Misplaced(ValueError):
@@ -104,9 +112,15 @@ class _Reader:
             self.groups += pair == "\\("
             self.put(pair[1:], 2)
         elif self.dialect.posix:
-            self.put(_POSIX.get(pair, pair), 2)
+            self.put(self.posix_escape(pair), 2)
         else:
             self.pcre_escape(pair)
+
+    def posix_escape(self, pair: str) -> str:
+        """A letter that means nothing is itself; in lower case, where case is ignored, it is nothing at all (glibc)."""
+        if pair[1:] != "0" and not (pair[1:].isalpha() and pair[1] not in _POSIX_LETTERS):
+            return _POSIX.get(pair, pair)
+        return "(?:(?!))" if self.dialect.caseless and pair[1].islower() else pair[1]
 
     def pcre_escape(self, pair: str) -> None:
         if found := _QUOTED.match(self.text, self.at):
@@ -117,6 +131,8 @@ class _Reader:
             name = found[2] or found[4] or found[5] or found[6]
             relative = found[1] or found[3]
             self.put(f"\\g<{self.groups + 1 - int(name) if relative else name}>", found.end() - self.at)
+        elif found := _CASED.match(self.text, self.at):
+            self.put(f"(?-i:{found[0]})", len(found[0]))
         else:
             self.put(_PCRE.get(pair, pair), 2)
 
@@ -143,30 +159,41 @@ class _Reader:
         start = self.at
         head = "[^" if self.text.startswith("[^", start) else "["
         self.put(head, len(head))
-        if self.text.startswith("]", self.at):
-            self.put("\\]", 1)
-        while not self.text.startswith("]", self.at):
+        first = self.at  # here a ] is a member
+        while self.at == first or not self.text.startswith("]", self.at):
             if self.at >= len(self.text):
                 raise Misplaced("this bracket is not closed", start)
-            self.member()
+            if self.member() and self.text.startswith("-", self.at) and self.text[self.at + 1 : self.at + 2] not in "]":
+                self.put("-", 1)
+                self.member()
         self.put("]", 1)
 
-    def member(self) -> None:
+    def member(self) -> bool:
+        """Whether it is one character, behind which a hyphen makes a range."""
         letter = self.text[self.at]
         if found := _CLASS.match(self.text, self.at):
             self.put(found[0] if found[1][0] == ":" else re.escape(found[1][1:-1]), len(found[0]))
-        elif letter == "\\" and self.dialect.posix:
+            return found[1][0] != ":"
+        if letter == "\\" and self.dialect.posix:
             self.put("\\\\", 1)
         elif letter == "\\":
-            found = _HEX.match(self.text, self.at)
+            found, pair = _HEX.match(self.text, self.at), self.text[self.at : self.at + 2]
             self.put(
-                f"\\U{int(found[1], 16):08x}" if found else self.text[self.at : self.at + 2],
+                f"\\U{int(found[1], 16):08x}" if found else _VERTICAL if pair == "\\v" else pair,
                 len(found[0]) if found else 2,
             )
-        elif letter in "[&~|" or (letter == "-" and self.text.startswith("--", self.at)):
+            return bool(found) or pair[1:] not in "dDwWsShHvVpPNR"
+        elif letter in "[]&~|-":
             self.put("\\" + letter, 1)
         else:
             self.put(letter, 1)
+        return True
+
+
+def letters_escaped(pattern: str) -> str:
+    """The letters behind a backslash in a POSIX pattern that mean nothing but themselves."""
+    found = dict.fromkeys(one[1] for one in _ESCAPED.finditer(pattern) if one[1] and one[1] not in _POSIX_LETTERS)
+    return "".join(found)
 
 
 def rewrite(pattern: str, dialect: Dialect) -> str:

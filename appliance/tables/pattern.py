@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import regex
 
 from appliance.mail.ports import TableUnavailable
-from appliance.tables.dialect import Dialect, Misplaced, Rewritten, rewritten
+from appliance.tables.dialect import Dialect, Misplaced, Rewritten, letters_escaped, rewritten
 from appliance.tables.literal import prefix
 from appliance.tables.rules import Builder, Line, Rule, first
 from appliance.tables.text import BLANKS, Source
@@ -153,6 +153,9 @@ class _Parser:
         pattern, letters, result = cut(line.text)
         on = self._toggle(letters, len(pattern) + 2)
         posix = self._flags is _REGEXP_FLAGS
+        if posix and (found := letters_escaped(pattern)):
+            text = f"\\{found[0]} stands for nothing in a regexp table: write [0-9] or the like, or a pcre table"
+            self.source.flaw(line.number, line.column, text, fatal=False)
         again = partial(compiled, pattern, on, posix=posix, octets=True)
         basic, verbose = posix and not on["x"], not posix and on["x"]
         start = prefix(pattern, multiline=on["m"], verbose=verbose, basic=basic)
@@ -256,7 +259,7 @@ def compiled(pattern: str, on: dict[str, bool], *, posix: bool, octets: bool = F
 def translated(pattern: str, on: dict[str, bool], *, posix: bool) -> Rewritten:
     """The pattern in the words of the `regex` library. Raises Misplaced."""
     if posix:
-        return rewritten(pattern, Dialect(posix=True, basic=not on["x"], strict_end=not on["m"]))
+        return rewritten(pattern, Dialect(posix=True, basic=not on["x"], strict_end=not on["m"], caseless=on["i"]))
     return rewritten(pattern, Dialect(strict_end=on["E"] and not on["m"], ungreedy=on["U"], verbose=on["x"]))
 
 

@@ -86,12 +86,14 @@ class Builder(Generic[Test]):
             self.rules[index] = self.rules[index]._replace(jump=len(self.rules))
 
 
-def first(rules: list[Rule[Test]], matches: Callable[[Test], bool]) -> Rule[Test] | None:
-    """The first rule whose test holds for the key that `matches` knows."""
+def first(rules: list[Rule[Test]], matches: Callable[[Test], bool | None]) -> Rule[Test] | None:
+    """The first rule whose test holds for the key that `matches` knows. None of `matches`: the rule says nothing about
+    such keys, with `!` as little as without."""
     index = 0
     while index < len(rules):
         rule = rules[index]
-        hit = matches(rule.test) is not rule.negate
+        found = matches(rule.test)
+        hit = found is not None and found is not rule.negate
         if rule.jump:
             index = index + 1 if hit else rule.jump
         elif hit:

@@ -52,8 +52,9 @@ def test_cidr_negation_and_blocks() -> None:
     assert value("cidr", text, "10.1.3.4") == "one"
     assert value("cidr", text, "10.3.3.4") == "rest"
     assert value("cidr", text, "192.0.2.1") == "outside"
-    # a negated IPv4 rule also holds for IPv6 addresses: they are outside of it
-    assert value("cidr", text, "2001:db8::1") == "outside"
+    # a rule says nothing about addresses of the other family, with `!` as little as without
+    assert value("cidr", text, "2001:db8::1") is None
+    assert value("cidr", "if !10.0.0.0/8\n::/0 six\nendif\n::/0 rest\n", "2001:db8::1") == "rest"
 
 
 def test_cidr_flaws() -> None:
@@ -145,6 +146,13 @@ def test_a_mistake_is_told_at_its_place(kind: str, rule: str, place: str, word: 
         ("/a(?i)B/i hit", "Ab", None),
         ("/(?|x(a)|y(b))/ $1", "yb", "b"),
         (r"/a\Kb/ hit", "ab", "hit"),
+        (r"/^\N{2}$/ hit", "a:", "hit"),
+        (r"/^\N$/ hit", "\n", None),
+        (r"/^\v$/ hit", "\f", "hit"),
+        (r"/^[^\v]$/ hit", "\x85", None),
+        (r"/^\p{Lu}+$/ hit", "ABc", None),  # where case is ignored, too
+        ("/^[+--]+$/ hit", "+,-", "hit"),  # a range up to the hyphen
+        ("/^[a-c-]+$/ hit", "b-", "hit"),
     ],
 )
 def test_pcre(rule: str, key: str, expected: str | None) -> None:
@@ -170,6 +178,8 @@ def test_pcre(rule: str, key: str, expected: str | None) -> None:
         ("/\\<foo\\>/ hit", "a foo b", "hit"),
         ("/\\<foo\\>/ hit", "afoo", None),
         ("/[]a]/ hit", "]", "hit"),
+        ("/^[]-a]$/i hit", "_", "hit"),
+        ("/^[%--]+$/ hit", "&+-", "hit"),
     ],
 )
 def test_regexp(rule: str, key: str, expected: str | None) -> None:
@@ -177,6 +187,14 @@ def test_regexp(rule: str, key: str, expected: str | None) -> None:
     assert not opened.source.flaws
     found = opened.get(key)
     assert (found and found[0]) == expected
+
+
+def test_a_letter_that_means_nothing_in_a_regexp_is_told() -> None:
+    """Whoever writes it means a digit, and has no rule in Postfix either."""
+    opened = table("regexp", "/a/ x\n/^(\\d|\\x)\\w\\\\d/i hit\n/\\d/ any\n")
+    told = [(flaw.line, flaw.fatal, flaw.text[:22]) for flaw in opened.source.flaws]
+    assert told == [(2, False, "\\d stands for nothing "), (3, False, "\\d stands for nothing ")]
+    assert opened.get("db\\d") == ("hit", "t:2") and opened.get("1b\\d") is None and opened.get("d") is None
 
 
 def test_blocks() -> None:
