@@ -130,13 +130,30 @@ def certificate(key: Any, algorithm: Any) -> bytes:
     return builder.sign(key, algorithm).public_bytes(Encoding.DER)
 
 
-def test_what_a_line_is_bound_to() -> None:
+def test_what_a_line_is_bound_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 5929 §4.1: the hash of the signature, SHA-256 for what is older, none where there is none."""
     key = ec.generate_private_key(ec.SECP256R1())
     for algorithm, name in ((hashes.SHA256(), "sha256"), (hashes.SHA384(), "sha384"), (hashes.SHA512(), "sha512")):
         found = certificate(key, algorithm)
         assert kerberos.end_point(found) == b"tls-server-end-point:" + hashlib.new(name, found).digest()
     assert kerberos.end_point(certificate(ed25519.Ed25519PrivateKey.generate(), None)) is None
+    for old in ("md5", "sha1"):  # nothing signs so any more
+        known = SimpleNamespace(signature_hash_algorithm=SimpleNamespace(name=old))
+        monkeypatch.setattr(x509, "load_der_x509_certificate", lambda _, known=known: known)
+        assert kerberos.end_point(b"der") == b"tls-server-end-point:" + hashlib.sha256(b"der").digest()
+
+
+def test_an_exchange_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[bytes | None]()
+
+    def say(_connection: object, words: bytes | None) -> dict[str, Any]:
+        told.append(words)
+        return {"result": 14, "saslCreds": b"more"}
+
+    monkeypatch.setattr(sasl, "_say", say)
+    with pytest.raises(ValueError, match=r"^GSSAPI: an exchange without end$"):
+        sasl._exchange(None, "GSSAPI", made(steps=1000))
+    assert len(told) < 20
 
 
 def test_whose_service_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,6 +193,18 @@ def test_a_server_that_does_not_know_the_password_by_scram(
     assert not server.bound and server.told[0] is not None and server.told[0].startswith(b"n,,n=chris,r=")
 
 
+@pytest.mark.parametrize("mechanism", ["DIGEST-MD5", "SCRAM-SHA-1"])
+@pytest.mark.parametrize("creds", [None, b"rspauth=", b"v=", b"rspauth=00"])
+def test_success_before_any_challenge_is_believed_of_nobody(
+    mechanism: str, creds: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server((0, creds))
+    monkeypatch.setattr(sasl, "_say", server.say)
+    with pytest.raises(ValueError, match=f"{mechanism}: (the server does not prove|base64 that is none)"):
+        sasl.bind(server, chris(tmp_path, sasl_mechs=mechanism), local=True)
+    assert not server.bound
+
+
 def test_a_server_that_goes_on_and_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DIGEST-MD5 takes a second challenge for the proof; PLAIN has nothing more to say."""
     for mechanism, said in (("DIGEST-MD5", "does not prove"), ("PLAIN", "PLAIN: the server asks for more")):
