@@ -100,6 +100,18 @@ def test_a_refused_login(asking: Asking) -> None:
     assert "answers 401 Unauthorized: InvalidAuthenticationToken: Access token is empty." in found.problem
 
 
+def test_what_a_server_says_back_of_a_login_is_not_told(asking: Asking, graph: Graph) -> None:
+    def back(handler: Handler) -> bool:
+        if handler.command == "GET":
+            handler.say(403, {"error": {"code": "denied", "message": handler.headers["Authorization"]}})
+        return handler.command == "GET"
+
+    graph.odd = back
+    assert asking.sync().problem.endswith("answers 403 Forbidden: denied: Bearer ***")
+    said = asking.sync("token-1", token_url="", client_id="", user="joe").problem
+    assert said.endswith("answers 403 Forbidden: denied: Basic ***")
+
+
 def test_the_token_goes_to_no_other_host(asking: Asking, graph: Graph) -> None:
     with Graph(CA) as stranger:
         stranger.users = list(USERS)

@@ -35,21 +35,26 @@ class Answer(NamedTuple):
 
 def fetch(origin: Origin, secret: str, at: At) -> list[Entry]:
     """Every address. Raises Failed."""
-    web = _Web(origin.tls_ca, origin.proxy, lambda step: at(_without(step, secret)))
+    hidden = [secret]
+    web = _Web(origin.tls_ca, origin.proxy, lambda step: at(_without(step, hidden)))
     try:
-        told = {"Accept": "application/json", **_login(web, origin, secret)}
+        login = _login(web, origin, secret)
+        hidden += [words.partition(" ")[2] for words in login.values()]  # a token, and a password in base64
+        told = {"Accept": "application/json", **login}
         paths = [fields.path(text) for text in origin.addresses or ("[]",)]
         found: list[Entry] = []
         for source in origin.source:
             _pages(web, source, told, origin.next_link, paths, found)
         return found
     except Failed as error:
-        raise Failed(_without(str(error), secret), soon=error.soon) from None
+        raise Failed(_without(str(error), hidden), soon=error.soon) from None
 
 
-def _without(text: str, secret: str) -> str:
+def _without(text: str, hidden: list[str]) -> str:
     """A server may say back what it was told."""
-    return text.replace(secret, "***") if len(secret) > 3 else text
+    for secret in hidden:
+        text = text.replace(secret, "***") if len(secret) > 3 else text
+    return text
 
 
 def _login(web: "_Web", origin: Origin, secret: str) -> Mapping[str, str]:
