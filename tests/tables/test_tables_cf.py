@@ -152,6 +152,15 @@ def test_the_older_name_of_an_ldap_result_format_counts_unless_the_new_one_stand
         table.close()
 
 
+def test_labels_are_those_that_stand_between_dots(tmp_path: Path) -> None:
+    """As Postfix cuts a domain: nothing between two dots, or behind the last, is no label."""
+    table = open_proxied(written(tmp_path / "t.cf", "sqlite", query="SELECT '%1 %2'"))
+    for key, labels in (("joe@a.b", "ba"), ("joe@a..b.", "ba"), ("joe@b.", None), ("joe@.b", None), ("joe@", None)):
+        parts = table._form.parts(key)  # type: ignore[attr-defined]
+        assert (parts and parts["1"] + parts["2"]) == labels
+    table.close()
+
+
 def test_a_default_that_is_written_asks_for_no_tls(tmp_path: Path) -> None:
     names = ("tls_CAfile", "tls_CApath", "tls_cert_file", "tls_key_file")
     path = tmp_path / "t.cf"

@@ -84,8 +84,8 @@ class Form:
         if (self._key_domain and not domain) or (self._key_user and not user and domain is not None):
             return None
         parts = {"s": key, "u": user, "d": domain or "", "S": key, "U": user, "D": domain or ""}
-        labels = (domain or "").split(".")[::-1]
-        if self._labels and (len(labels) < self._labels or not all(labels[: self._labels])):
+        labels = [label for label in (domain or "").split(".")[::-1] if label]
+        if len(labels) < self._labels:
             return None
         return parts | {str(number): label for number, label in enumerate(labels[:9], 1)}
 
