@@ -1,8 +1,8 @@
 """Fixed-string tables: texthash, aliases, synced, inline, static. Keys are folded when read and when looked up.
 
-Contract: the first entry of a key stays, later ones are warnings. A look-up is one dictionary access (well below 1 µs).
-What failure means for the mail: a look-up cannot fail (but in a synced list that was never fetched); a flawed file never
-gets into force.
+Contract: the first entry of a key stays (inline: the last), others are warnings. A look-up is one dictionary access, well
+below 1 µs. What failure means for the mail: a look-up cannot fail (but in a synced list that was never fetched); a
+flawed file never gets into force.
 """
 
 import re
@@ -146,7 +146,7 @@ def inline(text: str, source: Source) -> Fixed:
     if parts is None:
         raise TableError("an inline table is written inline:{ key=value, { key = value with blanks } }")
     table = Fixed(source)
-    for number, part in enumerate(parts, 1):
+    for number, part in reversed([*enumerate(parts, 1)]):  # of several for a key the last one counts, as in Postfix
         key, equals, value = (braced(part) or part).partition("=")
         if not (equals and key.strip() and value.strip()):
             source.flaw(number, 1, f'"{part}" is not key=value')

@@ -124,8 +124,16 @@ def test_inline() -> None:
     assert table.get("g") == ("h", "inline:3")
 
 
+def test_the_last_of_two_inline_entries_stays_with_a_warning() -> None:
+    """As in Postfix, where the first of a file stays."""
+    table = open_table("inline:{a=1, b=2, A=3}", lambda _: b"")
+    assert table.get("a") == ("3", "inline:3")
+    assert flaws(table) == [(1, False)]
+    assert table.source.flaws[0].text == '"a" stands in line 3 already, which holds'
+
+
 def test_inline_flaws_count_items() -> None:
-    assert flaws(open_table("inline:{ a=b, c, a=d }", lambda _: b"")) == [(2, True), (3, False)]
+    assert flaws(open_table("inline:{ a=b, c, a=d }", lambda _: b"")) == [(1, False), (2, True)]
 
 
 @pytest.mark.parametrize("kind", ["union", "unionmap", "proxy:union"])
