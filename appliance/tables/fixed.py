@@ -14,6 +14,8 @@ from appliance.tables.text import BLANKS, Source, TableError, braced, items
 
 #: A key ends at the first blank outside "..."; a backslash protects what follows; both stay part of the key.
 _KEY = re.compile(r'(?:[^" \t\r\v\f\\]|\\.|\\\Z|"(?:[^"\\]|\\.)*(?:"|\Z))+')
+#: What str.split() cuts otherwise than Postfix: quotes, backslashes, blanks that are none of BLANKS.
+_ODD = re.compile(r'["\\\x1c-\x1f\x80-\U0010ffff]')
 #: The name of an alias, in quotes or not, and its colon.
 _ALIAS = re.compile(r'(?:"((?:[^"\\]|\\.)+)"|([^ \t\r\v\f:"]+))[ \t]*:')
 _PAIR = re.compile(r"\\(.)")
@@ -102,7 +104,7 @@ def texthash(data: bytes, source: Source) -> Fixed:
 
 def _filled(table: _Fixed, data: bytes, source: Source) -> _Fixed:
     for number, line in source.lines(data):
-        if line.isascii() and '"' not in line and "\\" not in line:
+        if not _ODD.search(line):
             parts = line.split(None, 1)
             key, value = parts[0], parts[1].rstrip(BLANKS) if len(parts) == 2 else ""
         else:

@@ -72,6 +72,13 @@ def test_what_is_no_entry_is_a_flaw_and_the_rest_holds() -> None:
     assert flaws(table) == [(1, True), (2, False), (3, True), (4, True)]
 
 
+@pytest.mark.parametrize("odd", ["\x1c", "\x1f", "\x85", "\u2028"])
+def test_what_is_a_blank_for_others_is_data(odd: str) -> None:
+    table = texthash(f"{odd}\na{odd}b c{odd}d \n".encode())
+    assert table.get(f"a{odd}b") == (f"c{odd}d", "t:2")
+    assert [(flaw.line, flaw.fatal, flaw.text[3:18]) for flaw in table.source.flaws] == [(1, True, " has no value: ")]
+
+
 def test_crlf_and_a_byte_order_mark() -> None:
     table = texthash(b"\xef\xbb\xbfa OK\r\nb\r\n more\r\n")
     assert table.get("a") == ("OK", "t:1")
