@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from appliance.mail.lookup import is_address, network_keys
 from appliance.tables.text import BLANKS, Source
 
+_BLANK = re.compile(f"[{BLANKS}]+")
 _TAG = re.compile(r"([A-Za-z_]+):(?=.)")
 _ERROR = re.compile(
     r"error:(?:([245]\.\d{1,3}\.\d{1,3}):|(nouser|nohost|unavailable|tempfail|config|protocol)(?:[ \t]+|:))?(.*)\Z",
@@ -72,7 +73,7 @@ def _lines(data: bytes, source: Source) -> Iterator[tuple[int, str, str]]:
         text = line.strip(BLANKS)
         if not text or text.startswith("#"):
             continue
-        key, *rest = text.split(None, 1)
+        key, *rest = _BLANK.split(text, maxsplit=1)
         if not rest:
             source.flaw(number, 1, f'"{key}" has no value: write key, white space, value')
             continue

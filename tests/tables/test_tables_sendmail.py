@@ -169,3 +169,9 @@ def test_a_network_with_its_length_is_told() -> None:
         "sendmail_connect:t", lambda _: b"Connect:192.0.2.0/24 REJECT\nIPv6:2001:db8::/32 REJECT\n192.0.3 REJECT\n"
     )
     assert [(flaw.line, flaw.column, flaw.fatal) for flaw in table.source.flaws] == [(1, 9, False), (2, 6, False)]
+
+
+def test_a_line_of_control_characters_is_a_mistake_with_its_line() -> None:
+    for kind in ("sendmail_from", "sendmail_mailertable", "sendmail_virtusertable", "sendmail_genericstable"):
+        table = open_table(f"{kind}:t", lambda _: "\x1f\n\u2028\n".encode())
+        assert [(flaw.line, flaw.fatal) for flaw in table.source.flaws] == [(1, True), (2, True)]
