@@ -13,7 +13,7 @@ from appliance.mail.ports import Unavailable
 from appliance.tables.text import BLANKS, Source, TableError, braced, items
 
 #: A key ends at the first blank outside "..."; a backslash protects what follows; both stay part of the key.
-_KEY = re.compile(r'(?:[^" \t\r\v\f\\]|\\.|\\\Z|"(?:[^"\\]|\\.)*(?:"|\Z))+')
+_KEY = re.compile(r'(?:[^" \t\r\v\f\\]|\\.|\\\Z|"(?:[^"\\]|\\.|\\\Z)*(?:"|\Z))+')
 #: What str.split() cuts otherwise than Postfix: quotes, backslashes, blanks that are none of BLANKS.
 _ODD = re.compile(r'["\\\x1c-\x1f\x80-\U0010ffff]')
 #: The name of an alias, in quotes or not, and its colon.

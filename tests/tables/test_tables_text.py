@@ -79,6 +79,12 @@ def test_what_is_a_blank_for_others_is_data(odd: str) -> None:
     assert [(flaw.line, flaw.fatal, flaw.text[3:18]) for flaw in table.source.flaws] == [(1, True, " has no value: ")]
 
 
+@pytest.mark.parametrize("line", ['"a b\\', '"', "\\", '"\\', 'a"\\'])
+def test_quotes_without_an_end_are_a_key_without_a_value(line: str) -> None:
+    table = texthash(f"{line}\n".encode())
+    assert [flaw.text for flaw in table.source.flaws] == [f'"{line}" has no value: write key, white space, value']
+
+
 def test_crlf_and_a_byte_order_mark() -> None:
     table = texthash(b"\xef\xbb\xbfa OK\r\nb\r\n more\r\n")
     assert table.get("a") == ("OK", "t:1")
