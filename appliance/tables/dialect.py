@@ -182,7 +182,6 @@ class _Reader:
                 f"\\U{int(found[1], 16):08x}" if found else _VERTICAL if pair == "\\v" else pair,
                 len(found[0]) if found else 2,
             )
-            return bool(found) or pair[1:] not in "dDwWsShHvVpPNR"
         elif letter in "[]&~|-":
             self.put("\\" + letter, 1)
         else:

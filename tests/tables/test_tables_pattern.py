@@ -153,6 +153,7 @@ def test_a_mistake_is_told_at_its_place(kind: str, rule: str, place: str, word: 
         (r"/^\p{Lu}+$/ hit", "ABc", None),  # where case is ignored, too
         ("/^[+--]+$/ hit", "+,-", "hit"),  # a range up to the hyphen
         ("/^[a-c-]+$/ hit", "b-", "hit"),
+        (r"/^[\w--]+$/ hit", "a-", "hit"),  # behind a class it is a hyphen
     ],
 )
 def test_pcre(rule: str, key: str, expected: str | None) -> None:
