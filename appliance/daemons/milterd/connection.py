@@ -261,6 +261,8 @@ class Connection(asyncio.Protocol):
         self.front.was_late(self.session)
         self.session.asked_for = []
         if default == "accept":
+            if step is Event.RCPT and self.session.message is not None:
+                self.session.message.take()  # the MTA has it, so its message has it
             return ACCEPT if step is Event.END_OF_MESSAGE else CONTINUE
         reply = self.session.refuse(step.name, CANNOT)
         if step is Event.MAIL and self.session.message is not None:

@@ -164,16 +164,14 @@ def _rcpt(session: Session, event: p.Rcpt) -> Answer:
         return session.refuse("RCPT", error.reply or OUT_OF_PLACE)
     assert command.address is not None
     recipient = Recipient(address=command.address)
+    message.asking = recipient, event.address
 
     def decided(decision: Decision) -> Reply:
         reply = session.stage_reply(decision, "RCPT", recipient.address.text)
         if reply is not CONTINUE:
             message.refused += 1
-        elif decision.verb == "discard" or message.discard:
-            message.thrown.append(event.address)
         else:
-            message.recipients.append(recipient)
-            message.written.append(event.address)
+            message.take(decision.verb == "discard")
         return reply
 
     return session.ask(("rcpt",), lambda stage: message.context(stage, recipient=recipient), decided, message.role)

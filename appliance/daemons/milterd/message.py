@@ -34,6 +34,8 @@ class Message:
         self.written: list[bytes] = []
         self.thrown: list[bytes] = []
         self.discard = False
+        #: The recipient that is being asked about, as it is judged and as the MTA wrote it.
+        self.asking: tuple[Recipient, bytes] | None = None
         self.refused = 0
         self.trail: tuple[Verdict, ...] = ()
         self.identity: Identity | None = None
@@ -64,6 +66,17 @@ class Message:
             mta_id=session.machine.macro("i"),
             **more,
         )
+
+    def take(self, discard: bool = False) -> None:
+        """The recipient that is being asked about is one of the message's; with `discard` its copy is thrown away."""
+        if self.asking is None:
+            return
+        (recipient, written), self.asking = self.asking, None
+        if discard or self.discard:
+            self.thrown.append(written)
+        else:
+            self.recipients.append(recipient)
+            self.written.append(written)
 
     def collect(self) -> Collector:
         """What gathers the content; begun at the first piece."""

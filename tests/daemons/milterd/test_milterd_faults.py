@@ -182,6 +182,32 @@ async def test_a_decision_that_comes_too_late(
         assert (await mta.message()).reply == TAKEN
 
 
+@pytest.mark.parametrize("thrown", [False, True])
+async def test_a_recipient_that_is_taken_by_default_is_one_of_its_message(tmp_path: Path, thrown: bool) -> None:
+    """It was refused at the end for want of recipients, or the message was judged as if it were for the others alone."""
+    async with Stage(tmp_path, default="accept") as stage:
+        door = stage.rules.doors["milter"]
+        never = asyncio.get_running_loop().create_future
+        if thrown:
+            stage.engine.rules["mail"] = lambda _ctx: Decision(verb="discard")
+        stage.engine.rules["rcpt"] = lambda ctx: never() if "late" in ctx.recipient.address.local else ACCEPT
+        mta = await (await stage.mta()).begin()
+        for recipients in (("late@example.com",), ("a@example.com", "late@example.com", "b@example.com")):
+            await mta.mail()
+            for recipient in recipients:
+                door.front = door.front.model_copy(update={"deadline": 0.02 if "late" in recipient else 60.0})
+                assert words(await mta.rcpt(recipient)) == "continue"
+            await mta.data()
+            heard = await mta.content()
+            if thrown:
+                assert words(heard) == "discard"
+                continue
+            assert heard.reply == TAKEN
+            (ctx,) = stage.engine.at("message")
+            assert tuple(one.address.text for one in ctx.recipients) == recipients
+            stage.engine.asked.clear()
+
+
 async def test_progress_at_the_end_for_all_and_before_it_for_postfix(tmp_path: Path) -> None:
     async with Stage(tmp_path) as stage:
         door = stage.rules.doors["milter"]
