@@ -195,7 +195,7 @@ class Connection(asyncio.Protocol):
         if out and self.transport is not None:
             self.transport.write(b"".join(out))
 
-    def _failed(self, step: Event, error: Exception) -> Reply:
+    def _failed(self, step: Event, error: BaseException) -> Reply:
         """A mistake of ours. What does not wait for an answer leaves the message put off at its end."""
         record.internal(self.session, step.name, error)
         self.session.asked_for = []
@@ -222,6 +222,10 @@ class Connection(asyncio.Protocol):
                 reply = await answer
         except TimeoutError:
             reply = self._default(step, seconds)
+        except asyncio.CancelledError as error:
+            if self.transport is None or cast("asyncio.Task[None]", asyncio.current_task()).cancelling():
+                raise
+            reply = self._failed(step, error)  # what was waited for was given up, not this
         except Exception as error:
             reply = self._failed(step, error)
         finally:
