@@ -118,6 +118,7 @@ class Front:
                 for connection in tuple(self.connections):
                     connection.close()
         self._timer.cancel()
+        record.unsaid(self.messages.forget())
 
     # ------------------------------------------------------------------ health
 

@@ -161,6 +161,13 @@ class Message(_Trail):
         """The next one, or ""."""
         return self.pending.popleft() if self.pending else ""
 
+    def drop_fields(self) -> list[str]:
+        """Fields that were still to be said and never will: no more are taken behind the end of the message."""
+        fields = [action for action in self.pending or () if action.startswith("PREPEND ")]
+        if self.pending is not None and fields:
+            self.pending = deque(action for action in self.pending if action not in fields)
+        return fields
+
 
 def _unfold(packed: bytes, identity: Identity | None, theirs: tuple[int, ...]) -> tuple[Verdict, ...]:
     """What was found. Checks know an identity by the very object: `theirs` found it."""
@@ -214,10 +221,6 @@ class Messages:
         self.forgotten += len(gone)
         return gone
 
-    def end(self, instance: str, client: str) -> None:
-        """Nothing more will be asked about it."""
-        self._known.pop((instance, client), None)
-
     def sweep(self, now: float) -> list[Message]:
         """Forget those that nobody asked about for long."""
         gone = []
@@ -226,6 +229,12 @@ class Messages:
             if oldest.touched + KEPT > now:
                 break
             gone.append(self._known.popitem(last=False)[1])
+        return gone
+
+    def forget(self) -> list[Message]:
+        """All of them."""
+        gone = list(self._known.values())
+        self._known.clear()
         return gone
 
     def overtaken(self) -> None:

@@ -232,10 +232,10 @@ class Question:
         if self.state == "RCPT" and decision.if_reject:
             return answers.deferred(decision.if_reject)
         if self.state == "END-OF-MESSAGE":
-            while (action := message.next()).startswith("PREPEND "):
-                pass
-        else:
-            action = message.next()
+            record.lost(message.id, message.drop_fields())
+        action = message.next()
+        if not self.attributes.get("instance"):  # nobody can ask about it again
+            record.unsaid((message,))
         return action or next(iter(answers.notices(decision)), answers.DUNNO)
 
 

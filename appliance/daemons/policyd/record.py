@@ -141,5 +141,10 @@ def internal(peer: str, state: str, error: BaseException, action: str, mail: str
 def unsaid(messages: Iterable["Message"]) -> None:
     """Actions for which no request came."""
     for message in messages:
-        if message.pending:
-            maillog.capped("unsaid actions", f"{message.id}: no request came to say: {'; '.join(message.pending)}")
+        lost(message.id, message.pending or ())
+
+
+def lost(ident: str, actions: Iterable[str]) -> None:
+    """Actions on a message that nobody can fetch any more."""
+    if said := "; ".join(actions):
+        maillog.capped("unsaid actions", f"{ident}: no request came to say: {said}")

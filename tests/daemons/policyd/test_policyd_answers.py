@@ -137,6 +137,30 @@ async def test_memory_is_bounded_and_unsaid_actions_are_told(tmp_path: Path, mon
         assert len(stage.front.messages) == 0
 
 
+@pytest.mark.parametrize(
+    ("ends", "instance"), [("END-OF-MESSAGE", "1"), ("no instance", ""), ("the worker", "1"), ("nothing yet", "1")]
+)
+async def test_what_nobody_can_fetch_any_more_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str, instance: str
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(record.maillog, "capped", lambda _cause, text: said.append(text))
+    async with Stage(tmp_path) as stage:
+        field = Edit("prepend", "X-One", "1")
+        stage.engine.rules["rcpt"] = lambda ctx: Decision(verb="accept", keep="hold", keep_reason="why", edits=(field,))
+        client = await stage.client()
+        assert await client.ask(instance=instance) == "HOLD why"
+        if ends == "END-OF-MESSAGE":
+            assert await client.ask(instance=instance, protocol_state=ends) == "DUNNO", "it takes no field any more"
+            assert await client.ask(instance=instance, protocol_state=ends) == "DUNNO"
+        elif ends == "the worker":
+            await stage.front.drain(0)
+        assert [line.partition(": ")[2] for line in said] == (
+            [] if ends == "nothing yet" else ["no request came to say: PREPEND X-One: 1"]
+        )
+        stage.front.messages.sweep(stage.front.clock() + 4000)
+
+
 def decide(action: Action, argument: str = "", reply: str = "", stage: str = "rcpt") -> Decision:
     judgement = Judgement()
     ruling = Ruling(action, argument, parse(reply) if reply else None)
