@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -58,9 +57,8 @@ class Front:
         self.names = Names(confirm)
         self._acceptor = Acceptor(self._welcome, self._places, self.met)
         self._met: dict[str, float] = {}
-        #: Answers by default since the start: how many, when the last one, the last messages.
-        self._late: deque[str] = deque(maxlen=5)
-        self._late_count, self._late_at = 0, -SAID
+        #: Messages for which the default was answered.
+        self._late = trouble.Touched(self.loop.time, SAID)
         self._watch = self.loop.call_later(LOOK, self._look)
 
     def follow(self, rules: Rules) -> None:
@@ -142,15 +140,12 @@ class Front:
 
     def was_late(self, session: Session) -> None:
         """An answer was given by default."""
-        message = session.message
-        ids = (
-            f"{message.id} ({session.machine.macro('i') or 'no id at the MTA yet'})"
-            if message is not None
-            else session.id
-        )
-        self._late.append(ids)
-        self._late_count += 1
-        self._late_at = self.loop.time()
+        message, ids = session.message, session.id
+        if message is not None:
+            ids = f"{message.id} ({session.machine.macro('i') or 'no id at the MTA yet'})"
+            message.late_as = message.late_as or ids
+        known = message.late_as if message is not None else ids
+        self._late.note("milterd decided too late", "the default was answered", known)
         log.warning("the default was answered: no decision in time", front=session.door.name, id=ids)
 
     def accepted(self, message: Message, combined: Combined) -> None:
@@ -177,9 +172,4 @@ class Front:
         """What is impaired."""
         now = self.loop.time()
         self._met = {what: at for what, at in self._met.items() if now - at < SAID}
-        found: list[trouble.Said] = list(self._met)
-        if now - self._late_at < SAID:
-            found.append(
-                trouble.said("milterd decided too late", "the default was answered", self._late_count, self._late)
-            )
-        return found
+        return [*self._met, *self._late.degraded()]

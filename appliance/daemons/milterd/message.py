@@ -40,6 +40,8 @@ class Message:
         self.trail: tuple[Verdict, ...] = ()
         self.identity: Identity | None = None
         self.collector: Collector | None = None
+        #: What status calls it, once a decision about it came too late.
+        self.late_as = ""
         #: The refusal that ended it.
         self.answer: Reply | None = None
 

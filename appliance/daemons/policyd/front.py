@@ -7,7 +7,6 @@ that is not accepted waits in the backlog, or takes its own default.
 import asyncio
 import socket
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -50,9 +49,8 @@ class Front:
         self._per_door: dict[str, int] = {}
         self._empty: asyncio.Event | None = None
         self._met: dict[str, float] = {}
-        #: Answers by default since the start: how many, when the last one, the last messages.
-        self._late: deque[str] = deque(maxlen=5)
-        self._late_count, self._late_at = 0, -SAID
+        #: Messages for which the default was answered.
+        self._late = trouble.Touched(self.loop.time, SAID)
         self._acceptor = Acceptor(self._welcome, self._places, self.met)
         self._timer = self.loop.call_later(LOOK, self._look)
 
@@ -132,15 +130,10 @@ class Front:
 
     def was_late(self, ident: str) -> None:
         """An answer was given by default."""
-        self._late.append(ident)
-        self._late_count += 1
-        self._late_at = self.loop.time()
+        self._late.note("policyd decided too late", "the default was answered", ident)
 
     def degraded(self) -> list[trouble.Said]:
         """What is impaired."""
         now = self.loop.time()
         found: list[trouble.Said] = [f"policy server: {what}" for what, when in self._met.items() if now - when < SAID]
-        if now - self._late_at < SAID:
-            told = "policyd decided too late", "the default was answered", self._late_count, self._late
-            found.append(trouble.said(*told))
-        return found
+        return [*found, *self._late.degraded()]

@@ -90,6 +90,7 @@ async def test_no_answer_in_time_and_errors_of_ours_are_the_default(
         client = await stage.client()
         assert (await client.ask()).partition(" ")[0] == answer
         (line,) = [line for line in said if "RCPT: no answer within 1 s" in line]
+        assert (await client.ask(recipient="another@example.com")).partition(" ")[0] == answer, "the same message"
         (told,) = stage.front.degraded()
         assert not isinstance(told, str) and (told["what"], told["touched"]) == ("policyd decided too late", 1)
         (ident,) = told["last"]
