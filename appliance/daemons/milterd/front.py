@@ -146,7 +146,6 @@ class Front:
             message.late_as = message.late_as or ids
         known = message.late_as if message is not None else ids
         self._late.note("milterd decided too late", "the default was answered", known)
-        log.warning("the default was answered: no decision in time", front=session.door.name, id=ids)
 
     def accepted(self, message: Message, combined: Combined) -> None:
         """A message passed: whose it was is remembered."""

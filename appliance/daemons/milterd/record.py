@@ -149,7 +149,9 @@ def broken(peer: str, why: str, language: str) -> None:
 def late(session: "Session", step: str, seconds: float, default: str) -> None:
     """No decision in time: the default is answered."""
     _late.labels(step).inc()
-    maillog.capped("milter deadline", f"warning: {_id(session)}: no decision at {step} within {seconds:g} s: {default}")
+    about = f"mta_id={session.machine.macro('i') or 'unknown'}, client={session.who}, front={session.door.name}"
+    text = f"warning: {_id(session)}: no decision at {step} within {seconds:g} s: {default}; {about}"
+    maillog.capped("milter deadline", text)
 
 
 def internal(session: "Session", step: str, error: BaseException) -> None:
