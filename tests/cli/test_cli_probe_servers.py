@@ -197,3 +197,17 @@ def test_nobody_is_there(kind: str) -> None:
     for address in (f"127.0.0.1:{port}", "unix:/nowhere/at/all.sock"):
         found = CliRunner().invoke(main, ["probe", kind, address])
         assert found.exit_code == 2 and "cannot connect" in found.output
+
+
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf", "1e400"])
+@pytest.mark.parametrize("kind", ["policy", "milter", "smtp"])
+def test_a_time_that_is_none_is_named(kind: str, seconds: str) -> None:
+    done = CliRunner().invoke(main, ["probe", kind, "127.0.0.1:9", "--timeout", seconds])
+    assert done.exit_code == 2 and isinstance(done.exception, SystemExit)
+    assert "Invalid value for '--timeout'" in done.output and "at most 86400" in done.output
+
+
+def test_a_name_that_no_attribute_can_have_is_named() -> None:
+    done = CliRunner().invoke(main, ["probe", "policy", "127.0.0.1:9", "-a", "two words=1"])
+    assert done.exit_code == 2 and isinstance(done.exception, SystemExit)
+    assert "Invalid value for -a: 'two words' cannot be the name of an attribute" in done.output

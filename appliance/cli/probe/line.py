@@ -18,6 +18,8 @@ from appliance.config.values import Endpoint, parse_peer
 from appliance.observe.text import clean
 
 NOBODY = 2
+#: Seconds that an answer may be waited for at most.
+LONGEST = 86400.0
 #: What servers say, by their first octets.
 _LANGUAGES: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"action="), "a policy server"),
@@ -32,6 +34,13 @@ _LANGUAGES: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"PONG|UNKNOWN COMMAND"), "clamd"),
     (re.compile(rb"ICAP/"), "ICAP"),
 )
+
+
+def waits(_ctx: click.Context, _param: click.Parameter, value: float) -> float:
+    """The value of --timeout."""
+    if not 0 < value <= LONGEST:  # nan is neither
+        raise click.BadParameter(f"{value:g}: write seconds, more than 0 and at most {LONGEST:.0f}")
+    return value
 
 
 def endpoint(text: str) -> Endpoint:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from appliance.cli.probe import ANSWERED, ODD
-from appliance.cli.probe.line import Line
+from appliance.cli.probe.line import Line, waits
 from appliance.mail.apply import split
 from appliance.observe.text import clean
 from appliance.protocol.errors import ProtocolError
@@ -86,7 +86,13 @@ class _Talk:
 @click.option("--mail", "path", metavar="FILE", type=click.Path(dir_okay=False), help="The message; else a small one.")
 @click.option("-m", "--macro", "macros", multiple=True, metavar="NAME=VALUE", help="A macro; again for more.")
 @click.option("--protocol", default=HIGHEST, show_default=True, type=click.IntRange(LOWEST, HIGHEST))
-@click.option("--timeout", default=300.0, show_default=True, help="Seconds for each answer; progress begins them anew.")
+@click.option(
+    "--timeout",
+    callback=waits,
+    default=300.0,
+    show_default=True,
+    help="Seconds for each answer; progress begins them anew.",
+)
 def command(
     address: str,
     path: str | None,

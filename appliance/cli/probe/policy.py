@@ -7,7 +7,7 @@ import time
 import click
 
 from appliance.cli.probe import ANSWERED, ODD
-from appliance.cli.probe.line import Line
+from appliance.cli.probe.line import Line, waits
 from appliance.protocol.policy import ATTRIBUTES, STATES, Answer, AnswerReader, PolicyError, encode_request
 
 #: What Postfix would do.
@@ -40,12 +40,16 @@ _MEANINGS = {
 @click.option("--from", "sender", default="friend@example.net", show_default=True)
 @click.option("--to", "recipient", default="you@example.com", show_default=True)
 @click.option("-a", "more", multiple=True, metavar="NAME=VALUE", help="Any other attribute; again for more.")
-@click.option("--timeout", default=100.0, show_default=True, help="Seconds (Postfix's own default).")
+@click.option("--timeout", callback=waits, default=100.0, show_default=True, help="Seconds (Postfix's own default).")
 def command(address: str, state: str, more: tuple[str, ...], timeout: float, **told: str) -> None:
     """Ask the policy server at ADDRESS (inet:host:port, unix:/path) one question."""
     attributes = request(state, told, more)
+    try:
+        octets = encode_request(attributes)
+    except ValueError as why:
+        raise click.BadParameter(str(why), param_hint="-a") from None
     line = Line(address, timeout, "a policy server")
-    line.send(encode_request(attributes))
+    line.send(octets)
     with line.timed():
         answer, surplus = heard(line)
     if answer.oddity:

@@ -5,7 +5,7 @@ import sys
 import click
 
 from appliance.cli.probe import ANSWERED, ODD
-from appliance.cli.probe.line import Line
+from appliance.cli.probe.line import Line, waits
 from appliance.protocol.errors import ProtocolError
 from appliance.protocol.smtp.reply import Reply, ReplyReader
 
@@ -16,7 +16,7 @@ from appliance.protocol.smtp.reply import Reply, ReplyReader
 @click.option("--from", "sender", default="friend@example.net", show_default=True)
 @click.option("--to", default=("you@example.com",), multiple=True, show_default=True, help="Again for more.")
 @click.option("--lmtp", is_flag=True, help="Speak LMTP.")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds for each answer.")
+@click.option("--timeout", callback=waits, default=60.0, show_default=True, help="Seconds for each answer.")
 def command(address: str, helo: str, sender: str, to: tuple[str, ...], lmtp: bool, timeout: float) -> None:
     """Speak SMTP with ADDRESS (host:port, unix:/path): EHLO, MAIL, RCPT, RSET, QUIT."""
     line = Line(address, timeout, "SMTP")
