@@ -30,6 +30,8 @@ AT_DATA = 3
 BEFORE = ("permit_mynetworks", "permit_sasl_authenticated", "reject_unauth_destination", "reject_unlisted_recipient")
 #: A socket in the folder that a jail of Postfix is.
 QUEUE = "unix:/var/spool/postfix/"
+#: What divides words in main.cf, or stands for a parameter: no name of a service can have it there.
+_UNNAMABLE = re.compile(r"[\s,{}$]")
 #: A parameter of the operator's own: -o of master.cf takes no blanks.
 MUA = "mua_recipient_restrictions"
 _OWN_SIDE = "for your own users: their services must not ask (here submission; do the same for smtps)"
@@ -75,6 +77,9 @@ def command(config: str | None, tried: bool, postfix: str) -> None:
     addresses = {front.name: address(front, bound) for front in fronts}
     if missing := [front.name for front in fronts if not addresses[front.name]]:
         click.echo(f"the running gateway does not serve {', '.join(missing)}: it needs a restart", err=True)
+        sys.exit(WRONG)
+    if odd := next((where for where in addresses.values() if _UNNAMABLE.search(where)), None):
+        click.echo(f'Postfix cannot name "{odd}": give the socket a path without blanks, commas, braces and $', err=True)
         sys.exit(WRONG)
     settings, services = list(main_cf(snapshot, addresses)), list(master_cf(snapshot, addresses))
     if tried:

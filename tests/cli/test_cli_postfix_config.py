@@ -78,6 +78,13 @@ def test_a_jail_is_left_only_for_a_socket_that_is_asked(tmp_path: Path) -> None:
     assert "the unix socket of o, m\nsmtp inet n - n" in run(tmp_path, outside + milter).output
 
 
+@pytest.mark.parametrize("name", ["a b.sock", "a,b.sock", "$a.sock", "{a}.sock"])
+def test_a_path_that_postfix_cannot_name_is_told(tmp_path: Path, name: str) -> None:
+    done = run(tmp_path, f'[[policyd]]\n[[milterd]]\naddress = "unix:{tmp_path}/{name}"\n')
+    assert done.exit_code == 1 and not done.stdout
+    assert f'Postfix cannot name "unix:{tmp_path}/{name}": give the socket a path without' in done.output
+
+
 @pytest.fixture
 def tried(tmp_path: Path) -> Path:
     if shutil.which("postconf") is None:
