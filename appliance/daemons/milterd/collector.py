@@ -2,12 +2,18 @@
 
 Contract: a trace field of ours stands on top, as on every message that the gateway itself takes, so that checks and
 scanners see the same; the rest is octet for octet what the MTA has, with CRLF where it folds fields. Up to RAM octets
-stay in memory, and in all bodies of a worker at most `Memory.limit`; what is more goes to a temporary file. What
-failure means for the mail: trouble with the file is kept in `trouble`: the message is put off.
+stay in memory, and in all bodies of a worker at most `Memory.limit`; what is more goes to a temporary file. A header is
+held in memory and known field by field: one of more than HEADER octets or FIELDS fields is given up (`header_over`), as
+is a message over its limit (`too_big`): both are refused. What failure means for the mail: trouble with the file is kept
+in `trouble`: the message is put off.
 """
 
 from appliance.daemons.fronts.content import RAM, RamContent, TempContent
 from appliance.daemons.milterd.changes import Seen
+
+#: Octets of a header (edits reach no further, see mail.apply) and fields of it (each takes some 200 octets more); twice
+#: and more what the check `size` takes as shipped.
+HEADER, FIELDS = 1 << 20, 20_000
 
 
 class Memory:
@@ -23,11 +29,12 @@ class Collector:
     def __init__(self, top: bytes, limit: int, header_limit: int, memory: Memory, folder: str) -> None:
         self.limit = limit + len(top) if limit else 0
         self.size = len(top)
-        self.too_big = False
+        self.too_big = self.header_over = False
         self.trouble: OSError | None = None
         #: The fields that the MTA has.
         self.seen: list[Seen] = []
         self.content: RamContent | TempContent | None = None
+        self._header_most = max(HEADER, header_limit) + len(top)
         self._header_limit, self._memory, self._folder = header_limit, memory, folder
         self._pieces: list[bytes] = [top]
         self._file: TempContent | None = None
@@ -38,6 +45,12 @@ class Collector:
     def field(self, name: bytes, value: bytes) -> None:
         """One more field; `value` has its leading blank, if it has one."""
         octets = name + b":" + value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n"
+        if len(self.seen) >= FIELDS or self.size + len(octets) > self._header_most:
+            self.header_over = True
+            self.drop()
+        if self.header_over or self.too_big:
+            self.size += len(octets)
+            return
         self.seen.append(Seen(name, value.replace(b"\r\n", b"\n"), self.size, self.size + len(octets)))
         self._add(octets)
 
@@ -63,7 +76,7 @@ class Collector:
         if self.limit and self.size > self.limit:
             self.too_big = True
             self.drop()
-        if self.too_big or self.trouble is not None:
+        if self.too_big or self.header_over or self.trouble is not None:
             return
         if self._file is not None:
             self._write(octets)
@@ -110,6 +123,7 @@ class Collector:
 
     def drop(self) -> None:
         """Give back memory and file; safe to call twice."""
+        self.seen = []
         self._forget()
         if self._file is not None:
             self._file.close()

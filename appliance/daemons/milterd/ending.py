@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 END = "END-OF-MESSAGE"
 _TOO_BIG = "552 5.3.4 Error: message file too big"
+_HEADER_OVER = "552 5.3.4 Message header is too large"
 _NO_ROOM = "452 4.3.1 Insufficient system storage"
 
 
@@ -31,10 +32,10 @@ def finish(session: "Session", message: Message) -> "Answer":
         if message.thrown:
             return _concluded(session, message, message.context("message"), Combined("discard"))
         return session.refuse(END, "554 5.5.1 Error: no valid recipients")
-    if collector.too_big or collector.trouble is not None:
-        words = _TOO_BIG if collector.too_big else _NO_ROOM
+    if collector.too_big or collector.header_over or collector.trouble is not None:
+        words = _TOO_BIG if collector.too_big else _HEADER_OVER if collector.header_over else _NO_ROOM
         record.unread(message, collector.trouble)
-        combined = Combined("reject" if collector.too_big else "defer", words)
+        combined = Combined("defer" if words is _NO_ROOM else "reject", words)
         return _concluded(session, message, message.context("message"), combined)
     return _judge(session, message)
 

@@ -23,6 +23,7 @@ from appliance.protocol.smtp.command import Command, mail_parameters, parse
 
 _EARLY: tuple[Stage, ...] = ("connect", "helo", "mail")
 _HEARD = (b"SIZE", b"SMTPUTF8")
+TOO_MANY = "452 4.5.3 Error: too many recipients"
 OUT_OF_PLACE = "451 4.3.0 Error: internal protocol error, please try again later"
 
 
@@ -163,6 +164,8 @@ def _rcpt(session: Session, event: p.Rcpt) -> Answer:
     except ProtocolError as error:
         return session.refuse("RCPT", error.reply or OUT_OF_PLACE)
     assert command.address is not None
+    if len(message.recipients) + len(message.thrown) >= session.rules.limits.recipients:
+        return session.refuse("RCPT", TOO_MANY)
     recipient = Recipient(address=command.address)
     message.asking = recipient, event.address
 

@@ -6,6 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from appliance.daemons.milterd import changes
+from appliance.daemons.milterd import collector as collector_module
 from appliance.daemons.milterd.changes import Seen
 from appliance.daemons.milterd.collector import Collector, Memory
 from appliance.mail import apply
@@ -190,6 +191,30 @@ def test_too_much_and_no_place(tmp_path: object) -> None:
     collector.body(b"x" * 100_000)
     assert isinstance(collector.trouble, OSError) and memory.used == 0
     collector.body(b"x" * 100_000)
+
+
+@pytest.mark.parametrize(("field", "taken"), [(b"", collector_module.FIELDS), (b"x" * 1000, 1044)])
+def test_d6_a_header_without_end_is_given_up(tmp_path: object, field: bytes, taken: int) -> None:
+    """By its fields or its octets; nothing is held of it, however long it goes on."""
+    memory = Memory(1 << 30)
+    collector = Collector(TOP, 0, 1 << 16, memory, str(tmp_path))
+    for _ in range(taken):
+        collector.field(b"a", field)
+    assert not collector.header_over and len(collector.seen) == taken
+    for _ in range(3):
+        collector.field(b"a", field)
+        assert collector.header_over and not collector.seen and memory.used == 0 and not collector._pieces
+    collector.end_of_header()
+    collector.body(b"x" * 100_000)
+    assert memory.used == 0 and collector._file is None and not collector._pieces
+
+
+def test_a_message_over_its_limit_is_given_up_with_its_fields(tmp_path: object) -> None:
+    memory = Memory(1 << 30)
+    collector = Collector(TOP, 100, 1 << 16, memory, str(tmp_path))
+    for _ in range(100):
+        collector.field(b"a", b"b")
+    assert collector.too_big and not collector.header_over and not collector.seen and memory.used == 0
 
 
 def test_octets_of_a_field_that_are_no_utf8_stay() -> None:

@@ -319,6 +319,27 @@ async def test_too_large_and_no_room(tmp_path: Path) -> None:
         assert (await mta.message()).reply == TAKEN and not stage.engine.at("message")[1:]
 
 
+async def test_d6_a_header_without_end_and_recipients_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits of SMTP hold for those who speak the milter protocol."""
+    monkeypatch.setattr("appliance.daemons.milterd.collector.FIELDS", 50)
+    async with Stage(tmp_path) as stage:
+        mta = await (await stage.mta()).begin()
+        fields = [(b"a", b" b")] * 51
+        assert words(await mta.message(fields)).startswith("552 5.3.4 Message header is too large [")
+        assert (await mta.message(fields[1:])).reply == TAKEN
+        stage.rules.limits = stage.rules.limits.model_copy(update={"recipients": 2})
+        stage.engine.asked.clear()
+        stage.engine.rules["rcpt"] = lambda ctx: (
+            Decision(verb="discard") if ctx.recipient.address.local == "thrown" else ACCEPT
+        )
+        answers = await mta.envelope("thrown@example.com", *["user@example.com"] * 3)
+        assert [words(one) for one in answers[:3]] == ["continue"] * 3
+        assert all(words(one).startswith("452 4.5.3 Error: too many recipients [") for one in answers[3:5])
+        assert len(stage.engine.at("rcpt")) == 2 and (await mta.content()).reply == TAKEN
+
+
 async def test_answers_that_take_time(tmp_path: Path) -> None:
     async with Stage(tmp_path, progress="1s") as stage:
 
