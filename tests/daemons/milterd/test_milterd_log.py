@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from appliance.engine.pipeline import Group
+from appliance.mail.verdict import Decision
 from appliance.observe import events as journal
-from appliance.observe import maillog
+from appliance.observe import maillog, metrics
 from appliance.protocol.milter import packets as p
 from appliance.protocol.milter.encoding import encode
 from tests.daemons.milterd.stage import Stage
@@ -67,3 +69,37 @@ async def test_all_that_an_mta_which_waits_has_sent_is_told(
         maillog.flush()
         assert len(capfd.readouterr().err.splitlines()) == 3 * 50
         assert len(told) == 50
+
+
+@pytest.mark.parametrize("step", ["connect", "helo", "mail", "rcpt", "data", "message"])
+async def test_what_is_to_be_noted_at_each_step_is_in_the_log(
+    tmp_path: Path, step: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A check that is only watched (monitor) would be watched by nobody else."""
+    noted = Decision(verb="accept", notes=("monitor: test:hit would reject",))
+    async with Stage(tmp_path) as stage:
+        stage.engine.rules[step] = lambda _ctx: [Group((0,), noted)] if step == "message" else noted
+        mta = await (await stage.mta()).begin()
+        await mta.message()
+        maillog.flush()
+        (line,) = [line for line in capfd.readouterr().err.splitlines() if "would reject" in line]
+        where = "END-OF-MESSAGE" if step == "message" else step
+        assert f"; {where} from client.example.org[192.0.2.1] helo=<client.example.org>" in line
+
+
+async def test_messages_are_counted_and_want_of_room_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def count(result: str) -> float:
+        name = f'postgate_milterd_messages_total{{result="{result}"}} '
+        lines = metrics.exposition().decode().splitlines()
+        return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+    async with Stage(tmp_path) as stage:
+        mta = await (await stage.mta()).begin()
+        before = count("accept"), count("defer")
+        await mta.message()
+        stage.front.folder = "/nonexistent"
+        await mta.message(body=b"x" * 90_000)
+        assert (count("accept"), count("defer")) == (before[0] + 1, before[1] + 1)
+        maillog.flush()
+        said = capfd.readouterr().err
+        assert said.count("no place for a message: id=") == 1 and "No such file or directory" in said
