@@ -20,6 +20,7 @@ from appliance.mail.verdict import ACCEPT, Decision
 from appliance.protocol.milter import packets as p
 from appliance.protocol.milter.encoding import encode
 from appliance.protocol.milter.negotiation import offer
+from appliance.protocol.milter.words import Word
 from tests.daemons.milterd.stage import Stage
 from tests.daemons.milterd.test_milterd_faults import OFFER, idle, raw
 
@@ -184,3 +185,22 @@ async def test_who_takes_answers_slowly_is_waited_for(tmp_path: Path, monkeypatc
         assert heard >= left > 0
         await idle(stage)
         mta.close()
+
+
+async def test_who_reads_at_last_hears_an_answer_to_each_question(tmp_path: Path) -> None:
+    """What was said while no answer was taken waits here; nothing more has to come for it to be heard."""
+    async with Stage(tmp_path) as stage:
+        mta, connection = await take_nothing(stage)
+        waiting = connection.machine.unread // len(encode(p.Helo(b"a")))
+        assert waiting > 100 and connection.transport is not None
+        heard = 0
+        async with asyncio.timeout(20):
+            while connection.machine.unread or connection.transport.get_write_buffer_size():
+                heard += len(await asyncio.get_running_loop().sock_recv(mta, 1 << 16))
+        with contextlib.suppress(BlockingIOError):
+            while piece := mta.recv(1 << 16):
+                heard += len(piece)
+        answer = len(encode(p.Reply(Word.CONTINUE)))
+        assert heard > waiting * answer and heard % answer == 17 % answer, "the answer to the offer and whole ones"
+        mta.close()
+        await idle(stage)
