@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from appliance.daemons.milterd.front import SAID
 from appliance.engine.pipeline import Group
 from appliance.mail.verdict import Decision
 from appliance.observe import events as journal
 from appliance.observe import maillog, metrics
 from appliance.protocol.milter import packets as p
 from appliance.protocol.milter.encoding import encode
+from appliance.protocol.milter.negotiation import offer
+from appliance.protocol.milter.words import Actions
 from tests.daemons.milterd.stage import Stage
 from tests.peers import bad_clients
 
@@ -103,3 +106,22 @@ async def test_messages_are_counted_and_want_of_room_is_told(tmp_path: Path, cap
         maillog.flush()
         said = capfd.readouterr().err
         assert said.count("no place for a message: id=") == 1 and "No such file or directory" in said
+
+
+async def test_an_action_that_an_mta_does_not_offer_is_named_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Mail that needs it is put off: status says so, as the page promises, and the log when it begins."""
+    offered = offer()
+    less = p.Negotiate(offered.version, offered.actions & ~Actions.QUARANTINE, offered.steps)
+    async with Stage(tmp_path) as stage:
+        (await stage.mta()).close()
+        assert stage.front.degraded() == []
+        for _ in range(3):
+            (await stage.mta(less)).close()
+        (said,) = stage.front.degraded()
+        assert said == "an MTA at milter does not offer QUARANTINE: mail that needs it is put off"
+        maillog.flush()
+        assert capfd.readouterr().err.count(str(said)) == 1
+        stage.front._met[str(said)] -= SAID
+        assert stage.front.degraded() == []
