@@ -5,13 +5,16 @@ machine). The content is given back whatever happens. What failure means for the
 MTA cannot be asked for, is put off.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from appliance.daemons.milterd import changes, outcome, record
 from appliance.daemons.milterd.message import Message
+from appliance.daemons.milterd.outcome import CONTINUE, DISCARD
 from appliance.engine.pipeline import Combined, combine
 from appliance.mail import apply
 from appliance.mail.context import Context
+from appliance.mail.verdict import Decision
 from appliance.protocol.milter.packets import Modification, Reply
 from appliance.protocol.milter.words import Actions
 
@@ -37,7 +40,37 @@ def finish(session: "Session", message: Message) -> "Answer":
         record.unread(message, collector.trouble)
         combined = Combined("defer" if words is _NO_ROOM else "reject", words)
         return _concluded(session, message, message.context("message"), combined)
+    if not message.at_data:  # versions 2 and 3 know no DATA
+        return at_data(session, message, lambda reply: reply, lambda: _judge(session, message))
     return _judge(session, message)
+
+
+def at_data(
+    session: "Session",
+    message: Message,
+    then: Callable[[Reply], Reply],
+    behind: Callable[[], "Answer"] | None = None,
+) -> "Answer":
+    """What stands at DATA. `then` hears the reply; `behind`: how it goes on where that accepts."""
+    message.at_data = True
+
+    def decided(decision: Decision) -> Reply:
+        return then(DISCARD if decision.verb == "discard" else session.stage_reply(decision, "DATA"))
+
+    answer = session.ask(("data",), message.context, decided, message.role)
+    if behind is None:
+        return answer
+    if isinstance(answer, Reply):
+        return behind() if answer is CONTINUE else answer
+    return _goes_on(answer, behind)
+
+
+async def _goes_on(answer: Awaitable[Reply], behind: Callable[[], "Answer"]) -> Reply:
+    reply = await answer
+    if reply is not CONTINUE:
+        return reply
+    found = behind()
+    return found if isinstance(found, Reply) else await found
 
 
 def _judge(session: "Session", message: Message) -> "Answer":

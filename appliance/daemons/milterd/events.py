@@ -11,7 +11,7 @@ from typing import Any
 
 from appliance.daemons.milterd import ending, record
 from appliance.daemons.milterd.message import Message
-from appliance.daemons.milterd.outcome import CONTINUE, DISCARD
+from appliance.daemons.milterd.outcome import CONTINUE
 from appliance.daemons.milterd.session import Answer, Session
 from appliance.mail.context import Client, Context, Recipient, Stage
 from appliance.mail.network import textual
@@ -188,13 +188,12 @@ def _data(session: Session, event: p.Data) -> Answer:
     if message is None:
         return session.refuse("DATA", OUT_OF_PLACE)
 
-    def decided(decision: Decision) -> Reply:
-        reply = DISCARD if decision.verb == "discard" else session.stage_reply(decision, "DATA")
+    def decided(reply: Reply) -> Reply:
         if reply is not CONTINUE:
             message.answer = reply
         return reply
 
-    return session.ask(("data",), message.context, decided, message.role)
+    return ending.at_data(session, message, decided)
 
 
 def _header(session: Session, event: p.Header) -> Answer:

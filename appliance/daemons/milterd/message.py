@@ -34,6 +34,8 @@ class Message:
         self.written: list[bytes] = []
         self.thrown: list[bytes] = []
         self.discard = False
+        #: What stands at DATA was asked.
+        self.at_data = False
         #: The recipient that is being asked about, as it is judged and as the MTA wrote it.
         self.asking: tuple[Recipient, bytes] | None = None
         self.refused = 0

@@ -340,6 +340,38 @@ async def test_d6_a_header_without_end_and_recipients_without_end(
         assert len(stage.engine.at("rcpt")) == 2 and (await mta.content()).reply == TAKEN
 
 
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("version", [2, 3, 6])
+async def test_what_stands_at_data_is_asked_of_an_mta_that_tells_of_none(
+    tmp_path: Path, version: int, later: bool
+) -> None:
+    """Versions 2 and 3 know no DATA: what refuses there refuses at the end of the message."""
+
+    async def slowly(decision: Decision) -> Decision:
+        await asyncio.sleep(0)
+        return decision
+
+    async with Stage(tmp_path) as stage:
+        mta = await (await stage.mta(offer(version))).begin()
+        expected = (
+            (NO, "550 5.1.1 no such mailbox ["),
+            (LATER, "451 4.7.1 later ["),
+            (DROP, "discard"),
+            (ACCEPT, "accept"),
+        )
+        for decision, answer in expected:
+            stage.engine.asked.clear()
+            stage.engine.rules["data"] = lambda _ctx, found=decision: slowly(found) if later else found
+            await mta.mail()
+            await mta.rcpt()
+            assert words(await mta.content()).startswith(answer)
+            stages = [ctx.stage for ctx in stage.engine.asked if ctx.stage in ("data", "message")]
+            assert stages == (["data", "message"] if decision is ACCEPT else ["data"])
+        stage.engine.asked.clear()
+        await mta.message()
+        assert len(stage.engine.at("data")) == 1, "it is asked once"
+
+
 async def test_answers_that_take_time(tmp_path: Path) -> None:
     async with Stage(tmp_path, progress="1s") as stage:
 
