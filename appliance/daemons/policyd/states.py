@@ -15,7 +15,7 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     "MAIL": ("connect", "helo", "mail"),
     "RCPT": ("connect", "helo", "mail", "rcpt"),
     "DATA": ("connect", "helo", "mail", "data"),
-    "END-OF-MESSAGE": ("connect", "helo", "mail", "message"),
+    "END-OF-MESSAGE": ("connect", "helo", "mail", "data", "message"),
 }
 #: What is judged as soon as it is asked.
 EARLY = frozenset({"CONNECT", "EHLO", "HELO", "VRFY", "ETRN", "MAIL"})

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from appliance.mail.verdict import Decision
+from tests.daemons.policyd.stage import Stage
 from tests.daemons.policyd.whole import PLAIN, Server, build, request
 
 ACCESS = """\
@@ -42,6 +44,14 @@ async def test_nobody_asked_at_rcpt(server_of: Any, state: str, changes: dict[st
     server = server_of()
     first = await asked(server, protocol_state=state, recipient="", **changes)
     assert first.startswith(answer)
+
+
+async def test_what_stands_at_data_is_asked_of_who_asks_at_the_end_alone(tmp_path: Path) -> None:
+    async with Stage(tmp_path) as stage:
+        stage.engine.rules["data"] = lambda _ctx: Decision(verb="reject", reply="550 5.7.1 no [x]")
+        client = await stage.client()
+        assert await client.ask(protocol_state="END-OF-MESSAGE", recipient="") == "550 5.7.1 no [x]"
+        assert [ctx.stage for ctx in stage.engine.asked] == ["connect", "helo", "mail", "data"]
 
 
 async def test_fields_are_told_at_data(server_of: Any) -> None:
