@@ -92,7 +92,7 @@ class Session:
         macro = self.machine.macro
         if version := macro("tls_version"):
             bits = macro("cipher_bits")
-            length, subject = int(bits) if bits.isdecimal() else 0, macro("cert_subject")
+            length, subject = int(bits) if bits.isdecimal() and len(bits) < 6 else 0, macro("cert_subject")
             tls = Tls(version, macro("cipher"), length, subject, macro("cert_issuer"))
             self.client = msgspec.structs.replace(self.client, tls=tls)
 

@@ -225,13 +225,14 @@ async def test_clients_as_mtas_write_them(tmp_path: Path, family: str, address: 
         assert stage.engine.asked[-1].client.address == seen
 
 
-async def test_tls_of_the_client(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("told", "bits"), [("256", 256), ("", 0), ("many", 0), ("9" * 5000, 0)])
+async def test_tls_of_the_client(tmp_path: Path, told: str, bits: int) -> None:
     async with Stage(tmp_path) as stage:
-        tls = {"tls_version": "TLSv1.3", "cipher": "TLS_AES_256_GCM_SHA384", "cipher_bits": "256", "cert_subject": "x"}
+        tls = {"tls_version": "TLSv1.3", "cipher": "TLS_AES_256_GCM_SHA384", "cipher_bits": told, "cert_subject": "x"}
         mta = await (await stage.mta(**tls)).begin()
         await mta.mail()
         found = stage.engine.asked[-1].client.tls
-        assert found is not None and (found.version, found.bits, found.subject) == ("TLSv1.3", 256, "x")
+        assert found is not None and (found.version, found.bits, found.subject) == ("TLSv1.3", bits, "x")
 
 
 @pytest.mark.parametrize(
