@@ -1,10 +1,13 @@
 """Edits of decisions become edits of a milter: an MTA that makes them has the header that mail.apply makes (property
 test, both index rules), whatever was deleted, changed, added, cut out."""
 
+import errno
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from appliance.daemons.fronts.content import TempContent
 from appliance.daemons.milterd import changes
 from appliance.daemons.milterd import collector as collector_module
 from appliance.daemons.milterd.changes import Seen
@@ -191,6 +194,25 @@ def test_too_much_and_no_place(tmp_path: object) -> None:
     collector.body(b"x" * 100_000)
     assert isinstance(collector.trouble, OSError) and memory.used == 0
     collector.body(b"x" * 100_000)
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_a_disk_that_is_full_in_the_middle(tmp_path: object, monkeypatch: pytest.MonkeyPatch, good: int) -> None:
+    """At the first octets of the file or later: never a message without its middle."""
+    written: list[bytes] = []
+
+    def write(_file: object, octets: bytes) -> None:
+        if len(written) == good:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(octets)
+
+    monkeypatch.setattr(TempContent, "write", write)
+    memory = Memory(1 << 20)
+    collector = Collector(TOP, 0, 1 << 20, memory, str(tmp_path))
+    for _ in range(5):
+        collector.body(b"x" * 60_000)
+    assert isinstance(collector.trouble, OSError) and collector.trouble.errno == errno.ENOSPC
+    assert len(written) == good and memory.used == 0 and collector._file is None
 
 
 @pytest.mark.parametrize(("field", "taken"), [(b"", collector_module.FIELDS), (b"x" * 1000, 1044)])

@@ -341,6 +341,19 @@ async def test_d6_a_header_without_end_and_recipients_without_end(
         assert len(stage.engine.at("rcpt")) == 2 and (await mta.content()).reply == TAKEN
 
 
+async def test_mail_of_a_login_is_asked_about_where_checks_of_outbound_mail_stand(tmp_path: Path) -> None:
+    async with Stage(tmp_path) as stage:
+        door = stage.rules.doors["milter"]
+        door.standing = {"inbound": door.standing["inbound"], "outbound": frozenset({"mail", "message"})}
+        logins: list[dict[str, str]] = [{}, {"auth_authen": "ann"}]
+        for macros, count in zip(logins, (6, 2), strict=True):
+            stage.engine.asked.clear()
+            mta = await (await stage.mta(**macros)).begin()
+            await mta.message()
+            every = ["connect", "helo", "mail", "rcpt", "data", "message"]
+            assert [ctx.stage for ctx in stage.engine.asked] == (every if count == 6 else ["mail", "message"])
+
+
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize("version", [2, 3, 6])
 async def test_what_stands_at_data_is_asked_of_an_mta_that_tells_of_none(
