@@ -90,12 +90,14 @@ async def test_what_is_to_be_noted_at_each_step_is_in_the_log(
         assert f"; {where} from client.example.org[192.0.2.1] helo=<client.example.org>" in line
 
 
-async def test_messages_are_counted_and_want_of_room_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def count(result: str) -> float:
-        name = f'postgate_milterd_messages_total{{result="{result}"}} '
-        lines = metrics.exposition().decode().splitlines()
-        return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+def count(result: str) -> float:
+    """Messages that ended so."""
+    name = f'postgate_milterd_messages_total{{result="{result}"}} '
+    lines = metrics.exposition().decode().splitlines()
+    return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
 
+
+async def test_messages_are_counted_and_want_of_room_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     async with Stage(tmp_path) as stage:
         mta = await (await stage.mta()).begin()
         before = count("accept"), count("defer")
@@ -123,5 +125,11 @@ async def test_an_action_that_an_mta_does_not_offer_is_named_once(
         assert said == "an MTA at milter does not offer QUARANTINE: mail that needs it is put off"
         maillog.flush()
         assert capfd.readouterr().err.count(str(said)) == 1
+        held = Decision(verb="accept", keep="hold", keep_reason="why")
+        stage.engine.rules["message"] = lambda _ctx: [Group((0,), held)]
+        before, mta = count("defer"), await (await stage.mta(less)).begin()
+        assert (await mta.message()).reply.text.startswith(b"451 4.7.1 ") and count("defer") == before + 1
+        maillog.flush()
+        assert capfd.readouterr().err.count("why=the MTA does not offer QUARANTINE") == 1
         stage.front._met[str(said)] -= SAID
         assert stage.front.degraded() == []
