@@ -40,7 +40,7 @@ class Connection(asyncio.Protocol):
     """Made by the front for each MTA that connects."""
 
     def __init__(self, front: "Front", rules: "Rules", door: "Door", peer: str) -> None:
-        self.front, self.peer = front, peer
+        self.front, self.name, self.peer = front, door.name, peer
         self.machine = FilterMachine()
         self.session = Session(front, rules, door, self.machine)
         self.transport: asyncio.Transport | None = None

@@ -53,6 +53,8 @@ class Front:
         self.memory = Memory(rules.limits.memory_messages)
         self.connections: set[Connection] = set()
         self.draining = False
+        #: Connections by front.
+        self._per_door: dict[str, int] = {}
         self._empty: asyncio.Event | None = None
         self.names = Names(confirm)
         self._acceptor = Acceptor(self._welcome, self._places, self.met)
@@ -74,10 +76,12 @@ class Front:
 
     def entered(self, connection: Connection) -> None:
         self.connections.add(connection)
+        self._per_door[connection.name] = self._per_door.get(connection.name, 0) + 1
         record.connected(len(self.connections))
 
     def left(self, connection: Connection) -> None:
         self.connections.discard(connection)
+        self._per_door[connection.name] -= 1
         record.disconnected(len(self.connections))
         if self._empty is not None and not self.connections:
             self._empty.set()
@@ -90,9 +94,9 @@ class Front:
             connection.expired()
 
     def _places(self, door: str) -> int:
-        """How many more connections may come: those of all fronts are counted together."""
+        """How many more connections may come to this front: whoever fills one keeps nobody from another."""
         known = self.rules.doors.get(door)
-        return known.front.connections - len(self.connections) if known is not None else 1
+        return known.front.connections - self._per_door.get(door, 0) if known is not None else 1
 
     def _welcome(self, door: str, peer: str) -> Connection | None:
         rules = self.rules

@@ -4,12 +4,14 @@ time, with one line in the log; nothing stays behind (threats D1, D6)."""
 import asyncio
 import gc
 import os
+import socket
 import struct
 import time
 from pathlib import Path
 
 import pytest
 
+from appliance.daemons.milterd.rules import Door
 from appliance.engine.pipeline import Group
 from appliance.mail.verdict import ACCEPT, Decision
 from appliance.protocol.milter import packets as p
@@ -17,6 +19,7 @@ from appliance.protocol.milter.encoding import encode
 from appliance.protocol.milter.negotiation import offer
 from tests.daemons.milterd.stage import Stage
 from tests.daemons.milterd.test_milterd_session import TAKEN, words
+from tests.peers.mta import Mta
 
 OFFER = encode(offer())
 
@@ -424,6 +427,25 @@ async def test_who_comes_above_the_limit_waits(tmp_path: Path, monkeypatch: pyte
         mta = await asyncio.wait_for(third, 5)
         assert (await (await mta.begin()).message()).reply == TAKEN
         second.close()
+
+
+async def test_who_fills_one_front_keeps_nobody_from_another(tmp_path: Path) -> None:
+    """Also where the other one may have fewer connections than are open at the first."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        path = str(tmp_path / "second.sock")
+        listening.bind(path)
+        listening.listen(8)
+        async with Stage(tmp_path, connections=4) as stage:
+            front = stage.rules.doors["milter"].front.model_copy(update={"name": "second", "connections": 2})
+            stage.rules.doors = {**stage.rules.doors, "second": Door(front, stage.rules.engine, (), True)}
+            filling = [await stage.mta() for _ in range(4)]
+            stage.front.accept_on(listening, "second")
+            both = [await asyncio.wait_for(Mta.to(path), 5) for _ in range(2)]
+            assert stage.front._places("second") == 0 and stage.front._places("milter") == 0
+            for mta in (*both, *filling):
+                mta.close()
+            await idle(stage)
+            assert stage.front._places("second") == 2 and stage.front._places("milter") == 4
 
 
 async def test_drain_lets_a_message_end(tmp_path: Path) -> None:
