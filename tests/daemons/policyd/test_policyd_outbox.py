@@ -89,6 +89,33 @@ async def test_what_is_answered_at_once_does_not_overtake_nor_is_overtaken(plain
     server.front._timer.cancel()
 
 
+async def test_what_could_be_answered_at_once_waits_for_the_answer_before_it(plain: list[Snapshot]) -> None:
+    """Whoever does not wait for answers takes the first one for that of his first question."""
+    server = await _learnt(plain)
+    connection, wire = server.connections[0]
+    plain_pass = request(instance="e", recipient="a1@example.com", client_port="1")
+    server.passes(5.0)
+    assert (
+        await server.ask(0, request(instance="known", recipient="a1@example.com", client_port="1")) == "action=DUNNO\n\n"
+    )
+    assert server.memory() == 1, "the same is answered without a look at it"
+    wire.out = b""
+    connection.data_received(request(instance="f", recipient="never@example.com"))
+    assert connection.busy
+    connection.data_received(plain_pass)
+    connection.data_received(request(instance="g", recipient="g@example.com"))
+    for _ in range(TURNS + 2):
+        await turn()
+    assert not wire.out, "nobody overtakes"
+    connection._said(connection.default)
+    for _ in range(TURNS + 2):
+        await turn()
+    answers = wire.out.decode().split("\n\n")
+    assert answers[:2] == [f"action={connection.default}", "action=DUNNO"]
+    assert len(answers) == 4 and answers[2].startswith(DEFERRED.decode())
+    server.front._timer.cancel()
+
+
 @pytest.mark.parametrize("how", ["eof", "close", "drain"])
 async def test_an_answer_goes_before_the_end(plain: list[Snapshot], how: str) -> None:
     server = await _learnt(plain)
