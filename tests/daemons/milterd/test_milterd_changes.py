@@ -2,6 +2,7 @@
 test, both index rules), whatever was deleted, changed, added, cut out."""
 
 import errno
+from typing import NoReturn
 
 import pytest
 from hypothesis import example, given
@@ -112,6 +113,24 @@ def test_fields_put_between_others_and_in_the_place_of_others(fields: Fields, da
 
 def _length(seen: Seen) -> int:
     return seen.end - seen.start
+
+
+@given(st.lists(st.sampled_from(["A", "B"]), max_size=4), st.booleans())
+def test_what_goes_on_top_needs_no_look_at_what_is_there(names: list[str], leading_space: bool) -> None:
+    """And is what a look would have made of it."""
+    tops = [Edit("prepend", name, f"{number}\n x") for number, name in enumerate(names)]
+    others = [Edit("sender", value="a@b.example"), Edit("body", value="new\n")]
+    seen = collected([(b"A", b" 1"), (b"B", b" 2")])[0].seen
+    looked = changes.of_header(seen, b"Received", [*tops, Edit("delete", "C")], leading_space)
+    assert changes.of_header(_Unseen(), b"Received", [*tops, *others], leading_space) == looked
+    assert len(looked) == len(tops)
+
+
+class _Unseen(list[Seen]):
+    def __iter__(self) -> NoReturn:
+        raise AssertionError("somebody looked")
+
+    __getitem__ = __len__ = __iter__  # type: ignore[assignment]
 
 
 def test_a_part_of_a_field_that_some_readers_take_for_a_field_of_ours() -> None:
