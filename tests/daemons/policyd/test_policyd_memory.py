@@ -231,6 +231,18 @@ def test_what_stays_sharp_cuts_as_what_is_new(others: list[tuple[int, int, int, 
             assert knife.cut(one) == cut(one)
 
 
+@pytest.mark.parametrize("name", [b"client_port", b"recipient", b"queue_id", b"instance"])
+@pytest.mark.parametrize("other", [b"", b"x", b"same length"])
+def test_one_of_those_names_that_is_another_is_not_cut(name: bytes, other: bytes) -> None:
+    """Not behind a usual request either, of which the place of each is known."""
+    usual, knife = request(instance="1", queue_id="3"), Knife()
+    put = b"y" * len(name) if other == b"same length" else other
+    odd = usual.replace(b"\n%b=" % name, b"\n%b=" % put)
+    assert knife.cut(usual) is not None and odd != usual
+    assert knife.cut(odd) is None and cut(odd) is None
+    assert knife.cut(usual) == cut(usual)
+
+
 _values = st.fixed_dictionaries(
     {
         name: st.text(st.characters(exclude_characters="\n\r", codec="utf-8"), max_size=12)
