@@ -1,5 +1,6 @@
 """What is asked at which state, what is remembered between requests, and decisions in the words of access(5)."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,23 @@ async def test_every_action_has_its_word(tmp_path: Path, action: Action, argumen
         stage.engine.rules["rcpt"] = lambda _ctx: decide(action, argument, reply)
         client = await stage.client()
         assert await client.ask() == answer
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("refusing", ["connect", "helo", "mail", "rcpt"])
+async def test_the_first_stage_that_refuses_ends_the_asking(tmp_path: Path, refusing: str, later: bool) -> None:
+    """At once or behind a wait: no later stage makes a pass of it."""
+
+    async def slowly() -> Decision:
+        await asyncio.sleep(0)
+        return decide(Action.REJECT, "", "554 5.7.1 Listed")
+
+    async with Stage(tmp_path) as stage:
+        stage.engine.rules[refusing] = lambda _ctx: slowly() if later else decide(Action.REJECT, "", "554 5.7.1 Listed")
+        client = await stage.client()
+        assert await client.ask() == "554 5.7.1 Listed [ID]"
+        every = ["connect", "helo", "mail", "rcpt"]
+        assert [ctx.stage for ctx in stage.engine.asked] == every[: every.index(refusing) + 1]
 
 
 async def test_before_mail_only_refusals_are_said(tmp_path: Path) -> None:
