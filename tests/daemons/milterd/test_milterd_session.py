@@ -386,6 +386,23 @@ async def test_what_stands_at_data_is_asked_of_an_mta_that_tells_of_none(
         assert len(stage.engine.at("data")) == 1, "it is asked once"
 
 
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("refusing", ["connect", "helo", "mail"])
+async def test_the_first_stage_that_refuses_ends_the_asking(tmp_path: Path, refusing: str, later: bool) -> None:
+    """At once or behind a wait: no later stage makes a pass of it."""
+
+    async def slowly() -> Decision:
+        await asyncio.sleep(0)
+        return NO
+
+    async with Stage(tmp_path) as stage:
+        stage.engine.rules[refusing] = lambda _ctx: slowly() if later else NO
+        mta = await (await stage.mta()).begin()
+        assert words(await mta.mail()).startswith("550 5.1.1 no such mailbox [")
+        every = ["connect", "helo", "mail"]
+        assert [ctx.stage for ctx in stage.engine.asked] == every[: every.index(refusing) + 1]
+
+
 async def test_answers_that_take_time(tmp_path: Path) -> None:
     async with Stage(tmp_path, progress="1s") as stage:
 
