@@ -1,5 +1,10 @@
 """The plain way of a message, and of a session."""
 
+import asyncio
+
+import pytest
+
+from appliance.mail.verdict import Decision
 from tests.daemons.smtpd.stage import Stage
 
 
@@ -42,3 +47,21 @@ async def test_with_soft_bounce_no_answer_is_final() -> None:
             assert (await client.reply()).startswith("4")
         client.send(b"NOOP\n")
         assert await client.reply() == "400 4.5.2 Error: bare <LF> received"
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("refusing", ["connect", "helo", "mail"])
+async def test_the_first_stage_that_refuses_ends_the_asking(refusing: str, later: bool) -> None:
+    """At once or behind a wait: no later stage makes a pass of it. (With delay_reject all are asked at MAIL.)"""
+    no = Decision(verb="reject", reply="550 5.7.1 not you")
+
+    async def slowly() -> Decision:
+        await asyncio.sleep(0)
+        return no
+
+    async with Stage() as stage:
+        stage.engine_.rules[refusing] = lambda _ctx: slowly() if later else no
+        client = await stage.hello()
+        assert (await client.say("MAIL FROM:<a@example.net>")).startswith("550 5.7.1 not you")
+        every = ["connect", "helo", "mail"]
+        assert [ctx.stage for ctx in stage.engine_.asked] == every[: every.index(refusing) + 1]
