@@ -172,7 +172,7 @@ class Judgement:
             edits=(*self.edits, *reversed(self.prepends)),
             redirect=self.redirect,
             bcc=tuple(self.bcc),
-            filter=self.filter,
+            filter="" if self.redirect else self.filter,  # as in Postfix, which filters nothing that it redirects
             notes=tuple(self.notes),
             verdicts=verdicts,
             if_reject=self._pending(transaction, soft_bounce) if self.if_reject and self.decided is None else "",

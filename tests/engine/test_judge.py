@@ -121,6 +121,8 @@ def test_effects_are_gathered_in_list_order() -> None:
         Edit("prepend", "X-One", "1"),
     )
     assert decision.bcc == ("a@x", "b@x") and decision.redirect == "d@x"
+    both = [item(A.REDIRECT, argument="d@x"), item(A.FILTER, argument="smtp:[::1]:10025")]
+    assert {(judge(order).redirect, judge(order).filter) for order in (both, both[::-1])} == {("d@x", "")}
     assert decision.notes == ("warn: w:o_warn why",)
 
 
