@@ -216,6 +216,9 @@ def of_envelope(
             asked.append(AddRecipient(address, (_octets(edit.name) or None) if arguments else None))
         elif edit.op == "delete_recipient":
             gone = edit.value.removeprefix("<").removesuffix(">").lower()
+            asked = [
+                one for one in asked if not (isinstance(one, AddRecipient) and one.address[1:-1].lower() == gone.encode())
+            ]
             asked += [DeleteRecipient(octets) for known, octets in told if known == gone]
     return asked
 

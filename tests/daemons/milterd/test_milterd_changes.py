@@ -270,3 +270,13 @@ def test_octets_of_a_field_that_are_no_utf8_stay() -> None:
         p.AddHeader(b"C", b" \xfc"),
         p.InsertHeader(1, b"D", b" \xc3\xbc"),
     ]
+
+
+def test_who_was_put_in_and_taken_out_again_is_not_put_in() -> None:
+    """By two milters behind us: an MTA knows who is taken out only if it was told of them."""
+    put_in, out = Edit("add_recipient", "", "x@example.com"), Edit("delete_recipient", "", "X@example.com")
+    assert changes.of_envelope([put_in, out], []) == []
+    assert changes.of_envelope([out, put_in], [("x@example.com", b"<x@example.com>")]) == [
+        p.DeleteRecipient(b"<x@example.com>"),
+        p.AddRecipient(b"<x@example.com>"),
+    ]
