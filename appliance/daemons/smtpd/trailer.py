@@ -133,13 +133,15 @@ def _recipients(session: "Session", transaction: Transaction, group: Group, adde
     if _OF_ENVELOPE.isdisjoint([edit.op for edit in decision.edits]):
         return _queued_all(session, group, named)
     put_in: dict[str, Edit] = {}
-    for edit in decision.edits:
-        if edit.op == "add_recipient" and added:
-            put_in[edit.value.lower()] = edit
-        elif edit.op == "delete_recipient":
-            put_in.pop(edit.value.lower(), None)
-            named = [one for one in named if one.address.text.lower() != edit.value.lower()]
     there = {one.address.text.lower() for one in transaction.recipients}
+    for edit in decision.edits:
+        key = edit.value.lower()
+        if edit.op == "add_recipient" and added:
+            put_in[key] = edit
+        elif edit.op == "delete_recipient":
+            put_in.pop(key, None)
+            there.discard(key)  # who is put in again behind that gets it all the same
+            named = [one for one in named if one.address.text.lower() != key]
     more = tuple(_put_in(edit) for key, edit in put_in.items() if key not in there)
     return (*(_queued_all(session, group, named) if named else ()), *more)
 
@@ -157,7 +159,8 @@ def _queued_all(session: "Session", group: Group, named: Sequence[Recipient]) ->
         queued = [_added(decision.redirect, named[0].address.text if len(named) == 1 else "")]
     else:
         queued = [_queued(session, recipient) for recipient in named]
-    return (*queued, *(_added(address) for address in decision.bcc))
+    known = {one.address for one in queued}  # who gets it anyway gets no blind copy of it
+    return (*queued, *(copy for copy in map(_added, decision.bcc) if copy.address not in known))
 
 
 def _queued(session: "Session", recipient: Recipient) -> QueuedRecipient:

@@ -62,3 +62,24 @@ async def test_what_a_milter_adds_and_blind_copies_are_once_each() -> None:
         edited(stage, edits=(Edit("add_recipient", value="m@example.com"),), bcc=("c@example.com", "C@example.com"))
         await send(stage, "<a@example.com>", "<a@example.com>")
         assert kept(stage) == [[("a@example.com", ""), ("c@example.com", "NEVER"), ("m@example.com", "NEVER")]]
+
+
+async def test_a_blind_copy_for_who_gets_it_anyway_is_none() -> None:
+    async with Stage() as stage:
+        edited(stage, bcc=("a@example.com", "c@example.com"))
+        await send(stage, "<a@example.com>", "<b@example.com>")
+        assert kept(stage) == [[("a@example.com", ""), ("b@example.com", ""), ("c@example.com", "NEVER")]]
+
+
+async def test_who_is_taken_out_and_put_in_again_gets_it() -> None:
+    """By one milter, to give the recipient other arguments, or by the next one."""
+    out, back = Edit("delete_recipient", value="a@example.com"), Edit("add_recipient", "NOTIFY=FAILURE", "A@example.com")
+    for edits, expected in (
+        ((out, back), [("b@example.com", ""), ("A@example.com", "FAILURE")]),
+        ((back, out), [("b@example.com", "")]),
+        ((out, back, out), [("b@example.com", "")]),
+    ):
+        async with Stage() as stage:
+            edited(stage, edits=edits)
+            await send(stage, "<a@example.com>", "<b@example.com>")
+            assert kept(stage) == [expected]
