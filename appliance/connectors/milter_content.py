@@ -111,16 +111,17 @@ def _of_header(one: AddHeader | InsertHeader | ChangeHeader, seen: Seen, leading
         raise ProtocolError(f"{one.name[:80]!r} is no name of a header field")
     name = one.name.decode("ascii")
     value, encoding = text(one.value.removeprefix(b" ") if leading_space else one.value)
+    tight = leading_space and not one.value.startswith(b" ")  # it is the filter that writes the blank, or does not
     if isinstance(one, AddHeader):
-        return Edit("append", name, value, encoding=encoding)
+        return Edit("append", name, value, encoding=encoding, tight=tight)
     if isinstance(one, InsertHeader):
-        return Edit("insert", name, value, _place(one.position, seen.above), encoding=encoding)
+        return Edit("insert", name, value, _place(one.position, seen.above), encoding=encoding, tight=tight)
     position = max(one.position, 1)
     if seen.above >= 0 and name.lower() == "received" and position > seen.twins:
         position += 1
     if not one.value:
         return Edit("delete", name, index=position)
-    return Edit("change", name, value, position, encoding=encoding)
+    return Edit("change", name, value, position, encoding=encoding, tight=tight)
 
 
 def _place(position: int, above: int) -> int:

@@ -46,7 +46,7 @@ def reach(start: bytes) -> int:
 
 def field(edit: Edit) -> bytes:
     """The header field that `edit` writes, CRLF at its end."""
-    return octets(f"{edit.name}: {folded(edit.value)}\r\n", edit.encoding)
+    return octets(f"{edit.name}:{'' if edit.tight else ' '}{folded(edit.value)}\r\n", edit.encoding)
 
 
 def folded(text: str) -> str:

@@ -20,7 +20,8 @@ EditOp = Literal[
 
 class Edit(msgspec.Struct, frozen=True, gc=False):
     """One change. `name` is a field name, `value` its raw value (without the leading blank and the final CRLF).
-    `encoding`: how `value` becomes octets; "latin-1" (a character an octet) is for what is not UTF-8 (see `text`)."""
+    `encoding`: how `value` becomes octets; "latin-1" (a character an octet) is for what is not UTF-8 (see `text`).
+    `tight`: nothing stands between the colon and `value`, not even a blank."""
 
     op: EditOp
     name: str = ""
@@ -28,6 +29,7 @@ class Edit(msgspec.Struct, frozen=True, gc=False):
     index: int = 0
     length: int = 0
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    tight: bool = False
 
 
 def text(octets: bytes) -> tuple[str, Literal["utf-8", "latin-1"]]:

@@ -303,12 +303,16 @@ async def test_a_new_body_of_any_octets() -> None:
 
 
 async def test_leading_blanks_are_kept_where_agreed() -> None:
-    async with MilterServer({b"E": [header(b"h", "X", " spaced"), (b"c", b"")]}, steps=0x100000) as server:
+    """And none is put where a filter writes none: a signature of it may be over these very octets."""
+    wanted = [header(b"h", "X", " spaced"), header(b"h", "Y", "close"), header(b"i", "Z", "\ttab", 1)]
+    wanted += [header(b"m", "X-A", "near", 1), (b"c", b"")]
+    async with MilterServer({b"E": wanted}, steps=0x100000) as server:
         _, link = linked(server)
         said = (await session(link, *whole_session()))[-1]
         link.close()
         await server.closed.wait()
-    assert b"\r\nX: spaced\r\n" in edited(said)
+    assert b"\r\nX: spaced\r\nY:close\r\n" in edited(said)
+    assert b"\r\nZ:\ttab\r\n" in edited(said) and b"\r\nX-A:near\r\n" in edited(said)
     assert server.texts(b"L")[1] == [b"Subject", b" one\n two"]
 
 

@@ -194,7 +194,7 @@ def _new(edit: Edit) -> _Entry:
 
 
 def _value(edit: Edit) -> bytes:
-    return b" " + apply.octets(folded(edit.value).replace("\r\n", "\n"), edit.encoding)
+    return (b"" if edit.tight else b" ") + apply.octets(folded(edit.value).replace("\r\n", "\n"), edit.encoding)
 
 
 def _octets(text: str) -> bytes:

@@ -142,6 +142,13 @@ def test_a_part_of_a_field_that_some_readers_take_for_a_field_of_ours() -> None:
     assert asked == [p.ChangeHeader(1, b"X", b" a\r")]
 
 
+def test_a_field_that_a_milter_behind_us_wrote_without_a_blank() -> None:
+    collector, _ = collected([(b"A", b" 1")])
+    for leading_space, value in ((True, b"close"), (False, b"close")):
+        asked = changes.of_header(collector.seen, b"Received", [Edit("append", "X", "close", tight=True)], leading_space)
+        assert asked == [p.AddHeader(b"X", value)]
+
+
 def test_several_forged_fields_in_one_cut() -> None:
     collector, content = collected([(b"A", b" 1"), (b"B", b" 2"), (b"C", b" 3")])
     edits = [Edit("splice", index=content.index(b"A:"), length=len(b"A: 1\r\nB: 2\r\n"))]
