@@ -176,8 +176,7 @@ class Link:
 
     async def _say_mail(self, ctx: Context, told: Mapping[str, str]) -> None:
         assert ctx.sender is not None
-        parameters = [b"SIZE=%d" % ctx.declared_size] if ctx.declared_size else []
-        parameters += [b"SMTPUTF8"] if ctx.smtputf8 else []
+        parameters = [octets(f"{name}={value}" if value else name) for name, value in ctx.parameters]
         self._mail = True
         await self._say("MAIL", self._machine.mail(path(ctx.sender.text), parameters, told))
 

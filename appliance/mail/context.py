@@ -66,7 +66,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """One question to the engine.
 
     `transaction` is the id that replies, logs and the queue share. `sender` is None before MAIL; its `text` is "" for
-    `<>`. `recipient` is set at stage rcpt; `recipients` are those accepted so far. `declared_size` is SIZE= (0 if none).
+    `<>`. `recipient` is set at stage rcpt; `recipients` are those accepted so far. `declared_size` is SIZE= (0 if none),
+    `parameters` are all of MAIL as they were sent (names, and values or ""; not from a policy client).
     `signs` are suspicious facts seen on the wire: early_talk, bare_lf, bare_cr, lenient_syntax, pipelining, bad_helo.
     `now` is wall-clock time in seconds. `identity` is who sends, known from stage mail on (None: nobody looked). `trail`
     has what earlier stages found, and at each step what the steps before it in this stage found. `login` and `mta_id` are
@@ -83,6 +84,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     sender: Address | None = None
     smtputf8: bool = False
     declared_size: int = 0
+    parameters: tuple[tuple[str, str], ...] = ()
     recipient: Recipient | None = None
     recipients: tuple[Recipient, ...] = ()
     content: Content | None = None

@@ -160,6 +160,16 @@ async def test_only_what_was_agreed_on_is_said(version: int, steps: int, heard: 
     assert server.offered[0][0] == version and server.letters() == heard
 
 
+async def test_parameters_of_mail_are_told_as_they_were_sent() -> None:
+    async with MilterServer() as server:
+        _, link = linked(server)
+        sent = (("SIZE", "99"), ("BODY", "8BITMIME"), ("SMTPUTF8", ""), ("ENVID", "a+2Bb"))
+        assert (await session(link, at("connect"), at("helo"), at("mail", parameters=sent)))[-1].word == "continue"
+        link.close()
+        await server.closed.wait()
+    assert server.texts(b"M") == [[b"<s@example.org>", b"SIZE=99", b"BODY=8BITMIME", b"SMTPUTF8", b"ENVID=a+2Bb"]]
+
+
 async def test_a_unix_socket(tmp_path: Path) -> None:
     async with MilterServer({b"E": [(b"d", b"")]}, path=tmp_path / "m") as server:
         _, link = linked(server)

@@ -94,6 +94,7 @@ def test_what_a_milter_behind_milterd_wants_postfix_does(
     assert '"queue_name": "hold"' in held
     made.gateway.wait_log("by the played one")
     wait_for(lambda: not one.open, 10, "it to be told the end")
+    assert {words[1][:5] for words in one.texts(b"M")} == {b"SIZE="}
     assert one.letters() == b"OCHMRRTLLLLLLNBEQ" and len(one.heard) == len(EDITS) + 1  # a client, a connection
 
 

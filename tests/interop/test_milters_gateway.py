@@ -127,6 +127,17 @@ def test_two_milters_change_a_message_one_after_the_other(
     assert one.macros(b"M")["i"] in replies[-1][1]
 
 
+def test_a_milter_hears_the_parameters_of_mail_and_rcpt(gateway: Callable[..., Gateway], played: Played) -> None:
+    one = played.milter()
+    made = gateway(policies=policies(entry("one", one)))
+    with smtplib.SMTP("127.0.0.1", made.port, timeout=30) as client:
+        client.ehlo()
+        assert client.mail("s@example.org", ["BODY=8BITMIME", "SIZE=77", "RET=HDRS", "ENVID=x"])[0] == 250
+        assert client.rcpt("a@example.com", ["NOTIFY=FAILURE", "ORCPT=rfc822;b@example.com"])[0] == 250
+    assert one.texts(b"M") == [[b"<s@example.org>", b"BODY=8BITMIME", b"SIZE=77", b"RET=HDRS", b"ENVID=x"]]
+    assert one.texts(b"R") == [[b"<a@example.com>", b"NOTIFY=FAILURE", b"ORCPT=rfc822;b@example.com"]]
+
+
 def test_refusals_reach_the_client_in_the_milters_words(
     gateway: Callable[..., Gateway], inner: Inner, played: Played
 ) -> None:

@@ -27,7 +27,7 @@ class Message:
         self.id = next(session.front.ids)
         self.role = session.role_of_mail()
         self.login = session.login()
-        self.sender, self.parameters = command.address, parameters
+        self.sender, self.parameters, self.options = command.address, parameters, command.parameters
         self.utf8 = parameters.smtputf8
         self.recipients: list[Recipient] = []
         #: The same as the MTA wrote them, and those whose copy is thrown away.
@@ -61,6 +61,7 @@ class Message:
             sender=self.sender,
             smtputf8=self.utf8,
             declared_size=self.parameters.size,
+            parameters=self.options,
             recipients=tuple(self.recipients),
             signs=session.signs,
             now=session.front.clock(),

@@ -77,6 +77,7 @@ class Transaction:
             sender=self.sender,
             smtputf8=self.utf8,
             declared_size=self.parameters.size,
+            parameters=self.command.parameters,
             recipients=tuple(self.recipients),
             signs=session.signs,
             now=session.front.clock(),
