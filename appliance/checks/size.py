@@ -8,6 +8,7 @@ import re
 
 from appliance.checks import knobs
 from appliance.mail.context import Context, Stage
+from appliance.mail.own_trace import own_trace
 from appliance.mail.ports import Content, Ports
 from appliance.mail.verdict import ALWAYS, Action, Verdict
 
@@ -26,7 +27,6 @@ REPLIES = {
     "header_over": "552 5.3.4 Message header is too large",
 }
 _OK = Verdict(check=NAME, outcome="ok", until=ALWAYS)
-_TRACE = re.compile(rb"Received: [^\n]*\n(?:[ \t][^\n]*\n)*")
 _FIELD = re.compile(rb"^[^\s]", re.MULTILINE)
 
 
@@ -55,15 +55,10 @@ def decide(size: int, content: Content | None, policy: Policy, offered: int) -> 
     return "ok", ""
 
 
-def own_trace(header: bytes) -> int:
-    """Octets of the Received field that we put on top: they do not count against the client."""
-    found = _TRACE.match(header)
-    return found.end() if found else 0
-
-
 def check(ctx: Context, policy: Policy, ports: Ports) -> Verdict:
     """Judge the declared size before the data, the real one after."""
     content = ctx.content if ctx.stage == "message" else None
+    # our own field does not count against the client
     size = ctx.declared_size if content is None else content.size - own_trace(content.header)
     outcome, reason = decide(size, content, policy, ports.site.size_limit)
     return _OK if outcome == "ok" else Verdict(check=NAME, outcome=outcome, reason=reason)

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from appliance.mail.context import Context, Stage
+from appliance.mail.own_trace import own_trace
 from appliance.protocol.policy import ATTRIBUTES, Answer
 from appliance.protocol.smtp.address import Address
 
@@ -88,16 +89,17 @@ def _numeric(address: str) -> str:
 
 def attributes(ctx: Context, context: str = "") -> dict[str, str]:
     """The request about `ctx`; `context` is policy_context."""
+    helo = "" if ctx.stage == "connect" else ctx.helo  # it may be known already, and no Postfix says it there
     known = {
         "protocol_state": "HELO" if ctx.stage == "helo" and not ctx.esmtp else STATES[ctx.stage],
-        "protocol_name": "ESMTP" if ctx.helo and ctx.esmtp else "SMTP",
+        "protocol_name": "ESMTP" if helo and ctx.esmtp else "SMTP",
         "client_address": _numeric(ctx.client.address),
         "client_name": ctx.client.name,
         "client_port": str(ctx.client.port or "unknown"),
         "reverse_client_name": ctx.client.reverse_name,
         "server_address": _numeric(ctx.client.server_address),
         "server_port": str(ctx.client.server_port or ""),
-        "helo_name": _ODD.sub("?", ctx.helo),
+        "helo_name": _ODD.sub("?", helo),
         "sender": internal(ctx.sender),
         "recipient_count": "0",
         "size": str(ctx.declared_size),
@@ -125,7 +127,7 @@ def _about_recipients(ctx: Context) -> dict[str, str]:
     if len(ctx.recipients) == 1:
         told["recipient"] = internal(ctx.recipients[0].address)
     if ctx.content is not None and ctx.stage == "message":
-        told["size"] = str(ctx.content.size)
+        told["size"] = str(ctx.content.size - own_trace(ctx.content.header))
     return told
 
 

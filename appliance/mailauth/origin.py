@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from appliance.mail.auth import DkimReport
 from appliance.mail.network import is_inside
+from appliance.mail.own_trace import own_trace
 
 #: Received fields that are looked through, octets of the header that tell messages apart.
 MANY = 20
 MOST = 65536
 
-_TRACE = re.compile(rb"Received: [^\n]*\n(?:[ \t][^\n]*\n)*")
 _RECEIVED = re.compile(rb"^received[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE | re.MULTILINE)
 _FROM = re.compile(r"\s*from\s+(\S{1,255})\s*(.*?)(?:\sby\s|;|\Z)", re.IGNORECASE | re.DOTALL)
 _ADDRESS = re.compile(r"[\[(](?:IPv6:)?([0-9A-Fa-f.:]{2,45})[\])]", re.IGNORECASE)
@@ -45,8 +45,7 @@ class Client(NamedTuple):
 
 def below_ours(header: bytes) -> bytes:
     """The header without the Received field that we put on top: the same at every attempt."""
-    found = _TRACE.match(header)
-    return header[found.end() :] if found else header
+    return header[own_trace(header) :]
 
 
 def fingerprint(sender: str, header: bytes) -> str:

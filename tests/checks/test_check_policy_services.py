@@ -275,12 +275,18 @@ def test_the_request_is_a_whole_one() -> None:
     assert (data["recipient"], data["recipient_count"], data["queue_id"]) == ("", "2", "4jTRANSACTION")
     one = attributes(context("message", recipient=None, recipients=two[:1]))
     assert (one["protocol_state"], one["recipient"]) == ("END-OF-MESSAGE", "a@example.com")
-    content = RamContent(b"Subject: x\r\n\r\n")
+    trace = b"Received: from a by mx.example.com (Postgate) with ESMTP id 4j;\r\n\tMon, 1 Jan 2024 12:00:00 +0000\r\n"
+    content = RamContent(trace + b"Subject: x\r\n\r\n")
     for stage, size in (("data", "99"), ("message", "14")):
         known = attributes(context(stage, recipient=None, recipients=two, declared_size=99, content=content))
-        assert known["size"] == size, "what came counts for more than what was announced"
-    connect = attributes(context("connect", sender=None, recipient=None, helo=""))
-    assert (connect["protocol_state"], connect["instance"], connect["protocol_name"]) == ("CONNECT", "", "SMTP")
+        assert known["size"] == size, "what came counts for more than what was announced, without our own field"
+    connect = attributes(context("connect", sender=None, recipient=None))  # asked late, the name is known already
+    assert [connect[name] for name in ("protocol_state", "instance", "protocol_name", "helo_name")] == [
+        "CONNECT",
+        "",
+        "SMTP",
+        "",
+    ]
     assert attributes(context("helo", esmtp=False))["protocol_state"] == "HELO"
 
 
