@@ -1,9 +1,10 @@
 """A peer that keeps failing is left alone for a while, and asked again by ourselves until it is well.
 
 Contract: THRESHOLD failures without a success between them open the breaker: who wants to ask is told so at once. While
-it is open, `probe` (one real question of our own) is put at growing intervals; its first success closes it. Any success
-does. It never opens for good, and no client's message is the guinea pig. What failure means for the mail: an open breaker
-is "not scanned" without a wait.
+it is open, `probe` (one question of our own) is put at growing intervals; its first success closes it, and so does any
+other. A probe that finds the peer there, but did not tell of a success, cannot say more: the next question shows whether
+it does its work, and one failure more opens the breaker again, for longer. It never opens for good. What failure means
+for the mail: an open breaker is "not scanned" without a wait.
 """
 
 import asyncio
@@ -35,13 +36,15 @@ class Breaker:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        #: Only a probe has closed it.
+        self._on_trial = False
         self.is_open = False
         self.opened = 0
 
     def succeeded(self) -> None:
         """The peer answered."""
         self._failures = 0
-        self.is_open = False
+        self.is_open = self._on_trial = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -52,7 +55,8 @@ class Breaker:
         if self._failures >= self._threshold and not self.is_open and not self._closed:
             self.is_open = True
             self.opened += 1
-            self._wait = self._first
+            if not self._on_trial:
+                self._wait = self._first
             self._later()
 
     def _later(self) -> None:
@@ -67,10 +71,12 @@ class Breaker:
             self._task = asyncio.get_running_loop().create_task(self._try(probe))
 
     async def _try(self, probe: Callable[[], Awaitable[bool]]) -> None:
-        well = await probe()
-        if well:
-            self.succeeded()
-        elif self.is_open and not self._closed:
+        there = await probe()
+        if not self.is_open or self._closed:
+            return
+        if there:
+            self.is_open, self._on_trial, self._failures = False, True, self._threshold - 1
+        else:
             self._later()
 
     def close(self) -> None:

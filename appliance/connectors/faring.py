@@ -3,7 +3,8 @@ each failure), for metrics and for status.
 
 Contract: one for all that ask this peer, it outlives reloads. `failed` writes who, which step, how long. A peer that
 keeps failing is left alone for a while and looked at by ourselves (breaker): `answers` of a subclass says whether it is
-there. What failure means for the mail: none here.
+there. Who agrees to speak and then does not answer in time is well only when it has answered about a message. What
+failure means for the mail: none here.
 """
 
 import asyncio
@@ -47,6 +48,8 @@ class Fares(ABC):
         self._looking: asyncio.Task[None] | None = None
         self.words: dict[str, int] = {}
         self._touched, self._what = trouble.Touched(), f"{kind} {name} fails"
+        #: It was there, and let us wait in vain.
+        self._hangs = False
         #: Connections to it that are open.
         self.connections = 0
 
@@ -59,8 +62,14 @@ class Fares(ABC):
         self.words[word] = self.words.get(word, 0) + 1
         self._meters.answers.labels(self.name, word).inc()
 
+    def there(self) -> None:
+        """It agreed to speak: all that was missing of one that could not be reached."""
+        if not self._hangs:
+            self.well()
+
     def well(self) -> None:
-        """It answered in its protocol."""
+        """It did its work."""
+        self._hangs = False
         if self.contact.trouble:
             told = {self.kind.replace(" ", "_"): self.name}
             self._log.warning(f"{self.kind} well again", **told, transactions_touched=self._told()["touched"])
@@ -77,8 +86,8 @@ class Fares(ABC):
         """Why it is not to be asked now, "" if it may."""
         return f"left alone for a while ({self.contact.trouble})" if self.breaker.is_open else ""
 
-    def failed(self, step: str, seconds: float, why: str, transaction: str) -> None:
-        """It did not."""
+    def failed(self, step: str, seconds: float, why: str, transaction: str, late: bool = False) -> None:
+        """It did not; `late`: because its time was over. One that hangs up may do so over this very message."""
         self._log.error(
             f"{self.kind} failed",
             **{self.kind.replace(" ", "_"): self.name},
@@ -95,6 +104,7 @@ class Fares(ABC):
         self.said("failed")
         if step != self.before:
             self.breaker.failed()
+            self._hangs |= late and step not in self._unreached
         if step in self._unreached and (self._looking is None or self._looking.done()):
             self._looking = asyncio.get_running_loop().create_task(self._look())
 
@@ -111,7 +121,7 @@ class Fares(ABC):
         """Does it agree to speak with us?"""
         if not await self.answers():
             return False
-        self.well()
+        self.there()
         return True
 
     def facts(self) -> dict[str, Any]:

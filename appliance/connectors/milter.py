@@ -86,7 +86,7 @@ class Link:
         try:
             said = await self._stage(ctx, edits)
         except TimeoutError:
-            return self._fail(ctx, "no answer in time", clock() - began)
+            return self._fail(ctx, "no answer in time", clock() - began, late=True)
         except OSError as error:
             return self._fail(ctx, in_words(error), clock() - began)
         except ProtocolError as error:
@@ -99,16 +99,17 @@ class Link:
         self._health.took(ctx.stage, clock() - began)
         if said.word != "continue" or ctx.stage == "message":
             self._health.said("quarantine" if said.quarantine else said.word)
+            self._health.well()
         return said
 
-    def _fail(self, ctx: Context, why: str, seconds: float) -> Said:
+    def _fail(self, ctx: Context, why: str, seconds: float, late: bool = False) -> Said:
         self._hang_up()
         if self._longest > MAX_CHUNK:
             why += f", a header field has {self._longest} octets (libmilter takes {MAX_CHUNK})"
         why = f"{why} at {self._step}"
         self._failed = Said(word="failed", why=why)
         if not self._closed:
-            self._health.failed(self._step, seconds, why.removesuffix(f" at {self._step}"), ctx.transaction)
+            self._health.failed(self._step, seconds, why.removesuffix(f" at {self._step}"), ctx.transaction, late)
         return self._failed
 
     async def _stage(self, ctx: Context, edits: Sequence[Edit]) -> Said:
@@ -171,7 +172,7 @@ class Link:
             self._health.connections += 1
             self._step = "negotiation"
             await self._exchange(machine.negotiate())
-        self._health.well()
+        self._health.there()
         await self._say("CONNECT", machine.connect(milter_macros.connection(ctx.client), told))
 
     async def _say_mail(self, ctx: Context, told: Mapping[str, str]) -> None:

@@ -88,7 +88,8 @@ class ProxyFilter:
                 results = await one.hand_over(message, content)
         except (ConnectFailed, TimeoutError, Unavailable) as error:
             why = str(error) or "no answer in time"
-            health.failed(one.step, clock() - began, why, transaction)
+            seconds = clock() - began
+            health.failed(one.step, seconds, why, transaction, late=seconds >= self.settings.timeout)
             raise Unavailable(f"{why}, at {one.step}") from error
         health.well()
         health.took("message", clock() - began)

@@ -292,6 +292,13 @@ def test_destinations(recipient: str, authorised: bool | None) -> None:
         assert said["defer_unauth"].reply == "454 4.7.1 Recipient address rejected: Relay access denied"
 
 
+@pytest.mark.parametrize(("recipient", "outcome"), [("postmaster", "dunno"), ("", "dunno"), ("joe@host", "reject")])
+def test_short_domains_of_recipients(recipient: str, outcome: str) -> None:
+    """A bare postmaster needs none; before RCPT there is nothing to judge."""
+    ctx = context(recipient=to(recipient)) if recipient else context("mail", recipient=None)
+    assert told("reject_non_fqdn_recipient", ctx).outcome == outcome
+
+
 def test_a_bounce_to_several_is_refused_and_own_people_are_let_through() -> None:
     several = context("data", sender=sent_by(""), recipient=None, recipients=(to("a@example.com"), to("b@example.com")))
     found = told("reject_multi_recipient_bounce", several)

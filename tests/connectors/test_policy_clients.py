@@ -39,11 +39,12 @@ def service(*places: Place | int, **more: object) -> Service:
 
 
 class Server:
-    """A good server that counts connections and requests; `say` may be changed. `last`: close behind so many answers."""
+    """A good server that counts connections and requests; `say` and `hangs` (no answer) may be changed. `last`: close
+    behind so many answers."""
 
     def __init__(self, last: int = 0) -> None:
         self.connections = self.requests = 0
-        self.say, self.last = "DUNNO", last
+        self.say, self.last, self.hangs = "DUNNO", last, False
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
         self.port = 0
@@ -72,7 +73,8 @@ class Server:
             for _ in found:
                 here += 1
                 self.requests += 1
-                writer.write(encode_answer(self.say))
+                if not self.hangs:
+                    writer.write(encode_answer(self.say))
             if self.last and here >= self.last:
                 break
         writer.close()
@@ -276,6 +278,11 @@ async def test_it_is_tried_again_behind_a_pause() -> None:
     clients = PolicyClients()
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    with pytest.raises(Unavailable, match="connecting to "):
+        await clients.ask(service(port, tries=3, retry_delay=0.1, timeout=5.0), ASK, "ID")
+    assert 0.2 <= clock() - began < 1.0, "two pauses"
     asking = asyncio.create_task(clients.ask(service(port, tries=10, retry_delay=0.05, timeout=5.0), ASK, "ID"))
     await asyncio.sleep(0)
     server = await asyncio.start_server(lambda r, w: answers(GOOD, r, w), "127.0.0.1", port)
