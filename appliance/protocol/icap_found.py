@@ -20,7 +20,13 @@ _INFECTION = re.compile(
 )
 _TYPES: dict[str, Kind] = {"0": "virus", "1": "policy", "2": "container"}
 #: Fields whose value is a name of what was found, and values that say that nothing was.
-_NAMES = ("x-virus-id", "x-virus-name", "x-virus", "x-threat-name", "x-infection-name", "x-blocked-infection")
+_NAMES = (
+    *("x-virus-id", "x-virus-name", "x-virus", "x-threat-name", "x-infection-name", "x-blocked-infection"),
+    "x-fsecure-infection-name",
+)
+#: Fields that say it in a word, whatever the rest of the answer is.
+_STATES = ("x-response-info", "x-fsecure-scan-result")
+_BAD = re.compile(r"(?:blocked|infected|suspect|suspected|virus found)\b", re.I)
 _NOTHING = frozenset({"", "-", "0", "none", "no", "clean", "no virus", "no threats", "not infected", "unknown"})
 _POLICY = ("x-blocked-reason", "x-block-reason", "x-block-result")
 _LONGEST, _MOST = 200, 20
@@ -38,6 +44,8 @@ def found(answer: Answer) -> Found:
     named = _named(answer.head)
     if named is not None and answer.code in (200, 201, 204, 206, 403):
         return named
+    if (state := _state(answer.head)) and answer.code in (200, 201, 204, 206, 403):
+        return Found("blocked", (state,))
     if answer.code == 204:
         return Found("clean")
     if answer.code not in (200, 201):
@@ -61,13 +69,19 @@ def _named(head: Head) -> Found | None:
     for value in head.every("x-violations-found"):
         said.setdefault("virus", []).extend(_violations(value))
     for field in _NAMES:
-        said.setdefault("virus", []).extend(value for value in head.every(field) if value.lower() not in _NOTHING)
+        values = [value.strip('" ') for value in head.every(field)]
+        said.setdefault("virus", []).extend(value for value in values if value.lower() not in _NOTHING)
     for field in _POLICY:
         said.setdefault("policy", []).extend(value for value in head.every(field) if value.lower() not in _NOTHING)
     for kind in ("virus", "policy", "container"):
         if names := said.get(kind):
             return Found(kind, tuple(dict.fromkeys(_printable(name) for name in names))[:_MOST])
     return None
+
+
+def _state(head: Head) -> str:
+    """What a field says that names nothing, "" if it is nothing bad."""
+    return next((_printable(value) for field in _STATES for value in head.every(field) if _BAD.match(value)), "")
 
 
 def _violations(value: str) -> list[str]:

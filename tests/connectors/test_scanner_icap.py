@@ -66,6 +66,11 @@ async def test_a_service_that_needs_no_more_than_the_preview() -> None:
         (b"X-Infection-Found: Type=2; Resolution=2; Threat=Encrypted;\r\n", b"403 No", "unscannable", ()),
         (b"X-Virus-ID: EICAR-Test-File\r\n", b"200 OK", "infected", ("EICAR-Test-File",)),
         (b"X-Virus-Name: W32/X.A\r\n", b"200 OK", "infected", ("W32/X.A",)),
+        (b'X-FSecure-Infection-Name: "W32/X.A"\r\n', b"200 OK", "infected", ("W32/X.A",)),
+        (b"X-FSecure-Scan-Result: infected\r\n", b"200 OK", "infected", (BLOCKED,)),
+        (b"X-FSecure-Scan-Result: clean\r\n", b"200 OK", "suspicious", ()),
+        (b"X-Response-Info: Blocked\r\n", b"200 OK", "infected", (BLOCKED,)),
+        (b"X-Response-Info: Options\r\n", b"200 OK", "suspicious", ()),
         (b"X-Violations-Found: 1\r\n\t-\r\n\tEicar\r\n\t0\r\n\t0\r\n", b"403 No", "infected", ("Eicar",)),
         (
             b"X-Violations-Found: 2\r\n a.zip\r\n A\r\n 11\r\n 2\r\n b.exe\r\n B\r\n 12\r\n 2\r\n",
@@ -85,6 +90,12 @@ async def test_the_fields_of_many_vendors(fields: bytes, status: bytes, kind: st
     async with Service(lambda content: blocked(fields, status)) as service:
         found = await make(service).scan(Message(), context())
     assert (found.kind, found.names) == (kind, names) and found.why
+
+
+@pytest.mark.parametrize("field", [b"X-Response-Info: Infected", b"X-FSecure-Scan-Result: infected", b"X-Virus-ID: A"])
+async def test_a_field_counts_beside_204_too(field: bytes) -> None:
+    async with Service(lambda content: b"ICAP/1.0 204 No Content\r\n" + field + b"\r\n\r\n") as service:
+        assert (await make(service).scan(Message(), context())).kind == "infected"
 
 
 @pytest.mark.parametrize(
