@@ -40,16 +40,20 @@ def service(*places: Place | int, **more: object) -> Service:
 
 class Server:
     """A good server that counts connections and requests; `say` and `hangs` (no answer) may be changed. `last`: close
-    behind so many answers."""
+    behind so many answers. `path`: of its unix socket."""
 
-    def __init__(self, last: int = 0) -> None:
-        self.connections = self.requests = 0
+    def __init__(self, last: int = 0, path: Path | None = None) -> None:
+        self.connections = self.requests = self.open = 0
+        self.path = path
         self.say, self.last, self.hangs = "DUNNO", last, False
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
         self.port = 0
 
     async def __aenter__(self) -> "Server":
+        if self.path is not None:
+            self._server = await asyncio.start_unix_server(self._serve, self.path)
+            return self
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -59,15 +63,22 @@ class Server:
         self._server.close()
         self.hang_up()
 
+    async def has(self, connections: int) -> None:
+        """Open, in the end."""
+        async with asyncio.timeout(5):
+            while self.open != connections:
+                await asyncio.sleep(0.005)
+
     def hang_up(self) -> None:
         for writer in self._writers:
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open += 1
         self._writers.append(writer)
         requests, here = RequestReader(), 0
-        while data := await reader.read(4096):
+        while data := await self._read(reader):
             found: list[dict[str, str]] = []
             requests.feed(data, found)
             for _ in found:
@@ -77,7 +88,14 @@ class Server:
                     writer.write(encode_answer(self.say))
             if self.last and here >= self.last:
                 break
+        self.open -= 1
         writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            return await reader.read(4096)
+        except ConnectionError:
+            return b""
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
@@ -137,6 +155,17 @@ async def test_a_connection_is_used_again_until_it_is_worn() -> None:
         for _ in range(7):
             assert (await clients.ask(one, ASK, "ID")).verb == "DUNNO"
         assert (server.connections, server.requests) == (3, 7)
+        await server.has(1)
+        clients.close()
+        await server.has(0)
+
+
+async def test_a_service_on_a_unix_socket(tmp_path: Path) -> None:
+    clients = PolicyClients()
+    async with Server(path=tmp_path / "s") as server:
+        for _ in range(2):
+            assert (await clients.ask(service(parse_place(f"unix:{tmp_path}/s")), ASK, "ID")).verb == "DUNNO"
+        assert (server.connections, server.requests) == (1, 2)
     clients.close()
 
 
@@ -366,10 +395,12 @@ async def test_a_reload_keeps_what_stays_and_closes_the_rest() -> None:
         await clients.ask(one, ASK, "ID")
         await clients.ask(two, ASK, "ID")
         clients.follow((one,))
+        await second.has(0)
         assert list(clients._peers) == [one] and len(clients._peers[one].sites[0].idle) == 1
         await clients.ask(one, ASK, "ID")
         assert first.connections == 1
-    clients.close()
+        clients.close()
+        await first.has(0)
 
 
 async def test_nothing_leaks_whatever_the_peer_does(said: list[str]) -> None:
