@@ -81,6 +81,10 @@ class Fares(ABC):
     def took(self, stage: str, seconds: float) -> None:
         self._meters.seconds.labels(self.name, stage).observe(seconds)
 
+    def puzzled(self, what: str) -> None:
+        """It said something that means nothing, and was put up with."""
+        self._log.warning(f"{self.kind} says what means nothing", **{self.kind.replace(" ", "_"): self.name}, what=what)
+
     @property
     def left_alone(self) -> str:
         """Why it is not to be asked now, "" if it may."""

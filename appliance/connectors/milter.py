@@ -277,6 +277,8 @@ class Link:
 
     def _understood(self, heard: Heard) -> Said:
         """What an answer means, and for how long. Raises ProtocolError."""
+        if heard.odd:
+            self._health.puzzled(heard.odd)
         said = meaning(heard.reply)
         ends = said.word != "continue" or heard.reply.word == Letter.ACCEPT
         if said.word == "shutdown" or (ends and heard.step in (Event.CONNECT, Event.HELO)):

@@ -5,6 +5,7 @@ import asyncio
 import gc
 import os
 import struct
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -232,6 +233,18 @@ async def test_one_that_keeps_failing_costs_no_time(said: list[dict[str, Any]]) 
         [why] = milters.health()["degraded"]
         assert "left alone" not in why["why"] and why["touched"] == 8
         milters.close()
+
+
+async def test_a_discard_of_a_connection_is_put_up_with_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[dict[str, Any]] = []
+    log = SimpleNamespace(error=None, warning=lambda text, **more: lines.append({"text": text} | more))
+    monkeypatch.setattr(milter_health, "log", log)
+    async with MilterServer({b"C": [(b"d", b"")]}) as server:
+        milters = Milters("mx", 1 << 20)
+        assert await played(milters.link(milter(server.port))) == ["continue"] * 6
+        milters.close()
+    what = "DISCARD in answer to CONNECT means nothing"
+    assert lines == [{"text": "milter says what means nothing", "milter": "m", "what": what}]
 
 
 async def test_a_cancelled_question_leaves_no_connection(said: list[dict[str, Any]]) -> None:
