@@ -3,8 +3,8 @@ each failure), for metrics and for status.
 
 Contract: one for all that ask this peer, it outlives reloads. `failed` writes who, which step, how long. A peer that
 keeps failing is left alone for a while and looked at by ourselves (breaker): `answers` of a subclass says whether it is
-there. Who agrees to speak and then does not answer in time is well only when it has answered about a message. What
-failure means for the mail: none here.
+there. Who agrees to speak and fails then is well only when it has answered about a message; who does not answer in time
+then is left alone, too. What failure means for the mail: none here.
 """
 
 import asyncio
@@ -48,8 +48,8 @@ class Fares(ABC):
         self._looking: asyncio.Task[None] | None = None
         self.words: dict[str, int] = {}
         self._touched, self._what = trouble.Touched(), f"{kind} {name} fails"
-        #: It was there, and let us wait in vain.
-        self._hangs = False
+        #: It was there, and failed; and let us wait in vain.
+        self._idle = self._hangs = False
         #: Connections to it that are open.
         self.connections = 0
 
@@ -64,12 +64,14 @@ class Fares(ABC):
 
     def there(self) -> None:
         """It agreed to speak: all that was missing of one that could not be reached."""
-        if not self._hangs:
+        if not self._idle:
             self.well()
+        elif not self._hangs:
+            self.breaker.succeeded()
 
     def well(self) -> None:
         """It did its work."""
-        self._hangs = False
+        self._idle = self._hangs = False
         if self.contact.trouble:
             told = {self.kind.replace(" ", "_"): self.name}
             self._log.warning(f"{self.kind} well again", **told, transactions_touched=self._told()["touched"])
@@ -108,6 +110,7 @@ class Fares(ABC):
         self.said("failed")
         if step != self.before:
             self.breaker.failed()
+            self._idle |= step not in self._unreached
             self._hangs |= late and step not in self._unreached
         if step in self._unreached and (self._looking is None or self._looking.done()):
             self._looking = asyncio.get_running_loop().create_task(self._look())

@@ -95,8 +95,10 @@ async def test_a_milter_that_a_message_makes_hang_up_is_asked_about_the_next_one
         ask, health, milters = milters_of(server)
         for _ in range(2 * THRESHOLD):
             assert "it hung up at END-OF-MESSAGE" in await ask()
+        assert await health.probe()
+        assert milters.health()["degraded"], "it is not well because it agrees to speak"
         server.says.clear()
-        assert await ask() == "" and health.breaker.opened == 0
+        assert await ask() == "" and health.breaker.opened == 0 and not milters.health()["degraded"]
         milters.close()
 
 
