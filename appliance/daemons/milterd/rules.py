@@ -119,9 +119,15 @@ class Door:
                 for one in every:
                     if any(getattr(one.knobs, knob, ()) for knob in _BODY_RULES):
                         likes |= Actions.CHANGE_BODY
+                    if getattr(one.knobs, "scanner_edits", False) and self._amavis():
+                        likes |= Actions.ADD_RECIPIENT | Actions.DELETE_RECIPIENT
                     for ruling in one.rulings.values():
                         likes |= _TAKES.get(ruling.action, Actions(0))
         return likes
+
+    def _amavis(self) -> bool:
+        """Is any scanner an amavisd? It takes recipients out whose mail it does not let pass, and puts others in."""
+        return any(scanner.kind == "amavis" for scanner in self._engine.ports.scanners.values())
 
 
 class Rules:

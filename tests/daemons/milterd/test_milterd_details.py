@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from appliance.config.model import Milterd
 from appliance.daemons.milterd.rules import Door
 from appliance.engine.pipeline import Group
 from appliance.mail.edits import Edit
@@ -15,8 +16,8 @@ from appliance.mail.login import Login
 from appliance.mail.verdict import ACCEPT, Decision, Verdict
 from appliance.protocol.milter import packets as p
 from appliance.protocol.milter.encoding import encode
-from appliance.protocol.milter.words import Event, Word
-from tests.daemons.milterd.stage import Stage
+from appliance.protocol.milter.words import Actions, Event, Word
+from tests.daemons.milterd.stage import PlayedEngine, Stage
 
 pytestmark = pytest.mark.asyncio
 
@@ -209,3 +210,15 @@ async def test_macros_of_a_client_are_not_those_of_the_next(tmp_path: Path) -> N
             mta.writer.write(told + encode(p.Helo(b"client.example.org")) + encode(p.Mail(b"<a@example.org>")))
             assert await mta.reader.readexactly(5) == encode(p.Reply(Word.CONTINUE))
             assert (stage.engine.asked[-1].client.tls is not None) == first
+
+
+@pytest.mark.parametrize(
+    ("kind", "heard", "wanted"), [("amavis", True, True), ("amavis", False, False), ("rspamd", True, False)]
+)
+async def test_recipients_are_changed_where_a_scanner_may_want_that(kind: str, heard: bool, wanted: bool) -> None:
+    """What was not agreed on would put the mail off, each time it comes."""
+    engine = PlayedEngine()
+    engine.policy.knobs, engine.policy.rulings = SimpleNamespace(scanner_edits=heard), {}
+    engine.ports = SimpleNamespace(scanners={"x": SimpleNamespace(kind=kind)})  # type: ignore[attr-defined]
+    likes = Door(Milterd.model_validate({"address": "inet:127.0.0.1:1"}), engine, (), True).want.likes  # type: ignore[arg-type]
+    assert (Actions.ADD_RECIPIENT | Actions.DELETE_RECIPIENT in likes) == wanted
