@@ -12,6 +12,7 @@ from appliance.connectors.milters import Milters
 from appliance.connectors.policy import PolicyClients
 from appliance.connectors.proxy_filter import ProxyFilter
 from appliance.mail.ports import Unavailable
+from appliance.observe import metrics
 from tests.connectors.smtp_peer import SILENT, Peer
 from tests.connectors.test_milter_client import whole_session
 from tests.connectors.test_milter_faults import milter
@@ -20,6 +21,7 @@ from tests.connectors.test_proxy_filter import handed, settings
 from tests.peers.milter_server import MilterServer
 
 pytestmark = pytest.mark.asyncio
+GAUGE = 'postgate_milter_degraded{milter="m"}'
 #: Well, or why not.
 Asked = Callable[[], Awaitable[str]]
 
@@ -72,8 +74,14 @@ def milters_of(server: MilterServer) -> tuple[Asked, Health, Milters]:
 async def test_a_milter_that_agrees_to_speak_and_hangs_then(step: bytes) -> None:
     async with MilterServer({step: []}) as server:
         ask, health, milters = milters_of(server)
+        await ask()
+        assert f"{GAUGE} 1.0" in metrics.exposition().decode()
+        assert await health.probe() and f"{GAUGE} 1.0" in metrics.exposition().decode()
+        server.says.clear()
+        assert await ask() == "" and f"{GAUGE} 0.0" in metrics.exposition().decode()
+        server.says[step] = []
         await one_at_a_time(ask, health.breaker, server.says.clear)
-        assert not milters.health()["degraded"]
+        assert not milters.health()["degraded"] and f"{GAUGE} 0.0" in metrics.exposition().decode()
         milters.close()
 
 
