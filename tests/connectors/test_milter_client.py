@@ -1,12 +1,14 @@
 """The milter client over real sockets: what a milter hears, what becomes of its answers and edits."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from appliance.connectors import milter_content
 from appliance.connectors.milter import Link
 from appliance.connectors.milters import Milters
 from appliance.daemons.fronts.content import RamContent
@@ -16,6 +18,7 @@ from appliance.mail.edits import Edit
 from appliance.mail.milter import Milter, Said
 from appliance.mail.policy_service import parse_place
 from appliance.mail.replies import BREAK
+from appliance.protocol.milter.packets import ChangeHeader
 from appliance.protocol.smtp.address import Address
 from tests.peers.milter_server import MilterServer, header
 
@@ -417,3 +420,28 @@ async def test_progress_begins_a_step_anew_but_not_the_whole() -> None:
     over.set()
     link.close()
     server.close()
+
+
+@pytest.mark.parametrize(("position", "index"), [(1, 1), (2, 3), (3, 4), (0, 1)])
+async def test_our_own_received_field_is_counted_over(position: int, index: int) -> None:
+    """It stands below one that an edit before put on top, and above all others."""
+    seen = milter_content.Seen([], 1, 1, iter(()))
+    changed = ChangeHeader(position, b"Received", b"x")
+    assert milter_content.wanted([changed], seen, leading_space=False, utf8=False).edits == (
+        Edit("change", "Received", "x", index),
+    )
+
+
+async def test_a_body_is_not_read_before_it_is_wanted() -> None:
+    class Large(RamContent):
+        read = 0
+
+        def chunks(self, size: int = 65536) -> Iterator[bytes]:
+            for chunk in (self.octets, *[b"x" * 65536] * 50):
+                self.read += 1
+                yield chunk
+
+    content = Large(MAIL)
+    seen = milter_content.seen(content, (Edit("append", "X", "1"),))
+    assert seen.fields and content.read <= 2
+    assert sum(map(len, seen.body)) > 50 * 65536 and content.read == 51
