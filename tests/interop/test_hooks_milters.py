@@ -44,7 +44,7 @@ def test_rspamd_and_a_signing_opendkim_behind_postgate(
     run(proxy, signer)
     port = free_port()
     page = recipe("milters").replace("127.0.0.1:11332", f"127.0.0.1:{proxy.port}")
-    page = page.replace("/run/opendkim/opendkim.sock", str(signer.socket)).replace("60s", "10s")
+    page = page.replace("/run/opendkim/opendkim.sock", str(signer.socket)).replace("60s", "30s")
     files: dict[str, Any] = policies("") | {"milters.toml": page}
     made = gateway(
         policies=files,
