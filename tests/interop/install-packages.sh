@@ -4,7 +4,7 @@
 set -eu
 PACKAGES="postfix postfix-pcre swaks pflogsumm clamav-daemon spamassassin spamd strace iproute2 libnet-ssleay-perl"
 PACKAGES="$PACKAGES nsd unbound opendkim opendmarc postfix-policyd-spf-python libmail-dkim-perl publicsuffix rspamd postgrey redis-server"
-PACKAGES="$PACKAGES c-icap libc-icap-mod-virus-scan amavisd-new clamsmtp spampd altermime"
+PACKAGES="$PACKAGES c-icap libc-icap-mod-virus-scan amavisd-new clamsmtp spampd altermime p7zip-full cpio genisoimage"
 PACKAGES="$PACKAGES miltertest postfwd clamav-milter spamass-milter opendkim-tools"
 PACKAGES="$PACKAGES postfix-lmdb postfix-cdb postfix-sqlite postfix-pgsql postfix-mysql postfix-ldap postgresql mariadb-server slapd ldap-utils"
 PACKAGES="$PACKAGES krb5-kdc krb5-admin-server krb5-user libsasl2-modules-gssapi-mit python3-gssapi"
