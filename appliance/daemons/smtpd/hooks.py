@@ -179,11 +179,12 @@ class Plug:
         self._know()
         self._renew()
         transaction, sender = self._session.transaction, ctx.sender.text if ctx.sender else ""
-        options = transaction.options if transaction is not None else []
-        self._envelope.mail_options, self._envelope.smtp_utf8 = options, ctx.smtputf8
+        options = list(transaction.options) if transaction is not None else []
+        self._envelope.smtp_utf8 = ctx.smtputf8
         objection = await self._hook("MAIL", sender, options)
-        if objection is None and self._envelope.mail_from is None:
+        if objection is None and self._envelope.mail_from is None:  # else it has put the options there, too
             self._envelope.mail_from = sender
+            self._envelope.mail_options.extend(options)
         return objection
 
     async def _rcpt(self, ctx: Context) -> Decision | None:
