@@ -117,7 +117,8 @@ class Icap:
         reader = icap.AnswerReader(source.size + icap.MORE)
         await _converse(sock, question, reader, progress)
         answer = reader.end(question.digest())
-        shown = question.shown and not reader.go_on  # it needs no more than the preview
+        # It needs no more than the preview, says 204; a content that came back cannot be the one that it did not ask for.
+        shown = question.shown and not reader.go_on and answer.unchanged is None
         if not question.whole and not shown and icap_found.found(answer).kind == "clean":
             progress.broken = progress.broken or "the rest was not sent"
         return answer, answer.reusable and question.whole and not progress.broken

@@ -13,7 +13,7 @@ from appliance.mail.inspection import Inspection, Part, Report
 from tests.connectors.scanner_peer import MAIL, Message, context
 from tests.connectors.test_scanner_answers import Large
 from tests.peers.clamd import EICAR
-from tests.peers.icap import Service, blocked
+from tests.peers.icap import Service, blocked, same
 
 BAD = MAIL + EICAR + b"\r\n"
 
@@ -55,6 +55,16 @@ async def test_a_service_that_needs_no_more_than_the_preview() -> None:
     async with Service(preview=100, seen=True) as service:
         assert (await make(service).scan(Message(MAIL + b"x" * 1000), context())).kind == "clean"
         assert service.contents == [(MAIL + b"x" * 1000)[:100]]
+
+
+async def test_d2_a_preview_that_comes_back_is_not_the_content() -> None:
+    """The service lets the rest be, and what is there was never seen."""
+    large = MAIL + b"x" * 1000
+    async with Service(preview=100, seen=True, allow=False) as service:
+        service.judge = lambda content: same(b"G\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", content)
+        found = await make(service).scan(Message(large + EICAR), context())
+        assert service.contents == [large[:100]]
+    assert found.kind == "error" and "before it had everything" in found.why
 
 
 @pytest.mark.parametrize(
