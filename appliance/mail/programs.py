@@ -24,6 +24,9 @@ _SOPHOS = Program(
 _ESET = Program(
     {"0": "clean", "1": "infected", "10": "unscannable", "50": "infected", "100": "error"}, r'(?:threat|virus)="([^"]+)"'
 )
+#: Bits: 1 infected, 2 suspicious, 8 and 64 some was not scanned; with others, but without these, the scan has failed.
+_F_PROT: dict[str, Meaning] = {"0": "clean", "8": "unscannable", "64": "unscannable", "72": "unscannable"}
+_F_PROT |= {str(code): "infected" if code & 1 else "suspicious" for code in range(256) if code & 3}
 #: By the last part of the program's path.
 PROGRAMS: dict[str, Program] = {
     "clamscan": _CLAM,
@@ -42,10 +45,7 @@ PROGRAMS: dict[str, Program] = {
     "odscan": _ESET,
     "cls": _ESET,
     "scan": Program({"0": "clean", "1": "infected", "2": "error"}, r"\t(\S.*)$"),
-    "fpscan": Program(
-        {"0": "clean", "1": "infected", "2": "suspicious", "3": "infected", "8": "unscannable", "64": "unscannable"},
-        r"^\[Found [^\]]*\]\s+<([^ \t(>]*)",
-    ),
+    "fpscan": Program(_F_PROT, r"^\[Found [^\]]*\]\s+<([^ \t(>]*)"),
     "avgscan": Program({"0": "clean", "4": "suspicious", "5": "infected"}, r"(?:Virus identified|Trojan horse) +(.+)$"),
     "drweb": Program(
         {"0": "clean", "1": "infected", "9": "infected", "32": "clean", "33": "infected"},

@@ -29,7 +29,7 @@ _EXITS = {
     77: ("5.7.0", "permission denied"),
     78: ("5.3.5", "local configuration error"),
 }
-_STATUS = re.compile(r"([45]\.\d{1,3}\.\d{1,3})(?:[ \t]+(.*)|\Z)")
+_STATUS = re.compile(r"([45]\.\d{1,3}\.\d{1,3})(?: +(.*)|\Z)")
 
 
 class Ending(NamedTuple):
@@ -61,6 +61,6 @@ def judge(code: int, output: bytes, program: str) -> Ending:
 def first_line(output: bytes) -> str:
     """The first line that says something, printable."""
     for line in output[:4096].decode("utf-8", "replace").splitlines():
-        if text := "".join(char if char.isprintable() else "?" for char in line.strip()):
+        if text := "".join(char if char.isprintable() else "?" for char in line.strip().replace("\t", " ")):
             return text[:MOST]
     return ""

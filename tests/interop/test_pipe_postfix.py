@@ -128,6 +128,7 @@ def test_what_their_ends_mean(
 ) -> None:
     ends = [(code, "") for code in (*range(64, 79), *sorted(UNKNOWN))]
     ends += [(69, "5.7.1 no such words"), (69, "4.2.2 full"), (75, "5.1.1 gone"), (1, "5.6.0 broken"), (70, "just words")]
+    ends += [(75, "5.1.1\tgone"), (70, "4.2.2 \tfull")]  # a tab behind the status
     pair = Pair(tmp_path, make_postfix, gateway, "q", ("--", "${recipient}"))
     for number, (code, text) in enumerate(ends):
         pair.send(f"u{number}@example.com", body=b"X-End: %d %s\r\n" % (code, text.encode()) + BODY)

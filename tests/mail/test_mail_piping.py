@@ -117,6 +117,7 @@ def test_every_exit_code() -> None:
     [
         (69, b"5.7.1 not wanted\nmore\n", "failed", "5.7.1", "not wanted"),
         (69, b"4.2.2 mailbox full", "deferred", "4.2.2", "mailbox full"),
+        (70, b"4.2.2\tfull", "deferred", "4.2.2", "full"),
         (75, b"5.1.1", "failed", "5.1.1", "the command said no more"),
         (1, b"5.6.7 gone", "failed", "5.6.7", "gone"),
         (0, b"5.7.1 nobody looks at this", "delivered", "2.0.0", "5.7.1 nobody looks at this"),
