@@ -242,6 +242,22 @@ async def test_one_that_lost_the_thread_refuses_nothing(says: dict[str, Any], sa
     await peer.stop()
 
 
+@pytest.mark.parametrize("reply", [b"501 5.5.4 Bad HELO syntax\r\n", b"450 4.3.0 later\r\n", b"354 go on\r\n"])
+@pytest.mark.parametrize("pipelining", [["PIPELINING"], []])
+async def test_one_that_refuses_to_hear_whose_mail_it_is_gets_none(
+    pipelining: list[str], reply: bytes, said: list[dict[str, Any]]
+) -> None:
+    """As in Postfix: it would take the client for us, and look at less."""
+    peer = await Peer(*pipelining, "XFORWARD NAME ADDR HELO", xforward=reply).start()
+    one = ProxyFilter(settings(peer.port), 1)
+    with pytest.raises(Unavailable, match="at XFORWARD"):
+        await handed(one)
+    assert said[0]["step"] == "XFORWARD" and reply.decode().strip() in said[0]["why"]
+    assert "DATA" not in peer.commands and not peer.bodies and one.health.degraded
+    one.health.close()
+    await peer.stop()
+
+
 async def test_the_dialogue_is_that_of_postfix() -> None:
     """Our name, XFORWARD where it is offered, DATA although BDAT is offered, no TLS, one message a connection, QUIT."""
     peer = await Peer("PIPELINING", "CHUNKING", "STARTTLS", "8BITMIME", "DSN", "SIZE", "XFORWARD NAME ADDR IDENT").start()

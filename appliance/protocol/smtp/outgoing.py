@@ -33,7 +33,8 @@ class Outgoing(NamedTuple):
     `smtputf8`: it may only go to a server that offers SMTPUTF8. `body` "", "7BIT" or "8BITMIME": said where 8BITMIME is
     offered; elsewhere the content goes as it is, unchanged, as most mailers do. `xforward`: attributes by name. `plain`:
     the content is known to have CRLF line ends only, the last line's too, and no line that begins with a dot. `together`:
-    nobody gets it as long as one of them is put off at RCPT: another try would give it to the others once more.
+    nobody gets it as long as one of them is put off at RCPT: another try would give it to the others once more; nor does
+    a server that offers XFORWARD and refuses it.
     """
 
     sender: str

@@ -119,6 +119,9 @@ class Transaction:
             self._on_chunk(reply)
         elif step == "END":
             self._on_end(reply, index)
+        elif step == "XFORWARD" and self.message.together and reply.code // 100 != 2:
+            self._fill(Result("deferred", 0, "4.5.0", reply.text, step))  # it would take the client for ourselves
+            self._unsent.clear()
         return [] if self._sent else self._advance()
 
     def _on_mail(self, reply: Reply) -> None:
