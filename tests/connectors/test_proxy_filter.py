@@ -207,6 +207,7 @@ async def test_only_the_word_of_the_protocol_is_consent(reply: bytes) -> None:
         ({"end": b"451 4.7.1 later\r\n"}, ["deferred", "deferred"]),
         ({"mail": b"550 5.7.1 not you\r\n"}, ["failed", "failed"]),
         ({"rcpt": [b"550 5.1.1 nobody\r\n", b"250 ok\r\n"]}, ["failed", "delivered"]),
+        ({"rcpt": [b"500 5.5.2 what\r\n", b"250 ok\r\n"]}, ["failed", "delivered"]),
         ({"rcpt": [b"250 ok\r\n", b"450 4.2.0 full\r\n"]}, ["deferred", "deferred"]),
         ({"data": b"554 5.7.1 no\r\n"}, ["failed", "failed"]),
     ],
@@ -375,6 +376,7 @@ async def test_one_that_keeps_failing_is_left_alone_and_looked_at(
         assert str(left.value).count("left alone") == 1
     assert "left alone" not in one.health.degraded["why"]
     assert peer.sessions == sessions  # it was not asked
+    assert not await one.health.answers()
     peer.says["GREETING"] = b"220 back\r\n"
     while one.health.degraded:
         await asyncio.sleep(0.01)

@@ -94,6 +94,8 @@ async def test_d2_a_preview_that_comes_back_is_not_the_content() -> None:
         (b"", b"200 OK", "suspicious", ()),
         (b"X-Virus-ID: none\r\n", b"403 No", "infected", (BLOCKED,)),
         (b"X-Violations-Found: 0\r\n", b"200 OK", "suspicious", ()),
+        (b"X-Violations-Found: 1\r\n", b"200 OK", "infected", ("unnamed",)),
+        (b"", b"300 Multiple Choices", "infected", (BLOCKED,)),
     ],
 )
 async def test_the_fields_of_many_vendors(fields: bytes, status: bytes, kind: str, names: tuple[str, ...]) -> None:
@@ -102,9 +104,13 @@ async def test_the_fields_of_many_vendors(fields: bytes, status: bytes, kind: st
     assert (found.kind, found.names) == (kind, names) and found.why
 
 
-@pytest.mark.parametrize("field", [b"X-Response-Info: Infected", b"X-FSecure-Scan-Result: infected", b"X-Virus-ID: A"])
-async def test_a_field_counts_beside_204_too(field: bytes) -> None:
-    async with Service(lambda content: b"ICAP/1.0 204 No Content\r\n" + field + b"\r\n\r\n") as service:
+@pytest.mark.parametrize("code", [b"204 No Content", b"201 Created", b"206 Partial", b"403 Forbidden"])
+@pytest.mark.parametrize(
+    "field",
+    [b"X-Response-Info: Infected", b"X-FSecure-Scan-Result: infected", b"X-Virus-ID: A", b"X-Violations-Found: 1"],
+)
+async def test_a_field_counts_whatever_the_answer_is(field: bytes, code: bytes) -> None:
+    async with Service(lambda content: b"ICAP/1.0 " + code + b"\r\n" + field + b"\r\n\r\n") as service:
         assert (await make(service).scan(Message(), context())).kind == "infected"
 
 
