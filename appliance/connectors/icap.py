@@ -27,6 +27,7 @@ DEFAULT_LIMIT = 0
 _READ = 65536
 #: A blocked page without a name is told as this name, so that antivirus.toml can say what it means.
 BLOCKED = "ICAP.Blocked"
+BLIND = "it was not there when c-icap started: start c-icap again behind it"
 _KINDS: dict[str, ScanKind] = {
     "clean": "clean",
     "virus": "infected",
@@ -71,6 +72,8 @@ class Icap:
         answer = await self._kept.ask(server, progress, use)
         if answer.code == 503:
             raise NoAnswer(f"the service answered 503 {answer.reason}")
+        if icap_found.blind(answer):
+            raise NoAnswer(f"the service has no antivirus engine ({BLIND})")
         tag = answer.head.get("istag").strip('"')
         if answer.code in (404, 405) or (tag and tag != options.tag):
             self._options.pop(server, None)

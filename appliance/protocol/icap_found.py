@@ -30,6 +30,8 @@ _BAD = re.compile(r"(?:blocked|infected|suspect|suspected|virus found)\b", re.I)
 _NOTHING = frozenset({"", "-", "0", "none", "no", "clean", "no virus", "no threats", "not infected", "unknown"})
 _POLICY = ("x-blocked-reason", "x-block-reason", "x-block-result")
 _LONGEST, _MOST = 200, 20
+#: c-icap's virus_scan makes its ISTag of what its engines say of their signatures: this is the MD5 of nothing.
+_NO_ENGINE = "1B2M2Y8AsgTpgAmY7PhCfg"
 
 
 class Found(NamedTuple):
@@ -55,6 +57,11 @@ def found(answer: Answer) -> Found:
     if answer.unchanged is None:
         raise ProtocolError(f"the service answered {answer.code} without a content")
     return Found("clean" if answer.unchanged else "changed")
+
+
+def blind(answer: Answer) -> bool:
+    """Is it the answer of a c-icap that found no engine when it started? It says 204 to everything."""
+    return _NO_ENGINE in answer.head.get("istag")
 
 
 def _named(head: Head) -> Found | None:

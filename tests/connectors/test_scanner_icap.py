@@ -152,6 +152,15 @@ async def test_a_service_that_is_overloaded_is_followed_by_the_next() -> None:
         assert (await make(busy, free).scan(Message(BAD), context())).kind == "infected"
 
 
+async def test_d2_a_c_icap_without_an_engine_has_not_scanned() -> None:
+    """It answers 204 to everything (test_scanner_real has a real one)."""
+    async with Service(lambda content: b"") as blind, Service() as well:
+        blind.tag = b"CI0001-1B2M2Y8AsgTpgAmY7PhCfgAA"
+        found = await make(blind).scan(Message(BAD), context())
+        assert found.kind == "error" and "no antivirus engine" in found.why
+        assert (await make(blind, well).scan(Message(BAD), context())).kind == "infected"
+
+
 async def test_new_signatures_end_what_is_remembered() -> None:
     async with Service() as service:
         scanner = make(service)

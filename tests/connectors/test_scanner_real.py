@@ -166,6 +166,19 @@ async def test_c_icap_asks_clamd_for_us(services: CIcap, method: Any) -> None:
     scanner.close()
 
 
+async def test_d2_a_c_icap_that_was_started_before_its_clamd_has_not_scanned(tmp_path: Path) -> None:
+    """It says 204 to everything, EICAR too, and never looks for clamd again."""
+    if not icap.available():
+        pytest.skip("Debian packages c-icap and libc-icap-mod-virus-scan are not installed")
+    blind = CIcap(tmp_path / "c-icap", "unix:/nonexistent/clamd.sock")
+    server = (Server(host="127.0.0.1", port=blind.port),)
+    scanner = Scanner(Settings("x", "icap", server, 20.0, options=icap_connector.Options("avscan")))
+    found = await scanner.scan(Octets(TRACE + eicar_mail()), context())
+    assert found.kind == "error" and "no antivirus engine" in found.why, found
+    scanner.close()
+    blind.stop()
+
+
 async def test_c_icap_echoes(services: CIcap) -> None:
     """Its echo service finds nothing, in every way that it has to say so."""
     server = (Server(host="127.0.0.1", port=services.port),)

@@ -138,13 +138,13 @@ def available() -> bool:
 
 
 class CIcap:
-    """c-icap with its echo service, and its antivirus service that asks a clamd of ours."""
+    """c-icap with its echo service, and its antivirus service that asks a clamd of ours, or one at an address."""
 
-    def __init__(self, root: Path, clamd: Clamd) -> None:
+    def __init__(self, root: Path, clamd: Clamd | str) -> None:
         root.mkdir(parents=True)
         self.port = free_port()
         modules = next(Path("/usr/lib").glob("*/c_icap"))
-        socket = clamd.address.removeprefix("unix:")
+        socket = (clamd if isinstance(clamd, str) else clamd.address).removeprefix("unix:")
         (root / "c-icap.conf").write_text(C_ICAP.format(root=root, port=self.port, modules=modules, clamd=socket))
         argv = ["c-icap", "-N", "-f", str(root / "c-icap.conf")]
         self.process = Process(argv, root / "out")
