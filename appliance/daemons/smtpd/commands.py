@@ -1,7 +1,8 @@
 """Commands outside the transaction, and the table of all: (session, command) -> Step (RFC 5321 and its extensions).
 
 Contract: a function answers exactly once, now or when its step was awaited. Wording is that of protocols.md 3.4.
-What failure means for the mail: an exception is the session's `on_error`: 451, and nothing of the transaction stays.
+What failure means for the mail: an exception is the session's `on_error`: 451, and nothing of the transaction stays; at
+RCPT all but this recipient does.
 """
 
 from collections.abc import Callable

@@ -107,9 +107,9 @@ class Plug:
         offered = commands.offer(session).decode("ascii").splitlines() if session.esmtp else []
         with self._asking.hook(verb):
             if verb == "EHLO" and hook_loading.takes(hook, 5):
-                session.ok(hook_replies.lines(await self._call(verb, session.helo, offered)))
+                session.ok(await self._call(verb, session.helo, offered, read=hook_replies.lines))
                 return
-            reply = hook_replies.read(await self._call(verb, session.helo))
+            reply = await self._call(verb, session.helo)
             if self._objects(reply):
                 session.helo = ""
             else:
@@ -121,7 +121,7 @@ class Plug:
         if verb == "RSET":
             self._renew()
         with self._asking.hook(verb):
-            reply = hook_replies.read(await self._call(verb, *arguments))
+            reply = await self._call(verb, *arguments)
             if not self._objects(reply):
                 self._session.ok(hook_replies.good(reply))
 
@@ -129,7 +129,7 @@ class Plug:
         """Answer QUIT as the hook says."""
         self._know()
         with self._asking.hook("QUIT"):
-            reply = hook_replies.parting(hook_replies.read(await self._call("QUIT")))
+            reply = hook_replies.parting(await self._call("QUIT"))
         commands.goodbye(self._session, reply)
 
     async def secured(self) -> bool:
@@ -189,13 +189,18 @@ class Plug:
 
     async def _rcpt(self, ctx: Context) -> Decision | None:
         assert ctx.recipient is not None
-        recipient = ctx.recipient
-        address = recipient.address.text
+        recipient, address = ctx.recipient, ctx.recipient.address.text
         options = [f"NOTIFY={recipient.notify}"] if recipient.notify else []
         options += [f"ORCPT={recipient.orcpt}"] if recipient.orcpt else []
         before = list(self._envelope.rcpt_tos)
-        objection = await self._hook("RCPT", address, options)
-        if objection is None and self._envelope.rcpt_tos == before and address not in before:
+        taken = False
+        try:
+            objection = await self._hook("RCPT", address, options)
+            taken = objection is None
+        finally:
+            if not taken:
+                self._envelope.rcpt_tos = list(before)
+        if taken and self._envelope.rcpt_tos == before and address not in before:
             self._envelope.rcpt_tos.append(address)
             self._envelope.rcpt_options.extend(options)
         return objection
@@ -217,14 +222,16 @@ class Plug:
     async def _hook(self, name: str, *arguments: object, envelope: Envelope | None = None) -> Decision | None:
         if not hasattr(self._handler, f"handle_{name}"):
             return None
-        status = await self._call(name, *arguments, envelope=envelope)
-        return hook_replies.objection(hook_replies.read(status), self._session.id)
+        reply = await self._call(name, *arguments, envelope=envelope)
+        return hook_replies.objection(reply, self._session.id)
 
-    async def _call(self, name: str, *arguments: object, envelope: Envelope | None = None) -> Any:
-        """Call handle_`name`; what it raises goes to its handle_exception, else up."""
+    async def _call(
+        self, name: str, *arguments: object, envelope: Envelope | None = None, read: Any = hook_replies.read
+    ) -> Any:
+        """Call handle_`name` and `read` what it returns; what either raises goes to its handle_exception, else up."""
         given = (self._server, self._facts, envelope or self._envelope)
         try:
-            return await self._asking.call(name, *given, *arguments)
+            return read(await self._asking.call(name, *given, *arguments))
         except Exception as error:
             if isinstance(error, Late):
                 raise RuntimeError(f"handler {self._hooked.name}: handle_{name}: {error}") from error
@@ -235,7 +242,7 @@ class Plug:
             status = await self._hooked.call("exception", error)
             if not str(status).startswith(("4", "5")):
                 raise
-            return status
+            return read(status)
 
 
 async def _proxy_data(header: bytes) -> ProxyData:

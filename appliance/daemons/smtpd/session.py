@@ -208,7 +208,8 @@ class Session(Wire):
         if self.verb == "CONNECT":  # no greeting was given: there is nothing to go on with
             self.dismiss(f"421 4.3.0 {self.rules.hostname} Server local data error", "error")
             return
-        self.reset()
+        if self.verb != "RCPT":  # that recipient is not taken; a 503 to the next ones would be final
+            self.reset()
         self.reject("451 4.3.0 Error: internal error, please try again later")
 
     def on_end(self) -> None:
