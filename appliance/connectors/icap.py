@@ -70,8 +70,8 @@ class Icap:
             return await self._content(sock, server, source, ctx, options, progress)
 
         answer = await self._kept.ask(server, progress, use)
-        if answer.code == 503:
-            raise NoAnswer(f"the service answered 503 {answer.reason}")
+        if answer.code >= 500:  # c-icap's virus_scan says 500 while its clamd is away
+            raise NoAnswer(f"the service answered {answer.code} {answer.reason}")
         if icap_found.blind(answer):
             raise NoAnswer(f"the service has no antivirus engine ({BLIND})")
         tag = answer.head.get("istag").strip('"')

@@ -147,8 +147,9 @@ async def test_a_service_that_does_not_offer_it(said: bytes, monkeypatch: pytest
     assert found.kind == "error" and service.contents == []
 
 
-async def test_a_service_that_is_overloaded_is_followed_by_the_next() -> None:
-    async with Service(lambda content: b"ICAP/1.0 503 Busy\r\n\r\n") as busy, Service() as free:
+@pytest.mark.parametrize("said", [b"503 Busy", b"500 Server error", b"502 Bad gateway", b"505 Version"])
+async def test_a_service_that_cannot_is_followed_by_the_next(said: bytes) -> None:
+    async with Service(lambda content: b"ICAP/1.0 " + said + b"\r\n\r\n") as busy, Service() as free:
         assert (await make(busy, free).scan(Message(BAD), context())).kind == "infected"
 
 

@@ -254,10 +254,11 @@ async def test_a_hook_that_fails_is_451_and_the_session_goes_on(name: str, how: 
         assert (await client.say("MAIL FROM:<a@example.net>")).startswith("250")
 
 
-async def test_421_of_a_hook_ends_the_session() -> None:
+@pytest.mark.parametrize("code", [421, 521])
+async def test_421_of_a_hook_ends_the_session(code: int) -> None:
     async with ours(Talks()) as client:
         await client.reply()
-        assert (await client.say("NOOP 421 enough")).startswith("421 4.7.1 enough")
+        assert (await client.say(f"NOOP {code} enough")).startswith(f"{code} {code // 100}.7.1 enough")
         assert await client.ended() == b""
 
 
