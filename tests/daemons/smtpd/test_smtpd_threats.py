@@ -2,9 +2,11 @@
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 
+from appliance.mail.verdict import ACCEPT
 from tests.daemons.smtpd.stage import Client, Stage
 
 HELLO = "EHLO client.example.net"
@@ -226,6 +228,23 @@ async def test_b11_internal_errors_at_every_stage(stage_name: str) -> None:
         assert [reply for reply in replies if reply.startswith("451 4.3.0 Error: internal error")]
         assert "secret" not in "".join(replies)
         assert await client.say("NOOP") == "250 2.0.0 Ok"
+
+
+async def test_b11_an_internal_error_at_one_recipient_is_no_final_answer_to_the_next() -> None:
+    def broken(ctx: Any) -> Any:
+        if ctx.recipient.address.local == "broken":
+            raise ValueError("secret")
+        return ACCEPT
+
+    async with Stage() as stage:
+        stage.engine_.rules["rcpt"] = broken
+        client = await stage.hello()
+        client.send(b"MAIL FROM:<a@example.net>\r\nRCPT TO:<broken@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n")
+        assert [(await client.reply())[:3] for _ in range(4)] == ["250", "451", "250", "354"]
+        client.send(b"x\r\n.\r\n")
+        assert (await client.reply()).startswith("250")
+        (kept,) = stage.intake.kept
+    assert [one.address for one in kept.trailer.recipients] == ["b@example.com"]
 
 
 async def test_b11_an_internal_error_before_the_greeting_ends_the_session() -> None:
