@@ -2,7 +2,7 @@
 
 Contract: envelope and client are told as they are known; the answer's action, score, rules and edits come back. What
 rspamd skipped by its own settings counts as its action says. What failure means for the mail: any answer that is not
-exactly rspamd's is kind `error`: not scored.
+exactly rspamd's is kind `error`: not scored. The milter section of the answer is heard as rspamd's own milter hears it.
 """
 
 import re
@@ -90,23 +90,33 @@ class Rspamd:
 
 def result(answer: rspamd.Answer, name: str, source: Source) -> ScanResult:
     """An answer in our words."""
+    action = _action(answer)
     return ScanResult(
-        kind="clean" if answer.action in HARMLESS else "spam",
+        kind="clean" if action in HARMLESS else "spam",
         scanner=name,
         names=tuple(rule for rule, _ in answer.rules),
         score=answer.score,
         threshold=answer.required,
-        why=_why(answer),
-        action=answer.action,
+        why=_why(answer, action),
+        action=action,
         edits=edits(answer, source),
         lasting=answer.action not in PASSING,
         evidence={"weights": dict(answer.rules[:_RULES])},
     )
 
 
-def _why(answer: rspamd.Answer) -> str:
+def _action(answer: rspamd.Answer) -> str:
+    """What is to be done, once the milter section is heard."""
+    if answer.no_action:
+        return "no action"
+    return answer.instead if answer.instead and answer.action == "reject" else answer.action
+
+
+def _why(answer: rspamd.Answer, action: str) -> str:
     """Its words for the client; that it skipped the message (GTUBE is "skipped", with the action "reject")."""
-    words = [answer.text] if answer.text and answer.action in ("reject", "soft reject") else []
+    words = [answer.text] if answer.text and action in ("reject", "soft reject") else []
+    if answer.no_action and answer.action != action:
+        words.append(f"no_action: {answer.action} is not applied")
     return "; ".join([*words, *(["rspamd skipped it"] if answer.skipped else [])])
 
 
@@ -124,8 +134,17 @@ def edits(answer: rspamd.Answer, source: Source) -> tuple[Edit, ...]:
     ordered = sorted((field for field in answer.added if field.order is not None), key=lambda field: -(field.order or 0))
     found += [Edit("prepend" if (field.order or 0) >= 0 else "append", field.name, field.value) for field in ordered]
     found += [Edit("append", field.name, field.value) for field in answer.added if field.order is None]
+    if answer.sender is not None:
+        found.append(Edit("sender", "", answer.sender))
+    found += [Edit("add_recipient", "", address) for address in answer.put_in]
+    found += [Edit("delete_recipient", "", address) for address in answer.taken_out]
+    shown = answer.spam if answer.action == "add header" else ()
+    for field in shown:
+        found += [Edit("delete", field.name), Edit("append", field.name, field.value)]
     found += [Edit("prepend", "DKIM-Signature", value) for value in answer.signatures]
-    if answer.subject and answer.action == "rewrite subject":
+    if answer.no_action and not shown:
+        found.append(Edit("append", "X-Rspamd-Action", answer.action))
+    if answer.subject and _action(answer) == "rewrite subject":
         found.append(Edit("change", "Subject", answer.subject, 1))
     return tuple(found)
 

@@ -1,8 +1,9 @@
 """rspamd's /checkv2: the fields of the question, and what its JSON means.
 
 Contract: the answer is JSON with a finite score, a required score and an action; rules with their scores; edits as the
-milter section asks for them, unchecked as to their meaning, bounded as to their number. All else is ProtocolError: no
-score is made up (threats C9). What failure means for the mail: ProtocolError is "not scored", neither spam nor ham.
+milter section asks for them, unchecked as to their meaning (an address is one), bounded as to their number. All else is
+ProtocolError: no score is made up (threats C9). What failure means for the mail: ProtocolError is "not scored", neither
+spam nor ham.
 """
 
 import json
@@ -11,12 +12,15 @@ import re
 from typing import Any, NamedTuple
 
 from appliance.protocol.errors import ProtocolError
+from appliance.protocol.smtp.address import AddressError, parse_address
 
 TARGET = "/checkv2"
 MAX_REPLY = 4 * 1024 * 1024
 MAX_RULES, MAX_EDITS, MAX_TEXT = 2000, 100, 8192
 _RULE = re.compile(r"[!-~]{1,128}\Z")
 _NAME = re.compile(r"[!-9;-~]{1,100}\Z")
+#: What rspamd's milter calls the field of spam, unless its own settings say otherwise (no answer tells of these).
+SPAM_FIELD = "X-Spam"
 
 
 class Added(NamedTuple):
@@ -35,7 +39,10 @@ class Removed(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """`text`: rspamd's words for the client. `subject`: the new one, "" for none. `signatures`: DKIM-Signature values."""
+    """`text`: rspamd's words for the client. `subject`: the new one, "" for none. `signatures`: DKIM-Signature values.
+    Of the milter section: `sender`: the new one ("": the null sender), None for none; `put_in`, `taken_out`: recipients;
+    `instead`: what a reject becomes ("discard", "quarantine", "": stays); `no_action`: the action is not to be applied;
+    `spam`: fields that stand for the action "add header" in the place of those of their names."""
 
     action: str
     score: float
@@ -47,6 +54,12 @@ class Answer(NamedTuple):
     signatures: tuple[str, ...] = ()
     added: tuple[Added, ...] = ()
     removed: tuple[Removed, ...] = ()
+    sender: str | None = None
+    put_in: tuple[str, ...] = ()
+    taken_out: tuple[str, ...] = ()
+    instead: str = ""
+    no_action: bool = False
+    spam: tuple[Added, ...] = ()
 
 
 def parse(code: int, body: bytes) -> Answer:
@@ -78,6 +91,12 @@ def parse(code: int, body: bytes) -> Answer:
         tuple(_text(item) for item in _many(found.get("dkim-signature"))),
         _added(milter.get("add_headers") or {}),
         _removed(milter.get("remove_headers") or {}),
+        _sender(milter.get("change_from")),
+        _recipients(milter, "add_rcpt"),
+        _recipients(milter, "del_rcpt"),
+        _instead(milter.get("reject", "")),
+        _truth(milter, "no_action"),
+        _spam(milter.get("spam_header") or {}),
     )
 
 
@@ -126,9 +145,18 @@ def _many(value: Any) -> list[Any]:
 
 
 def _name(value: str) -> str:
-    if not _NAME.match(value):
+    if not _NAME.match(value) or value.endswith("*"):  # "X-*" would stand for all that begin so
         raise ProtocolError(f"rspamd wants to edit the field {value[:100]!r}")
     return value
+
+
+def _written(value: Any) -> str:
+    """The value of a field. rspamd's own milter leaves out what is no string; a rule that writes a score means it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float) and math.isfinite(value) and abs(value) <= 1e15:
+        return f"{value:.15g}"
+    return _text(value)
 
 
 def _added(fields: Any) -> tuple[Added, ...]:
@@ -138,11 +166,11 @@ def _added(fields: Any) -> tuple[Added, ...]:
     found = []
     for name, values in fields.items():
         for item in _many(values):
-            order = item.get("order") if isinstance(item, dict) else None
+            order = item.get("order", item.get("index")) if isinstance(item, dict) else None
             value = item.get("value") if isinstance(item, dict) else item
             if order is not None and (isinstance(order, bool) or not isinstance(order, int)):
                 raise ProtocolError(f"rspamd wants to add {name[:100]!r} at {str(order)[:20]!r}")
-            found.append(Added(_name(name), _text(value), order))
+            found.append(Added(_name(name), _written(value), order))
     return tuple(_many(found))
 
 
@@ -157,3 +185,43 @@ def _removed(fields: Any) -> tuple[Removed, ...]:
                 raise ProtocolError(f"rspamd wants to remove {name[:100]!r} number {str(index)[:20]!r}")
             found.append(Removed(_name(name), index))
     return tuple(_many(found))
+
+
+def _address(value: Any) -> str:
+    """ "" for the null sender."""
+    bare = _text(value).strip().removeprefix("<").removesuffix(">")
+    try:
+        return parse_address(bare.encode(), utf8=True)[0].text if bare else ""
+    except (AddressError, UnicodeEncodeError) as error:
+        raise ProtocolError(f"rspamd wants mail from or for {bare[:100]!r}, which is no address: {error}") from None
+
+
+def _sender(value: Any) -> str | None:
+    return None if value is None else _address(value)
+
+
+def _recipients(milter: dict[str, Any], key: str) -> tuple[str, ...]:
+    found = tuple(_address(item) for item in _many(milter.get(key)))
+    if not all(found):
+        raise ProtocolError(f"rspamd answered with an empty recipient in {key}")
+    return found
+
+
+def _instead(value: Any) -> str:
+    """Other texts mean nothing to rspamd's own milter, either: its words for the client stand in `messages`."""
+    return found if (found := _text(value)) in ("discard", "quarantine") else ""
+
+
+def _truth(milter: dict[str, Any], key: str) -> bool:
+    value = milter.get(key, False)
+    if not isinstance(value, bool):
+        raise ProtocolError(f"rspamd answered with the {key} {str(value)[:50]!r}")
+    return value
+
+
+def _spam(fields: Any) -> tuple[Added, ...]:
+    """A value, {name: value}."""
+    named = {SPAM_FIELD: fields} if isinstance(fields, str) else fields
+    if not isinstance(named, dict):
+        raise ProtocolError("rspamd wants fields of spam that are no fields")
+    return tuple(_many([Added(_name(name), _written(value)) for name, value in named.items()]))

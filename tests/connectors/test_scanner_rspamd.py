@@ -165,6 +165,60 @@ async def test_edits_as_rspamds_own_milter_makes_them() -> None:
     )
 
 
+_WISHES = {
+    "change_from": "new@example.org",
+    "add_rcpt": ["more@example.com"],
+    "del_rcpt": ["eve@example.com"],
+    "spam_header": {"X-One": "yes"},
+}
+_OF_ENVELOPE = (
+    Edit("sender", "", "new@example.org"),
+    Edit("add_recipient", "", "more@example.com"),
+    Edit("delete_recipient", "", "eve@example.com"),
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "milter", "kind", "action", "more"),
+    [
+        ("no action", {}, "clean", "no action", ()),
+        ("add header", {}, "spam", "add header", (Edit("delete", "X-One"), Edit("append", "X-One", "yes"))),
+        ("reject", {"reject": "discard"}, "spam", "discard", ()),
+        ("reject", {"reject": "quarantine"}, "spam", "quarantine", ()),
+        ("reject", {"reject": "No thanks"}, "spam", "reject", ()),
+        ("add header", {"reject": "discard", "spam_header": "yes"}, "spam", "add header", None),
+        ("reject", {"no_action": True, "reject": "discard"}, "clean", "no action", ("reject",)),
+        ("rewrite subject", {"no_action": True}, "clean", "no action", ("rewrite subject",)),
+        ("add header", {"no_action": True}, "clean", "no action", None),
+    ],
+)
+async def test_the_milter_section_is_done_as_by_rspamds_own_milter(
+    said: str, milter: dict[str, Any], kind: str, action: str, more: Any
+) -> None:
+    answer = rspamd_answer(action=said, score=20.0, subject="[SPAM] x", milter={**_WISHES, **milter})
+    async with Hostile(Good(read_http, answer)) as peer:
+        scanner = make(peer.port)
+        found = await scanner.scan(Message(), context())
+        scanner.close()
+    assert (found.kind, found.action) == (kind, action)
+    if more is None:  # the field of spam is written whatever becomes of the action
+        name = "X-Spam" if "spam_header" in milter else "X-One"
+        more = (Edit("delete", name), Edit("append", name, "yes"))
+    elif said != "no action" and action == "no action":
+        assert found.why == f"no_action: {said} is not applied"
+        more = (Edit("append", "X-Rspamd-Action", said),)
+    assert found.edits == (*_OF_ENVELOPE, *more)
+
+
+async def test_what_is_put_off_for_a_moment_is_asked_again_whatever_is_done_about_it() -> None:
+    async with Hostile(Good(read_http, rspamd_answer(action="soft reject", milter={"no_action": True}))) as peer:
+        scanner = make(peer.port)
+        for _ in range(2):
+            assert (await scanner.scan(Message(), context())).action == "no action"
+        assert peer.connections == 2
+        scanner.close()
+
+
 async def test_other_recipients_are_another_question() -> None:
     async with Hostile(Good(read_http, rspamd_answer())) as peer:
         scanner = make(peer.port)

@@ -1,4 +1,5 @@
-"""A real rspamd with a few rules of our own and no network: GTUBE, a rule by header, milter headers, soft reject."""
+"""A real rspamd with a few rules of our own and no network: GTUBE, a rule by header, milter headers, soft reject, and
+what the field X-Wish names of all else that a rule can ask rspamd's milter for (X-Action: the action)."""
 
 import shutil
 import signal
@@ -45,6 +46,23 @@ rule('LATER', 0.2, function(task)
     return true
   end
   return false
+end)
+local wishes = {
+  envelope = {change_from = 'new@example.org', add_rcpt = {'more@example.com', '<even@example.com>'},
+    del_rcpt = {'eve@example.com'}},
+  numbers = {add_headers = {
+    ['X-Whole'] = 5, ['X-Part'] = 5.5, ['X-True'] = true, ['X-Top'] = {value = 'top', index = 0}}},
+  nobody = {change_from = '', add_rcpt = {}, del_rcpt = {}, spam_header = {}},
+  discard = {reject = 'discard'}, quarantine = {reject = 'quarantine'}, text = {reject = 'my own text'},
+  nothing = {no_action = true}, word = {spam_header = 'really'},
+  fields = {spam_header = {['X-One'] = '1', ['X-Two'] = '2'}},
+}
+rule('WISHES', 0.1, function(task)
+  local wish = wishes[header(task, 'X-Wish') or '']
+  if not wish then return false end
+  if header(task, 'X-Action') then task:set_pre_result(header(task, 'X-Action'), 'No thanks', 'own') end
+  task:set_milter_reply(wish)
+  return true
 end)
 """
 

@@ -38,6 +38,47 @@ def test_every_shape_of_the_milter_section() -> None:
     assert found.removed == (Removed("X-D", 0), Removed("X-E", 1), Removed("X-E", -1))
 
 
+def test_numbers_and_truths_are_written_as_text() -> None:
+    added = {"X-A": 5, "X-B": 5.5, "X-C": [True, {"value": False, "order": 0}, {"value": 7, "index": 2}]}
+    found = rspamd.parse(200, reply(milter={"add_headers": added}))
+    assert found.added == (
+        Added("X-A", "5"),
+        Added("X-B", "5.5"),
+        Added("X-C", "true"),
+        Added("X-C", "false", 0),
+        Added("X-C", "7", 2),
+    )
+
+
+def test_the_milter_section_about_envelope_and_action() -> None:
+    found = rspamd.parse(
+        200,
+        reply(
+            milter={
+                "change_from": "<new@example.org>",
+                "add_rcpt": ["more@example.com", "<even@example.com>"],
+                "del_rcpt": ["eve@example.com"],
+                "reject": "quarantine",
+                "no_action": True,
+                "spam_header": {"X-One": "yes", "X-Two": 5},
+            }
+        ),
+    )
+    assert found.sender == "new@example.org" and found.instead == "quarantine" and found.no_action
+    assert (found.put_in, found.taken_out) == (("more@example.com", "even@example.com"), ("eve@example.com",))
+    assert found.spam == (Added("X-One", "yes"), Added("X-Two", "5"))
+    for said, meant in (("discard", "discard"), ("No thanks", ""), ("", "")):
+        assert rspamd.parse(200, reply(milter={"reject": said})).instead == meant
+    assert rspamd.parse(200, reply(milter={"spam_header": "really"})).spam == (Added("X-Spam", "really"),)
+    for null in ("", "<>"):
+        assert rspamd.parse(200, reply(milter={"change_from": null})).sender == ""
+    empty: dict[str, Any] = {"add_rcpt": [], "del_rcpt": [], "spam_header": [], "add_headers": [], "remove_headers": []}
+    for milter in ({}, empty, {"no_action": False}):
+        found = rspamd.parse(200, reply(milter=milter))
+        assert found.sender is None and not found.no_action
+        assert found.put_in == found.taken_out == found.spam == found.added == found.removed == ()
+
+
 def test_skipped() -> None:
     found = rspamd.parse(200, b'{"is_skipped": true}')
     assert (found.skipped, found.action, found.score) == (True, "no action", 0.0)
@@ -71,13 +112,28 @@ def test_skipped() -> None:
         reply(subject="x" * 9000),
         reply(milter=3),
         reply(milter={"add_headers": 3}),
-        reply(milter={"add_headers": {"X": 3}}),
+        reply(milter={"add_headers": {"X": [["1"]]}}),
+        reply(milter={"add_headers": {"X": float("nan")}}),
+        reply(milter={"change_from": 3}),
+        reply(milter={"change_from": "no address"}),
+        reply(milter={"change_from": "a@example.org\r\nRCPT TO:<b@example.org>"}),
+        reply(milter={"add_rcpt": [""]}),
+        reply(milter={"add_rcpt": ["<>"]}),
+        reply(milter={"add_rcpt": [{}]}),
+        reply(milter={"add_rcpt": ["a@example.org,b@example.org"]}),
+        reply(milter={"add_rcpt": ["a@example.org"] * 101}),
+        reply(milter={"del_rcpt": {"a@example.org": 1}}),
+        reply(milter={"reject": True}),
+        reply(milter={"no_action": "yes"}),
+        reply(milter={"spam_header": ["x"]}),
+        reply(milter={"spam_header": {"X Y": "1"}}),
         reply(milter={"add_headers": {"X Y": "1"}}),
         reply(milter={"add_headers": {"X:": "1"}}),
         reply(milter={"add_headers": {"X\r\nY": "1"}}),
         reply(milter={"add_headers": {"X": {"value": "1", "order": "0"}}}),
         reply(milter={"add_headers": {"X": ["1"] * 101}}),
         reply(milter={"remove_headers": {"X": "1"}}),
+        reply(milter={"remove_headers": {"X-*": 0}}),
         reply(milter={"remove_headers": {"X": True}}),
         reply(milter={"remove_headers": {"": 1}}),
         reply(milter={"remove_headers": ["X"]}),

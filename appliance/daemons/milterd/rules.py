@@ -6,7 +6,8 @@ is refused by prepare(), the old one stays.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import or_
 from typing import Protocol
 
 from appliance.config.fields import Network
@@ -29,6 +30,11 @@ _TAKES = {
     Action.BCC: Actions.ADD_RECIPIENT,
     Action.REDIRECT: Actions.ADD_RECIPIENT | Actions.DELETE_RECIPIENT,
     Action.DISCARD: Actions.DELETE_RECIPIENT,
+}
+#: Scanners that change the envelope: recipients whose mail they do not let pass, or who are to have it, too; senders.
+_SCANNERS = {
+    "amavis": Actions.ADD_RECIPIENT | Actions.DELETE_RECIPIENT,
+    "rspamd": Actions.ADD_RECIPIENT | Actions.DELETE_RECIPIENT | Actions.CHANGE_SENDER,
 }
 #: Whatever edits there are.
 ALL_EDITS = ~Actions.MACRO_LISTS & Actions(ACTIONS_OF[HIGHEST])
@@ -119,15 +125,16 @@ class Door:
                 for one in every:
                     if any(getattr(one.knobs, knob, ()) for knob in _BODY_RULES):
                         likes |= Actions.CHANGE_BODY
-                    if getattr(one.knobs, "scanner_edits", False) and self._amavis():
-                        likes |= Actions.ADD_RECIPIENT | Actions.DELETE_RECIPIENT
+                    if getattr(one.knobs, "scanner_edits", False):
+                        likes |= self._of_scanners()
                     for ruling in one.rulings.values():
                         likes |= _TAKES.get(ruling.action, Actions(0))
         return likes
 
-    def _amavis(self) -> bool:
-        """Is any scanner an amavisd? It takes recipients out whose mail it does not let pass, and puts others in."""
-        return any(scanner.kind == "amavis" for scanner in self._engine.ports.scanners.values())
+    def _of_scanners(self) -> Actions:
+        """What scanners may want of the envelope."""
+        kinds = {scanner.kind for scanner in self._engine.ports.scanners.values()}
+        return reduce(or_, (taken for kind, taken in _SCANNERS.items() if kind in kinds), Actions(0))
 
 
 class Rules:

@@ -213,12 +213,19 @@ async def test_macros_of_a_client_are_not_those_of_the_next(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("kind", "heard", "wanted"), [("amavis", True, True), ("amavis", False, False), ("rspamd", True, False)]
+    ("kind", "heard", "wanted"),
+    [
+        ("amavis", True, Actions.ADD_RECIPIENT | Actions.DELETE_RECIPIENT),
+        ("amavis", False, Actions(0)),
+        ("rspamd", True, Actions.ADD_RECIPIENT | Actions.DELETE_RECIPIENT | Actions.CHANGE_SENDER),
+        ("rspamd", False, Actions(0)),
+        ("spamd", True, Actions(0)),
+    ],
 )
-async def test_recipients_are_changed_where_a_scanner_may_want_that(kind: str, heard: bool, wanted: bool) -> None:
+async def test_the_envelope_is_changed_where_a_scanner_may_want_that(kind: str, heard: bool, wanted: Actions) -> None:
     """What was not agreed on would put the mail off, each time it comes."""
     engine = PlayedEngine()
     engine.policy.knobs, engine.policy.rulings = SimpleNamespace(scanner_edits=heard), {}
     engine.ports = SimpleNamespace(scanners={"x": SimpleNamespace(kind=kind)})  # type: ignore[attr-defined]
     likes = Door(Milterd.model_validate({"address": "inet:127.0.0.1:1"}), engine, (), True).want.likes  # type: ignore[arg-type]
-    assert (Actions.ADD_RECIPIENT | Actions.DELETE_RECIPIENT in likes) == wanted
+    assert likes & (Actions.ADD_RECIPIENT | Actions.DELETE_RECIPIENT | Actions.CHANGE_SENDER) == wanted
