@@ -22,6 +22,7 @@ from appliance.mail.lines import Ask, Found, Hit, Kind
 from appliance.mail.plain import is_plain
 from appliance.mail.ports import Content, Inspector, LineRules, Ports
 from appliance.mail.verdict import Action, Verdict
+from appliance.protocol.smtp.address import is_address
 
 NAME = "content"
 STAGES: tuple[Stage, ...] = ("message",)
@@ -96,7 +97,7 @@ def read_entry(value: str, kind: Kind) -> Entry:
 def _wrong_argument(word: str, text: str, kind: Kind) -> str:
     if word == "filter" and ":" not in text:
         return "transport:destination"
-    if word in ("redirect", "bcc") and "@" not in text.strip("@"):
+    if word in ("redirect", "bcc") and not is_address(text):
         return "an address"
     if word in ("prepend", "replace"):
         if not text:

@@ -4,7 +4,8 @@ The services of a stage are asked one after the other, as a Postfix does it: wha
 else goes on. Every action of access(5) is acted on; those that concern the message (hold, filter, redirect, bcc, discard,
 prepend) concern all its recipients, as with Postfix. Names of restrictions are evaluated as far as they mean something
 here (mail/restrictions.py, mail/restrictions_asked.py); others are a mistake of the service. A service that does not
-answer in time is taken for having said its `default`.
+answer in time is taken for having said its `default`. An action without its argument (PREPEND of what is no field) is
+not done, with a warning.
 What failure means for the mail: the default (shipped: put off unless something refuses); a text that is no action is put
 off with 451 as Postfix does it.
 """
@@ -21,7 +22,7 @@ from appliance.checks import knobs
 from appliance.checks.knobs import Duration, Texts
 from appliance.checks.knobs_domains import Domains, among
 from appliance.mail import actions, restrictions, restrictions_asked
-from appliance.mail.actions import WORDS, Entry, parted, read_entry
+from appliance.mail.actions import WORDS, Entry, NoArgument, parted, read_entry
 from appliance.mail.context import STAGES as ALL_STAGES
 from appliance.mail.context import Context, Role, Stage
 from appliance.mail.later import answered
@@ -164,6 +165,8 @@ async def decide(answer: Answer, asked: Asked, ctx: Context, ports: Ports, ours:
     if verb in WORDS or verb.isdecimal():
         try:
             return [_verdict(read_entry(text, _SUBJECTS.get(ctx.stage, "other")), asked, ctx, text)]
+        except NoArgument as error:
+            return [_verdict(Entry("warn"), asked, ctx, f"{text}: {error}, not done")]
         except ValueError as error:
             return [_wrong(asked, f"{text}: {error}")]
     return await _restrictions(text.lower().replace(",", " ").split(), asked, ctx, ports, ours)

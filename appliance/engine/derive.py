@@ -9,6 +9,7 @@ from appliance.engine.exceptions import Exemption
 from appliance.engine.plan import did_you_mean
 from appliance.engine.rules import CheckPolicy, Mode, Ruling
 from appliance.mail.verdict import Action
+from appliance.protocol.smtp.address import is_address
 
 #: Actions that are worth nothing without an argument.
 _ARGUMENT = {
@@ -33,7 +34,8 @@ def read_action(value: Any, shipped: Action) -> tuple[Action, str]:
             raise ValueError(f"{action} takes no argument; the reply for the peer stands in [reply]")
         return action, ""
     wanted, sign = _ARGUMENT[action]
-    if action is not shipped and sign not in argument:
+    wrong = sign == "@" and argument and not is_address(argument)
+    if wrong or (action is not shipped and sign not in argument):
         raise ValueError(f"{action} needs {wanted}")
     if not argument.isprintable():
         raise ValueError("an argument is one line of printable characters")

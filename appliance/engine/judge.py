@@ -1,8 +1,8 @@
 """Verdicts to one Decision. Pure: no IO, no clock, no order of arrival; list order is the only order.
 
 Contract: the first reject, disconnect, discard or defer decides. defer_if_permit is remembered and holds only if nothing
-later refuses; defer_if_reject turns a later refusal into a deferral; both together defer at once. accept ends its own
-list; relay, recipient and antivirus are judged all the same. What failure means for the mail: nothing here can fail.
+later refuses (a policy service's discard does not); defer_if_reject turns a later refusal into a deferral; both together
+defer at once. accept ends its own list, but for relay, recipient and antivirus. What failure means for the mail: none.
 """
 
 from collections.abc import Iterable
@@ -103,6 +103,8 @@ class Judgement:
             self._collect(action, verdict, ruling.argument or verdict.argument, past)
 
     def _decide(self, action: Action, verdict: Verdict, reply: Refusal | None) -> None:
+        if action is Action.DISCARD and verdict.shared and self.if_permit:  # it permits, as in Postfix
+            verdict, reply, action = self.if_permit[0], self.if_permit[1].reply, Action.DEFER_IF_PERMIT
         if action is Action.REJECT and self.if_reject is not None:
             verdict, ruling = self.if_reject
             action, reply = Action.DEFER_IF_REJECT, ruling.reply

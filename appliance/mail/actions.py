@@ -1,7 +1,8 @@
 """Right-hand sides of access(5), as operators' tables and policy services write them.
 
 Contract: pure; the words are Postfix's, the outcomes those of the checks `access` and `policy_services`. What failure
-means for the mail: a text that is no action raises ValueError; the check makes temperror of it.
+means for the mail: a text that is no action raises ValueError; the check makes temperror of it, the client of policy
+services a warning where Postfix does so (NoArgument).
 """
 
 import re
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from appliance.mail.replies import CLASS, Refusal, Subject, repair
 from appliance.mail.verdict import Action
+from appliance.protocol.smtp.address import is_address
 
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|\Z)")
 _FIELD = re.compile(r"[!-9;-~]+[ \t]*:")
@@ -55,8 +57,12 @@ class Entry(NamedTuple):
     argument: str = ""
 
 
+class NoArgument(ValueError):
+    """An action without its argument. Postfix warns of it and goes on as if nothing had been said."""
+
+
 def read_entry(value: str, subject: Subject) -> Entry:
-    """The right-hand side of an access(5) table. Raises ValueError that says what is wrong with it."""
+    """The right-hand side of an access(5) table. Raises ValueError that says what is wrong with it, NoArgument."""
     word, text = parted(value)
     if _CODE.fullmatch(word):
         outcome = "hangup" if word[1:] == "21" else "reject" if word[0] == "5" else "defer"
@@ -71,7 +77,8 @@ def read_entry(value: str, subject: Subject) -> Entry:
         return Entry(outcome, _reply(_CODES[outcome], text, subject))
     wrong = _wrong_argument(outcome, text)
     if wrong:
-        raise ValueError(f"{outcome} needs {wrong}")
+        there = outcome in ("redirect", "bcc") and "@" in text  # enough for Postfix, which finds nobody to send it to
+        raise (ValueError if there else NoArgument)(f"{outcome} needs {wrong}")
     return Entry(outcome, "", text)
 
 
@@ -85,7 +92,7 @@ def parted(value: str) -> tuple[str, str]:
 def _wrong_argument(outcome: str, text: str) -> str:
     if outcome == "filter" and ":" not in text:
         return "transport:destination"
-    if outcome in ("redirect", "bcc") and "@" not in text.strip("@"):
+    if outcome in ("redirect", "bcc") and not is_address(text):
         return "an address"
     if outcome == "prepend" and not _FIELD.match(text):
         return "a header field"

@@ -71,6 +71,7 @@ def test_words_with_an_argument(value: str, argument: str) -> None:
     "value",
     [
         *("", "REJCT", "permit_mynetworks, reject", "x@y", "FILTER", "FILTER smtp", "REDIRECT me", "BCC @", "PREPEND hi"),
+        *("REDIRECT a b@example.com", "BCC a@b@", "REDIRECT <a@example.com>", "BCC a@example.com, b@example.com"),
         *(
             "250 ok",
             "300 x",

@@ -127,6 +127,7 @@ def test_every_word(value: str, outcome: str, reply: str) -> None:
         ("FILTER smtp", "header", "transport:destination"),
         ("REDIRECT a", "header", "an address"),
         ("BCC @", "body", "an address"),
+        ("REDIRECT a b@example.com", "header", "an address"),
         ("PREPEND", "body", "a text"),
         ("PREPEND no field", "mime", "a header field"),
         ("REPLACE : x", "nested", "a header field"),

@@ -106,9 +106,8 @@ async def _settled(asked: Any) -> Verdict:
         ("WARN hm", "warn", "", "hm"),
         ("INFO hm", "info", "", "hm"),
         ("HANGUP", "hangup", "", ""),
-        ("PREPEND nothing", "temperror", "", ""),
-        ("REDIRECT nobody", "temperror", "", ""),
-        ("FILTER x", "temperror", "", ""),
+        ("REDIRECT a b@example.com", "temperror", "", ""),
+        ("BCC @", "temperror", "", ""),
         ("hash:/etc/passwd", "temperror", "", ""),
         ("no_such_restriction", "temperror", "", ""),
         ("250 ok", "temperror", "", ""),
@@ -133,6 +132,22 @@ def test_every_answer_is_acted_on(answer: str, outcome: str, reply: str, argumen
     assert outcome in policy_services.OUTCOMES
     if outcome == "temperror":
         assert verdict.reason.startswith("one: ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "needs"),
+    [
+        *((f"PREPEND{text}", "a header field") for text in ("", " nothing", " X Y: z", " nothing, reject")),
+        *((f"{word}{text}", "an address") for word in ("REDIRECT", "BCC") for text in ("", " nobody")),
+        *((f"FILTER{text}", "transport:destination") for text in ("", " x")),
+    ],
+)
+@pytest.mark.parametrize("stage", ["rcpt", "message"])
+def test_what_lacks_its_argument_is_not_done_and_told(answer: str, needs: str, stage: Any) -> None:
+    """As by Postfix: the next in the list goes on."""
+    verdict = told(answer, context(stage=stage), stages=[stage])
+    assert (verdict.outcome, verdict.argument, verdict.more) == ("warn", "", ())
+    assert verdict.reason == f"one: {answer}: {answer.split()[0].lower()} needs {needs}, not done"
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,15 @@ def test_what_decides(actions: list[Action], verb: str, place: int | None) -> No
     assert decision.deciding is (items[place][0] if place is not None else None)
 
 
+def test_what_is_put_off_if_permitted_is_not_thrown_away_for_a_policy_service() -> None:
+    """As in Postfix, where DISCARD permits: what an operator's own checks throw away is thrown away."""
+    pending, gone, gone_of_all = item(A.DEFER_IF_PERMIT), item(A.DISCARD), item(A.DISCARD, shared=True)
+    assert judge([pending, gone]).verb == "discard"
+    assert judge([gone_of_all, pending]).verb == "discard"
+    decision = judge([pending, gone_of_all, item(A.REJECT)])
+    assert (decision.verb, decision.deciding, decision.action) == ("defer", pending[0], A.DEFER_IF_PERMIT)
+
+
 def test_accept_ends_its_own_list_only() -> None:
     early = item(A.ACCEPT, stage="connect")
     assert judge([early, item(A.REJECT, stage="connect")]).verb == "accept"

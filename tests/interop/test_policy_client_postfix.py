@@ -41,6 +41,9 @@ ANSWERS: dict[str, Plan] = {
     "a copy for who gets it anyway": {"DATA": "BCC a@example.com"},
     "fields": {"MAIL": "PREPEND X-A: one", "RCPT b": "PREPEND X-A: two", "DATA": "PREPEND X-A: three"},
     "thrown away": {"DATA": "DISCARD gone"},
+    "put off before it is thrown away": {"MAIL": "DEFER_IF_PERMIT later", "RCPT a": "DISCARD gone"},
+    "put off at the greeting": {"EHLO": "DEFER_IF_PERMIT later", "RCPT a": "DISCARD gone"},
+    "thrown away before it would be put off": {"MAIL": "DISCARD gone", "RCPT a": "DEFER_IF_PERMIT later"},
     "held": {"RCPT b": "HOLD look"},
     "one is refused": {"RCPT a": "550 5.7.1 not you"},
     "one is put off": {"RCPT b": "DEFER_IF_PERMIT later"},
@@ -48,6 +51,12 @@ ANSWERS: dict[str, Plan] = {
     "at DATA": {"DATA": "451 4.7.1 not now"},
     "at the end": {"RCPT a": "HOLD look", "END-OF-MESSAGE": "554 5.7.1 no"},
     "a restriction": {"RCPT a": "reject_multi_recipient_bounce", "RCPT b": "reject_multi_recipient_bounce"},
+    "what lacks its argument is not done": {
+        "MAIL": "PREPEND bad",
+        "RCPT a": "REDIRECT nobody",
+        "RCPT b": "BCC",
+        "DATA": "FILTER x",
+    },
     "it goes on behind a warning": {"RCPT a": "warn_if_reject reject", "RCPT b": "WARN look"},
 }
 
@@ -88,8 +97,9 @@ class Server:
 class Pair:
     """Ours and theirs, with an inner server each and a filter for both."""
 
-    def __init__(self, server: Server, inners: tuple[Inner, Inner], ports: tuple[int, int], sink: Inner) -> None:
-        self.server, self.inners, self.ports, self.sink = server, inners, ports, sink
+    def __init__(self, server: Server, inners: tuple[Inner, Inner], mtas: tuple[Gateway, Postfix], sink: Inner) -> None:
+        self.server, self.inners, self.sink = server, inners, sink
+        self.gateway, self.ports = mtas[0], tuple(mta.port for mta in mtas)
 
     def both(self, talk: Callable[[smtplib.SMTP], Any]) -> list[tuple[Any, list[dict[str, str]]]]:
         """What came of it, and what the server heard, of each."""
@@ -121,7 +131,7 @@ def pair(gateway: Callable[..., Gateway], make_postfix: Callable[..., Postfix], 
         smtpd_relay_restrictions="reject_unauth_destination",
         **lists,
     )
-    yield Pair(server, (inner, theirs), (ours.port, real.port), sink)
+    yield Pair(server, (inner, theirs), (ours, real), sink)
     for one in (server.close, theirs.stop, sink.stop):
         one()
 
@@ -199,6 +209,10 @@ def test_what_it_says_is_done_as_by_a_postfix(pair: Pair) -> None:
         ours, theirs = went(pair, number)
         assert ours == theirs, name
         assert bool(ours) == (number in taken and number not in kept), name
+    for wrong in ("REDIRECT nobody: redirect needs an address", "FILTER x: filter needs transport:destination"):
+        line = f"warn: policy_services:warn one: {wrong}, not done"
+        pair.gateway.wait_log(line)
+        assert pair.gateway.log().count(line) == 1
 
 
 def went(pair: Pair, number: int) -> tuple[list[Any], list[Any]]:

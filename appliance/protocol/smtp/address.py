@@ -198,6 +198,14 @@ def quoted(local: str) -> str:
     return '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def is_address(text: str) -> bool:
+    """Is `text`, as an operator writes it (no brackets), an address with a domain?"""
+    try:
+        return "@" in text and bool(parse_address(text.encode(), utf8=True)[0].domain)
+    except (AddressError, UnicodeEncodeError):
+        return False
+
+
 def relay_tricks(address: Address) -> str:
     """Which trick of open-relay hunters the spelling could be: "source_route", "quoted_at", "bang", "percent",
     "literal", or "". A word for the relay check, not a verdict: VERP senders have `%` and `=` honestly. A source
