@@ -1,8 +1,8 @@
 """The content as a milter sees it, and what a milter wants done to it, as edits.
 
-Contract: a milter sees the message as the edits before it have left it, but for our own Received field; its positions
-count in what it saw (Postfix's rules, protocols 4.7), ours count that field, too. An edit that would not be a header
-field, or no address, is ProtocolError. What failure means for the mail: the milter's default action.
+Contract: a milter sees the message as the edits before it have left it, but for our own Received field. Which field of
+a name it means counts in what it saw, where it puts a field counts ours, too (Postfix's rules, protocols 4.7). An edit
+that would not be a header field, or no address, is ProtocolError. What failure means for the mail: the milter's default.
 """
 
 import re
@@ -98,6 +98,7 @@ def wanted(said: Sequence[Modification], seen: Seen, *, leading_space: bool, utf
             kept = one.reason.decode("utf-8", "replace").strip() or "quarantined"
         elif isinstance(one, AddHeader | InsertHeader | ChangeHeader):
             edits.append(_of_header(one, seen, leading_space))
+            seen = _moved(seen, edits[-1])
         else:
             edits.append(_of_envelope(one, utf8))
     if body:
@@ -125,9 +126,19 @@ def _of_header(one: AddHeader | InsertHeader | ChangeHeader, seen: Seen, leading
 
 
 def _place(position: int, above: int) -> int:
-    """Among all fields: 0 is above all, 1 above all that the milter saw, but below our own field if that is on top."""
-    seen = position - 1
-    return max(seen, 0) if position == 0 or seen < above or above < 0 else seen + 1
+    """Among all fields: 0 is above all, 1 below the first one, ours if that is on top. Where there is none of ours, 1 is
+    above all that the milter saw."""
+    return position if above >= 0 else max(position - 1, 0)
+
+
+def _moved(seen: Seen, edit: Edit) -> Seen:
+    """Where our own field stands once `edit` is in force."""
+    twin = edit.name.lower() == "received"
+    if edit.op == "insert" and edit.index <= seen.above:
+        return seen._replace(above=seen.above + 1, twins=seen.twins + twin)
+    if edit.op == "delete" and twin and edit.index <= seen.twins:
+        return seen._replace(above=seen.above - 1, twins=seen.twins - 1)
+    return seen
 
 
 def _of_envelope(one: AddRecipient | DeleteRecipient | ChangeSender, utf8: bool) -> Edit:

@@ -125,11 +125,12 @@ def named(raw: bytes) -> bytes:
 
 
 def _body(edits: Sequence[Edit]) -> bytes | None:
-    """The new body, CRLF line ends, or None."""
+    """The new body, CRLF line ends, one behind the last line, too, or None."""
     bodies = [edit for edit in edits if edit.op == "body"]
     if not bodies:
         return None
     text = bodies[-1].value.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n")
+    text += "" if not text or text.endswith("\n") else "\r\n"
     return octets(text, bodies[-1].encoding)
 
 

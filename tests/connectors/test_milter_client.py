@@ -18,7 +18,7 @@ from appliance.mail.edits import Edit
 from appliance.mail.milter import Milter, Said
 from appliance.mail.policy_service import parse_place
 from appliance.mail.replies import BREAK
-from appliance.protocol.milter.packets import ChangeHeader
+from appliance.protocol.milter.packets import ChangeHeader, InsertHeader
 from appliance.protocol.smtp.address import Address
 from tests.peers.milter_server import MilterServer, header
 
@@ -370,14 +370,15 @@ async def test_the_message_as_those_before_have_left_it() -> None:
     assert b"\r\nX-First: 2\r\n" in whole(MAIL, (*edits, *said.edits))
 
 
-async def test_positions_count_from_the_first_field_that_was_seen() -> None:
+async def test_positions_count_all_fields_as_in_postfix() -> None:
+    """What an edit has put above our own field is the first one; ours is the second."""
     edits = (Edit("prepend", "Received-SPF", "pass"),)
-    says = {b"E": [header(b"i", "X-2", "below the first", 2), header(b"i", "X-1", "on top", 1), (b"c", b"")]}
+    says = {b"E": [header(b"i", "X-2", "below ours", 2), header(b"i", "X-1", "below the first", 1), (b"c", b"")]}
     async with MilterServer(says) as server:
         _, link = linked(server)
         said = (await session(link, *whole_session(), edits=edits))[-1]
         link.close()
-    start = b"X-1: on top\r\nReceived-SPF: pass\r\n" + OURS + b"X-2: below the first\r\nReceived: from b"
+    start = b"Received-SPF: pass\r\nX-1: below the first\r\n" + OURS + b"X-2: below ours\r\nReceived: from b"
     assert whole(MAIL, (*edits, *said.edits)).startswith(start)
 
 
@@ -430,6 +431,28 @@ async def test_our_own_received_field_is_counted_over(position: int, index: int)
     assert milter_content.wanted([changed], seen, leading_space=False, utf8=False).edits == (
         Edit("change", "Received", "x", index),
     )
+
+
+@pytest.mark.parametrize(
+    ("inserted", "position", "value", "index"),
+    [(0, 1, b"x", 1), (0, 1, b"", 1), (0, 2, b"x", 3), (1, 1, b"x", 2), (2, 1, b"x", 2)],
+)
+async def test_our_own_received_field_may_be_pushed_down(inserted: int, position: int, value: bytes, index: int) -> None:
+    """One that a milter puts above it is counted with those that it saw."""
+    seen = milter_content.Seen([], 0, 0, iter(()))
+    said = [InsertHeader(inserted, b"Received", b"new"), ChangeHeader(position, b"Received", value)]
+    *_, edit = milter_content.wanted(said, seen, leading_space=False, utf8=False).edits
+    assert (edit.op, edit.index) == ("change" if value else "delete", index)
+
+
+@pytest.mark.parametrize(
+    ("above", "position", "index"), [(0, 0, 0), (0, 1, 1), (1, 1, 1), (1, 2, 2), (-1, 0, 0), (-1, 2, 1)]
+)
+async def test_a_place_is_counted_with_our_own_field(above: int, position: int, index: int) -> None:
+    """As in Postfix, also where another milter has put a field above it."""
+    seen = milter_content.Seen([], above, 0, iter(()))
+    said = [InsertHeader(position, b"X-New", b"new")]
+    assert milter_content.wanted(said, seen, leading_space=False, utf8=False).edits[0].index == index
 
 
 async def test_a_body_is_not_read_before_it_is_wanted() -> None:

@@ -64,7 +64,7 @@ def test_edits_act_one_after_the_other():
 
 def test_body_is_replaced_with_crlf_only():
     out = apply.whole(MESSAGE, (Edit("body", value="a\nb\r\nc\rd"),))
-    assert out == MESSAGE.split(b"\r\n\r\n")[0] + b"\r\n\r\na\r\nb\r\nc\r\nd"
+    assert out == MESSAGE.split(b"\r\n\r\n")[0] + b"\r\n\r\na\r\nb\r\nc\r\nd\r\n", "the last line ends, too"
 
 
 def test_a_value_cannot_break_out_of_its_field():
@@ -181,4 +181,5 @@ def test_any_octets_can_be_a_new_body(octets: bytes) -> None:
     value, encoding = text(octets)
     edit = msgspec.msgpack.decode(msgspec.msgpack.encode(Edit("body", value=value, encoding=encoding)), type=Edit)
     lines = octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    lines += b"" if not lines or lines.endswith(b"\r\n") else b"\r\n"
     assert apply.whole(b"A: 1\r\n\r\nbody", (edit,)) == b"A: 1\r\n\r\n" + lines
