@@ -50,6 +50,7 @@ class Fares(ABC):
         self._touched, self._what = trouble.Touched(), f"{kind} {name} fails"
         #: It was there, and failed; and let us wait in vain.
         self._idle = self._hangs = False
+        self._closed = False
         #: Connections to it that are open.
         self.connections = 0
 
@@ -112,7 +113,7 @@ class Fares(ABC):
             self.breaker.failed()
             self._idle |= step not in self._unreached
             self._hangs |= late and step not in self._unreached
-        if step in self._unreached and (self._looking is None or self._looking.done()):
+        if step in self._unreached and not self._closed and (self._looking is None or self._looking.done()):
             self._looking = asyncio.get_running_loop().create_task(self._look())
 
     async def _look(self) -> None:
@@ -150,6 +151,8 @@ class Fares(ABC):
         return self._told()
 
     def close(self) -> None:
+        """Look at it no more; whoever still asks may do so."""
+        self._closed = True
         self.breaker.close()
         if self._looking is not None:
             self._looking.cancel()

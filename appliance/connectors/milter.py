@@ -25,6 +25,8 @@ from appliance.protocol.milter.negotiation import offer
 from appliance.protocol.milter.words import MAX_CHUNK, Event
 from appliance.protocol.milter.words import Word as Letter
 
+_OF_SESSION = (Event.CONNECT, Event.HELO)
+
 
 class Link:
     """mail.milter.Link."""
@@ -48,6 +50,8 @@ class Link:
         self._mail = self._data = False
         self._rcpts: set[str] = set()
         self._of_message: Said | None = None
+        #: It has answered about it: what it said of the session long ago is no sign that it is well.
+        self._answered = False
         self._failed: Said | None = None
         self._spent = 0.0
         #: Octets of the longest header field that it was to hear of.
@@ -99,7 +103,8 @@ class Link:
         self._health.took(ctx.stage, clock() - began)
         if said.word != "continue" or ctx.stage == "message":
             self._health.said("quarantine" if said.quarantine else said.word)
-            self._health.well()
+            if self._answered:
+                self._health.well()
         return said
 
     def _fail(self, ctx: Context, why: str, seconds: float, late: bool = False) -> Said:
@@ -281,7 +286,8 @@ class Link:
             self._health.puzzled(heard.odd)
         said = meaning(heard.reply)
         ends = said.word != "continue" or heard.reply.word == Letter.ACCEPT
-        if said.word == "shutdown" or (ends and heard.step in (Event.CONNECT, Event.HELO)):
+        self._answered |= said.word != "continue" or heard.step not in _OF_SESSION
+        if said.word == "shutdown" or (ends and heard.step in _OF_SESSION):
             self._of_session = said
         elif ends and (heard.step is not Event.RCPT or heard.reply.word in (Letter.ACCEPT, Letter.DISCARD)):
             self._of_message = said

@@ -88,8 +88,8 @@ class ProxyFilter:
                 results = await one.hand_over(message, content)
         except (ConnectFailed, TimeoutError, Unavailable) as error:
             why = str(error) or "no answer in time"
-            seconds = clock() - began
-            health.failed(one.step, seconds, why, transaction, late=seconds >= self.settings.timeout)
+            late = isinstance(error, TimeoutError) or clock() - one.began >= self.settings.timeout
+            health.failed(one.step, clock() - began, why, transaction, late)
             raise Unavailable(f"{why}, at {one.step}") from error
         health.well()
         health.took("message", clock() - began)
@@ -98,15 +98,17 @@ class ProxyFilter:
 
 
 class _Handing:
-    """One message on its way. `step`: where it is, for the log."""
+    """One message on its way. `step`: where it is, for the log; `began`: when it was its turn."""
 
     def __init__(self, settings: Settings, health: Health) -> None:
         self._settings, self._health = settings, health
-        self.step = WAITING
+        self.step, self.began = WAITING, 0.0
 
     async def hand_over(self, message: Outgoing, content: Iterator[bytes]) -> tuple[Result, ...]:
         """There is a place. Raises as `send`, and ConnectFailed."""
-        self.step = CONNECTING
+        if left := self._health.left_alone:  # since it waited
+            raise Unavailable(left)
+        self.step, self.began = CONNECTING, asyncio.get_running_loop().time()
         session = await connected(self._settings)
         self._health.connections += 1
         try:

@@ -161,3 +161,62 @@ async def test_a_filter_before_the_queue_that_takes_a_message_and_hangs() -> Non
     assert not one.health.degraded
     one.health.close()
     await peer.stop()
+
+
+async def test_a_milter_is_not_well_because_of_what_it_said_of_a_session_long_ago() -> None:
+    async with MilterServer({b"C": [(b"a", b"")]}) as server:
+        ask, health, milters = milters_of(server)
+        link = milters.link(health.milter)
+        for ctx in whole_session():
+            assert (await link.ask(ctx, ())).word == "continue"
+        server.says = {b"E": []}
+        for _ in range(THRESHOLD):
+            assert "no answer in time" in await ask()
+            link.reset()
+            assert [(await link.ask(ctx, ())).word for ctx in whole_session()[2:]][-1] == "continue"  # nobody asks it
+        assert milters.health()["degraded"] and health.breaker.is_open
+        link.close()
+        milters.close()
+
+
+@pytest.mark.parametrize("step", [b"M", b"R", b"T"])
+async def test_a_milter_that_takes_messages_before_their_end_is_well(step: bytes) -> None:
+    async with MilterServer({b"E": []}) as server:
+        ask, health, milters = milters_of(server)
+        await ask()
+        server.says = {step: [(b"a", b"")]}
+        assert await ask() == "" and not milters.health()["degraded"] and health.breaker._failures == 0
+        milters.close()
+
+
+async def test_nobody_looks_for_a_peer_that_is_given_up() -> None:
+    async with MilterServer() as server:
+        _, health, milters = milters_of(server)
+        link = milters.link(health.milter)
+    milters.follow((), "mx", 1 << 20)  # a session that began before keeps its link
+    assert "connecting" in [await link.ask(ctx, ()) for ctx in whole_session()][-1].why
+    assert health._looking is None or health._looking.done()
+    link.close()
+    milters.close()
+
+
+async def test_a_filter_that_answers_at_once_behind_others_does_not_hang() -> None:
+    peer = await Peer(end=b"421 4.3.2 busy\r\n").start()
+    one = ProxyFilter(settings(peer.port, timeout=0.1, total_timeout=5.0), 1)
+    await one._places.acquire()  # another message is in it
+    asyncio.get_running_loop().call_later(0.2, one._places.release)
+    with pytest.raises(Unavailable, match="busy"):
+        await handed(one)
+    assert not one.health._hangs
+    one.health.close()
+    await peer.stop()
+
+
+async def test_who_waited_for_a_place_does_not_try_a_filter_that_hangs_meanwhile() -> None:
+    peer = await Peer(end=SILENT).start()
+    one = ProxyFilter(settings(peer.port, timeout=0.05, total_timeout=30.0), 1)
+    said = await asyncio.gather(*(handed(one) for _ in range(3 * THRESHOLD)), return_exceptions=True)
+    assert sum("left alone" in str(why) for why in said) == 2 * THRESHOLD
+    assert peer.sessions == THRESHOLD
+    one.health.close()
+    await peer.stop()
