@@ -8,9 +8,9 @@ hashes the same. What failure means for the mail: content that cannot be read (a
 import asyncio
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 
+from appliance.mail.own_trace import own_trace
 from appliance.mail.ports import Content, Unavailable
 
 #: The topmost field of messages of our own.
@@ -18,20 +18,11 @@ TRACE = (
     b"Received: from localhost (localhost [127.0.0.1])\r\n"
     b"\tby localhost (Postgate) with SMTP id trial;\r\n\tThu, 1 Jan 2026 00:00:00 +0000\r\n"
 )
-#: Its lines: from, perhaps using, by, and one for the recipient or the date (daemons.smtpd.trace).
-_TRACE = re.compile(rb"Received: from [^\r\n]*\r\n(?:\t\(using [^\r\n]*\r\n)?\tby [^\r\n]*\r\n\t[^\r\n]*\r\n")
 #: Octets that are held in memory.
 SMALL = 65536
 _PIECE = 65536
 #: Octets that are hashed before others on the loop get their turn (a few milliseconds).
 _BURST = 1024 * 1024
-
-
-def without_trace(head: bytes) -> int:
-    """Where our own Received field on top ends, 0 if there is none. What follows it is the sender's, also where it begins
-    with a blank and so reads as a folded line of ours."""
-    found = _TRACE.match(head)
-    return found.end() if found else 0
 
 
 class Source:
@@ -103,7 +94,7 @@ class Source:
         """Fill in `digest`. Raises Unavailable."""
         digest, since, first = hashlib.blake2b(digest_size=20), 0, True
         for piece in self.pieces():
-            digest.update(piece[without_trace(piece) :] if first and self.mail else piece)
+            digest.update(piece[own_trace(piece) :] if first and self.mail else piece)
             first = False
             since += len(piece)
             if since >= _BURST:

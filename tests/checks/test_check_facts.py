@@ -192,12 +192,12 @@ def test_declared_size(declared: int, limit: int, outcome: str) -> None:
 
 
 def test_counted_size_without_our_own_field() -> None:
-    trace = b"Received: from a\r\n\tby mx.example.com; now\r\n"
-    header = trace + b"Subject: x\r\n\r\n"
-    for octets, outcome in ((1000, "ok"), (1001, "over")):
-        letter = Letter(header, octets + len(trace))
-        verdict = size.check(context("message", content=letter, declared_size=10), size.Policy(), SMALL)
-        assert verdict.outcome == outcome
+    trace = b"Received: from a (a [192.0.2.1])\r\n\tby mx.example.com (Postgate) with SMTP id 4F;\r\n\tnow\r\n"
+    for first in (b"Subject: x\r\n", b"Received: from b\r\n\tby c;\r\n\tthen\r\n", b" reads as a line of ours\r\n"):
+        for octets, outcome in ((1000, "ok"), (1001, "over")):
+            letter = Letter(trace + first + b"\r\n", octets + len(trace))
+            verdict = size.check(context("message", content=letter, declared_size=10), size.Policy(), SMALL)
+            assert verdict.outcome == outcome
 
 
 def test_no_limit_is_none() -> None:

@@ -290,7 +290,7 @@ def test_the_request_is_a_whole_one() -> None:
     assert (data["recipient"], data["recipient_count"], data["queue_id"]) == ("", "2", "4jTRANSACTION")
     one = attributes(context("message", recipient=None, recipients=two[:1]))
     assert (one["protocol_state"], one["recipient"]) == ("END-OF-MESSAGE", "a@example.com")
-    trace = b"Received: from a by mx.example.com (Postgate) with ESMTP id 4j;\r\n\tMon, 1 Jan 2024 12:00:00 +0000\r\n"
+    trace = b"Received: from a (a [192.0.2.1])\r\n\tby mx.example.com (Postgate) with ESMTP id 4j;\r\n\tMon\r\n"
     content = RamContent(trace + b"Subject: x\r\n\r\n")
     for stage, size in (("data", "99"), ("message", "14")):
         known = attributes(context(stage, recipient=None, recipients=two, declared_size=99, content=content))

@@ -103,7 +103,7 @@ async def test_a5_dns_away_puts_off_and_after_the_budget_marks() -> None:
 async def test_a5_each_message_has_its_own_budget_at_every_attempt() -> None:
     firsts = Firsts()
     told = ports(Said(FAIL), DOWN, firsts)
-    other = b"Received: from c (d [192.0.2.9])\r\n\tby mx.example.com; another time\r\n"
+    other = b"Received: from c (d [192.0.2.9])\r\n\tby mx.example.com;\r\n\tanother time\r\n"
     await judged(asked(), told)
     await judged(asked(Text(b"From: a@example.org\r\n", top=other)), told)
     await judged(asked(b"From: a@example.org\r\nSubject: another\r\n"), told)

@@ -12,9 +12,10 @@ from appliance.connectors.checkup import Checkup
 from appliance.connectors.conversation import Server
 from appliance.connectors.scanner import Scanner, Settings
 from appliance.connectors.scanners import Scanners
-from appliance.connectors.source import TRACE, without_trace
+from appliance.connectors.source import TRACE
 from appliance.daemons.fronts import trace
 from appliance.mail.context import Client, Tls
+from appliance.mail.own_trace import own_trace
 from appliance.observe import metrics, oplog
 from tests.connectors.scanner_peer import (
     FOUND,
@@ -121,9 +122,9 @@ def test_the_trace_field_is_known_in_every_shape(recipient: str, tls: Tls | None
         now=1_700_000_000.0,
     )
     for follows in (b"Subject: x\r\n\r\n", b"\tby x\r\n\ty\r\n", b" x\r\n", b"\r\n"):
-        assert without_trace(field + follows) == len(field)
-    assert without_trace(TRACE + b" x\r\n") == len(TRACE)
-    assert without_trace(b"Subject: x\r\n\r\n") == 0
+        assert own_trace(field + follows) == len(field)
+    assert own_trace(TRACE + b" x\r\n") == len(TRACE)
+    assert own_trace(b"Subject: x\r\n\r\n") == 0
 
 
 async def test_a_scan_ends_only_when_nobody_waits_and_needs_no_session() -> None:

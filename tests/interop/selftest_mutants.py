@@ -50,12 +50,12 @@ from appliance.connectors.scanner import Scanner
         return ScanResult(kind="clean", scanner=scanner.name)
     Scanner.scan = clean""",
     "scanners get messages without their beginning": """\
-from appliance.connectors.source import without_trace
+from appliance.mail.own_trace import own_trace
     from appliance.protocol import clamd
     stream = clamd.stream
     def headless(pieces):
         content = b"".join(pieces)
-        return stream(iter((content[without_trace(content) :],)))
+        return stream(iter((content[own_trace(content) :],)))
     clamd.stream = headless""",
 }
 

@@ -10,7 +10,7 @@ from appliance.mail.ports import Content, Ports, Site, Unavailable
 from appliance.protocol.smtp.address import NULL_SENDER, Address
 from tests.mailauth.dmarc_zone import Zone
 
-TRACE = b"Received: from a (b [192.0.2.1])\r\n\tby mx.example.com; Mon, 1 Jan 2024 12:00:00 +0000\r\n"
+TRACE = b"Received: from a (b [192.0.2.1])\r\n\tby mx.example.com;\r\n\tMon, 1 Jan 2024 12:00:00 +0000\r\n"
 OURS = frozenset({"example.com"})
 T = TypeVar("T")
 NOW = 1_790_000_000.0  # 2026-09-21

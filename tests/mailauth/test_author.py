@@ -9,7 +9,7 @@ import pytest
 from appliance.daemons.fronts.content import RamContent
 from appliance.mailauth.author import of, read
 
-TRACE = b"Received: from a (b [192.0.2.1])\r\n\tby mx.example.com; Mon, 1 Jan 2024 12:00:00 +0000\r\n"
+TRACE = b"Received: from a (b [192.0.2.1])\r\n\tby mx.example.com;\r\n\tMon, 1 Jan 2024 12:00:00 +0000\r\n"
 
 
 def header(value: bytes) -> bytes:
