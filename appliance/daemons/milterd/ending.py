@@ -76,7 +76,7 @@ async def _goes_on(answer: Awaitable[Reply], behind: Callable[[], "Answer"]) -> 
 def _judge(session: "Session", message: Message) -> "Answer":
     content = message.collect().whole()
     ctx = message.context("message", content=content)
-    if "message" not in session.door.standing[message.role]:
+    if not session.door.standing[message.role]:
         return _concluded(session, message, ctx, Combined("accept"))
     answer = message.rules.engine.message(ctx, session.talks)
     if isinstance(answer, list):

@@ -94,13 +94,14 @@ class Door:
             declines |= {Event.BODY}
         if self._delayed or not stages & {"connect", "helo"}:
             quiet |= {Event.CONNECT, Event.HELO}
-        needs = Actions.ADD_HEADER | Actions.CHANGE_HEADER if "message" in stages else Actions(0)
+        # what was found earlier is done at the end: its fields are written even if nothing is asked there
+        needs = Actions.ADD_HEADER | Actions.CHANGE_HEADER if stages else Actions(0)
         return Want(
             needs=needs,
             likes=self._actions(checks),
             declines=frozenset(declines) & DECLINES.keys(),
             quiet=frozenset(quiet - declines),
-            features=Steps.LEADING_SPACE if "message" in stages else Steps(0),
+            features=Steps.LEADING_SPACE if stages else Steps(0),
             macros=_MACROS,
         )
 

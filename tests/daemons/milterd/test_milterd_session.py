@@ -13,7 +13,7 @@ from appliance.mail.verdict import ACCEPT, Decision, Verdict
 from appliance.protocol.milter import packets as p
 from appliance.protocol.milter.mta import Heard
 from appliance.protocol.milter.negotiation import offer
-from appliance.protocol.milter.words import Event, Word
+from appliance.protocol.milter.words import Actions, Event, Word
 from tests.daemons.milterd.stage import Stage
 
 NO = Decision(verb="reject", reply="550 5.1.1 no such mailbox")
@@ -185,7 +185,7 @@ async def test_only_what_is_needed_is_asked_for(tmp_path: Path) -> None:
         door._engine.all_stages = False  # type: ignore[attr-defined]
         door._engine.rules["rcpt"] = lambda ctx: ACCEPT  # type: ignore[attr-defined]
         door.__init__(door.front, door._engine, (), True)  # type: ignore[misc]
-        assert door.want.needs == 0
+        assert door.want.needs == Actions.ADD_HEADER | Actions.CHANGE_HEADER, "for what is found at RCPT"
         assert {Event.DATA, Event.HEADER, Event.END_OF_HEADER, Event.BODY, Event.UNKNOWN} == door.want.declines
 
 
