@@ -140,14 +140,22 @@ class Question:
             decision = self._heard(stage, answer)
             if decision.verb != "accept":
                 break
+            self._goes_on(stage, decision, stages[index + 1 :])
         return self._conclude(decision)
 
     async def _wait(self, stage: Stage, answer: Awaitable[Decision], stages: list[Stage]) -> str:
         decision = self._heard(stage, await answer)
         if decision.verb == "accept" and stages:
+            self._goes_on(stage, decision, stages)
             rest = self._ask(stages, decision)
             return rest if isinstance(rest, str) else await rest
         return self._conclude(decision)
+
+    def _goes_on(self, stage: Stage, decision: Decision, behind: list[Stage]) -> None:
+        """What is found at DATA is not found again behind it, where nobody was asked about at RCPT."""
+        if stage == "data" and behind:
+            self._want(decision)
+            self.message.want(answers.notices(decision))
 
     def _judge(self, stage: Stage) -> Decision | Awaitable[Decision]:
         ctx = self.context(stage)
@@ -225,10 +233,8 @@ class Question:
 
     def _effects(self, decision: Decision) -> str:
         """One action; the others are kept for the next request."""
-        message, inbound = self.message, self.role == "inbound"
-        results = [text for verdict in (*self.session.trail, *message.trail) for text in verdict.authres]
-        if decision.marks or decision.edits or results or decision.keep != "deliver" or _has_more(decision):
-            message.want(answers.effects(decision, self.rules.site, inbound, results if inbound else ()))
+        message = self.message
+        self._want(decision)
         if self.state == "RCPT" and decision.if_reject:
             return answers.deferred(decision.if_reject)
         if self.state == "END-OF-MESSAGE":
@@ -237,6 +243,12 @@ class Question:
         if not self.attributes.get("instance"):  # nobody can ask about it again
             record.unsaid((message,))
         return action or next(iter(answers.notices(decision)), answers.DUNNO)
+
+    def _want(self, decision: Decision) -> None:
+        message, inbound = self.message, self.role == "inbound"
+        results = [text for verdict in (*self.session.trail, *message.trail) for text in verdict.authres]
+        if decision.marks or decision.edits or results or decision.keep != "deliver" or _has_more(decision):
+            message.want(answers.effects(decision, self.rules.site, inbound, results if inbound else ()))
 
 
 def _facts(door: Door, attributes: Attributes) -> Facts:

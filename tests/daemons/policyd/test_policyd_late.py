@@ -54,6 +54,24 @@ async def test_what_stands_at_data_is_asked_of_who_asks_at_the_end_alone(tmp_pat
         assert [ctx.stage for ctx in stage.engine.asked] == ["connect", "helo", "mail", "data"]
 
 
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("state", ["DATA", "END-OF-MESSAGE"])
+async def test_what_is_found_at_data_is_done_at_the_end_where_nobody_asks_before(
+    tmp_path: Path, state: str, waits: bool
+) -> None:
+    found = Decision(verb="accept", keep="hold", keep_reason="look", redirect="x@example.com", notes=("warn: see",))
+
+    async def later() -> Decision:
+        return found
+
+    async with Stage(tmp_path) as stage:
+        stage.engine.rules["data"] = lambda _ctx: later() if waits else found  # type: ignore[return-value]
+        client = await stage.client()
+        said = [await client.ask(protocol_state=one, recipient="") for one in (state, *["END-OF-MESSAGE"] * 2)]
+        assert said[:2] == ["HOLD look", "REDIRECT x@example.com"]
+        assert state == "DATA" or said[2] == "WARN see"
+
+
 async def test_fields_are_told_at_data(server_of: Any) -> None:
     server = server_of()
     assert await asked(server, protocol_state="DATA", sender="note@example.org") == "PREPEND X-Seen: yes"
