@@ -48,7 +48,7 @@ def test_a_restart_fetches_what_is_due(age: float | None, least: float, most: fl
 
 
 def state(at: float = NOW, problem: str = "", soon: bool = True) -> schedule.State:
-    made = schedule.State(ENTRY, (), Account(at=at, count=7), 100.0)
+    made = schedule.State(ENTRY, (), Account(at=at, count=7), 100.0, 90.0)
     if problem:
         made.ended(Outcome(name="x", at=at, count=7, problem=problem, soon=soon), 100.0)
     return made
@@ -63,13 +63,25 @@ def test_what_status_says() -> None:
 
 def test_what_is_degraded() -> None:
     day = 86400.0
-    assert state().degraded("x", NOW + day - 1) == ""
-    assert state(problem="away").degraded("x", NOW + day - 1) == "", "an hour without a directory is no alarm"
-    assert state(problem="away").degraded("x", NOW + day + 1) == "recipients x: the list is older than 24 h: away"
-    assert state(problem="away").degraded("x", NOW + 3 * day) == state(problem="away").degraded("x", NOW + 2 * day)
-    assert state(problem="shrank", soon=False).degraded("x", NOW) == "recipients x: the old list stays: shrank"
-    assert "there is no list yet" in state(at=0.0).degraded("x", NOW)
-    assert state().degraded("x", NOW - 1000) == "", "the clock was set back"
+    assert state().degraded("x", 100.0, NOW + day - 1) == ""
+    assert state(problem="away").degraded("x", 100.0, NOW + day - 1) == "", "an hour without a directory is no alarm"
+    assert state(problem="away").degraded("x", 100.0, NOW + day + 1) == "recipients x: the list is older than 24 h: away"
+    assert state(problem="away").degraded("x", 100.0, NOW + 3 * day) == state(problem="away").degraded(
+        "x", 100.0, NOW + 2 * day
+    )
+    assert state(problem="shrank", soon=False).degraded("x", 100.0, NOW) == "recipients x: the old list stays: shrank"
+    assert "there is no list yet" in state(at=0.0).degraded("x", 100.0, NOW)
+    assert state().degraded("x", 100.0, NOW - 1000) == "", "the clock was set back"
+
+
+def test_a_clock_that_is_set_back_hides_no_list_that_grows_old() -> None:
+    day, before = 86400.0, NOW - 1e9
+    made = state(problem="away")
+    assert made.degraded("x", day, before) == ""
+    assert made.degraded("x", day + 91.0, before) == "recipients x: the list is older than 24 h: away"
+    assert made.facts(2 * day + 90.0, before)["age"] == "2.0 d"
+    made.ended(Outcome(name="x", at=before, count=9), 3 * day)
+    assert made.facts(3 * day + 60.0, before)["age"] == "60 s"
 
 
 def test_a_success_forgets_what_was() -> None:

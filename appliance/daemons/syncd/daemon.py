@@ -157,8 +157,9 @@ class Syncd:
             account = keep.account(self._folder, name)
             there = account.at and (self._folder / name).exists()
             age = time.time() - account.at if there and known is None else None
-            due = time.monotonic() + schedule.at_start(entry.every, age)
-            self._lists[name] = schedule.State(entry, domains, account if there else keep.Account(), due)
+            now = time.monotonic()
+            due = now + schedule.at_start(entry.every, age)
+            self._lists[name] = schedule.State(entry, domains, account if there else keep.Account(), due, now)
             self._show(name, self._lists[name])
         self._wake.set()
 
@@ -184,7 +185,7 @@ class Syncd:
 
     def health(self) -> dict[str, Any]:
         now, wall = time.monotonic(), time.time()
-        words = [state.degraded(name, wall) for name, state in self._lists.items()]
+        words = [state.degraded(name, now, wall) for name, state in self._lists.items()]
         return {
             "recipients": {name: state.facts(now, wall) for name, state in self._lists.items()},
             "degraded": [text for text in words if text],

@@ -1,6 +1,7 @@
 """When a list is fetched next, and what is said of it: pure.
 
-Contract: times of the schedule are monotonic, those of accounts are wall time, of which only an age is made. A list that
+Contract: times of the schedule are monotonic, those of accounts are wall time, of which only an age is made; a list is
+never younger than the monotonic clock says, so that a clock that is set back hides no list that grows old. A list that
 was fetched comes again after `every`, one that failed earlier and ever later, each with jitter, so that many gateways do
 not ask a directory at once. What an operator must look at first is not tried early: a wrong password closes accounts.
 """
@@ -31,12 +32,16 @@ def at_start(every: float, age: float | None) -> float:
 
 
 class State:
-    """One list: what is configured, how it is, when it is due."""
+    """One list: what is configured, how it is, when it is due. `now`: monotonic."""
 
-    def __init__(self, entry: RecipientsEntry, domains: tuple[str, ...], account: Account, due: float) -> None:
+    def __init__(
+        self, entry: RecipientsEntry, domains: tuple[str, ...], account: Account, due: float, now: float
+    ) -> None:
         self.entry, self.domains, self.due = entry, domains, due
         self.at, self.count, self.problem = account.at, account.count, account.problem
         self.wrong, self.foreign = account.wrong, account.foreign
+        #: Since then it has not been found good, as far as this life knows.
+        self._since = now
         self.failures = 0
         self.soon = True
         self.running = False
@@ -49,16 +54,17 @@ class State:
         self.failures = self.failures + 1 if outcome.problem else 0
         self.at, self.count, self.problem, self.soon = outcome.at, outcome.count, outcome.problem, outcome.soon
         if not outcome.problem:
+            self._since = now
             self.wrong, self.foreign = outcome.wrong, outcome.foreign
         self.due = now + pause(self.entry.every, self.failures, self.soon)
 
-    def age(self, wall: float) -> float | None:
+    def age(self, now: float, wall: float) -> float | None:
         """Seconds since it was last found good, None if it never was."""
-        return max(0.0, wall - self.at) if self.at else None
+        return max(0.0, wall - self.at, now - self._since) if self.at else None
 
     def facts(self, now: float, wall: float) -> dict[str, Any]:
         """For `postgate status`."""
-        age = self.age(wall)
+        age = self.age(now, wall)
         state = "never fetched" if age is None else "well" if not self.problem else "in trouble"
         due = "now" if self.running or self.due <= now else f"in {_span(self.due - now)}"
         facts = {"state": state, "known": self.count, "age": "-" if age is None else _span(age), "next": due}
@@ -66,9 +72,9 @@ class State:
         facts |= {"no address": self.wrong} if self.wrong else {}
         return {**facts, **({"trouble": self.problem} if self.problem else {})}
 
-    def degraded(self, name: str, wall: float) -> str:
+    def degraded(self, name: str, now: float, wall: float) -> str:
         """What an operator should know now, or "". The words stay the same while it stays so."""
-        age = self.age(wall)
+        age = self.age(now, wall)
         if age is None:
             return (
                 f"recipients {name}: there is no list yet, so nobody is refused for it: {self.problem or 'not fetched'}"
