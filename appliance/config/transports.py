@@ -90,7 +90,7 @@ def _answer(kind: Kind, text: str, domain: str) -> NextHop:
     """error(8), discard(8): a status in front of the text; one of the wrong class counts for nothing."""
     text = "".join(letter if letter.isprintable() else "?" for letter in text.replace("\t", " "))
     if kind == "discard":
-        return NextHop(kind, CODES[kind], path=text or domain)
+        text = text or domain
     found = _STATUS.match(text)
     status = found[1] if found and found[1][0] == CODES[kind][0] else CODES[kind]
     if found:

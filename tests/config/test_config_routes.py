@@ -199,6 +199,8 @@ def test_whatever_a_table_says_is_a_way_or_a_value_error() -> None:
         ("retry:5.4.1 moving", ["retry:4.0.0 moving"]),
         ("discard:", ["discard:2.0.0 example.com"]),
         ("discard:nobody reads it", ["discard:2.0.0 nobody reads it"]),
+        ("discard:2.1.5 nobody reads it", ["discard:2.1.5 nobody reads it"]),
+        ("discard:5.1.1 nobody reads it", ["discard:2.0.0 nobody reads it"]),
     ],
 )
 def test_what_a_transport_says(value: str, expected: list[str]) -> None:

@@ -63,6 +63,8 @@ odd@example.com             error:5.1 no whole status
 code@example.com            error:5.7.1
 hole@example.com            discard:nobody reads it
 empty@example.com           discard:
+hole2@example.com           discard:2.1.5 with a status
+hole3@example.com           discard:5.1.1 of the other class
 late@example.com            retry:4.3.2 until Monday
 later@example.com           retry:no status
 latest@example.com          retry:5.3.2 of the other class
@@ -121,7 +123,7 @@ class Case(NamedTuple):
 
 def recipients() -> Iterator[Case]:
     text = """exact exact+ext exact+other EXACT plus plus+x+y owner-list owner-list+x lmtp lmtp2+e second third nexthop
-        nexthop+x same nobody gone gone+x plain bare wrong odd code hole empty late later latest nowhere
+        nexthop+x same nobody gone gone+x plain bare wrong odd code hole empty hole2 hole3 late later latest nowhere
         pat pat-1 pat-1+x pat+x"""
     for name in text.split():
         yield Case(name, f"{name}@example.com")
