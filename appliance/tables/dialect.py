@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 _CLASS = re.compile(r"\[(:\^?[a-z]+:|\.[^\]]+\.|=[^\]]=)\]")
 _COUNT = re.compile(r"\{\d*,?\d*\}")
+_OPEN_COUNT = re.compile(r"(?>(?:\\.|\[\^?\]?(?>(?:\\.|[^\]\\])*)\]|[^\\{\[]|\{(?!,\d+\}))*)(\{,\d+\})")
 _HEX = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
 _QUOTED = re.compile(r"\\Q(.*?)(?:\\E|\Z)", re.DOTALL)
 _BACK = re.compile(r"\\g\{(-?)([A-Za-z_0-9]+)\}|\\g(-?)(\d+)|\\k\{(\w+)\}|\\k'(\w+)'")
@@ -143,6 +144,9 @@ class _Reader:
         count = _COUNT.match(self.text, self.at)
         if self.text[self.at] == "{" and not count:
             return False
+        if count and not self.dialect.posix and not count[0][1].isdigit():
+            self.put("\\{", 1)  # text to PCRE2 before 10.43, see `counts_without_start`
+            return True
         length = len(count[0]) if count else 1
         sign = self.text[self.at : self.at + length]
         if self.dialect.ungreedy:
@@ -163,10 +167,18 @@ class _Reader:
         while self.at == first or not self.text.startswith("]", self.at):
             if self.at >= len(self.text):
                 raise Misplaced("this bracket is not closed", start)
+            begins = len(self.out)
             if self.member() and self.text.startswith("-", self.at) and self.text[self.at + 1 : self.at + 2] not in "]":
                 self.put("-", 1)
                 self.member()
+                self.caseless_range(begins)
         self.put("]", 1)
+
+    def caseless_range(self, begins: int) -> None:
+        """glibc reads a pattern without case in capitals: 0-z ends at Z, `_` is none of it."""
+        for at in (begins, len(self.out) - 1):
+            if self.dialect.posix and self.dialect.caseless and self.out[at].isascii():
+                self.out[at] = self.out[at].upper()
 
     def member(self) -> bool:
         """Whether it is one character, behind which a hyphen makes a range."""
@@ -193,6 +205,12 @@ def letters_escaped(pattern: str) -> str:
     """The letters behind a backslash in a POSIX pattern that mean nothing but themselves."""
     found = dict.fromkeys(one[1] for one in _ESCAPED.finditer(pattern) if one[1] and one[1] not in _POSIX_LETTERS)
     return "".join(found)
+
+
+def counts_without_start(pattern: str) -> str:
+    """The first `{,n}` of a PCRE pattern, "" for none: text before PCRE2 10.43, {0,n} since then."""
+    found = _OPEN_COUNT.match(pattern)
+    return found[1] if found else ""
 
 
 def rewrite(pattern: str, dialect: Dialect) -> str:

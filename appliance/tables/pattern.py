@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import regex
 
 from appliance.mail.ports import TableUnavailable
-from appliance.tables.dialect import Dialect, Misplaced, Rewritten, letters_escaped, rewritten
+from appliance.tables.dialect import Dialect, Misplaced, Rewritten, counts_without_start, letters_escaped, rewritten
 from appliance.tables.literal import prefix
 from appliance.tables.rules import Builder, Line, Rule, first
 from appliance.tables.text import BLANKS, Source
@@ -155,6 +155,9 @@ class _Parser:
         posix = self._flags is _REGEXP_FLAGS
         if posix and (found := letters_escaped(pattern)):
             text = f"\\{found[0]} stands for nothing in a regexp table: write [0-9] or the like, or a pcre table"
+            self.source.flaw(line.number, line.column, text, fatal=False)
+        if not posix and (count := counts_without_start(pattern)):
+            text = f"{count} is text to Postfix with PCRE2 before 10.43, and here: write {{0{count[1:]} or \\{count}"
             self.source.flaw(line.number, line.column, text, fatal=False)
         again = partial(compiled, pattern, on, posix=posix, octets=True)
         basic, verbose = posix and not on["x"], not posix and on["x"]

@@ -13,17 +13,20 @@ from appliance.tables import open_table
 pytestmark = pytest.mark.peer
 
 #: Each character that can stand in a line of keys, alone and behind an x.
-KEYS = (*map(chr, {*range(1, 127)} - {9, 10, 11, 12, 13, 32}), "x a", "xa", "x\x0cx", "xZ", "x0", "aa")
+KEYS = (
+    *map(chr, {*range(1, 127)} - {9, 10, 11, 12, 13, 32}),
+    *("x a", "xa", "a{,2}", "x{,}", "x{}", "a{,1}", "a{,1", "x\x0cx", "xZ", "x0", "aa"),
+)
 LETTERS = string.ascii_letters + string.digits
 BOTH = (
     "^[+--]$", "^[%--]$", "^[--9]$", "^[a-c-]$", "^[]a]$", "^[^]a]$", "^[]-a]$", "^[a&&b]$", "^[a~~b]$", "^[a||b]$",
     "^[[a]$", "^[[:alpha:]-]$", "^[^[:alpha:]]$", "^[!#-'*+/-9=?A-Z^-~-]+$", "^a|^b", "^(a|)$", "^a*?b?$", "^(a)\\1$",
-    "a$b", "a^b",
+    "a$b", "a^b", "^[--a*-]$", "^[0-z]$", "^[ -~]$", "^[[.+.]-a]$", "^[Y-b]$",
 )  # fmt: skip
 PCRE = (
     "^\\N{2}$", "^x\\vx$", "^[\\v]$", "^[^\\v]$", "^\\p{Lu}$", "^\\P{Ll}$", "^\\p{L}$", "^[\\w\\-]$", "^[\\d-]$",
     "^[A-\\x43]$", "^\\x{41}$", "^\\101$", "^\\Qa\\E$", "^(?<![b])a$", "^(?(?=a)a|b)$", "^(?|(a)|(b))$", "^(?i-s:A)$",
-    "\\Ba", "^x++$",
+    "\\Ba", "^x++$", "^a{,2}$", "^x{,}$", "^x{}$", "^(a){,1}?$",
 )  # fmt: skip
 #: Rules, a table each.
 RULES = {

@@ -181,6 +181,9 @@ def test_pcre(rule: str, key: str, expected: str | None) -> None:
         ("/[]a]/ hit", "]", "hit"),
         ("/^[]-a]$/i hit", "_", "hit"),
         ("/^[%--]+$/ hit", "&+-", "hit"),
+        ("/^[0-z]$/ hit", "_", None),
+        ("/^[0-z]$/ hit", "z", "hit"),
+        ("/^[0-z]$/i hit", "_", "hit"),
     ],
 )
 def test_regexp(rule: str, key: str, expected: str | None) -> None:
@@ -278,3 +281,12 @@ def test_what_a_key_must_begin_with(pattern: str, expected: bytes) -> None:
     for doubt in ("multiline", "verbose", "basic"):
         ways = {"multiline": False, "verbose": False, "basic": False} | {doubt: True}
         assert prefix(pattern, **ways) == b""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "named"),
+    [("a{,2}", "{,2}"), ("[{,2}]a{2,}b{2}", ""), ("a\\{,2}", ""), ("[]a]b{,10}?", "{,10}"), ("a{,}", ""), ("(x", "")],
+)
+def test_a_count_without_a_start_is_named(pattern: str, named: str) -> None:
+    told = [flaw.text for flaw in table("pcre", f"/{pattern}/ OK\n").source.flaws if not flaw.fatal]
+    assert [text.partition(" ")[0] for text in told] == ([named] if named else [])
