@@ -118,7 +118,10 @@ def _pages(connection: Any, base: str, origin: Origin, at: At) -> Iterator[Entry
         for answer in connection.response or ():
             seen += 1
             yield from _of(answer, wanted, seen)
-        cookie = said.get("controls", {}).get(_PAGED, {}).get("value", {}).get("cookie")
+        more = said.get("controls", {}).get(_PAGED)
+        if cookie and more is None:  # RFC 2696: it is in every answer
+            raise _Trouble(f"the search in {base}: whether there is more behind {seen} entries is not said")
+        cookie = (more or {}).get("value", {}).get("cookie")
         if not cookie:
             return
         if seen > ENTRIES:
