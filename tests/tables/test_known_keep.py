@@ -4,6 +4,8 @@ list, a share that is lost exactly."""
 import os
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,29 @@ def order(folder: Path, addresses: list[str], **more: Any) -> Order:
     (folder / "recipients").mkdir(exist_ok=True)
     source = folder / "source.csv"
     source.write_text("".join(f"{address}\n" for address in addresses))
+    os.utime(source, (1e9, 1e9))
     origin = Origin(kind="csv", source=(str(source),))
     return Order(name="x", folder=str(folder / "recipients"), origin=origin, domains=("example.com",), **more)
+
+
+def test_a_text_that_is_written_piece_by_piece(tmp_path: Path) -> None:
+    assert not sync(order(tmp_path, OLD)).problem
+    asked, ended = order(tmp_path, OLD), threading.Event()
+
+    def write() -> None:
+        with (tmp_path / "source.csv").open("w") as file:
+            for address in [*OLD, "new@example.com"]:
+                file.write(f"{address}\n")
+                file.flush()
+                ended.wait(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        ended.wait(1.9)  # 38 of 41
+        found = sync(asked)
+        assert "is being written" in found.problem and known(tmp_path / "recipients" / "x") == set(OLD)
+        writing.result()
+    assert sync(asked).count == 41
 
 
 def killed(asked: Order, step: int) -> bool:

@@ -1,11 +1,13 @@
 """Recipients out of files of this machine: a CSV export, or the keys of a Postfix map.
 
-Contract: texthash, hash, btree, lmdb, cdb are read whole; of sqlite the first column of each row of a query. A file that
-changes while it is read counts as none. What failure means for the mail: Failed, the old list stays.
+Contract: texthash, hash, btree, lmdb, cdb are read whole; of sqlite the first column of each row of a query. A text that
+changes while it is read, or within QUIET seconds of that, counts as none. What failure means for the mail: Failed, the
+old list stays.
 """
 
 import csv
 import os
+import time
 from collections.abc import Iterable, Iterator
 
 import apsw
@@ -14,6 +16,9 @@ from appliance.tables import kinds
 from appliance.tables.known import LARGEST, At, Failed, Origin
 from appliance.tables.known.texts import Entry, decoded, entries
 from appliance.tables.proxied.files import every_key
+
+#: Reading takes a moment, whoever exports a list writes a piece now and then: seconds without a change.
+QUIET = 0.3
 
 
 def fetch(origin: Origin, _secret: str, at: At) -> Iterator[Entry]:
@@ -42,6 +47,8 @@ def _text(path: str, errors: str = "strict") -> str:
     with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
         before = os.fstat(file.fileno())
         data = file.read(LARGEST + 1)
+        if time.time() - before.st_mtime < QUIET:
+            time.sleep(QUIET)
         after = os.fstat(file.fileno())
     if len(data) > LARGEST:
         raise ValueError(f"more than {LARGEST} octets")
