@@ -159,8 +159,8 @@ def _queued_all(session: "Session", group: Group, named: Sequence[Recipient]) ->
         queued = [_added(decision.redirect, named[0].address.text if len(named) == 1 else "")]
     else:
         queued = [_queued(session, recipient) for recipient in named]
-    known = {one.address for one in queued}  # who gets it anyway gets no blind copy of it
-    return (*queued, *(copy for copy in map(_added, decision.bcc) if copy.address not in known))
+    known = {one.address.lower() for one in queued}  # who gets it anyway gets no blind copy of it
+    return (*queued, *(copy for copy in map(_added, decision.bcc) if copy.address.lower() not in known))
 
 
 def _queued(session: "Session", recipient: Recipient) -> QueuedRecipient:

@@ -66,7 +66,7 @@ async def test_what_a_milter_adds_and_blind_copies_are_once_each() -> None:
 
 async def test_a_blind_copy_for_who_gets_it_anyway_is_none() -> None:
     async with Stage() as stage:
-        edited(stage, bcc=("a@example.com", "c@example.com"))
+        edited(stage, bcc=("a@example.com", "B@Example.COM", "c@example.com"))
         await send(stage, "<a@example.com>", "<b@example.com>")
         assert kept(stage) == [[("a@example.com", ""), ("b@example.com", ""), ("c@example.com", "NEVER")]]
 
