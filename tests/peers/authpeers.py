@@ -228,7 +228,11 @@ class Rspamd:
         text = RSPAMD.format(root=root, port=self.port, dns=names.address, more=more)
         (root / "rspamd.conf").write_text(text)
         self.process = Process(["rspamd", "-f", "-i", "-c", str(root / "rspamd.conf")], root / "out")
-        wait_for(lambda: answers(self.port), 100, f"rspamd: see {root}/rspamd.log and {root}/out")
+        try:
+            wait_for(lambda: answers(self.port), 100, f"rspamd: see {root}/rspamd.log and {root}/out")
+        except BaseException:
+            self.process.stop()
+            raise
 
     def symbols(self, case: Case) -> set[str]:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/checkv2", data=case.content)

@@ -85,7 +85,11 @@ class Rspamd:
     def start(self) -> "Rspamd":
         argv = ["rspamd", "-f", "-i", "-c", str(self.root / "rspamd.conf")]
         self.process = Process(argv, self.root / "out")
-        wait_for(lambda: answers(self.port), 100, f"rspamd: see {self.root}/rspamd.log and {self.root}/out")
+        try:
+            wait_for(lambda: answers(self.port), 100, f"rspamd: see {self.root}/rspamd.log and {self.root}/out")
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def hang(self) -> None:

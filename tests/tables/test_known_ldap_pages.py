@@ -25,7 +25,7 @@ def text(value: str | bytes) -> bytes:
 
 
 def message(number: int, *parts: bytes) -> bytes:
-    return ber(0x30, ber(2, bytes([number])), *parts)
+    return ber(0x30, ber(2, number.to_bytes(number.bit_length() // 8 + 1, "big")), *parts)
 
 
 def entries(number: int, addresses: list[str]) -> bytes:
@@ -40,12 +40,13 @@ def done(number: int, code: int, cookie: bytes | None) -> bytes:
 
 
 def asked(line: socket.socket) -> int:
-    """The number of the next message."""
+    """The number of the next message; the client counts over all its connections."""
     head = line.recv(2, socket.MSG_WAITALL)
     size = head[1]
     if size & 0x80:
         size = int.from_bytes(line.recv(size & 0x7F, socket.MSG_WAITALL), "big")
-    return line.recv(size, socket.MSG_WAITALL)[2]
+    body = line.recv(size, socket.MSG_WAITALL)
+    return int.from_bytes(body[2 : 2 + body[1]], "big")
 
 
 Page = Callable[[int], bytes]
