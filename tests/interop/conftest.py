@@ -7,6 +7,7 @@ import pytest
 
 from tests.peers import clamd
 from tests.peers.clamd import Clamd
+from tests.peers.played import Played
 
 
 @pytest.fixture
@@ -17,3 +18,11 @@ def av(tmp_path: Path) -> Iterator[Clamd]:
     server = Clamd(tmp_path / "clamd").start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def played() -> Iterator[Played]:
+    """Milters that the test plays."""
+    made = Played()
+    yield made
+    made.close()

@@ -5,7 +5,7 @@ import re
 import smtplib
 import socketserver
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,14 @@ from appliance.mail.login import Login
 from tests.checks.test_check_policy_services import context
 from tests.checks.test_restrictions import sent_by
 from tests.interop.test_milterd_postfix import mail
-from tests.interop.test_milters_gateway import Played, entry, policies
+from tests.interop.test_milters_gateway import entry, policies
 from tests.interop.test_milters_real import needs
 from tests.interop.test_policy_services import STAGE
 from tests.peers import sendmail
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
 from tests.peers.milters import OpenDkim
+from tests.peers.played import Played
 from tests.peers.policies import plain
 from tests.peers.ports import free_port
 from tests.peers.postfix import Postfix
@@ -43,13 +44,6 @@ def without_name(text: str) -> str:
     """Postfix names what it refuses."""
     start, _, rest = text.partition("<")
     return start + rest.partition(">: ")[2]
-
-
-@pytest.fixture
-def played() -> Iterator[Played]:
-    made = Played()
-    yield made
-    made.close()
 
 
 def send(port: int, login: str = "", subject: str = "hello", sender: str = "a@example.com") -> tuple[int, str]:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.interop.test_milters_gateway import STAGES, Played
+from tests.interop.test_milters_gateway import policies
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
 from tests.peers.milter_server import MilterServer, Packet, header
-from tests.peers.policies import RECIPIENTS
+from tests.peers.played import Played
 from tests.peers.ports import wait_for
 from tests.peers.postfix import Postfix
 
@@ -88,13 +88,6 @@ def delivered(inner: Inner, number: int) -> tuple[list[str], list[bytes], bytes]
 
 
 @pytest.fixture
-def played() -> Iterator[Played]:
-    made = Played()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def theirs() -> Iterator[Inner]:
     made = Inner().start()
     yield made
@@ -105,14 +98,8 @@ def test_edits_do_what_they_do_in_postfix(
     gateway: Callable[..., Gateway], make_postfix: Callable[..., Postfix], played: Played, inner: Inner, theirs: Inner
 ) -> None:
     first, second = played.milter(), played.milter()
-    listed = ", ".join(f'{{ name = "m{at}", address = "{one.address}" }}' for at, one in enumerate((first, second)))
-    policies = {
-        "stages.toml": STAGES,
-        "recipient.toml": RECIPIENTS,
-        "recipients": "@example.com known\n",
-        "milters.toml": f"milters = [{listed}]\n",
-    }
-    ours = gateway(policies=policies)
+    listed = (f'name = "m{at}", address = "{one.address}"' for at, one in enumerate((first, second)))
+    ours = gateway(policies=policies(*listed))
     real = make_postfix(
         relay=f"[127.0.0.1]:{theirs.port}",
         relay_domains="example.com",

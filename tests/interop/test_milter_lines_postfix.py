@@ -3,14 +3,14 @@
 import re
 import shutil
 import smtplib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.interop.test_milters_gateway import STAGES, Played
+from tests.interop.test_milters_gateway import policies
 from tests.peers.gateway import Gateway
 from tests.peers.milter_server import MilterServer
-from tests.peers.policies import RECIPIENTS
+from tests.peers.played import Played
 from tests.peers.postfix import Postfix
 
 pytestmark = [
@@ -23,13 +23,6 @@ TEXTS = {
     "long": b"550-5.7.1 " + b"word " * 60 + b"\r\n550 5.7.1 " + b"more " * 60,
     "one": b"550 5.7.1 only",
 }
-
-
-@pytest.fixture
-def played() -> Iterator[Played]:
-    made = Played()
-    yield made
-    made.close()
 
 
 def heard(port: int) -> list[str]:
@@ -50,13 +43,7 @@ def test_lines_are_those_of_postfix(
     gateway: Callable[..., Gateway], make_postfix: Callable[..., Postfix], played: Played
 ) -> None:
     milter: MilterServer = played.milter()
-    policies = {
-        "stages.toml": STAGES,
-        "recipient.toml": RECIPIENTS,
-        "recipients": "@example.com known\n",
-        "milters.toml": f'milters = [{{ name = "m", address = "{milter.address}" }}]\n',
-    }
-    ours = gateway(policies=policies)
+    ours = gateway(policies=policies(f'name = "m", address = "{milter.address}"'))
     theirs = make_postfix(relay="[127.0.0.1]:9", smtpd_milters=milter.address)
     for name, text in TEXTS.items():
         milter.says = {b"R": [(b"y", text + b"\0")]}

@@ -2,16 +2,17 @@
 is done by Postfix."""
 
 import smtplib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.interop.test_milterd_postfix import Chain, fields, in_chain, mail
-from tests.interop.test_milters_gateway import Played, entry, policies
+from tests.interop.test_milters_gateway import entry, policies
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
 from tests.peers.milter_server import MilterServer, header
+from tests.peers.played import Played
 from tests.peers.ports import wait_for
 from tests.peers.postfix import Postfix
 
@@ -47,13 +48,6 @@ class Judge:
 
     def end(self, data: bytes) -> Any:
         return REFUSALS.get(self.subject) or [*EDITS.get(self.subject, []), *GO_ON]
-
-
-@pytest.fixture
-def played() -> Iterator[Played]:
-    made = Played()
-    yield made
-    made.close()
 
 
 @pytest.fixture

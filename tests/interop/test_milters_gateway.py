@@ -1,18 +1,16 @@
 """A whole gateway with milters that a test plays: what they say is done, what fails is bounded, logged and told of."""
 
-import asyncio
 import re
 import smtplib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
-from tests.peers.loops import ended
 from tests.peers.milter_server import MilterServer, header
+from tests.peers.played import Played
 from tests.peers.policies import RECIPIENTS
 from tests.peers.ports import wait_for
 
@@ -26,46 +24,6 @@ data = ["milters"]
 message = ["size", "loop", "milters"]
 """
 MAIL = b"From: a@example.org\r\nX-Mine: old\r\nSubject: one\r\n\r\nhello\r\n"
-
-
-class Played:
-    """Milters on a loop of their own."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.servers: list[MilterServer] = []
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
-
-    def milter(self, says: dict[bytes, Any] | None = None, **more: Any) -> MilterServer:
-        async def start() -> MilterServer:
-            return await MilterServer(says, **more).__aenter__()
-
-        self.servers.append(self.run(start()))
-        return self.servers[-1]
-
-    def stop(self, server: MilterServer) -> None:
-        self.run(server.__aexit__())
-        self.servers.remove(server)
-
-    def start(self, server: MilterServer) -> None:
-        self.run(server.__aenter__())
-        self.servers.append(server)
-
-    def close(self) -> None:
-        for server in list(self.servers):
-            self.stop(server)
-        ended(self.loop, self._thread)
-
-
-@pytest.fixture
-def played() -> Iterator[Played]:
-    made = Played()
-    yield made
-    made.close()
 
 
 def policies(*entries: str, **files: str) -> dict[str, str]:
