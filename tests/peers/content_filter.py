@@ -22,7 +22,7 @@ MARK = b"X-Filtered: yes\r\n"
 class _Forwarded:
     async def smtp_XFORWARD(self: Any, arg: str) -> None:
         self.event_handler.told.update(dict(word.split("=", 1) for word in arg.split()))
-        await self.push("250 2.0.0 Ok")
+        await self.push(self.event_handler.forwarded)
 
 
 class _Server(_Forwarded, SMTP):
@@ -35,9 +35,10 @@ class _Lmtp(_Forwarded, LMTP):
 
 class ContentFilter:
     """Give `back`, the port of a listener of role reinject. `answer`: what is said behind the content instead; `knows`:
-    does it offer XFORWARD and pass it on?"""
+    does it offer XFORWARD and pass it on? `forwarded`: what it answers to that."""
 
     server: type[SMTP] = _Server
+    forwarded = "250 2.0.0 Ok"
 
     def __init__(self, back: int, port: int | None = None, answer: str = "", knows: bool = True) -> None:
         self.back, self.port, self.answer, self.knows = back, port or free_port(), answer, knows

@@ -156,6 +156,20 @@ def test_parameters_only_where_offered() -> None:
     assert written(connected("PIPELINING").begin(full)) == (b"MAIL FROM:<s@x.example>\r\nRCPT TO:<a@b.c>\r\nDATA\r\n")
 
 
+@pytest.mark.parametrize(("features", "replies"), [(FULL, b"222"), (FULL[1:], b"2232")])
+def test_xforward_that_is_refused_is_a_remark(features: tuple[str, ...], replies: bytes) -> None:
+    machine = connected(*features)
+    machine.begin(message("a@b.c", xforward={"NAME": "n.example"}), b"x\r\n")
+    machine.receive(b"550 5.7.0 not you\r\n")
+    for digit in replies:
+        events = machine.receive(b"%c50 ok\r\n" % digit)
+    done = finished(events)
+    assert done.remarks == (Result("failed", 550, "5.7.0", "550 5.7.0 not you", "XFORWARD"),)
+    assert [result.kind for result in done.results] == ["delivered"]
+    machine.begin(message("a@b.c"), b"x\r\n")  # nothing is said of the next one
+    assert finished(machine.eof()).remarks == ()
+
+
 def test_null_sender_and_quoted_local_part() -> None:
     events = connected(*PIPELINING).begin(Outgoing("", (OutgoingRecipient('"a b>"@b.c'),)))
     assert written(events) == b'MAIL FROM:<>\r\nRCPT TO:<"a b>"@b.c>\r\nDATA\r\n'

@@ -72,6 +72,19 @@ def test_the_filter_is_chosen_by_recipient_domain(gateway: Callable[..., Gateway
     scan.stop()
 
 
+def test_a_filter_that_refuses_xforward_is_told_of(gateway: Callable[..., Gateway], inner: Inner) -> None:
+    back, door = free_port(), free_port()
+    scan = ContentFilter(back, knows=True)
+    scan.forwarded = "550 5.7.0 you are not authorized"
+    scan.start()
+    made = gateway(policies=plain(), more=wiring(back, filtered_door(door, f"smtp:[127.0.0.1]:{scan.port}")), workers=1)
+    first = queue_id(sent(door, "a@example.com"))
+    inner.wait(1)
+    said = "said: 550 5.7.0 you are not authorized (in reply to XFORWARD command)"
+    made.wait_log(f"warning: {first}: host 127.0.0.1[127.0.0.1] {said}")
+    scan.stop()
+
+
 def test_mail_waits_for_a_filter_that_is_away(gateway: Callable[..., Gateway], inner: Inner) -> None:
     back, door, port = free_port(), free_port(), free_port()
     made = gateway(policies=plain(), more=wiring(back, filtered_door(door, f"smtp:[127.0.0.1]:{port}")), workers=1)

@@ -26,7 +26,7 @@ _BOUNCED = DELIVERIES.labels("bounced")
 
 class Trip(NamedTuple):
     """One attempt as the log tells it. `delays`: seconds before the queue, in it, connecting, sending. `dsn`: the
-    server sends notices itself. `service`: who logs it, if neither smtp nor lmtp."""
+    server sends notices itself. `service`: who logs it, if neither smtp nor lmtp. `remarks`: what was refused besides."""
 
     delays: tuple[float, float, float, float]
     relay: str
@@ -35,6 +35,12 @@ class Trip(NamedTuple):
     lmtp: bool = False
     dsn: bool = False
     service: str = ""
+    remarks: tuple[Answer, ...] = ()
+
+    @property
+    def logs_as(self) -> str:
+        """The service in the log."""
+        return self.service or ("lmtp" if self.lmtp else "smtp")
 
 
 class Results:
@@ -45,6 +51,8 @@ class Results:
 
     def delivered(self, item: Item, indexes: Sequence[int], answers: Sequence[Answer], trip: Trip) -> bool:
         """Record the answers for these recipients. True if some of them must be tried again."""
+        for remark in trip.remarks:
+            maillog.log(f"warning: {item.queue_id}: {worded(remark, trip.peer)}", trip.logs_as)
         if len(answers) == len(item.trailer.recipients) and all(answer.kind == "delivered" for answer in answers):
             return self._all_sent(item, indexes, answers, trip)
         results: dict[int, Result] = {}
@@ -123,7 +131,7 @@ class Results:
             original=recipient.original,
             uses=trip.uses,
         )
-        maillog.log(line, trip.service or ("lmtp" if trip.lmtp else "smtp"))
+        maillog.log(line, trip.logs_as)
 
     def _success_notices(self, item: Item, indexes: Sequence[int], trip: Trip) -> None:
         recipients = item.trailer.recipients

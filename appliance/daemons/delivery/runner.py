@@ -21,7 +21,7 @@ from appliance.daemons.delivery.way import NoWay, Session
 from appliance.mail import apply
 from appliance.observe import oplog, trouble
 from appliance.protocol.errors import Unavailable
-from appliance.protocol.smtp.outgoing import Result, is_confused
+from appliance.protocol.smtp.outgoing import Result, is_confused, is_unheard
 from appliance.queue.content import Content
 from appliance.queue.envelope import Trailer
 from appliance.queue.errors import ContentDamaged
@@ -164,7 +164,7 @@ class Runner:
             return self._stays(item, indexes, error, begun)
         session = await self._ready_session()
         answers, trip = await self._transact(session, item, trailer, indexes, begun)
-        if session.uses > 1 and _stale(answers):
+        if session.uses > 1 and is_unheard(answers):
             self._drop_session()
             session = await self._ready_session()
             answers, trip = await self._transact(session, item, trailer, indexes, begun)
@@ -262,6 +262,7 @@ class Runner:
             session.target.lmtp,
             session.dsn,
             _service(session),
+            finished.remarks,
         )
         return answers, trip
 
@@ -293,8 +294,3 @@ def _service(session: Session) -> str:
     if isinstance(session, FixedSession):
         return "discard" if session.service == "discard" else "error"  # who answers retry: is error(8) too
     return "pipe" if isinstance(session, PipeSession) else ""
-
-
-def _stale(answers: list[Result]) -> bool:
-    """The kept connection was dead already: the server answered nothing at all of this message."""
-    return all(answer.kind == "deferred" and not answer.code and not answer.unknown for answer in answers)

@@ -212,14 +212,14 @@ class ClientMachine:
             return []
         self._transaction, self.state = None, "ready"
         self._dirty = self._dirty or transaction.dirty
-        events: list[Event] = [Finished(_complete(transaction), not transaction.broken)]
+        events: list[Event] = [Finished(_complete(transaction), not transaction.broken, transaction.remarks)]
         return events + (self._close(transaction.broken, "") if transaction.broken else [])
 
     def _close(self, text: str, reason: str, reply: Reply | None = None) -> list[Event]:
         events: list[Event] = []
         if self._transaction is not None:
             self._transaction.cut(reason, reply)
-            events.append(Finished(_complete(self._transaction), False))
+            events.append(Finished(_complete(self._transaction), False, self._transaction.remarks))
             self._transaction = None
         self.state = "closed"
         return [*events, Closed(text, reply)]

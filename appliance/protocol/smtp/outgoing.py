@@ -6,12 +6,14 @@ What failure means for the mail: a message that raises must be kept aside (corru
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from appliance.protocol.smtp.reply import Reply
 
 Kind = Literal["delivered", "deferred", "failed"]
+#: What the mail log calls the steps of a dialogue, where otherwise than their commands.
+NAMES = {"MAIL": "MAIL FROM", "RCPT": "RCPT TO", "END": "end of DATA"}
 
 #: An address or a parameter that is one word of a command: blanks and brackets only inside quotes, controls nowhere.
 _ONE_WORD = re.compile(r'(?>(?:[^"\x00-\x20\x7f<>]|"(?>(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*)")*)')
@@ -91,10 +93,12 @@ class SendContent(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The message is through: one result a recipient, in their order. `reusable`: the session can take another."""
+    """The message is through: one result a recipient, in their order. `reusable`: the session can take another.
+    `remarks`: what the server refused without harm to the message, for the log."""
 
     results: tuple[Result, ...]
     reusable: bool
+    remarks: tuple[Result, ...] = ()
 
 
 class Closed(NamedTuple):
@@ -112,6 +116,20 @@ def kind_of(code: int) -> Kind:
     if code // 100 == 2:
         return "delivered"
     return "failed" if code // 100 == 5 else "deferred"
+
+
+def result_of(reply: Reply, step: str) -> Result:
+    """What a reply to a step of the dialogue means for whom it was about."""
+    kind = kind_of(reply.code)
+    # "Too many recipients" was 552 in old servers; the rest of them is welcome later (RFC 5321 4.5.3.1.10).
+    if step == "RCPT" and reply.code == 552 and reply.enhanced in ("", "5.5.3"):
+        kind = "deferred"
+    return Result(kind, reply.code, reply.enhanced, reply.text, NAMES.get(step, step))
+
+
+def is_unheard(results: Iterable[Result]) -> bool:
+    """Did the server answer nothing at all of this message? A kept connection was dead already then."""
+    return all(result.kind == "deferred" and not result.code and not result.unknown for result in results)
 
 
 def is_confused(result: Result) -> bool:

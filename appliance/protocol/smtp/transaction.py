@@ -14,20 +14,18 @@ from functools import cached_property
 from appliance.protocol.smtp.attributes import format_xforward
 from appliance.protocol.smtp.data import BdatDecoder, DataEncoder
 from appliance.protocol.smtp.outgoing import (
+    NAMES,
     Event,
     Outgoing,
     Result,
     SendContent,
     Write,
-    kind_of,
     mail_command,
     needs_smtputf8,
     rcpt_command,
+    result_of,
 )
 from appliance.protocol.smtp.reply import Reply
-
-#: What the mail log calls the commands.
-_NAMES = {"MAIL": "MAIL FROM", "RCPT": "RCPT TO", "END": "end of DATA"}
 
 
 class Transaction:
@@ -51,6 +49,8 @@ class Transaction:
         self.message, self.lmtp, self.chunking, self.probe = message, lmtp, chunking, probe
         self.pipelining = pipelining
         self.results: list[Result | None] = [None] * len(message.recipients)
+        #: What was refused without harm to the message.
+        self.remarks: tuple[Result, ...] = ()
         #: envelope -> content -> final -> done; "discard": content that nobody wants was ended by a lone dot.
         self.phase = "envelope"
         #: The server still holds something of this transaction: RSET before the next.
@@ -119,17 +119,24 @@ class Transaction:
             self._on_chunk(reply)
         elif step == "END":
             self._on_end(reply, index)
-        elif step == "XFORWARD" and self.message.together and reply.code // 100 != 2:
-            self._fill(Result("deferred", 0, "4.5.0", reply.text, step))  # it would take the client for ourselves
-            self._unsent.clear()
+        elif step == "XFORWARD" and reply.code // 100 != 2:
+            self._on_unforwarded(reply)
         return [] if self._sent else self._advance()
 
     def _on_mail(self, reply: Reply) -> None:
         if reply.code // 100 == 2:
             self.dirty = True
         else:
-            self._fill(_result(reply, "MAIL"))
+            self._fill(result_of(reply, "MAIL"))
             self._unsent.clear()
+
+    def _on_unforwarded(self, reply: Reply) -> None:
+        """It will take the client for ourselves."""
+        if self.message.together:
+            self._fill(Result("deferred", 0, "4.5.0", reply.text, "XFORWARD"))
+            self._unsent.clear()
+        else:
+            self.remarks += (result_of(reply, "XFORWARD"),)
 
     def _on_rcpt(self, reply: Reply, index: int) -> None:
         if self.results[index] is not None:
@@ -137,7 +144,7 @@ class Transaction:
         if reply.code // 100 == 2:
             self._accepted[index] = reply
         else:
-            self.results[index] = _result(reply, "RCPT")
+            self.results[index] = result_of(reply, "RCPT")
         # Where DATA was not sent with RCPT, nobody is asked for content that no recipient wants.
         if self._unsent and self._unsent[0][0] == "DATA" and not self._sent and not self._accepted:
             self._unsent.clear()
@@ -150,7 +157,7 @@ class Transaction:
 
     def _on_end(self, reply: Reply, index: int) -> None:
         reply = self._refusal or reply
-        result = _result(reply, "BDAT" if self.chunking else "END")
+        result = result_of(reply, "BDAT" if self.chunking else "END")
         if index >= 0:
             self.results[index] = result
         else:
@@ -161,7 +168,7 @@ class Transaction:
     def _early(self, reply: Reply) -> list[Event]:
         """A reply to nothing. While content streams a refusal counts; consent before the end is worth nothing."""
         if self.phase == "content" and reply.code // 100 in (4, 5):
-            self._fill(_result(reply, "BDAT" if self.chunking else "DATA"))
+            self._fill(result_of(reply, "BDAT" if self.chunking else "DATA"))
             self.broken = f"the server answered before the end of the content: {reply.text}"
         else:
             self.broken = f"the server sent a reply that nobody asked for: {reply.text}"
@@ -179,7 +186,7 @@ class Transaction:
         if self.phase == "content":
             return []
         if self._refusal is not None:
-            self._fill(_result(self._refusal, "BDAT"))
+            self._fill(result_of(self._refusal, "BDAT"))
         self.phase = "done"
         return []
 
@@ -195,7 +202,7 @@ class Transaction:
         go_ahead = self._data is not None and self._data.code // 100 == 3
         if self.probe:
             for index, reply in self._accepted.items():
-                self.results[index] = _result(reply, "RCPT")
+                self.results[index] = result_of(reply, "RCPT")
         elif not self._accepted:
             if go_ahead:
                 return self._discard()
@@ -211,7 +218,7 @@ class Transaction:
         if reply.code // 100 == 2:
             self.broken = f"the server answered DATA with {reply.text}"
             return Result("deferred", 0, "4.5.0", self.broken, "DATA")
-        return _result(reply, "DATA")
+        return result_of(reply, "DATA")
 
     def _discard(self) -> list[Event]:
         """354 although no recipient is left (DATA was pipelined): end the content before it begins (RFC 2920 3.1).
@@ -271,12 +278,12 @@ class Transaction:
         # Everything was sent and nothing came back: the server may have the message.
         unknown = reply is None and self.phase == "final"
         if self._refusal is not None:
-            self._fill(_result(self._refusal, "BDAT"))
+            self._fill(result_of(self._refusal, "BDAT"))
         elif reply is not None:
-            self._fill(_result(reply, step))
+            self._fill(result_of(reply, step))
         else:
             text = f"{reason} while {self.waiting_for()}"
-            self._fill(Result("deferred", 0, "4.4.2", text, _NAMES.get(step, step), unknown))
+            self._fill(Result("deferred", 0, "4.4.2", text, NAMES.get(step, step), unknown))
         self.phase = "done"
 
     def waiting_for(self) -> str:
@@ -286,15 +293,7 @@ class Transaction:
         if self.phase == "content":
             return "sending message body"
         step = self._sent[0][0] if self._sent else "DATA"
-        return f"sending {_NAMES.get(step, step)}" if step != "DATA" else "sending DATA command"
+        return f"sending {NAMES.get(step, step)}" if step != "DATA" else "sending DATA command"
 
     def _fill(self, result: Result) -> None:
         self.results = [result if known is None else known for known in self.results]
-
-
-def _result(reply: Reply, step: str) -> Result:
-    kind = kind_of(reply.code)
-    # "Too many recipients" was 552 in old servers; the rest of them is welcome later (RFC 5321 4.5.3.1.10).
-    if step == "RCPT" and reply.code == 552 and reply.enhanced in ("", "5.5.3"):
-        kind = "deferred"
-    return Result(kind, reply.code, reply.enhanced, reply.text, _NAMES.get(step, step))
