@@ -104,20 +104,23 @@ class Likeness:
         bound = self.bound
         form = self.forms.get(domain) if plain else None
         answer = bound.step(address, now) if form else None
+        if form is not None and type(answer) is GreylistAnswer and form.fits(answer):
+            session.asked, session.trail = self.of_session
+            ident = next(front.ids)
+            action = record.formed(form, one, ident, now, answer)
+            brief = _PutOff(self, session, address, ident, now, answer, action)
+            record.unsaid(front.messages.keep_brief(one.instance, client, brief))
+            return session, action
         if answer is None:
             form, answer = None, bound.ask(address, now, plain)
         if answer is None:
             return None
         session.asked, session.trail = self.of_session
-        message = Message(next(front.ids), self.rules, session, now)
-        message.asked, message.trail = self.of_message
-        message.identity = self.identity
-        # What a form says at once is made only where somebody asks (`late`): nothing to fold.
-        folds = form is None or isinstance(answer, Promise)
-        record.unsaid(front.messages.keep(one.instance, client, message, folds))
+        message = self.begun(next(front.ids), session, now)
+        record.unsaid(front.messages.keep(one.instance, client, message))
 
         def heard(said: Asked) -> str:
-            if form and type(said) is GreylistAnswer and form.fits(said):
+            if form is not None and type(said) is GreylistAnswer and form.fits(said):
                 action = record.formed(form, one, message.id, now, said)
                 message.answers[one.recipient] = action
                 message.late = partial(_verdicts, bound, address, message.id, now, said)
@@ -135,6 +138,13 @@ class Likeness:
             return said
 
         return session, answer.map(waited).map(heard)
+
+    def begun(self, ident: str, session: Session, now: float) -> Message:
+        """The message of such a request."""
+        message = Message(ident, self.rules, session, now)
+        message.asked, message.trail = self.of_message
+        message.identity = self.identity
+        return message
 
     def holds(self, question: Question) -> bool:
         """Whether what it was made of still stands."""
@@ -159,6 +169,26 @@ class Likeness:
             if len(self.forms) >= DOMAINS:
                 self.forms.clear()
             self.forms[address.domain] = make(question, self.bound.decide, self.found, answer)
+
+
+class _PutOff(msgspec.Struct, gc=False):
+    """A message whose first recipient was put off by a form (messages.Brief). No cycle goes through it."""
+
+    likeness: Likeness
+    session: Session
+    recipient: Address
+    id: str
+    touched: float
+    answer: GreylistAnswer
+    action: str
+
+    def whole(self) -> Message:
+        """With what was found, which is made where somebody asks."""
+        like, moment = self.likeness, self.touched
+        message = like.begun(self.id, self.session, moment)
+        message.answers[self.recipient.text] = self.action
+        message.late = partial(_verdicts, like.bound, self.recipient, self.id, moment, self.answer)
+        return message
 
 
 def _verdicts(bound: Bound, address: Address, ident: str, now: float, answer: Asked) -> tuple[Verdict, ...]:

@@ -12,7 +12,7 @@ import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -180,15 +180,25 @@ def _unfold(packed: bytes, identity: Identity | None, theirs: tuple[int, ...]) -
     )
 
 
+class Brief(Protocol):
+    """A message that a stranger to the greylist began, in fewer words: about most of them nobody asks again."""
+
+    @property
+    def touched(self) -> float: ...
+
+    def whole(self) -> Message:
+        """The message."""
+
+
 class Messages:
     """All messages of a worker."""
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._known: OrderedDict[tuple[str, str], Message] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], Message | Brief] = OrderedDict()
         self._at_hand: deque[Message] = deque()
         #: Those that began before the rules in force.
-        self._overtaken: deque[Message] = deque()
+        self._overtaken: deque[tuple[str, str]] = deque()
         self.forgotten = 0
 
     def __len__(self) -> int:
@@ -198,6 +208,8 @@ class Messages:
         """The message, if it is remembered."""
         found = self._known.get((instance, client))
         if found is not None:
+            if not isinstance(found, Message):
+                found = self._known[instance, client] = found.whole()
             found.touched = now
             self._known.move_to_end((instance, client))
             if found.late is not None:  # it will be unfolded
@@ -208,17 +220,23 @@ class Messages:
         """Whether the message is remembered."""
         return (instance, client) in self._known
 
-    def keep(self, instance: str, client: str, message: Message, folds: bool = True) -> list[Message]:
-        """Remember one; those that are forgotten for it. `folds`: there is something to be folded."""
-        self._known[instance, client] = message
-        if folds:
-            self._at_hand.append(message)
-            while len(self._at_hand) > AT_HAND:
-                self._at_hand.popleft().put_by()
-        gone = []
-        while len(self._known) > self.most:
-            gone.append(self._known.popitem(last=False)[1])
-        self.forgotten += len(gone)
+    def keep(self, instance: str, client: str, message: Message) -> list[Message]:
+        """Remember one; those that are forgotten for it."""
+        self._at_hand.append(message)
+        while len(self._at_hand) > AT_HAND:
+            self._at_hand.popleft().put_by()
+        return self.keep_brief(instance, client, message)
+
+    def keep_brief(self, instance: str, client: str, message: Message | Brief) -> list[Message]:
+        """As `keep`; there is nothing to be folded."""
+        known = self._known
+        known[instance, client] = message
+        gone: list[Message] = []
+        while len(known) > self.most:
+            oldest = known.popitem(last=False)[1]
+            self.forgotten += 1
+            if isinstance(oldest, Message):
+                gone.append(oldest)
         return gone
 
     def sweep(self, now: float) -> list[Message]:
@@ -228,24 +246,31 @@ class Messages:
             oldest = next(iter(self._known.values()))
             if oldest.touched + KEPT > now:
                 break
-            gone.append(self._known.popitem(last=False)[1])
+            self._known.popitem(last=False)
+            if isinstance(oldest, Message):
+                gone.append(oldest)
         return gone
 
     def forget(self) -> list[Message]:
         """All of them."""
-        gone = list(self._known.values())
+        gone = [message for message in self._known.values() if isinstance(message, Message)]
         self._known.clear()
         return gone
 
     def overtaken(self) -> None:
         """Other rules are in force."""
-        self._overtaken = deque(self._known.values())
+        self._overtaken = deque(self._known)
 
     def renew(self, rules: "Rules", now: float) -> None:
         """Look at some that began before these rules."""
         for _ in range(min(TURN, len(self._overtaken))):
-            message = self._overtaken.popleft()
+            key = self._overtaken.popleft()
+            message = self._known.get(key)
+            if message is None:
+                continue
             if message.touched + IN_PROGRESS > now:
-                self._overtaken.append(message)
-            else:
-                message.renew(rules)
+                self._overtaken.append(key)
+                continue
+            if not isinstance(message, Message):
+                message = self._known[key] = message.whole()
+            message.renew(rules)

@@ -72,8 +72,7 @@ def formed(form: "texts.Form", one: "Cut", ident: str, now: float, answer: Greyl
     action, line, why, event = form.fill(one, ident, now, answer)
     _counts["RCPT", _word(action)] += 1
     found_again(form.counts)
-    maillog.log(line)
-    maillog.log(why)
+    maillog.log_all((line, why))
     events.emit_line(event)
     return action
 
@@ -141,7 +140,8 @@ def internal(peer: str, state: str, error: BaseException, action: str, mail: str
 def unsaid(messages: Iterable["Message"]) -> None:
     """Actions for which no request came."""
     for message in messages:
-        lost(message.id, message.pending or ())
+        if message.pending:
+            lost(message.id, message.pending)
 
 
 def lost(ident: str, actions: Iterable[str]) -> None:

@@ -5,8 +5,11 @@ differs, then tried on that very deferral. What it gives is what that code gives
 the mail: none.
 """
 
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -77,12 +80,29 @@ def why(ident: str, decision: Decision) -> str:
     return f"{ident}: {decision.verb} by {message_events.why(decision.deciding)}"
 
 
+class _Blanks:
+    """A text with marks in the places of what differs: what stands between them, and which value stands where."""
+
+    __slots__ = ("_between", "_pick")
+
+    def __init__(self, text: str, marks: Sequence[str]) -> None:
+        pieces = re.split(f"({'|'.join(map(re.escape, marks))})", text)
+        self._between = tuple(pieces[::2])
+        values = [len(self._between) + marks.index(mark) for mark in pieces[1::2]]
+        order = [place for both in zip_longest(range(len(self._between)), values) for place in both if place is not None]
+        self._pick = itemgetter(*order)
+
+    def fill(self, values: tuple[str, ...]) -> str:
+        """The text with these values, in the order of the marks."""
+        return "".join(self._pick(self._between + values))
+
+
 class Form:
     """Of the first attempt of a triplet, for one domain of recipients. `counts`: what was found, by check and outcome."""
 
     __slots__ = ("_action", "_event", "_like", "_line", "_why", "counts")
 
-    def __init__(self, texts: Sequence[str], like: GreylistAnswer, counts: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, texts: Sequence[_Blanks], like: GreylistAnswer, counts: Sequence[tuple[str, str]]) -> None:
         self._action, self._line, self._why, self._event = texts
         self._like, self.counts = like, counts
 
@@ -93,15 +113,15 @@ class Form:
 
     def fill(self, one: "Cut", ident: str, now: float, answer: GreylistAnswer) -> tuple[str, str, str, bytes]:
         """The action, both log lines, the event."""
-        told = {
-            "id": ident,
-            "now": repr(now),
-            "first": repr(round(answer.first, 3)),
-            "recipient": one.recipient,
-            "queue": one.queue_id or lines.NOQUEUE,
-            "queue_json": _json(one.queue_id),
-        }
-        return self._action % told, self._line % told, self._why % told, (self._event % told).encode()
+        queue_id = one.queue_id
+        queue, told = (queue_id, _json(queue_id)) if queue_id else (lines.NOQUEUE, '""')
+        values = one.recipient, ident, repr(now), repr(round(answer.first, 3)), told, queue
+        return (
+            self._action.fill(values),
+            self._line.fill(values),
+            self._why.fill(values),
+            self._event.fill(values).encode(),
+        )
 
 
 def _rest(answer: GreylistAnswer) -> tuple[int, int, float]:
@@ -131,7 +151,8 @@ def make(question: "Question", decide: Decide, before: Sequence[Verdict], answer
             return None
         counts = [(verdict.check, verdict.outcome) for verdict in (*before, *decision.verdicts)]
         whole = _whole(question, attributes, _ID, _NOW, decision, before)
-        form = Form([_marked(text, marked.text) for text in whole], answer, counts)
+        marks = marked.text, _ID, repr(_NOW), repr(_FIRST), f'"{_QUEUE_ID}"', _QUEUE_ID
+        form = Form([_Blanks(text, marks) for text in whole], answer, counts)
         real = decide(address, question.id, question.now, answer)
         expected = _whole(question, question.attributes, question.id, question.now, real, before)
         cut = question.cut
@@ -157,14 +178,6 @@ def _whole(
     told["verdicts"] = [message_events.plain(verdict) for verdict in found]
     line = judged("reject", attributes, who.name, who.address, action, question.state)
     return action, line, why(ident, decision), f"{_encode(event(question, attributes, **told)).decode()}\n"
-
-
-def _marked(text: str, address: str) -> str:
-    """A text with marks as one for the operator %."""
-    text = text.replace("%", "%%").replace(f'"{_QUEUE_ID}"', "%(queue_json)s").replace(_QUEUE_ID, "%(queue)s")
-    for mark, name in ((address, "recipient"), (_ID, "id"), (repr(_NOW), "now"), (repr(_FIRST), "first")):
-        text = text.replace(mark, f"%({name})s")
-    return text
 
 
 def deciding(verdict: Verdict | None, verdicts: Sequence[Verdict]) -> dict[str, Any] | None:

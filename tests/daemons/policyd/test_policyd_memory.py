@@ -52,6 +52,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     monkeypatch.setattr(events, "emit_line", line)
     monkeypatch.setattr(events, "emit", found.append)
     monkeypatch.setattr(record.maillog, "log", found.append)
+    monkeypatch.setattr(record.maillog, "log_all", found.extend)
     yield found
 
 
@@ -122,6 +123,7 @@ def test_with_and_without_the_memory_everything_is_the_same(
         patch.setattr(events, "emit_line", lambda octets: told.append(json.loads(octets)))
         patch.setattr(events, "emit", told.append)
         patch.setattr(record.maillog, "log", told.append)
+        patch.setattr(record.maillog, "log_all", told.extend)
         with_it, without = asyncio.run(play(True)), asyncio.run(play(False))
     assert with_it[0] == without[0]
     for mine, theirs in zip(with_it[1], without[1], strict=True):

@@ -11,6 +11,7 @@ from appliance.config.snapshot import Snapshot
 from appliance.daemons.compose import build_site
 from appliance.daemons.policyd.connection import Connection
 from appliance.daemons.policyd.front import Front
+from appliance.daemons.policyd.messages import Message
 from appliance.daemons.policyd.rules import Rules
 from appliance.engine.exceptions import end_of
 from appliance.engine.pipeline import Engine
@@ -187,7 +188,8 @@ class Server:
                 m.session.asked,
                 m.session.trail,
             )
-            for key, m in self.front.messages._known.items()
+            for key, kept in self.front.messages._known.items()
+            for m in [kept if isinstance(kept, Message) else kept.whole()]
         ]
 
     def memory(self) -> int:
