@@ -30,7 +30,7 @@ from appliance.mail.ports import Greylist, GreylistAnswer, GreylistAsk, Ports
 from appliance.mail.promise import Promise
 from appliance.mail.subscribers import dynamic_name
 from appliance.mail.triplet import recipient_key, sender_key
-from appliance.mail.verdict import Action, Verdict
+from appliance.mail.verdict import Action, Verdict, in_millis
 from appliance.protocol.smtp.address import NULL_SENDER, Address
 
 NAME = "greylist"
@@ -189,7 +189,7 @@ def decide(
         "keys": list(ask.keys),
         "sender": ask.sender,
         "recipient": ask.recipient,
-        "first": round(answer.first, 3),
+        "first": in_millis(answer.first),
         "attempts_before": attempts - 1 if attempts > 1 else 0,
         "attempts": attempts,
         "passes": answer.passes,

@@ -27,7 +27,7 @@ from appliance.mail.lookup import heard, opened
 from appliance.mail.network import network
 from appliance.mail.ports import Ports, Table, Unavailable
 from appliance.mail.subscribers import dynamic_name
-from appliance.mail.verdict import Action, Verdict
+from appliance.mail.verdict import Action, Verdict, in_millis
 from appliance.mailauth import author as authors
 from appliance.mailauth.registrable import organisation, same_organisation
 
@@ -146,8 +146,8 @@ def decide(identity: Identity, now: float, doubt: str = "", until: float = 0.0) 
         "identity": identity.name,
         "proof": identity.proof,
         "shared": identity.shared,
-        "first": round(identity.first, 3),
-        "last": round(identity.last, 3),
+        "first": in_millis(identity.first),
+        "last": in_millis(identity.last),
         "days": identity.days,
         "messages": identity.messages,
     }

@@ -108,3 +108,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 ACCEPT = Decision(verb="accept")
+
+
+def in_millis(moment: float) -> float:
+    """A moment as evidence tells it: to the millisecond (round(moment, 3) costs ten times as much)."""
+    return round(moment * 1000.0) / 1000.0

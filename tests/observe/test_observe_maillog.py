@@ -33,6 +33,18 @@ async def test_lines_of_a_turn_are_written_together_in_postfix_form(tmp_path: Pa
     assert second.endswith(" mx postgate/qmgr[77]: ABC: removed")
 
 
+async def test_lines_that_are_logged_together_are_as_each_by_itself(tmp_path: Path) -> None:
+    texts = ["one", "two\nthree\x1b[0m", "\u00fc\udcff", "x" * 3000]
+    maillog.configure(opened(tmp_path / "log"))
+    for text in texts:
+        maillog.log(text)
+    maillog.log_all(texts)
+    maillog.log_all(texts[:1], fit=True)
+    maillog.flush()
+    written = [line.partition(": ")[2] for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(written) == 9 and written[:4] == written[4:8] and written[8] == "one"
+
+
 def test_without_a_loop_lines_are_written_at_once(tmp_path: Path) -> None:
     maillog.configure(opened(tmp_path / "log"))
     maillog.log("one\ntwo")

@@ -11,7 +11,7 @@ judged as any request.
 import re
 from bisect import bisect
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -101,9 +101,8 @@ class Likeness:
         if address is None or address.utf8:
             return None
         plain = plain and address.text == one.recipient
-        bound = self.bound
         form = self.forms.get(domain) if plain else None
-        answer = bound.step(address, now) if form else None
+        answer = self.bound.step(address, now) if form is not None else None
         if form is not None and type(answer) is GreylistAnswer and form.fits(answer):
             session.asked, session.trail = self.of_session
             ident = next(front.ids)
@@ -112,32 +111,37 @@ class Likeness:
             record.unsaid(front.messages.keep_brief(one.instance, client, brief))
             return session, action
         if answer is None:
-            form, answer = None, bound.ask(address, now, plain)
+            form, answer = None, self.bound.ask(address, now, plain)
         if answer is None:
             return None
+        return session, self._goes_on(_Turn(front, door, lead, one, session, address, now), form, answer)
+
+    def _goes_on(self, turn: "_Turn", form: Form | None, answer: Asked | Promise[Asked]) -> str | Promise[str]:
+        """What is no stranger with a form at once. Apart: its closures would cost those."""
+        front, door, lead, one, session, address, now = turn
         session.asked, session.trail = self.of_session
         message = self.begun(next(front.ids), session, now)
-        record.unsaid(front.messages.keep(one.instance, client, message))
+        record.unsaid(front.messages.keep(one.instance, self.facts.who.address, message))
 
         def heard(said: Asked) -> str:
             if form is not None and type(said) is GreylistAnswer and form.fits(said):
                 action = record.formed(form, one, message.id, now, said)
                 message.answers[one.recipient] = action
-                message.late = partial(_verdicts, bound, address, message.id, now, said)
+                message.late = partial(_verdicts, self.bound, address, message.id, now, said)
                 return action
             question = Question(front, door, lead.attributes(one), session, self.facts)
             question.now, question.before, question.cut = message.touched, self.before, one
             return self._conclude(question, address, said)
 
         if not isinstance(answer, Promise):
-            return session, heard(answer)
+            return heard(answer)
         then = front.monotonic()
 
         def waited(said: Asked) -> Asked:
-            bound.waited(front.monotonic() - then)
+            self.bound.waited(front.monotonic() - then)
             return said
 
-        return session, answer.map(waited).map(heard)
+        return answer.map(waited).map(heard)
 
     def begun(self, ident: str, session: Session, now: float) -> Message:
         """The message of such a request."""
@@ -169,6 +173,18 @@ class Likeness:
             if len(self.forms) >= DOMAINS:
                 self.forms.clear()
             self.forms[address.domain] = make(question, self.bound.decide, self.found, answer)
+
+
+class _Turn(NamedTuple):
+    """A request that is being judged."""
+
+    front: "Front"
+    door: Door
+    lead: Lead[Likeness]
+    one: Cut
+    session: Session
+    address: Address
+    now: float
 
 
 class _PutOff(msgspec.Struct, gc=False):

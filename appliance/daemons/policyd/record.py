@@ -31,9 +31,6 @@ _errors = metrics.counter("postgate_policyd_internal_errors_total", "Requests th
 _PASSED = ("RCPT", "DUNNO")
 _encode = msgspec.json.Encoder().encode
 _REFUSE = ("REJECT", "DEFER")
-#: Words of answers that are counted by name.
-_PLAIN = ("DUNNO", "REJECT", "DEFER", "DEFER_IF_PERMIT", "DEFER_IF_REJECT", "DISCARD", "HOLD", "REDIRECT")
-_KNOWN = frozenset((*_PLAIN, "FILTER", "BCC", "PREPEND", "WARN", "INFO"))
 
 
 def connections(count: int) -> None:
@@ -41,17 +38,11 @@ def connections(count: int) -> None:
     _open.set(count)
 
 
-def _word(action: str) -> str:
-    """What an answer is counted as."""
-    verb = action.partition(" ")[0]
-    return verb if verb in _KNOWN else f"{verb[:1]}xx"
-
-
 def answered(question: "Question", action: str, decision: Decision, verdicts: Sequence[Verdict]) -> None:
     """A request has its answer."""
     verb = action.partition(" ")[0]
     state = question.state
-    _counts[state, _word(action)] += 1
+    _counts[state, texts.counted_as(action)] += 1
     if action == "DUNNO" and not decision.notes:
         try:
             event = plain_event(question)
@@ -70,9 +61,9 @@ def answered(question: "Question", action: str, decision: Decision, verdicts: Se
 def formed(form: "texts.Form", one: "Cut", ident: str, now: float, answer: GreylistAnswer) -> str:
     """A stranger was put off, and there is a form for that. The action."""
     action, line, why, event = form.fill(one, ident, now, answer)
-    _counts["RCPT", _word(action)] += 1
+    _counts[form.counted] += 1
     found_again(form.counts)
-    maillog.log_all((line, why))
+    maillog.log_all((line, why), form.is_fit(one))
     events.emit_line(event)
     return action
 

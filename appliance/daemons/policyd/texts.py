@@ -17,8 +17,9 @@ import msgspec
 from appliance.daemons.fronts import events as message_events
 from appliance.daemons.policyd import answers
 from appliance.mail.ports import GreylistAnswer
-from appliance.mail.verdict import Decision, Verdict
+from appliance.mail.verdict import Decision, Verdict, in_millis
 from appliance.observe import lines
+from appliance.observe.text import CAP
 from appliance.protocol.smtp.address import Address
 
 if TYPE_CHECKING:
@@ -31,6 +32,17 @@ _encode = msgspec.json.Encoder().encode
 _WORD = secrets.token_hex(6)
 _LOCAL, _ID, _QUEUE_ID = f"a{_WORD}", f"B{_WORD}", f"C{_WORD}"
 _NOW, _FIRST = 1111111111.625, 1222222222.375
+#: Words of answers that are counted by name.
+_PLAIN = ("DUNNO", "REJECT", "DEFER", "DEFER_IF_PERMIT", "DEFER_IF_REJECT", "DISCARD", "HOLD", "REDIRECT")
+_KNOWN = frozenset((*_PLAIN, "FILTER", "BCC", "PREPEND", "WARN", "INFO"))
+#: No recipient with a form is longer, nor is an id or a moment.
+_LONGEST = 64 + 1 + 255
+
+
+def counted_as(action: str) -> str:
+    """The word of an answer for the metric."""
+    verb = action.partition(" ")[0]
+    return verb if verb in _KNOWN else f"{verb[:1]}xx"
 
 
 def judged(word: str, attributes: Mapping[str, str], name: str, address: str, action: str, state: str) -> str:
@@ -92,19 +104,33 @@ class _Blanks:
         order = [place for both in zip_longest(range(len(self._between)), values) for place in both if place is not None]
         self._pick = itemgetter(*order)
 
+    @property
+    def is_fit(self) -> bool:
+        """Whether it makes a log line as it is, with values that are printable and no longer than _LONGEST."""
+        size = sum(map(len, self._between)) + _LONGEST * (len(self._between) - 1)
+        return size <= CAP and all(map(str.isprintable, self._between))
+
     def fill(self, values: tuple[str, ...]) -> str:
         """The text with these values, in the order of the marks."""
         return "".join(self._pick(self._between + values))
 
 
 class Form:
-    """Of the first attempt of a triplet, for one domain of recipients. `counts`: what was found, by check and outcome."""
+    """Of the first attempt of a triplet, for one domain of recipients. `counts`: what was found, by check and outcome;
+    `counted`: state and answer, for the metric."""
 
-    __slots__ = ("_action", "_event", "_like", "_line", "_why", "counts")
+    __slots__ = ("_action", "_event", "_is_fit", "_like", "_line", "_why", "counted", "counts")
 
     def __init__(self, texts: Sequence[_Blanks], like: GreylistAnswer, counts: Sequence[tuple[str, str]]) -> None:
         self._action, self._line, self._why, self._event = texts
         self._like, self.counts = like, counts
+        self._is_fit = self._line.is_fit and self._why.is_fit
+        self.counted = "RCPT", counted_as(self._action.fill(("",) * 6))
+
+    def is_fit(self, one: "Cut") -> bool:
+        """Whether its log lines are printable and short enough as they are, for this request."""
+        queue_id = one.queue_id
+        return self._is_fit and (not queue_id or (len(queue_id) < _LONGEST and queue_id.isprintable()))
 
     def fits(self, answer: GreylistAnswer) -> bool:
         """Whether it was made for such an answer."""
@@ -115,7 +141,7 @@ class Form:
         """The action, both log lines, the event."""
         queue_id = one.queue_id
         queue, told = (queue_id, _json(queue_id)) if queue_id else (lines.NOQUEUE, '""')
-        values = one.recipient, ident, repr(now), repr(round(answer.first, 3)), told, queue
+        values = one.recipient, ident, _json(now), _json(in_millis(answer.first)), told, queue
         return (
             self._action.fill(values),
             self._line.fill(values),
@@ -128,8 +154,8 @@ def _rest(answer: GreylistAnswer) -> tuple[int, int, float]:
     return answer.attempts, answer.passes, answer.wait
 
 
-def _json(text: str) -> str:
-    return _encode(text).decode("utf-8", "surrogateescape")
+def _json(value: str | float) -> str:
+    return _encode(value).decode("utf-8", "surrogateescape")
 
 
 #: Judges the recipient of a request: of an address, an id, a moment, and the answer of the store.
@@ -151,7 +177,7 @@ def make(question: "Question", decide: Decide, before: Sequence[Verdict], answer
             return None
         counts = [(verdict.check, verdict.outcome) for verdict in (*before, *decision.verdicts)]
         whole = _whole(question, attributes, _ID, _NOW, decision, before)
-        marks = marked.text, _ID, repr(_NOW), repr(_FIRST), f'"{_QUEUE_ID}"', _QUEUE_ID
+        marks = marked.text, _ID, _json(_NOW), _json(_FIRST), f'"{_QUEUE_ID}"', _QUEUE_ID
         form = Form([_Blanks(text, marks) for text in whole], answer, counts)
         real = decide(address, question.id, question.now, answer)
         expected = _whole(question, question.attributes, question.id, question.now, real, before)

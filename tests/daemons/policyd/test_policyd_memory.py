@@ -19,6 +19,7 @@ from appliance.daemons.policyd.rules import Rules
 from appliance.engine import asking
 from appliance.engine.exceptions import end_of
 from appliance.observe import events
+from appliance.observe.text import clean
 from appliance.protocol.policy import RequestReader
 from tests.daemons.policyd.whole import ENDS, PLAIN, Composed, Server, build, request
 
@@ -41,6 +42,12 @@ def snapshots(tmp_path_factory: pytest.TempPathFactory) -> list[Snapshot]:
     ]
 
 
+def _log_to(found: list[Any], patch: pytest.MonkeyPatch) -> None:
+    """Log lines as they are written; who says that they are fit has to be right."""
+    patch.setattr(record.maillog, "log", lambda text: found.append(clean(text)))
+    patch.setattr(record.maillog, "log_all", lambda texts, fit: found.extend(texts if fit else map(clean, texts)))
+
+
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Events and log lines."""
@@ -51,8 +58,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     monkeypatch.setattr(events, "emit_line", line)
     monkeypatch.setattr(events, "emit", found.append)
-    monkeypatch.setattr(record.maillog, "log", found.append)
-    monkeypatch.setattr(record.maillog, "log_all", found.extend)
+    _log_to(found, monkeypatch)
     yield found
 
 
@@ -82,7 +88,7 @@ _steps = st.lists(
         st.sampled_from([0, 0, 1, 2]),
         st.sampled_from([-1] * 8 + [0, 1, 2]),
         st.sampled_from(["1001"] * 3 + ["1002", "1003", "", "x"]),
-        st.sampled_from(["", "4AB"]),
+        st.sampled_from(["", "4AB", "4AB\x1b[0m", "4" * 2100]),
         st.sampled_from([""] * 3 + _LOCALS),
         st.sampled_from([0.1, 0.1, 2.0, 5.5]),
     ),
@@ -122,8 +128,7 @@ def test_with_and_without_the_memory_everything_is_the_same(
         patch.setattr(likeness, "BEFORE", 0)
         patch.setattr(events, "emit_line", lambda octets: told.append(json.loads(octets)))
         patch.setattr(events, "emit", told.append)
-        patch.setattr(record.maillog, "log", told.append)
-        patch.setattr(record.maillog, "log_all", told.extend)
+        _log_to(told, patch)
         with_it, without = asyncio.run(play(True)), asyncio.run(play(False))
     assert with_it[0] == without[0]
     for mine, theirs in zip(with_it[1], without[1], strict=True):
