@@ -38,6 +38,8 @@ class _Sender:
         self._sock: socket.socket | None = None
         self._sent = 0  # octets of the first waiting event that are gone already
         self._due = False
+        #: The loop that says when the journal takes more.
+        self._watching: asyncio.AbstractEventLoop | None = None
 
     def put(self, line: bytes) -> None:
         if self.octets > BACKLOG:
@@ -63,11 +65,28 @@ class _Sender:
         try:
             while self.waiting:
                 self._push(self._connected())
+            self._watch_no_more()
         except BlockingIOError:
-            self._later(0.05)
+            self._when_taken()
         except OSError:
             self.close()
             self._later(_RETRY)
+
+    def _when_taken(self) -> None:
+        """Go on once the journal has read."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # no loop runs: the next event tries again
+        self._due = True
+        if self._watching is None and self._sock is not None:
+            self._watching = loop
+            loop.add_writer(self._sock, self.flush)
+
+    def _watch_no_more(self) -> None:
+        loop, self._watching = self._watching, None
+        if loop is not None and self._sock is not None and not loop.is_closed():
+            loop.remove_writer(self._sock)
 
     def _connected(self) -> socket.socket:
         if self._sock is None:
@@ -96,6 +115,7 @@ class _Sender:
         self._sent = sent
 
     def close(self) -> None:
+        self._watch_no_more()
         self._sent = 0
         if self._sock is not None:
             with contextlib.suppress(OSError):

@@ -74,6 +74,25 @@ async def test_a_line_that_was_sent_half_is_sent_again_whole(tmp_path: Path) -> 
     assert (first["n"], len(str(first["big"])), second["n"]) == (0, 3_000_000, 1)
 
 
+async def test_what_the_journal_does_not_take_goes_on_as_soon_as_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_RETRY", 3600.0)
+    with listening(tmp_path / "j") as sock:
+        events.configure(str(tmp_path / "j"))
+        for number in range(3000):  # many times what a socket holds
+            events.emit({"n": number, "text": "x" * 2000})
+        pauses: list[float] = []
+        loop = asyncio.get_running_loop()
+        later = loop.call_later
+        monkeypatch.setattr(loop, "call_later", lambda delay, *call: pauses.append(delay) or later(delay, *call))
+        assert [event["n"] for event in await take(sock, 3000)] == list(range(3000))
+        assert events.waiting() == 0
+        assert not [delay for delay in pauses if delay > 0], "it waits for the journal, not for a clock"
+        events.emit({"n": 3000})
+        assert events._sender._watching is None
+
+
 async def test_beyond_the_bound_events_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "BACKLOG", 10_000)
     events.configure("/nonexistent/journal.sock")
