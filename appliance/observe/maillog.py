@@ -119,12 +119,13 @@ def log(text: str, service: str | None = None) -> None:
     _State.sink.put(f"{prefix(service or '', severity)}{text}\n".encode("utf-8", "backslashreplace"))
 
 
-def log_all(texts: Iterable[str], fit: bool = False) -> None:
-    """As `log` for each of these, of this process's service and none of them a warning, at less cost. `fit`: they are
-    known to be printable and no longer than CAP."""
-    start = prefix()
-    lines = [f"{start}{text if fit else clean(text)}\n" for text in texts]
-    _State.sink.put_all([line.encode("utf-8", "backslashreplace") for line in lines])
+def written(lines: str) -> None:
+    """Lines as `log` writes them: each with `prefix` before it and a line feed behind, printable, no longer than CAP."""
+    octets = lines.encode()
+    if _State.syslog:
+        _State.sink.put_all(octets.splitlines(keepends=True))
+    else:
+        _State.sink.put(octets)
 
 
 def capped(cause: str, text: str) -> None:

@@ -42,8 +42,9 @@ class Sink:
         self._write, self._chunk = _writer(fd)
 
     def put(self, line: bytes) -> None:
+        """Lines that go together may come as one, but not to a syslog."""
         if self._octets > BACKLOG:
-            _dropped.inc()
+            _dropped.inc(line.count(b"\n"))
             return
         self._waiting.append(line)
         self._octets += len(line)

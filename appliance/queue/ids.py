@@ -47,8 +47,11 @@ class QueueIds:
         return self
 
     def __next__(self) -> str:
-        self._last = now = max(self._clock() // 1000, self._last + 1)
+        now = self._clock() // 1000
+        if now <= self._last:
+            now = self._last + 1
+        self._last = now
         seconds, micro = divmod(now, 1_000_000)
         if seconds != self._second:
             self._second, self._digits = seconds, base(seconds, 52, 6)
-        return self._digits + _PAIRS[micro // 2704] + _PAIRS[micro % 2704] + self._rest
+        return f"{self._digits}{_PAIRS[micro // 2704]}{_PAIRS[micro % 2704]}{self._rest}"

@@ -45,35 +45,47 @@ class Knife:
     __slots__ = ("_last", "_pieces")
 
     def __init__(self) -> None:
-        #: What stands around port, recipient, queue id and instance, and all of it together.
-        self._pieces: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
+        #: What stands around port, recipient, queue id and instance ("": it is not plain ASCII), and all of it together.
+        self._pieces: tuple[str, str, str, str] = ("", "", "", "")
         self._last = b""
 
     def cut(self, octets: bytes) -> Cut | None:
         """None for whatever is no such request."""
         head, middle, behind, tail = self._pieces
-        if not head or not octets.startswith(head) or len(octets) > LONGEST:
+        if not head or not octets.isascii() or len(octets) > LONGEST:
             return self._anew(octets)
-        find, port = octets.find, len(head)
-        port_end = find(b"\n", port)
+        text = octets.decode("ascii")
+        find, port = text.find, len(head)
+        port_end = find("\n", port)
         recipient = port_end + len(middle)
-        recipient_end = find(b"\n", recipient)
+        recipient_end = find("\n", recipient)
         queue_id = recipient_end + len(behind)
-        queue_id_end = find(b"\n", queue_id)
-        end = find(b"\n", queue_id_end + 10)
-        if not (octets.startswith(middle, port_end) and octets.startswith(behind, recipient_end)):
+        queue_id_end = find("\n", queue_id)
+        instance = queue_id_end + 10
+        end = find("\n", instance)
+        same = text.startswith(head) and text.startswith(middle, port_end) and text.startswith(behind, recipient_end)
+        if not same or text[queue_id_end:instance] != "\ninstance=" or text[end:] != tail or "\r" in text:
             return self._anew(octets)
-        if octets[end:] != tail or not octets.startswith(_INSTANCE, queue_id_end) or b"\r" in octets:
-            return self._anew(octets)
-        return _cut(octets, self._last, (port, port_end, recipient, recipient_end, queue_id, queue_id_end, end))
+        if instance == end:
+            return None
+        ids = text[queue_id:queue_id_end], text[instance:end]
+        return Cut(self._last, text[port:port_end], text[recipient:recipient_end], *ids)
 
     def _anew(self, octets: bytes) -> Cut | None:
         places = _places(octets)
         if places is None:
             return None
         port, port_end, recipient, recipient_end, queue_id, _, end = places
-        pieces = octets[:port], octets[port_end:recipient], octets[recipient_end:queue_id], octets[end:]
-        self._pieces, self._last = pieces, b"".join(pieces)
+        head, middle, behind, tail = (
+            octets[:port],
+            octets[port_end:recipient],
+            octets[recipient_end:queue_id],
+            octets[end:],
+        )
+        self._last = last = b"".join((head, middle, behind, tail))
+        self._pieces = ("", "", "", "")
+        if last.isascii():
+            self._pieces = head.decode(), middle.decode(), behind.decode(), tail.decode()
         return _cut(octets, self._last, places)
 
 

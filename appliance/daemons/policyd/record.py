@@ -60,10 +60,15 @@ def answered(question: "Question", action: str, decision: Decision, verdicts: Se
 
 def formed(form: "texts.Form", one: "Cut", ident: str, now: float, answer: GreylistAnswer) -> str:
     """A stranger was put off, and there is a form for that. The action."""
-    action, line, why, event = form.fill(one, ident, now, answer)
+    fit = form.is_fit(one)
+    action, logged, event = form.fill(one, ident, now, answer, maillog.prefix() if fit else "")
     _counts[form.counted] += 1
     found_again(form.counts)
-    maillog.log_all((line, why), form.is_fit(one))
+    if fit:
+        maillog.written(logged)
+    else:
+        for line in logged.split("\n")[:2]:
+            maillog.log(line)
     events.emit_line(event)
     return action
 

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 #: In the places of what differs. No client knows the word.
 _WORD = secrets.token_hex(6)
-_LOCAL, _ID, _QUEUE_ID = f"a{_WORD}", f"B{_WORD}", f"C{_WORD}"
+_LOCAL, _ID, _QUEUE_ID, _START = f"a{_WORD}", f"B{_WORD}", f"C{_WORD}", f"D{_WORD}"
 _NOW, _FIRST = 1111111111.625, 1222222222.375
 #: Words of answers that are counted by name.
 _PLAIN = ("DUNNO", "REJECT", "DEFER", "DEFER_IF_PERMIT", "DEFER_IF_REJECT", "DISCARD", "HOLD", "REDIRECT")
 _KNOWN = frozenset((*_PLAIN, "FILTER", "BCC", "PREPEND", "WARN", "INFO"))
-#: No recipient with a form is longer, nor is an id or a moment.
-_LONGEST = 64 + 1 + 255
+#: No local part with a form is longer, nor is an id of ours or a moment.
+_LONGEST = 64
 
 
 def counted_as(action: str) -> str:
@@ -104,12 +104,6 @@ class _Blanks:
         order = [place for both in zip_longest(range(len(self._between)), values) for place in both if place is not None]
         self._pick = itemgetter(*order)
 
-    @property
-    def is_fit(self) -> bool:
-        """Whether it makes a log line as it is, with values that are printable and no longer than _LONGEST."""
-        size = sum(map(len, self._between)) + _LONGEST * (len(self._between) - 1)
-        return size <= CAP and all(map(str.isprintable, self._between))
-
     def fill(self, values: tuple[str, ...]) -> str:
         """The text with these values, in the order of the marks."""
         return "".join(self._pick(self._between + values))
@@ -119,33 +113,36 @@ class Form:
     """Of the first attempt of a triplet, for one domain of recipients. `counts`: what was found, by check and outcome;
     `counted`: state and answer, for the metric."""
 
-    __slots__ = ("_action", "_event", "_is_fit", "_like", "_line", "_why", "counted", "counts")
+    __slots__ = ("_action", "_event", "_is_fit", "_like", "_lines", "counted", "counts")
 
-    def __init__(self, texts: Sequence[_Blanks], like: GreylistAnswer, counts: Sequence[tuple[str, str]]) -> None:
-        self._action, self._line, self._why, self._event = texts
+    def __init__(
+        self, texts: Sequence[_Blanks], domain: str, like: GreylistAnswer, counts: Sequence[tuple[str, str]]
+    ) -> None:
+        self._action, self._lines, self._event = texts
         self._like, self.counts = like, counts
-        self._is_fit = self._line.is_fit and self._why.is_fit
-        self.counted = "RCPT", counted_as(self._action.fill(("",) * 6))
+        other = "x" * _LONGEST
+        longest = self._lines.fill((f"{other}@{domain}", other, other, other, other, other, "")).split("\n")
+        self._is_fit = all(line.isprintable() and len(line) <= CAP for line in longest)
+        self.counted = "RCPT", counted_as(self._action.fill(("",) * 7))
 
     def is_fit(self, one: "Cut") -> bool:
-        """Whether its log lines are printable and short enough as they are, for this request."""
+        """Whether the log lines about this request are sure to be printable and short enough as they are."""
         queue_id = one.queue_id
-        return self._is_fit and (not queue_id or (len(queue_id) < _LONGEST and queue_id.isprintable()))
+        return self._is_fit and (not queue_id or (len(queue_id) <= _LONGEST and queue_id.isprintable()))
 
     def fits(self, answer: GreylistAnswer) -> bool:
         """Whether it was made for such an answer."""
         like = self._like
         return answer.state == like.state and answer.key == like.key and _rest(answer) == _rest(like)
 
-    def fill(self, one: "Cut", ident: str, now: float, answer: GreylistAnswer) -> tuple[str, str, str, bytes]:
-        """The action, both log lines, the event."""
+    def fill(self, one: "Cut", ident: str, now: float, answer: GreylistAnswer, start: str = "") -> tuple[str, str, bytes]:
+        """The action, both log lines with `start` before each, the event."""
         queue_id = one.queue_id
         queue, told = (queue_id, _json(queue_id)) if queue_id else (lines.NOQUEUE, '""')
-        values = one.recipient, ident, _json(now), _json(in_millis(answer.first)), told, queue
+        values = one.recipient, ident, _json(now), _json(in_millis(answer.first)), told, queue, start
         return (
             self._action.fill(values),
-            self._line.fill(values),
-            self._why.fill(values),
+            self._lines.fill(values),
             self._event.fill(values).encode(),
         )
 
@@ -176,13 +173,13 @@ def make(question: "Question", decide: Decide, before: Sequence[Verdict], answer
         if decision.verb != "defer" or decision.deciding is None or decision.notes:
             return None
         counts = [(verdict.check, verdict.outcome) for verdict in (*before, *decision.verdicts)]
-        whole = _whole(question, attributes, _ID, _NOW, decision, before)
-        marks = marked.text, _ID, _json(_NOW), _json(_FIRST), f'"{_QUEUE_ID}"', _QUEUE_ID
-        form = Form([_Blanks(text, marks) for text in whole], answer, counts)
+        whole = _whole(question, attributes, _ID, _NOW, decision, before, _START)
+        marks = marked.text, _ID, _json(_NOW), _json(_FIRST), f'"{_QUEUE_ID}"', _QUEUE_ID, _START
+        form = Form([_Blanks(text, marks) for text in whole], address.domain, answer, counts)
         real = decide(address, question.id, question.now, answer)
-        expected = _whole(question, question.attributes, question.id, question.now, real, before)
+        action, logged, event = _whole(question, question.attributes, question.id, question.now, real, before)
         cut = question.cut
-        if cut is None or form.fill(cut, question.id, question.now, answer) != (*expected[:3], expected[3].encode()):
+        if cut is None or form.fill(cut, question.id, question.now, answer) != (action, logged, event.encode()):
             return None
     except (LookupError, ValueError, msgspec.MsgspecError):
         return None
@@ -196,14 +193,16 @@ def _whole(
     now: float,
     decision: Decision,
     before: Sequence[Verdict],
-) -> tuple[str, str, str, str]:
-    """The action, both log lines, the event."""
+    start: str = "",
+) -> tuple[str, str, str]:
+    """The action, both log lines with `start` before each, the event."""
     who, found = question.who, (*before, *decision.verdicts)
     action = answers.refusal(decision)
     told: dict[str, Any] = {"time": now, "id": ident, "action": action, "deciding": deciding(decision.deciding, found)}
     told["verdicts"] = [message_events.plain(verdict) for verdict in found]
     line = judged("reject", attributes, who.name, who.address, action, question.state)
-    return action, line, why(ident, decision), f"{_encode(event(question, attributes, **told)).decode()}\n"
+    logged = f"{start}{line}\n{start}{why(ident, decision)}\n"
+    return action, logged, f"{_encode(event(question, attributes, **told)).decode()}\n"
 
 
 def deciding(verdict: Verdict | None, verdicts: Sequence[Verdict]) -> dict[str, Any] | None:
