@@ -25,6 +25,8 @@ _SCHEMA = (
 )
 #: Rows of one statement. Each statement lets the loop's thread go on and must wait for it behind: so few of them.
 TOGETHER = 100
+#: Seconds behind each: thousands of rows at once would keep a processor from those who answer.
+BREATH = 0.0005
 _ROW = "(?, ?, ?)"
 _TOGETHER = ", ".join([_ROW] * TOGETHER)
 
@@ -156,6 +158,7 @@ class Database:
         put, rows = f"REPLACE INTO {table} VALUES ", kept()  # noqa: S608
         while len(some := list(islice(rows, TOGETHER))) == TOGETHER:
             writer.execute(put + _TOGETHER, tuple(chain.from_iterable(some)))
+            time.sleep(BREATH)
         if some:
             writer.executemany(put + _ROW, some)
         if gone:

@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from appliance.mail.ports import GreylistAsk
-from appliance.stores import keeper, wire
+from appliance.stores import embedded, keeper, wire
 from appliance.stores.greylist import Triplet
 from appliance.stores.state import State
 from tests.stores.state_fakes import Direct, Time, state_at
@@ -47,6 +47,21 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+async def test_who_writes_thousands_of_rows_lets_others_have_the_processor(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, paused = make(), list[float]()
+    monkeypatch.setattr(embedded.time, "sleep", paused.append)
+    for n in range(embedded.TOGETHER // 4):
+        await Direct(state).step(ask(n))
+    await state.keeper.flush()
+    assert not paused
+    for n in range(1000, 1000 + 5 * embedded.TOGETHER):
+        await Direct(state).step(ask(n))
+    await state.keeper.flush()
+    assert paused == [embedded.BREATH] * 10  # a triplet and a pair of each
 
 
 async def test_state_survives_a_restart(make: Make, time: Time) -> None:
