@@ -78,10 +78,11 @@ class _Sender:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return  # no loop runs: the next event tries again
-        self._due = True
-        if self._watching is None and self._sock is not None:
-            self._watching = loop
+        if self._watching is not loop and self._sock is not None:
+            self._watch_no_more()
             loop.add_writer(self._sock, self.flush)
+            self._watching = loop
+        self._due = True
 
     def _watch_no_more(self) -> None:
         loop, self._watching = self._watching, None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import ClassVar
 
-from appliance.observe.sink import Sink, is_syslog
+from appliance.observe.sink import CHUNK, Sink, is_syslog
 from appliance.observe.text import CAP, clean
 
 #: Numbers of syslog facilities an operator may name.
@@ -122,7 +122,7 @@ def log(text: str, service: str | None = None) -> None:
 def written(lines: str) -> None:
     """Lines as `log` writes them: each with `prefix` before it and a line feed behind, printable, no longer than CAP."""
     octets = lines.encode()
-    if _State.syslog:
+    if _State.syslog or len(octets) > CHUNK:
         _State.sink.put_all(octets.splitlines(keepends=True))
     else:
         _State.sink.put(octets)

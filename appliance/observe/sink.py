@@ -17,7 +17,7 @@ from appliance.observe import metrics
 #: Octets that may wait for a slow reader.
 BACKLOG = 4 * 1024 * 1024
 #: Octets of one write: so much goes into a writable pipe at once, undivided (PIPE_BUF); a file takes any number so.
-_CHUNK, _FILE_CHUNK = 4096, 65536
+CHUNK, _FILE_CHUNK = 4096, 65536
 _RETRY = 0.1
 #: Seconds that a line waits for company: under load one write takes many.
 LINGER = 0.02
@@ -81,7 +81,7 @@ class Sink:
             except BlockingIOError:
                 taken = False
             except OSError:
-                _dropped.inc(len(batch))
+                _dropped.inc(sum(lines.count(b"\n") for lines in batch))
                 taken = True
             if not taken:
                 self._waiting.extendleft(reversed(batch))
@@ -142,7 +142,7 @@ def _writer(fd: int) -> tuple[Callable[[int, list[bytes]], bool], int]:
     try:
         mode = os.fstat(fd).st_mode
     except OSError:  # closed stderr: every write fails and is counted
-        return _to_file, _CHUNK
+        return _to_file, CHUNK
     if stat.S_ISREG(mode):
         return _to_file, _FILE_CHUNK
-    return (_to_syslog if is_syslog(fd) else _to_stream), _CHUNK
+    return (_to_syslog if is_syslog(fd) else _to_stream), CHUNK

@@ -46,6 +46,7 @@ class Database:
         #: What was set aside since start, in words for status.
         self.lost = ""
         self.damaged = False
+        self.breath = BREATH
         self._reader: apsw.Connection | None = None
         self._writer: apsw.Connection | None = None
 
@@ -144,8 +145,7 @@ class Database:
             raise OSError(self.trouble) from error
         self.trouble = ""
 
-    @staticmethod
-    def _change(writer: apsw.Connection, table: str, changes: Iterable[Row]) -> None:
+    def _change(self, writer: apsw.Connection, table: str, changes: Iterable[Row]) -> None:
         gone: list[tuple[str]] = []
 
         def kept() -> Iterator[Row]:
@@ -158,7 +158,7 @@ class Database:
         put, rows = f"REPLACE INTO {table} VALUES ", kept()  # noqa: S608
         while len(some := list(islice(rows, TOGETHER))) == TOGETHER:
             writer.execute(put + _TOGETHER, tuple(chain.from_iterable(some)))
-            time.sleep(BREATH)
+            time.sleep(self.breath)
         if some:
             writer.executemany(put + _ROW, some)
         if gone:

@@ -49,6 +49,7 @@ class Keeper:
 
     async def stop(self) -> None:
         """Write everything that waits, then let go."""
+        self.database.breath = 0.0  # nobody is answered any more
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from appliance.observe import events
 
@@ -74,23 +75,50 @@ async def test_a_line_that_was_sent_half_is_sent_again_whole(tmp_path: Path) -> 
     assert (first["n"], len(str(first["big"])), second["n"]) == (0, 3_000_000, 1)
 
 
-async def test_what_the_journal_does_not_take_goes_on_as_soon_as_it_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+LOOPS = pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+
+
+@LOOPS
+def test_what_the_journal_does_not_take_goes_on_as_soon_as_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
-    monkeypatch.setattr(events, "_RETRY", 3600.0)
-    with listening(tmp_path / "j") as sock:
+    later, pauses = events._Sender._later, list[float]()
+    monkeypatch.setattr(events._Sender, "_later", lambda self, delay: pauses.append(delay) or later(self, delay))
+
+    async def play() -> None:
+        with listening(tmp_path / "j") as sock:
+            events.configure(str(tmp_path / "j"))
+            for number in range(3000):  # many times what a socket holds
+                events.emit({"n": number, "text": "x" * 2000})
+            events.flush()
+            assert events._sender._watching is asyncio.get_running_loop()
+            events.emit({"n": 3000})
+            assert [event["n"] for event in await take(sock, 3001)] == list(range(3001))
+            assert events.waiting() == 0 and events._sender._watching is None
+            assert pauses == [events.LINGER], "it waits for the journal, not for a clock"
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(play())
+
+
+@LOOPS
+def test_what_waited_in_a_loop_that_ended_goes_on_in_the_next(
+    tmp_path: Path, factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def fill() -> None:
         events.configure(str(tmp_path / "j"))
-        for number in range(3000):  # many times what a socket holds
+        for number in range(1000):
             events.emit({"n": number, "text": "x" * 2000})
-        pauses: list[float] = []
-        loop = asyncio.get_running_loop()
-        later = loop.call_later
-        monkeypatch.setattr(loop, "call_later", lambda delay, *call: pauses.append(delay) or later(delay, *call))
-        assert [event["n"] for event in await take(sock, 3000)] == list(range(3000))
-        assert events.waiting() == 0
-        assert not [delay for delay in pauses if delay > 0], "it waits for the journal, not for a clock"
-        events.emit({"n": 3000})
-        assert events._sender._watching is None
+        events.flush()
+
+    async def go_on() -> None:
+        events.flush()
+        assert [event["n"] for event in await take(sock, 1000)] == list(range(1000))
+
+    with listening(tmp_path / "j") as sock:
+        for play in (fill, go_on):
+            with asyncio.Runner(loop_factory=factory) as runner:
+                runner.run(play())
 
 
 async def test_beyond_the_bound_events_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

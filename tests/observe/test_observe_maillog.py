@@ -108,6 +108,35 @@ async def test_what_does_not_fit_is_dropped_and_counted(monkeypatch: pytest.Monk
     maillog.flush()
 
 
+async def test_lines_that_came_as_one_are_counted_each_where_they_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    maillog.configure(writing)
+    before = sink._dropped._value.get()
+    monkeypatch.setattr(sink, "BACKLOG", -1)
+    maillog.written("a\nb\n")
+    assert sink._dropped._value.get() - before == 2
+    monkeypatch.setattr(sink, "BACKLOG", 10_000)
+    os.close(reading)
+    maillog.written("a\nb\n")
+    maillog.flush()
+    assert sink._dropped._value.get() - before == 4
+    maillog.configure(2)
+    os.close(writing)
+
+
+async def test_what_a_pipe_does_not_take_undivided_is_not_put_as_one() -> None:
+    reading, writing = os.pipe()
+    maillog.configure(writing)
+    for size in (2000, 2100):
+        maillog.written(f"{'x' * size}\n" * 2)
+    assert [line.count(b"\n") for line in maillog._State.sink._waiting] == [2, 1, 1]
+    maillog.flush()
+    assert len(os.read(reading, 10000)) == 2 * 2001 + 2 * 2101
+    maillog.configure(2)
+    os.close(reading)
+    os.close(writing)
+
+
 def test_a_closed_descriptor_does_not_raise() -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -168,6 +168,12 @@ def test_xforward_that_is_refused_is_a_remark(features: tuple[str, ...], replies
     assert [result.kind for result in done.results] == ["delivered"]
     machine.begin(message("a@b.c"), b"x\r\n")  # nothing is said of the next one
     assert finished(machine.eof()).remarks == ()
+    more = {"NAME": "n" * 250, "HELO": "h" * 250}  # two commands
+    machine = connected(*features)
+    machine.begin(message("a@b.c", xforward=more), b"x\r\n")
+    machine.receive(b"550 one\r\n")
+    machine.receive(b"550 two\r\n")
+    assert [remark.text for remark in finished(machine.eof()).remarks] == ["550 one", "550 two"]
 
 
 def test_null_sender_and_quoted_local_part() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time as clock_of_day
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import apsw
 import pytest
@@ -53,7 +54,7 @@ async def test_who_writes_thousands_of_rows_lets_others_have_the_processor(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state, paused = make(), list[float]()
-    monkeypatch.setattr(embedded.time, "sleep", paused.append)
+    monkeypatch.setattr(embedded, "time", SimpleNamespace(sleep=paused.append))
     for n in range(embedded.TOGETHER // 4):
         await Direct(state).step(ask(n))
     await state.keeper.flush()
@@ -62,6 +63,10 @@ async def test_who_writes_thousands_of_rows_lets_others_have_the_processor(
         await Direct(state).step(ask(n))
     await state.keeper.flush()
     assert paused == [embedded.BREATH] * 10  # a triplet and a pair of each
+    for n in range(2000, 2000 + embedded.TOGETHER):
+        await Direct(state).step(ask(n))
+    await state.keeper.stop()
+    assert paused[10:] == [0.0] * 2  # nobody is answered any more
 
 
 async def test_state_survives_a_restart(make: Make, time: Time) -> None:

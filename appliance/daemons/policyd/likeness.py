@@ -40,19 +40,33 @@ DOMAINS, BEFORE = 4, 3
 _new = tuple.__new__
 
 
+class _Base(NamedTuple):
+    """What messages that begin alike have in common."""
+
+    rules: Rules
+    bound: Bound
+    of_message: Known
+    identity: Identity | None
+
+    def begun(self, ident: str, session: Session, now: float) -> Message:
+        """Such a message."""
+        message = Message(ident, self.rules, session, now)
+        message.asked, message.trail = self.of_message
+        message.identity = self.identity
+        return message
+
+
 class Likeness:
     """See the module's head. No exception begins or ends between `since` and `ends` (wall clock); `until`: monotonic."""
 
     __slots__ = (
+        "base",
         "before",
-        "bound",
         "ends",
         "facts",
         "forms",
         "found",
         "helo",
-        "identity",
-        "of_message",
         "of_session",
         "plain",
         "rules",
@@ -64,12 +78,10 @@ class Likeness:
     facts: Facts
     helo: str
     rules: Rules
-    bound: Bound
+    base: _Base
     before: Known
     found: tuple[Verdict, ...]
     of_session: Known
-    of_message: Known
-    identity: Identity | None
     #: A local part that needs no closer look.
     plain: re.Pattern[str]
     forms: dict[str, Form | None]
@@ -102,16 +114,18 @@ class Likeness:
             return None
         plain = plain and address.text == one.recipient
         form = self.forms.get(domain) if plain else None
-        answer = self.bound.step(address, now) if form is not None else None
+        if form is not None and not form.takes(one):
+            form = None
+        answer = self.base.bound.step(address, now) if form is not None else None
         if form is not None and type(answer) is GreylistAnswer and form.fits(answer):
             session.asked, session.trail = self.of_session
             ident = next(front.ids)
             action = record.formed(form, one, ident, now, answer)
-            brief = _PutOff(self, session, address, ident, now, answer, action)
+            brief = _PutOff(self.base, session, address, ident, now, answer, action)
             record.unsaid(front.messages.keep_brief(one.instance, client, brief))
             return session, action
         if answer is None:
-            form, answer = None, self.bound.ask(address, now, plain)
+            form, answer = None, self.base.bound.ask(address, now, plain)
         if answer is None:
             return None
         return session, self._goes_on(_Turn(front, door, lead, one, session, address, now), form, answer)
@@ -120,14 +134,14 @@ class Likeness:
         """What is no stranger with a form at once. Apart: its closures would cost those."""
         front, door, lead, one, session, address, now = turn
         session.asked, session.trail = self.of_session
-        message = self.begun(next(front.ids), session, now)
+        message = self.base.begun(next(front.ids), session, now)
         record.unsaid(front.messages.keep(one.instance, self.facts.who.address, message))
 
         def heard(said: Asked) -> str:
             if form is not None and type(said) is GreylistAnswer and form.fits(said):
                 action = record.formed(form, one, message.id, now, said)
                 message.answers[one.recipient] = action
-                message.late = partial(_verdicts, self.bound, address, message.id, now, said)
+                message.late = partial(_verdicts, self.base.bound, address, message.id, now, said)
                 return action
             question = Question(front, door, lead.attributes(one), session, self.facts)
             question.now, question.before, question.cut = message.touched, self.before, one
@@ -138,17 +152,10 @@ class Likeness:
         then = front.monotonic()
 
         def waited(said: Asked) -> Asked:
-            self.bound.waited(front.monotonic() - then)
+            self.base.bound.waited(front.monotonic() - then)
             return said
 
         return answer.map(waited).map(heard)
-
-    def begun(self, ident: str, session: Session, now: float) -> Message:
-        """The message of such a request."""
-        message = Message(ident, self.rules, session, now)
-        message.asked, message.trail = self.of_message
-        message.identity = self.identity
-        return message
 
     def holds(self, question: Question) -> bool:
         """Whether what it was made of still stands."""
@@ -158,7 +165,7 @@ class Likeness:
 
     def _conclude(self, question: Question, address: Address, answer: Asked) -> str:
         """As any request, from here on."""
-        decision = self.bound.decide(address, question.id, question.now, answer)
+        decision = self.base.bound.decide(address, question.id, question.now, answer)
         counted(self.found)
         counted(decision.verdicts)
         question.found = self.found
@@ -172,7 +179,7 @@ class Likeness:
         if self.strangers > BEFORE and self.plain.fullmatch(address.local):
             if len(self.forms) >= DOMAINS:
                 self.forms.clear()
-            self.forms[address.domain] = make(question, self.bound.decide, self.found, answer)
+            self.forms[address.domain] = make(question, self.base.bound.decide, self.found, answer)
 
 
 class _Turn(NamedTuple):
@@ -190,7 +197,7 @@ class _Turn(NamedTuple):
 class _PutOff(msgspec.Struct, gc=False):
     """A message whose first recipient was put off by a form (messages.Brief). No cycle goes through it."""
 
-    likeness: Likeness
+    base: _Base
     session: Session
     recipient: Address
     id: str
@@ -200,10 +207,10 @@ class _PutOff(msgspec.Struct, gc=False):
 
     def whole(self) -> Message:
         """With what was found, which is made where somebody asks."""
-        like, moment = self.likeness, self.touched
-        message = like.begun(self.id, self.session, moment)
+        base, moment = self.base, self.touched
+        message = base.begun(self.id, self.session, moment)
         message.answers[self.recipient.text] = self.action
-        message.late = partial(_verdicts, like.bound, self.recipient, self.id, moment, self.answer)
+        message.late = partial(_verdicts, base.bound, self.recipient, self.id, moment, self.answer)
         return message
 
 
@@ -232,16 +239,16 @@ def _learnt(question: Question, decision: Decision) -> Likeness | None:
         return None
     made = Likeness()
     made.of_session = session.asked, session.trail
-    made.of_message = message.asked, message.trail[:-count]
-    if made.of_session[1] + made.of_message[1] != before[1] + found:
+    of_message = message.asked, message.trail[:-count]
+    if made.of_session[1] + of_message[1] != before[1] + found:
         return None  # somebody else asked about this session meanwhile
     ctx = question.context("rcpt")
-    ctx = msgspec.structs.replace(ctx, trail=made.of_session[1] + made.of_message[1], recipients=())
+    ctx = msgspec.structs.replace(ctx, trail=made.of_session[1] + of_message[1], recipients=())
     bound = bind(rules.engine, ctx)
     if bound is None:
         return None
     made.facts, made.helo = question.facts, ctx.helo
-    made.rules, made.bound, made.before, made.identity = rules, bound, before, ctx.identity
+    made.rules, made.before, made.base = rules, before, _Base(rules, bound, of_message, ctx.identity)
     made.until, made.found, made.forms = until, found, {}
     made.strangers = 0
     letters = re.escape("".join(letter for letter in "._=-" if letter not in rules.site.recipient_delimiter))

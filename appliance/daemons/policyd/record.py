@@ -60,11 +60,10 @@ def answered(question: "Question", action: str, decision: Decision, verdicts: Se
 
 def formed(form: "texts.Form", one: "Cut", ident: str, now: float, answer: GreylistAnswer) -> str:
     """A stranger was put off, and there is a form for that. The action."""
-    fit = form.is_fit(one)
-    action, logged, event = form.fill(one, ident, now, answer, maillog.prefix() if fit else "")
+    action, logged, event = form.fill(one, ident, now, answer, maillog.prefix() if form.fit else "")
     _counts[form.counted] += 1
     found_again(form.counts)
-    if fit:
+    if form.fit:
         maillog.written(logged)
     else:
         for line in logged.split("\n")[:2]:

@@ -111,9 +111,10 @@ class _Blanks:
 
 class Form:
     """Of the first attempt of a triplet, for one domain of recipients. `counts`: what was found, by check and outcome;
-    `counted`: state and answer, for the metric."""
+    `counted`: state and answer, for the metric; `fit`: the log lines are sure to be printable and short enough as they
+    are. Raises ValueError for texts that are not two log lines."""
 
-    __slots__ = ("_action", "_event", "_is_fit", "_like", "_lines", "counted", "counts")
+    __slots__ = ("_action", "_event", "_like", "_lines", "counted", "counts", "fit")
 
     def __init__(
         self, texts: Sequence[_Blanks], domain: str, like: GreylistAnswer, counts: Sequence[tuple[str, str]]
@@ -122,13 +123,16 @@ class Form:
         self._like, self.counts = like, counts
         other = "x" * _LONGEST
         longest = self._lines.fill((f"{other}@{domain}", other, other, other, other, other, "")).split("\n")
-        self._is_fit = all(line.isprintable() and len(line) <= CAP for line in longest)
+        if len(longest) != 3:  # nothing stands behind the second
+            raise ValueError("a line feed in a log line")
+        self.fit = all(line.isprintable() and len(line) <= CAP for line in longest)
         self.counted = "RCPT", counted_as(self._action.fill(("",) * 7))
 
-    def is_fit(self, one: "Cut") -> bool:
-        """Whether the log lines about this request are sure to be printable and short enough as they are."""
+    @staticmethod
+    def takes(one: "Cut") -> bool:
+        """Whether it can be filled for this request: its queue id is one."""
         queue_id = one.queue_id
-        return self._is_fit and (not queue_id or (len(queue_id) <= _LONGEST and queue_id.isprintable()))
+        return not queue_id or (len(queue_id) <= _LONGEST and queue_id.isprintable() and queue_id != "warning")
 
     def fits(self, answer: GreylistAnswer) -> bool:
         """Whether it was made for such an answer."""

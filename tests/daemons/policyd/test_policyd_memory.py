@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.config.snapshot import Snapshot
-from appliance.daemons.policyd import likeness, memory, record
+from appliance.daemons.policyd import likeness, memory, record, texts
 from appliance.daemons.policyd.cutting import Cut, Knife, Leads
 from appliance.daemons.policyd.facts import Facts, Who
 from appliance.daemons.policyd.rules import Rules
 from appliance.engine import asking
 from appliance.engine.exceptions import end_of
+from appliance.mail.ports import GreylistAnswer
 from appliance.observe import events
 from appliance.observe.text import clean
 from appliance.protocol.policy import RequestReader
@@ -249,6 +250,61 @@ def test_one_of_those_names_that_is_another_is_not_cut(name: bytes, other: bytes
     assert knife.cut(usual) is not None and odd != usual
     assert knife.cut(odd) is None and cut(odd) is None
     assert knife.cut(usual) == cut(usual)
+
+
+@pytest.mark.parametrize("name", ["client_port", "recipient", "queue_id", "instance"])
+@pytest.mark.parametrize("odd", [b"\r", b"\xc3\xbc", b"\xff"])
+def test_what_is_no_plain_text_is_never_cut_otherwise_behind_a_usual_request(name: str, odd: bytes) -> None:
+    knife = Knife()
+    assert knife.cut(request(instance="1")) is not None
+    octets = request(**{"instance": "2", name: "MARK"}).replace(b"MARK", b"1%b1" % odd)
+    assert knife.cut(octets) == cut(octets)
+    assert (cut(octets) is None) == (odd == b"\r")
+
+
+#: HELOs as they may come over the wire, and queue ids.
+_ODD = [b"h\x1b[31m", "h\u202ex\u2028".encode(), b"h" * 1950, b"\xc2\x85\x7f", b"100%(id)s", b"h\xff"]
+_IDS = [b"4AB", b"\xff", b"4\x1b[0m", b"x" * 65, b"warning", b'"\\', "4\u2028".encode()]
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["asked", "told"])
+@pytest.mark.parametrize("helo", [b"mail.example.org", *_ODD])
+def test_odd_octets_in_log_lines_of_strangers(
+    snapshots: list[Snapshot], told: list[Any], monkeypatch: pytest.MonkeyPatch, helo: bytes, at_once: bool
+) -> None:
+    monkeypatch.setattr(likeness, "BEFORE", 0)
+
+    async def play(remembers: bool) -> Any:
+        server = Server(snapshots[2:], remembers, at_once)
+        said = []
+        for number, ident in enumerate([b"", b"", b"", *_IDS, b""]):
+            octets = request(
+                instance=f"m{number}", recipient=f"u{number}@example.com", queue_id="IDENT", helo_name="HELO"
+            )
+            said.append(await server.ask(0, octets.replace(b"IDENT", ident).replace(b"HELO", helo)))
+        server.front._timer.cancel()
+        lines, told[:] = list(told), []
+        return said, lines
+
+    assert asyncio.run(play(True)) == asyncio.run(play(False))
+
+
+def test_a_form_is_made_of_two_log_lines() -> None:
+    answer = GreylistAnswer(state="new", first=1.0, attempts=1)
+    made = [texts._Blanks(text, ["MARK"] * 7) for text in ("DEFER", "one\ntwo\n", "event")]
+    assert texts.Form(made, "example.com", answer, []).fit
+    made[1] = texts._Blanks("one\ntwo\nthree\n", ["MARK"] * 7)
+    with pytest.raises(ValueError, match="line feed"):
+        texts.Form(made, "example.com", answer, [])
+
+
+async def test_strangers_with_a_form_are_forgotten_like_others(snapshots: list[Snapshot], told: list[Any]) -> None:
+    server = Server(snapshots[2:], True, at_once=True)
+    server.front.messages.most = 100
+    for number in range(300):
+        await server.ask(0, request(instance=f"m{number}", recipient=f"u{number}@example.com"))
+    assert len(server.front.messages) == 100 and server.front.messages.forgotten == 200
+    server.front._timer.cancel()
 
 
 _values = st.fixed_dictionaries(

@@ -69,3 +69,14 @@ async def test_old_rules_are_let_go_once_their_messages_are_silent(snapshots: li
     # who is asked about after all is judged by the rules in force
     again = request(instance=f"n{number}", recipient="w@example.com")
     assert (await server.ask(0, again)).startswith("action=550 5.1.1")
+
+
+async def test_who_was_forgotten_meanwhile_gets_no_other_rules(snapshots: list[Snapshot]) -> None:
+    server = Server(snapshots, remembers=True)
+    for number in range(3):
+        await server.ask(0, request(instance=f"n{number}", recipient=f"u{number}@example.com"))
+    server.reload(1)
+    server.front.messages.forget()
+    server.passes(messages.IN_PROGRESS + 1)
+    turns(server, 2)
+    assert not len(server.front.messages)
