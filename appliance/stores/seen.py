@@ -49,7 +49,7 @@ def absent(memory: Memory, slots: int, key: str) -> bool:
     which = memory[2 * slots]
     if not which:
         return False
-    mark, mask, begin = crc32(key.encode("utf-8", "surrogatepass")), slots - 1, (which - 1) * slots  # mark_of
+    mark, mask, begin = mark_of(key), slots - 1, (which - 1) * slots
     return not (memory[begin + (mark & mask)] and memory[begin + (mark >> 10 & mask)])
 
 

@@ -103,8 +103,7 @@ class Connection(asyncio.Protocol):
         if self._wrong or self.transport is None:
             return
         self.last = self.front.loop.time()
-        alone = self._task is None and self._turn is None and not (self._reader.midway or self._backlog)
-        one = self._knife.cut(data) if alone and not self.front.draining else None
+        one = None if self.busy or self._backlog or self.front.draining else self._knife.cut(data)
         if one is not None and (session := self.door.memory.again(self.front, one, self._session)) is not None:
             self._session = session
             self.front.outbox.put(self.transport, _DUNNO)

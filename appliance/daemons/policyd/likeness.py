@@ -55,6 +55,11 @@ class _Base(NamedTuple):
         message.identity = self.identity
         return message
 
+    def put_off(self, message: Message, address: Address, now: float, answer: GreylistAnswer, action: str) -> None:
+        """It began so with a stranger to the greylist: what was found is made where somebody asks."""
+        message.answers[address.text] = action
+        message.late = partial(_verdicts, self.bound, address, message.id, now, answer)
+
 
 class Likeness:
     """See the module's head. No exception begins or ends between `since` and `ends` (wall clock); `until`: monotonic."""
@@ -69,7 +74,6 @@ class Likeness:
         "helo",
         "of_session",
         "plain",
-        "rules",
         "since",
         "strangers",
         "until",
@@ -77,7 +81,6 @@ class Likeness:
 
     facts: Facts
     helo: str
-    rules: Rules
     base: _Base
     before: Known
     found: tuple[Verdict, ...]
@@ -96,7 +99,7 @@ class Likeness:
     ) -> tuple[Session, str | Promise[str]] | None:
         """Judge the request `one` of `lead`: its session, and the action (to come). None: not like this."""
         client, now = self.facts.who.address, front.clock()
-        if self.rules is not front.rules or front.monotonic() >= self.until or not self.since <= now < self.ends:
+        if self.base.rules is not front.rules or front.monotonic() >= self.until or not self.since <= now < self.ends:
             return None
         if session is None or session.key != (client, one.port, self.helo):
             session = Session((client, one.port, self.helo))
@@ -140,8 +143,7 @@ class Likeness:
         def heard(said: Asked) -> str:
             if form is not None and type(said) is GreylistAnswer and form.fits(said):
                 action = record.formed(form, one, message.id, now, said)
-                message.answers[one.recipient] = action
-                message.late = partial(_verdicts, self.base.bound, address, message.id, now, said)
+                self.base.put_off(message, address, now, said, action)
                 return action
             question = Question(front, door, lead.attributes(one), session, self.facts)
             question.now, question.before, question.cut = message.touched, self.before, one
@@ -160,8 +162,8 @@ class Likeness:
     def holds(self, question: Question) -> bool:
         """Whether what it was made of still stands."""
         front = question.front
-        same = self.rules is front.rules and self.since <= question.now < self.ends and self.before == question.before
-        return same and front.monotonic() < self.until
+        in_time = self.since <= question.now < self.ends and front.monotonic() < self.until
+        return self.base.rules is front.rules and self.before == question.before and in_time
 
     def _conclude(self, question: Question, address: Address, answer: Asked) -> str:
         """As any request, from here on."""
@@ -207,10 +209,8 @@ class _PutOff(msgspec.Struct, gc=False):
 
     def whole(self) -> Message:
         """With what was found, which is made where somebody asks."""
-        base, moment = self.base, self.touched
-        message = base.begun(self.id, self.session, moment)
-        message.answers[self.recipient.text] = self.action
-        message.late = partial(_verdicts, base.bound, self.recipient, self.id, moment, self.answer)
+        message = self.base.begun(self.id, self.session, self.touched)
+        self.base.put_off(message, self.recipient, self.touched, self.answer, self.action)
         return message
 
 
@@ -248,7 +248,7 @@ def _learnt(question: Question, decision: Decision) -> Likeness | None:
     if bound is None:
         return None
     made.facts, made.helo = question.facts, ctx.helo
-    made.rules, made.before, made.base = rules, before, _Base(rules, bound, of_message, ctx.identity)
+    made.before, made.base = before, _Base(rules, bound, of_message, ctx.identity)
     made.until, made.found, made.forms = until, found, {}
     made.strangers = 0
     letters = re.escape("".join(letter for letter in "._=-" if letter not in rules.site.recipient_delimiter))
