@@ -317,3 +317,30 @@ def test_a_filter_in_python(tmp_path: Path, inner: Inner) -> None:
         assert len(inner.messages) == 1
     finally:
         made.stop()
+
+
+def test_a_filter_that_refuses_xforward_gets_the_mail_as_from_postfix(
+    tmp_path: Path, gateway: Callable[..., Gateway], inner: Inner
+) -> None:
+    back, door = free_port(), free_port()
+    scan = ContentFilter(back, answer="250 2.0.0 taken")
+    scan.forwarded = "550 5.7.0 you are not authorized"
+    scan.start()
+    theirs = Postfix(tmp_path / "theirs", relay=f"[127.0.0.1]:{scan.port}", smtp_send_xforward_command="yes").start()
+    try:
+        ours = gateway(
+            policies=plain(), more=wiring(back, filtered_door(door, f"smtp:[127.0.0.1]:{scan.port}")), workers=1
+        )
+        sent(door, "a@example.com")
+        with smtplib.SMTP("127.0.0.1", theirs.port) as smtp:
+            smtp.sendmail("sender@example.org", ["a@example.com"], HAM)
+        for log in (ours.log, theirs.log):
+            wait_for(lambda log=log: "status=sent (250 2.0.0 taken)" in log(), 20, "the mail at the filter")
+            warned = [line for line in log().splitlines() if "warning: " in line and "in reply to XFORWARD " in line]
+            assert warned and all(
+                "said: 550 5.7.0 you are not authorized (in reply to XFORWARD " in line for line in warned
+            )
+        assert len(scan.seen) == 2
+    finally:
+        theirs.stop()
+        scan.stop()
