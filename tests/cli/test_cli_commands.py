@@ -141,13 +141,14 @@ def test_the_status_page() -> None:
     facts = {
         "version": "1",
         "hostname": "mx", "state": "running", "now": 1000.0, "since": 100.0, "config": "/c", "running": "aa",
-        "on_disk": {"same": False, "hash": "bb", "problem": ""}, "last_reload": None, "state_dir": "/s",
+        "on_disk": {"same": False, "hash": "bb", "problem": ""}, "last_reload": None, "reloading": 2, "state_dir": "/s",
         "listening": {"public": "0.0.0.0:25"}, "separation": "", "workers": [worker], "queue": {"deferred": 3},
         "certificates": {"public": {"file": "/x.pem", "not_after": 0.0, "problem": "gone"}}, "dependencies": {},
         "degraded": ["clamd is away"],
     }  # fmt: skip
     page = "\n".join(status.lines(facts))
     assert "ON DISK IS bb: run `postgate reload`" in page
+    assert "reload        under way, and one more behind it" in page
     assert "smtpd.0" in page and "2 restarts (last end: signal SIGKILL)" in page and "loop lag max 12 ms" in page
     assert "! clamd is away" in page and "deferred 3" in page and "/x.pem, until none; gone" in page
     assert list(status.lines(facts | {"degraded": []}))[-1] == "All is well."

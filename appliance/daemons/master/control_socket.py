@@ -19,8 +19,8 @@ from appliance.observe import oplog
 log = oplog.get("master")
 MOST = 64
 LONGEST = 65536
-#: Seconds a connection may live (a reload may take its time).
-LIFE = 90.0
+#: Seconds a connection may live (a reload may take its time, and that of one before it).
+LIFE = 150.0
 _PAUSE = 1.0
 
 Answer = Callable[[Mapping[str, Any]], None]

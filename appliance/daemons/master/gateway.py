@@ -52,6 +52,8 @@ class Gateway:
         self._since = time.time()
         self._announced = False
         self._problems = list(start.problems)
+        #: Who asked for a reload while one was under way: one more behind it is for all of them.
+        self._again: list[Done] = []
         self._tables = TableWatch()
         self.registry = metrics.Registry()
         self._loop = Loop()
@@ -150,6 +152,7 @@ class Gateway:
         return {
             "listening": self._listening(),
             "separation": self._separation.note,
+            "reloading": int(self._rounds.busy) + len(self._again),
             "last_reload": msgspec.to_builtins(self._rounds.last) if self._rounds.last else None,
             "certificates": self._certificates.facts(),
         }
@@ -184,9 +187,13 @@ class Gateway:
         self.reload(_nobody)
 
     def reload(self, done: Done) -> None:
-        """Read the files and put them in force everywhere, or say why not."""
-        if self._rounds.busy or self._ending.begun:
-            done(Outcome(False, "a reload is under way, or the gateway is ending; try again", "", time.time()))
+        """Read the files and put them in force everywhere, or say why not. While one is under way: behind it, as that
+        one read the files as they were before."""
+        if self._ending.begun:
+            done(Outcome(False, "nothing was changed: the gateway is ending", "", time.time()))
+            return
+        if self._rounds.busy:
+            self._again.append(done)
             return
         notify.notify("RELOADING=1")
         blob, problem = cold.read(self._config)
@@ -205,6 +212,9 @@ class Gateway:
     def _done(self, outcome: Outcome, done: Done) -> None:
         notify.notify("READY=1")
         done(outcome)
+        if self._again:
+            waiting, self._again = self._again, []
+            self.reload(lambda outcome: _tell(waiting, outcome))
 
     def _adopt(self, snapshot: Snapshot) -> None:
         """All processes are ready: the master too goes on with it."""
@@ -253,6 +263,12 @@ class Gateway:
             own=self._facts(),
             impaired=self._impaired(),
         )
+
+
+def _tell(waiting: list[Done], outcome: Outcome) -> None:
+    """All who asked while a reload was under way."""
+    for done in waiting:
+        done(outcome)
 
 
 def _nobody(_outcome: Outcome) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.daemons.master.conftest import Master, kill, until
 
@@ -65,6 +66,27 @@ def test_a_hang_up_reloads_and_children_born_later_have_the_new_files(running: M
     kill(running.workers()["smtpd.0"]["pid"])
     until(lambda: running.workers()["smtpd.0"]["state"] == "up", "the new smtpd.0")
     assert greetings(running) == {"new.example.com"}
+
+
+def test_what_is_asked_during_a_reload_is_done_behind_it(running: Master) -> None:
+    """Files that change while the processes prepare: neither a signal nor a command is lost, and no one is sent away."""
+    hold = running.state / "hold.smtpd.0"
+    hold.touch()
+    running.write("first.example.com")
+    os.kill(running.pid, signal.SIGHUP)
+    until(lambda: running.ask("status")["reloading"], "the reload to begin")
+    running.write("second.example.com")
+    os.kill(running.pid, signal.SIGHUP)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(running.ask, "reload") for _ in range(2)]
+        until(lambda: running.ask("status")["reloading"] == 4, "both to wait behind the signal")
+        hold.unlink()
+        outcomes = [one.result(20) for one in asked]
+    assert all(outcome["good"] for outcome in outcomes), outcomes
+    assert outcomes[0]["hash"] == outcomes[1]["hash"] == running.ask("status")["running"]
+    assert greetings(running) == {"second.example.com"}
+    assert running.log().count("in force in all processes") == 2, "one behind it for all who wait"
+    assert running.ask("status")["reloading"] == 0
 
 
 def test_a_child_born_during_a_reload_catches_up(running: Master) -> None:

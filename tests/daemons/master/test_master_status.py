@@ -21,7 +21,15 @@ def test_scanners_with_the_age_of_their_last_answer_stand_among_the_dependencies
     found = status.dependencies([child], {"smtpd.0": control.Answer(1, health=health)})
     assert set(found["smtpd.0"]) == {"dns", "milters", "scanner clamav (clamd)"}
     facts: dict[str, Any] = dict.fromkeys(("version", "hostname", "state", "config", "running", "state_dir"), "x")
-    facts |= {"now": 2.0, "since": 1.0, "on_disk": {"same": True}, "last_reload": None, "listening": {}, "workers": []}
+    facts |= {
+        "now": 2.0,
+        "since": 1.0,
+        "on_disk": {"same": True},
+        "last_reload": None,
+        "reloading": 0,
+        "listening": {},
+        "workers": [],
+    }
     facts |= {"certificates": {}, "separation": "", "queue": None, "dependencies": found, "degraded": []}
     page = "\n".join(lines(facts))
     assert "scanner clamav (clamd): state well, last answer 3 s ago" in page

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,9 @@ class Tiny:
     def prepare(self, _new: Snapshot | Terms) -> None:
         if (self.birth.state_dir / f"refuse.{self.birth.worker}").exists():
             raise ValueError("no, thank you")
+        hold, end = self.birth.state_dir / f"hold.{self.birth.worker}", time.monotonic() + 20
+        while hold.exists() and time.monotonic() < end:
+            time.sleep(0.01)
 
     def commit(self, new: Snapshot | Terms) -> None:
         self.in_force = new
