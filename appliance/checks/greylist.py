@@ -11,9 +11,9 @@ What failure means for the mail: without the store the outcome is temperror (shi
 of those who are exempt table_error (shipped: put off), never pass.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import msgspec
 from pydantic import Field
@@ -21,12 +21,14 @@ from pydantic import Field
 from appliance.checks import knobs
 from appliance.checks.knobs import Duration, Tables
 from appliance.checks.knobs_exempt import listed
+from appliance.checks.knobs_reasons import REASONS, Reason, suspicion
 from appliance.mail.binding import StepBind
 from appliance.mail.context import Context, Stage
+from appliance.mail.greylisting import Greylist, GreylistAnswer, GreylistAsk, first_attempt
 from appliance.mail.later import later, then, waits
 from appliance.mail.lookup import Key, opened, search
 from appliance.mail.network import network
-from appliance.mail.ports import Greylist, GreylistAnswer, GreylistAsk, Ports
+from appliance.mail.ports import Ports
 from appliance.mail.promise import Promise
 from appliance.mail.subscribers import dynamic_name
 from appliance.mail.triplet import recipient_key, sender_key
@@ -56,23 +58,6 @@ REPLIES = {
 
 #: RFC 5321 4.5.1 and RFC 2142: these must be reachable at once.
 REQUIRED = frozenset({"postmaster", "abuse"})
-#: What may be a reason: signs of the wire, the client's name, its HELO, SPF other than pass, a DNS list, a sender never
-#: seen before, a sum of weak findings.
-Reason = Literal["wire", "no_name", "dynamic_name", "helo", "spf", "dnsbl", "new_identity", "suspicion"]
-REASONS: tuple[Reason, ...] = get_args(Reason)
-#: What SPF says other than a pass that proves something.
-NOT_PASS = ("none", "neutral", "softfail", "fail", "permerror", "broad", "helo_fail")
-#: Findings of other checks that are a reason: its kind, and what it is called. What could not be found out is none.
-FINDINGS: dict[tuple[str, str], tuple[Reason, str]] = {
-    **{
-        ("helo", word): ("helo", "odd_helo")
-        for word in ("malformed", "literal_mismatch", "claims_our_name", "unresolvable")
-    },
-    **{("spf", word): ("spf", f"spf_{word}") for word in NOT_PASS},
-    ("dnsbl", "listed"): ("dnsbl", "dnsbl_listed"),
-    ("suspicion", "raised"): ("suspicion", "suspicion_raised"),
-    ("suspicion", "high"): ("suspicion", "suspicion_high"),
-}
 DAY = 86400.0
 _replace = msgspec.structs.replace
 
@@ -89,27 +74,6 @@ class Policy(knobs.Policy):
     ipv6_prefix: Annotated[int, Field(ge=16, le=128)] = 64
     exempt_clients: Tables = ("postgrey_clients:exempt/clients",)
     exempt_recipients: Tables = ("postgrey_recipients:exempt/recipients",)
-
-
-def suspicion(ctx: Context, counts: Collection[str] = REASONS) -> tuple[str, ...]:
-    """Why this client is greylisted, of the kinds that count; empty = no reason. Sorted."""
-    client, found = ctx.client, [("wire", sign) for sign in ctx.signs]
-    if client.proof in ("none", "fail"):
-        found.append(("no_name", "no_confirmed_name"))
-    if dynamic_name(client.name, client.address):
-        found.append(("dynamic_name", "dynamic_name"))
-    found += [FINDINGS[it] for verdict in ctx.trail if (it := (verdict.check, verdict.outcome)) in FINDINGS]
-    if _is_new(ctx):
-        found.append(("new_identity", "new_identity"))
-    return tuple(sorted({name for kind, name in found if kind in counts})) if found else ()
-
-
-def _is_new(ctx: Context) -> bool:
-    """Was no mail of this identity ever accepted? A shared provider has no history that counts for one customer."""
-    who = ctx.identity
-    if who is None or who.shared or who.first:
-        return False
-    return any(verdict.check == "identity" and verdict.outcome in ("new", "unproven") for verdict in ctx.trail)
 
 
 def proof(ctx: Context, policy: Policy) -> str:
@@ -248,12 +212,13 @@ def key(ctx: Context) -> Hashable:
 class _Bound(StepBind):
     """Who is greylisted whomever they write to, but for exempt recipients."""
 
-    __slots__ = ("_delimiter", "_lists", "_names", "_question", "_reasons", "_store")
+    __slots__ = ("_delimiter", "_lists", "_names", "_question", "_reasons", "_store", "_strangers")
 
     def __init__(
         self, usual: GreylistAsk, names: list[str], reasons: Sequence[str], policy: Policy, ports: Ports, store: Greylist
     ) -> None:
         self._question, self._names, self._reasons, self._store = usual, names, reasons, store
+        self._strangers = ports.strangers.strangers(usual) if ports.strangers is not None else None
         self._delimiter = ports.site.recipient_delimiter
         self._lists = opened(policy.exempt_recipients, ports)
 
@@ -273,6 +238,12 @@ class _Bound(StepBind):
 
     def step(self, address: Address, now: float) -> GreylistAnswer | Awaitable[GreylistAnswer]:
         return self._store.step(_replace(self._question, recipient=address.text, now=now))  # a usual one is its own key
+
+    def first(self, address: Address) -> bool:
+        return self._strangers is not None and self._strangers.first(address.text)
+
+    def first_answer(self, now: float) -> GreylistAnswer:
+        return first_attempt(self._question, now)
 
     def heard(self, address: Address, now: float, answer: GreylistAnswer) -> Verdict:
         tried = [*self._names, address.text]

@@ -82,9 +82,10 @@ class Stated:
             log.error("a worker sent what is no question", error=str(error))
             worker.channel.close()
             return
-        _asks[()] += len(asks)
-        _frames[()] += 1
+        before = self._state.asks
         answers = self._state.answer(asks, worker.open)
+        _asks[()] += self._state.asks - before
+        _frames[()] += 1
         channel = worker.channel
         if channel.closed:
             return

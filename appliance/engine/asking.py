@@ -25,7 +25,10 @@ from appliance.mail.verdict import Verdict
 from appliance.observe import metrics, oplog, trouble
 
 _log = oplog.get("engine")
-_outcomes = metrics.tally("postgate_check_outcomes_total", "Verdicts by check and outcome.", ("check", "outcome")).counts
+_verdicts = metrics.tally("postgate_check_outcomes_total", "Verdicts by check and outcome.", ("check", "outcome"))
+_outcomes = _verdicts.counts
+#: Of pairs (check, outcome) a cell: `cell[0] += 1` counts verdicts that were found without asking again.
+found_together = _verdicts.bundle
 _seconds = metrics.spread("postgate_check_seconds", "Time of checks that had to wait.", ("check",))
 #: A check's histogram, found once.
 timer = functools.cache(_seconds.labels)
@@ -102,12 +105,6 @@ def stamp(slot: Slot, ctx: Context, answer: object) -> Verdict:
         more = tuple(stamp(slot, ctx, further) for further in answer.more)
         return _replace(answer, stage=ctx.stage, recipient=recipient, more=more)
     return _replace(answer, stage=ctx.stage, recipient=recipient)
-
-
-def found_again(outcomes: Iterable[tuple[str, str]]) -> None:
-    """Verdicts (check, outcome) that were found without asking again; counted."""
-    for key in outcomes:
-        _outcomes[key] += 1
 
 
 def counted(verdicts: Iterable[Verdict]) -> None:

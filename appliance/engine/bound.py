@@ -19,7 +19,8 @@ from appliance.engine.judge import PUT_OFF, Judgement
 from appliance.engine.pipeline import Engine, follow, future
 from appliance.mail.binding import Bind, StepBind
 from appliance.mail.context import Context, Recipient
-from appliance.mail.ports import GreylistAnswer, Unavailable
+from appliance.mail.greylisting import GreylistAnswer
+from appliance.mail.ports import Unavailable
 from appliance.mail.promise import Promise
 from appliance.mail.replies import as_class, finish
 from appliance.mail.verdict import Action, Decision, Verdict
@@ -86,6 +87,23 @@ class Bound:
             return self._within(step.step(address, now)) if step is not None and step.usual(address) else None
         except Exception:
             return None
+
+    def first(self, address: Address) -> bool:
+        """As `step`: whether that would answer at once that a stranger comes for the first time (`first_answer`). Then it
+        is taken."""
+        step = self._step
+        try:
+            for bind, _ in self._at_once:
+                if not bind.usual(address):
+                    return False
+            return step is not None and step.usual(address) and step.first(address)
+        except Exception:
+            return False
+
+    def first_answer(self, now: float) -> GreylistAnswer:
+        """What `first` is answered at that moment (wall clock)."""
+        assert self._step is not None
+        return self._step.first_answer(now)
 
     def _within(self, answer: Verdict | GreylistAnswer | Awaitable[Any] | None) -> Asked | Promise[Asked] | None:
         """An answer to come has a deadline, and what goes wrong is an answer, too."""

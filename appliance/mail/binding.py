@@ -8,7 +8,7 @@ anything is bound. What failure means for the mail: as in the check.
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
 
-from appliance.mail.ports import GreylistAnswer
+from appliance.mail.greylisting import GreylistAnswer
 from appliance.mail.verdict import Verdict
 from appliance.protocol.smtp.address import Address
 
@@ -36,6 +36,15 @@ class StepBind(Bind):
     @abstractmethod
     def step(self, address: Address, now: float) -> GreylistAnswer | Awaitable[GreylistAnswer]:
         """The store's answer about a usual address. Raises Unavailable."""
+
+    def first(self, address: Address) -> bool:
+        """Whether a usual address was never written to before by this sender: then the step is taken, and the answer is
+        `first_answer`. False: nobody knows."""
+        return False
+
+    @abstractmethod
+    def first_answer(self, now: float) -> GreylistAnswer:
+        """What `step` answers such a one."""
 
     @abstractmethod
     def heard(self, address: Address, now: float, answer: GreylistAnswer) -> Verdict:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from appliance.mail.context import Context
     from appliance.mail.dns_list import Kind
     from appliance.mail.edits import Edit
+    from appliance.mail.greylisting import Greylist, StrangersAtSight
     from appliance.mail.identity import Identity
     from appliance.mail.inspection import Inspection
     from appliance.mail.lookup import Found as Known
@@ -107,42 +108,6 @@ class LineRules(Protocol):
 
     def search(self, content: Content, ask: Ask) -> Found | Awaitable[Found]:
         """At once where little is to be done. Raises Unavailable if a table or the content cannot be read."""
-
-
-class GreylistAsk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One atomic greylist step. `keys`: origin keys, strongest first (identity, then network); all are read, all are
-    written; only the strongest may be accepted automatically, and not if it is `shared` by strangers. Times in seconds;
-    `now` is wall time."""
-
-    keys: tuple[str, ...]
-    sender: str
-    recipient: str
-    client: str
-    now: float
-    delay: float
-    window: float
-    remember: float
-    auto_accept: int
-    shared: bool = False
-
-
-class GreylistAnswer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """`state`: new, early (came back too soon), passed (first time after the delay), known, auto (origin accepted
-    automatically), loop (kept coming at or after the delay from other addresses). `first` is when it was first seen.
-    `until`: up to when (monotonic seconds) the same step has the same answer; 0: it must be asked."""
-
-    state: str
-    first: float
-    attempts: int
-    passes: int = 0
-    wait: float = 0.0
-    key: str = ""
-    until: float = 0.0
-
-
-class Greylist(Protocol):
-    def step(self, ask: GreylistAsk) -> GreylistAnswer | Awaitable[GreylistAnswer]:
-        """One step; at once where the answer is at hand. Raises Unavailable."""
 
 
 class Authentication(Protocol):
@@ -284,6 +249,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     tables: Mapping[str, Table] = {}
     resolver: Resolver | None = None
     greylist: Greylist | None = None
+    strangers: StrangersAtSight | None = None
     rates: Rates | None = None
     recipients: Recipients | None = None
     scanners: Mapping[str, Scanner] = {}

@@ -35,11 +35,25 @@ class Tally:
     def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
         self.name, self.text, self.labels = name, text, labels
         self.counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        self._bundles: dict[tuple[tuple[str, ...], ...], list[int]] = {}
         if not labels:  # it is there from the start
             self.counts[()] = 0
 
+    def bundle(self, those: Iterable[tuple[str, ...]]) -> list[int]:
+        """A cell: `cell[0] += 1` counts each of these label values once more, with the next look at the numbers. The same
+        values have one cell."""
+        return self._bundles.setdefault(tuple(those), [0])
+
+    def settle(self) -> None:
+        """Count what is in the cells."""
+        for those, cell in self._bundles.items():
+            times, cell[0] = cell[0], 0
+            for values in those if times else ():
+                self.counts[values] += times
+
     def collect(self) -> Iterable[Metric]:
         """For the registry: all counts as one family."""
+        self.settle()
         family = CounterMetricFamily(self.name, self.text, labels=self.labels)
         for values, count in list(self.counts.items()):
             family.add_metric(values, count)

@@ -41,7 +41,8 @@ class QueueIds:
         self._rest = "z" + base(run * _WORKERS + worker_index % _WORKERS, 51)
         self._clock = clock_ns
         self._last = 0
-        self._second, self._digits = -1, ""
+        #: From this microsecond on so many more have the same beginning: all digits but the last two.
+        self._begin, self._size, self._same = -1, 0, ""
 
     def __iter__(self) -> "QueueIds":
         return self
@@ -51,7 +52,10 @@ class QueueIds:
         if now <= self._last:
             now = self._last + 1
         self._last = now
-        seconds, micro = divmod(now, 1_000_000)
-        if seconds != self._second:
-            self._second, self._digits = seconds, base(seconds, 52, 6)
-        return f"{self._digits}{_PAIRS[micro // 2704]}{_PAIRS[micro % 2704]}{self._rest}"
+        place = now - self._begin
+        if not 0 <= place < self._size:
+            seconds, micro = divmod(now, 1_000_000)
+            high, place = divmod(micro, 2704)
+            self._begin, self._size = now - place, min(2704, 1_000_000 - high * 2704)
+            self._same = base(seconds, 52, 6) + _PAIRS[high]
+        return f"{self._same}{_PAIRS[place]}{self._rest}"

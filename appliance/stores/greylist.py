@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from appliance.mail.ports import GreylistAnswer
+from appliance.mail.greylisting import GreylistAnswer
 
 #: Attempts from different addresses at or after the delay that end the waiting of a pool.
 LOOP = 3
@@ -51,7 +51,7 @@ class Pair(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Knobs(Protocol):
-    """What a step needs of an ask (mail.ports.GreylistAsk and stores.wire.Step both do)."""
+    """What a step needs of an ask (mail.greylisting.GreylistAsk and stores.wire.Step both do)."""
 
     @property
     def keys(self) -> tuple[str, ...]: ...

@@ -11,8 +11,8 @@ from typing import Protocol
 
 import msgspec
 
+from appliance.mail.greylisting import GreylistAnswer, GreylistAsk
 from appliance.mail.later import later
-from appliance.mail.ports import GreylistAnswer, GreylistAsk
 from appliance.mail.promise import Promise
 
 KEPT, MOST = 5.0, 10000
@@ -26,7 +26,7 @@ class Steps(Protocol):
 
 
 class RecentlyKnown:
-    """mail.ports.Greylist before another one; `clock` is monotonic."""
+    """mail.greylisting.Greylist before another one; `clock` is monotonic."""
 
     def __init__(self, state: Steps, clock: Callable[[], float]) -> None:
         self._state, self._clock = state, clock

@@ -18,14 +18,15 @@ from typing import Any, cast
 
 import msgspec
 
+from appliance.mail.greylisting import GreylistAnswer, GreylistAsk, first_attempt
 from appliance.mail.network import network
-from appliance.mail.ports import GreylistAnswer, GreylistAsk, Probe, RateAsk, Unavailable
+from appliance.mail.ports import Probe, RateAsk, Unavailable
 from appliance.mail.promise import Promise
 from appliance.net.lifeline import Lifeline
 from appliance.observe import oplog
 from appliance.stores import strangers, wire
 from appliance.stores.rates import AskedRate, ClientLimits, Counts, over
-from appliance.stores.strangers import News
+from appliance.stores.strangers import Group, News
 
 log = oplog.get("stated")
 DEADLINE = 1.0
@@ -33,20 +34,20 @@ DEADLINE = 1.0
 LINGER = 0.02
 #: Turns of the loop for which asks gather at most.
 TURNS = 3
-#: Seconds that a stranger waits for company, and how many go at once (stores.strangers).
-LINGER_NEWS, FULL = 0.005, 250
+#: Seconds that a stranger waits for company (stores.strangers).
+LINGER_NEWS = 0.005
 
 Waiting = list[asyncio.Future[Any] | Promise[Any] | None]
 
 
 class StateClient(Lifeline):
-    """One a worker. start() once the loop runs; close() at the end. Implements mail.ports Greylist and Rates."""
+    """One a worker. start() once the loop runs; close() at the end. Implements ports Greylist and Rates of mail."""
 
     takes_fds = True
 
     def __init__(self, path: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
         super().__init__(path, loop)
-        self._news = News()
+        self._news = News(lambda message: self._post(message, None, LINGER_NEWS), self._flush)
         self._sequence = 0
         self._batch: list[msgspec.Struct] = []
         self._batch_waiting: Waiting = []
@@ -115,8 +116,8 @@ class StateClient(Lifeline):
         self._news.see(memory)
         if self._open:
             self._post(wire.Report(dict(self._open)), None)
-        for stranger in self._news.again():
-            self._post(stranger, None)
+        for message in self._news.again():
+            self._post(message, None)
 
     # -- asks ----------------------------------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class StateClient(Lifeline):
             except Exception as error:
                 del waiting[len(found)]
                 log.error("stated cannot be asked that", ask=type(ask).__name__, error=str(error))
-                if isinstance(ask, wire.Stranger):
+                if isinstance(ask, wire.Strangers):
                     self._news.drop(ask)
                 if future is not None and not future.done():
                     future.set_exception(Unavailable(f"stated cannot be asked that: {error}"))
@@ -216,18 +217,19 @@ class StateClient(Lifeline):
             self._post(ask, None)
 
     def step(self, ask: GreylistAsk) -> GreylistAnswer | Promise[GreylistAnswer]:
-        """mail.ports.Greylist. `ask.now` does not travel: `stated` has a clock of its own that never jumps. A stranger
-        has his answer at once."""
+        """mail.greylisting.Greylist. `ask.now` does not travel: `stated` has a clock of its own that never jumps. A
+        stranger has his answer at once."""
         if not self.ready:
             raise Unavailable(f"stated: {self.why}")
-        if (stranger := self._news.first(ask)) is not None:
-            self._post(stranger, None, LINGER_NEWS)
-            if len(self._batch) >= FULL:
-                self._flush()
-            return GreylistAnswer(state="new", first=ask.now, attempts=1, wait=ask.delay, key=ask.keys[0])
+        if Group(self._news, ask).first(ask.recipient):
+            return first_attempt(ask, ask.now)
         promise: Promise[Any] = Promise(self._loop.create_future)
         self._post(wire.step_of(ask), promise)
         return promise.map(self._stepped)
+
+    def strangers(self, ask: GreylistAsk) -> Group:
+        """mail.greylisting.StrangersAtSight: first attempts like `ask`."""
+        return Group(self._news, ask)
 
     def _stepped(self, answer: Any) -> GreylistAnswer:
         state, first, attempts, passes, wait, key = self._checked(answer)

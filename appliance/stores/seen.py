@@ -7,6 +7,7 @@ read (`room` octets, all 0), they look as well (`absent`): that is right at the 
 the mail: none; without a filter the tables are read.
 """
 
+from collections.abc import Iterable, Sequence
 from zlib import crc32
 
 #: Slots (octets) for a kind of record: a power of two.
@@ -38,6 +39,21 @@ class Seen:
     def add(self, key: str) -> None:
         mark, mask, slots = mark_of(key), self._mask, self._slots
         slots[mark & mask] = slots[mark >> 10 & mask] = 1
+
+    def take(self, keys: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Those that were not there, which are added, and those that were."""
+        mask, slots = self._mask, self._slots
+        new: list[str] = []
+        old: list[str] = []
+        for key in keys:
+            mark = crc32(key.encode("utf-8", "surrogatepass"))
+            one, other = mark & mask, mark >> 10 & mask
+            if slots[one] == 1 == slots[other]:
+                old.append(key)
+            else:
+                slots[one] = slots[other] = 1
+                new.append(key)
+        return new, old
 
     def __contains__(self, key: str) -> bool:
         mark, mask = mark_of(key), self._mask
@@ -74,6 +90,15 @@ class Filter:
             self.seen.add(about)
         if self.seeing is not None:
             self.seeing.add(about)
+
+    def note_new(self, about: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+        """Note what is not there by the filter's word: this, and what may be there, in their order."""
+        if self.seen is None:
+            return (), about
+        new, old = self.seen.take(about)
+        if self.seeing is not None:
+            self.seeing.take(new)
+        return new, old
 
     def meet(self, about: str) -> None:
         """A sweep came by it."""

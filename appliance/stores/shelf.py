@@ -8,7 +8,7 @@ What failure means for the mail: none; a shelf whose database fails goes on from
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Generic, TypeVar
 
@@ -106,6 +106,20 @@ class Shelf(Generic[T]):
         else:
             self.dropped += 1
             self._heat(key, row[0])
+
+    def put_all_new(self, keys: Sequence[str], row: tuple[T, float]) -> None:
+        """As `put_new`, of many keys that have the same record."""
+        hot, count = self.hot, len(keys)
+        if len(self.dirty) + count > self._dirty_cap or len(hot) < self._hot_cap < len(hot) + count:
+            for key in keys:
+                self.put_new(key, row)
+            return
+        self.dirty.update(dict.fromkeys(keys, row))
+        if len(hot) < self._hot_cap:
+            hot.update(dict.fromkeys(keys, row[0]))
+        else:
+            self.complete = False
+            self.evicted += count
 
     def touch(self, key: str, record: T, expires: float) -> None:
         """As `put`, for a change that is not worth a write of its own: a restart may show the record before it."""

@@ -90,11 +90,13 @@ class State:
     def answer(self, asks: Sequence[wire.Ask], opened: Open) -> list[Any]:
         """One answer for each ask, in order."""
         answers: list[Any] = []
+        count = len(asks)
         step, told, offset, now = self.steps.step, self.steps.told, self._offset, self.clock.now()
         for ask in asks:
             try:
                 kind = type(ask)
-                if kind is wire.Stranger:
+                if kind is wire.Strangers:
+                    count += len(ask.recipients) - 1  # type: ignore[union-attr]
                     answers.append(told(ask, now))  # type: ignore[arg-type]
                 elif kind is wire.Step:
                     answers.append(step(ask, now, offset))  # type: ignore[arg-type]
@@ -102,8 +104,8 @@ class State:
                     answers.append(self._methods[kind](ask, opened))
             except Exception as error:  # one broken ask must not cost the frame
                 answers.append({"error": f"{type(ask).__name__}: {type(error).__name__}: {error}"})
-        self.asks += len(asks)
-        self.keeper.changed(len(asks))
+        self.asks += count
+        self.keeper.changed(count)
         return answers
 
     def gone(self, opened: Open) -> None:

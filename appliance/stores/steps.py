@@ -44,36 +44,38 @@ class Steps:
         seen = self.met.seen
         if seen is None or pair in seen or self._accepts(ask):
             return self._decide(ask, pair, now, offset)
-        self._put_new(ask, pair, now)
+        self.met.note(pair)
+        self._put_new(ask, [pair], now)
         return "new", now + offset, 1, 0, ask.delay, ask.keys[0]
 
-    def told(self, ask: wire.Step, now: float) -> None:
-        """A step that a worker answered by itself, for he is a stranger (stores.strangers). Where he is known by now, he
-        was told of twice: that is no second attempt."""
-        pair = f"{ask.sender}{SEP}{ask.recipient}"
-        seen = self.met.seen
-        if seen is not None and pair not in seen and not self._accepts(ask):
-            self._put_new(ask, pair, now)
-        elif not any(self._lives(self.triplets.get(f"{key}{SEP}{pair}"), ask, now) for key in ask.keys):
-            self._decide(ask, pair, now, 0.0)
+    def told(self, ask: wire.Strangers, now: float) -> None:
+        """Steps that a worker answered by itself, for they are strangers' (stores.strangers). Who is known by now was
+        told of twice: that is no second attempt."""
+        pairs: Sequence[str] = [f"{ask.sender}{SEP}{recipient}" for recipient in ask.recipients]
+        new: Sequence[str] = ()
+        if not self._accepts(ask):
+            new, pairs = self.met.note_new(pairs)
+            if new:
+                self._put_new(ask, new, now)
+        for pair in pairs:
+            if not any(self._lives(self.triplets.get(f"{key}{SEP}{pair}"), ask, now) for key in ask.keys):
+                self._decide(ask.step(pair.partition(SEP)[2]), pair, now, 0.0)
 
     @staticmethod
-    def _lives(triplet: Triplet | None, ask: wire.Step, now: float) -> bool:
+    def _lives(triplet: Triplet | None, ask: wire.Strangers, now: float) -> bool:
         return triplet is not None and greylist.expires(triplet, ask.window, ask.remember) >= now
 
-    def _put_new(self, ask: wire.Step, pair: str, now: float) -> None:
-        """What the machine makes of nothing."""
+    def _put_new(self, ask: wire.Step | wire.Strangers, pairs: Sequence[str], now: float) -> None:
+        """What the machine makes of nothing, for pairs that have been noted."""
         if now != self._now:  # all strangers of a frame have the same records
             self._now, self._triplet, self._pair = now, Triplet(now, now, 1), Pair(now, now)
         end = now + ask.window
-        row = self._triplet, end
-        self.met.note(pair)
         for key in ask.keys:
-            self.triplets.put_new(f"{key}{SEP}{pair}", row)
-        self.pairs.put_new(pair, (self._pair, end))
-        self.outcomes["new"] = self.outcomes.get("new", 0) + 1
+            self.triplets.put_all_new([f"{key}{SEP}{pair}" for pair in pairs], (self._triplet, end))
+        self.pairs.put_all_new(pairs, (self._pair, end))
+        self.outcomes["new"] = self.outcomes.get("new", 0) + len(pairs)
 
-    def _accepts(self, ask: wire.Step) -> bool:
+    def _accepts(self, ask: wire.Step | wire.Strangers) -> bool:
         """Its origin may be accepted."""
         return bool(ask.auto_accept) and not ask.shared and self.origins.get(ask.keys[0]) is not None
 

@@ -1,7 +1,7 @@
 """Strangers to the greylist: workers know by themselves who is one, and put him off without waiting for stated.
 
 Contract: stated keeps its filters in a Board, memory that it alone can write and nobody can cut, and sends the descriptor
-with its greeting. A worker looks there (`News.first`): whom the filters vouch for has no record that a step could find,
+with its greeting. A worker looks there (`Group.first`): whom the filters vouch for has no record that a step could find,
 so the answer is known. stated is told of him afterwards (remote.LINGER at most), and takes the step then; until it has, a
 second step about the same pair in this worker is asked as any. Another worker may call him a stranger once more in that
 time: he is put off, as he would be for coming back too early. What stated did not confirm is told again when it is back.
@@ -11,10 +11,12 @@ What failure means for the mail: none; without a board every step is asked.
 import fcntl
 import mmap
 import os
+from collections.abc import Callable
 
-from appliance.mail.ports import GreylistAsk
+from appliance.mail.greylisting import GreylistAsk
 from appliance.observe import oplog
 from appliance.stores import seen, wire
+from appliance.stores.seen import absent
 
 log = oplog.get("stated")
 #: Joins origin, sender and recipient in keys; no address and no network can contain it.
@@ -27,6 +29,8 @@ SIZE = _BEGIN + seen.room(ORIGINS)
 _FUTURE_WRITE = 0x0010
 #: Strangers that stated has not heard of; beyond them each step waits for stated again.
 MOST = 1000
+#: So many go at once.
+FULL = 250
 
 
 class Board:
@@ -76,51 +80,74 @@ def look(fd: int) -> memoryview | None:
 
 
 class News:
-    """What a worker knows of strangers, and has told stated of them."""
+    """What a worker knows of strangers, and has told stated of them. `post` puts a message into the next frame; `full`:
+    it is large enough to go."""
 
-    def __init__(self) -> None:
-        self._pairs: memoryview | None = None
-        self._origins: memoryview | None = None
-        #: By their pair: those whom the next frame tells of, and those of the frame under way.
-        self._next: dict[str, wire.Stranger] = {}
-        self._told: dict[str, wire.Stranger] = {}
+    def __init__(self, post: Callable[[wire.Strangers], None], full: Callable[[], None]) -> None:
+        self.post, self.full = post, full
+        self.pairs: memoryview | None = None
+        self.origins: memoryview | None = None
+        #: By their pair, in which message: those whom the next frame tells of, and those of the frame under way.
+        self.next: dict[str, wire.Strangers] = {}
+        self.told: dict[str, wire.Strangers] = {}
+        #: Behind a frame begin other messages.
+        self.frame = 0
 
     def see(self, memory: memoryview | None) -> None:
         """stated is there, with that board."""
-        self._pairs, self._origins = (None, None) if memory is None else (memory[:_BEGIN], memory[_BEGIN:])
-
-    def first(self, ask: GreylistAsk) -> wire.Stranger | None:
-        """What stated is to be told, where this is the first attempt of a stranger. None: it is to be asked."""
-        pairs, origins = self._pairs, self._origins
-        if pairs is None or origins is None or len(self._next) >= MOST:
-            return None
-        pair = f"{ask.sender}{SEP}{ask.recipient}"
-        if pair in self._next or pair in self._told or not seen.absent(pairs, PAIRS, pair):
-            return None
-        if ask.auto_accept and not ask.shared and not seen.absent(origins, ORIGINS, ask.keys[0]):
-            return None
-        stranger = self._next[pair] = wire.stranger_of(ask)
-        return stranger
+        self.pairs, self.origins = (None, None) if memory is None else (memory[:_BEGIN], memory[_BEGIN:])
 
     def sent(self) -> None:
         """The next frame is under way."""
-        self._told, self._next = self._next, {}
+        self.told, self.next = self.next, {}
+        self.frame += 1
 
-    def drop(self, stranger: wire.Stranger) -> None:
-        """Of him stated cannot be told."""
-        for waiting in (self._next, self._told):
-            for pair in [pair for pair, one in waiting.items() if one is stranger]:
-                del waiting[pair]
+    def drop(self, message: wire.Strangers) -> None:
+        """Of these stated cannot be told."""
+        for waiting in (self.next, self.told):
+            for recipient in message.recipients:
+                waiting.pop(f"{message.sender}{SEP}{recipient}", None)
 
     def heard(self) -> None:
         """stated answered the frame: the board shows what it told of."""
-        self._told = {}
+        self.told = {}
 
     def lost(self) -> None:
         """stated is away: what it did not confirm is to be told again."""
         self.see(None)
-        self._next, self._told = self._told | self._next, {}
+        self.next, self.told = self.told | self.next, {}
+        self.frame += 1
 
-    def again(self) -> list[wire.Stranger]:
+    def again(self) -> list[wire.Strangers]:
         """What is to be told again."""
-        return list(self._next.values())
+        return list({id(message): message for message in self.next.values()}.values())
+
+
+class Group:
+    """mail.greylisting.Strangers: attempts that differ from `ask` in their recipient and moment only."""
+
+    __slots__ = ("_ask", "_frame", "_message", "_news", "_origin", "_sender")
+
+    def __init__(self, news: News, ask: GreylistAsk) -> None:
+        self._news, self._ask, self._frame = news, ask, -1
+        self._sender = f"{ask.sender}{SEP}"
+        #: The origin that may be accepted.
+        self._origin = ask.keys[0] if ask.auto_accept and not ask.shared else ""
+        self._message: wire.Strangers | None = None
+
+    def first(self, recipient: str) -> bool:
+        """Whether this is the first attempt of a stranger: then stated will be told. False: it is to be asked."""
+        news, pair = self._news, self._sender + recipient
+        coming, pairs, origins = news.next, news.pairs, news.origins
+        if pairs is None or origins is None or pair in coming or pair in news.told or not absent(pairs, PAIRS, pair):
+            return False
+        if len(coming) >= MOST or (self._origin and not absent(origins, ORIGINS, self._origin)):
+            return False
+        if self._frame != news.frame or self._message is None:
+            self._frame, self._message = news.frame, wire.strangers_of(self._ask)
+            news.post(self._message)
+        self._message.recipients.append(recipient)
+        coming[pair] = self._message
+        if len(coming) >= FULL:
+            news.full()
+        return True

@@ -11,15 +11,15 @@ from typing import Any
 
 import msgspec
 
-from appliance.mail.ports import GreylistAsk
+from appliance.mail.greylisting import GreylistAsk
 from appliance.stores.rates import AskedRate
 
 #: The greeting; a changed wire gets a new number and old workers stay without answers (Unavailable).
-HELLO = "postgate-state-3"
+HELLO = "postgate-state-4"
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """One greylist step (mail.ports.GreylistAsk without `now`: `stated` has its own clock that never jumps)."""
+    """One greylist step (mail.greylisting.GreylistAsk without `now`: `stated` has its own clock that never jumps)."""
 
     keys: tuple[str, ...]
     sender: str
@@ -130,8 +130,23 @@ class Waited(msgspec.Struct, frozen=True, array_like=True, tag=16):
     keep: float
 
 
-class Stranger(Step, frozen=True, array_like=True, tag=17, gc=False):
-    """A step whose answer the worker knew (stores.strangers); the answer is nil."""
+class Strangers(msgspec.Struct, frozen=True, array_like=True, tag=17, gc=False):
+    """Steps whose answers the worker knew (stores.strangers), as Step but about several recipients; the answer is nil."""
+
+    keys: tuple[str, ...]
+    sender: str
+    client: str
+    delay: float
+    window: float
+    remember: float
+    auto_accept: int
+    shared: bool
+    recipients: list[str]
+
+    def step(self, recipient: str) -> Step:
+        """The step about one of them."""
+        rest = self.delay, self.window, self.remember, self.auto_accept, self.shared
+        return Step(self.keys, self.sender, recipient, self.client, *rest)
 
 
 class List(msgspec.Struct, frozen=True, array_like=True, tag=20):
@@ -169,10 +184,10 @@ def step_of(ask: GreylistAsk) -> Step:
     return Step(ask.keys, ask.sender, ask.recipient, ask.client, *rest)
 
 
-def stranger_of(ask: GreylistAsk) -> Stranger:
-    """As step_of, where nobody waits for the answer."""
+def strangers_of(ask: GreylistAsk) -> Strangers:
+    """As step_of, where nobody waits for the answer; about no recipient yet."""
     rest = ask.delay, ask.window, ask.remember, ask.auto_accept, ask.shared
-    return Stranger(ask.keys, ask.sender, ask.recipient, ask.client, *rest)
+    return Strangers(ask.keys, ask.sender, ask.client, *rest, [])
 
 
 Ask = (
@@ -192,7 +207,7 @@ Ask = (
     | FirstAge
     | HasWaited
     | Waited
-    | Stranger
+    | Strangers
     | List
     | Delete
     | PassGreylist

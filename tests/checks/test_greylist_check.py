@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from appliance.checks import greylist
+from appliance.checks.knobs_reasons import REASONS, suspicion
 from appliance.mail.context import Client, Context, Recipient
+from appliance.mail.greylisting import GreylistAnswer, GreylistAsk
 from appliance.mail.identity import Identity
-from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports, Site, Unavailable
+from appliance.mail.ports import Ports, Site, Unavailable
 from appliance.mail.subscribers import dynamic_name
 from appliance.mail.triplet import sender_key
 from appliance.mail.verdict import Verdict
@@ -129,13 +131,13 @@ async def test_client_without_a_reason_is_not_asked_for(store: Direct) -> None:
     ],
 )
 def test_reasons(more: dict[str, Any], reason: str) -> None:
-    assert greylist.suspicion(context(**more)) == (reason,)
+    assert suspicion(context(**more)) == (reason,)
 
 
 @pytest.mark.parametrize("proof", ["pass", "temperror", "unknown"])
 def test_what_could_not_be_looked_up_is_no_reason(proof: str) -> None:
     trail = (Verdict(check="helo", outcome="temperror"), Verdict(check="helo", outcome="ok"))
-    assert greylist.suspicion(context(proof=proof, trail=trail)) == ()
+    assert suspicion(context(proof=proof, trail=trail)) == ()
 
 
 @pytest.mark.parametrize(
@@ -306,8 +308,8 @@ DAY = 86400.0
 )
 async def test_a_finding_is_a_reason_if_its_kind_counts(store: Direct, verdict: Verdict, reason: str, kind: str) -> None:
     ctx = context(**GOOD, trail=(verdict,))
-    assert greylist.suspicion(ctx) == (reason,)
-    others = tuple(one for one in greylist.REASONS if one != kind)
+    assert suspicion(ctx) == (reason,)
+    others = tuple(one for one in REASONS if one != kind)
     assert (await judge(ctx, ports(store), greylist.Policy(reasons=others))).outcome == "not_suspicious"
     assert (await judge(ctx, ports(store))).outcome == "early"
 
@@ -315,18 +317,18 @@ async def test_a_finding_is_a_reason_if_its_kind_counts(store: Direct, verdict: 
 @pytest.mark.parametrize("check", ["spf", "dnsbl", "suspicion", "identity"])
 def test_no_finding_is_a_reason_where_nothing_could_be_found_out(check: str) -> None:
     for outcome in ("temperror", "skipped"):
-        assert greylist.suspicion(context(**GOOD, identity=EXAMPLE, trail=(found(check, outcome),))) == ()
+        assert suspicion(context(**GOOD, identity=EXAMPLE, trail=(found(check, outcome),))) == ()
 
 
 def test_a_sender_never_seen_before_is_a_reason() -> None:
     new = context(**GOOD, identity=EXAMPLE, trail=(found("identity", "new"),))
-    assert greylist.suspicion(new) == ("new_identity",)
+    assert suspicion(new) == ("new_identity",)
     network = context(**GOOD, identity=Identity(name="192.0.2.0/24"), trail=(found("identity", "unproven"),))
-    assert greylist.suspicion(network) == ("new_identity",)
+    assert suspicion(network) == ("new_identity",)
     known = Identity(name="example.org", proof="spf", first=1.0)
-    assert greylist.suspicion(context(**GOOD, identity=known, trail=(found("identity", "known"),))) == ()
+    assert suspicion(context(**GOOD, identity=known, trail=(found("identity", "known"),))) == ()
     shared = Identity(name="gmail.com", proof="spf", shared=True)
-    assert greylist.suspicion(context(**GOOD, identity=shared, trail=(found("identity", "shared"),))) == ()
+    assert suspicion(context(**GOOD, identity=shared, trail=(found("identity", "shared"),))) == ()
 
 
 async def test_a_well_known_sender_with_spf_pass_is_not_delayed(store: Direct) -> None:

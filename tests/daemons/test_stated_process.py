@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from appliance.mail.ports import GreylistAnswer, GreylistAsk, Probe, RateAsk, Unavailable
+from appliance.mail.greylisting import GreylistAnswer, GreylistAsk
+from appliance.mail.ports import Probe, RateAsk, Unavailable
 from appliance.net.channel import Channel
 from appliance.stores import remote, wire
 from appliance.stores.remote import StateClient

@@ -19,7 +19,8 @@ from appliance.engine.pipeline import Engine, combine
 from appliance.engine.policy import compile_policies
 from appliance.mail.auth import ArcReport, DkimReport, SpfReport
 from appliance.mail.context import STAGES, Client, Context, Recipient
-from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports, TableUnavailable
+from appliance.mail.greylisting import GreylistAnswer, GreylistAsk
+from appliance.mail.ports import Ports, TableUnavailable
 from appliance.mail.verdict import Action, Decision
 from appliance.protocol.smtp.address import Address
 from appliance.tables import open_table

@@ -18,8 +18,9 @@ from appliance.engine.pipeline import Engine
 from appliance.engine.recall import Memory
 from appliance.mail.auth import SpfAsk, SpfReport
 from appliance.mail.context import Client, Context, Recipient
+from appliance.mail.greylisting import GreylistAnswer, GreylistAsk
 from appliance.mail.identity import Identity
-from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports
+from appliance.mail.ports import Ports
 from appliance.mail.verdict import ALWAYS, Decision, Verdict
 from tests.daemons.policyd.whole import build
 from tests.engine.scripted import address, check, context, engine, said

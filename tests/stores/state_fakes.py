@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from appliance.mail.ports import GreylistAnswer, GreylistAsk, RateAsk, Unavailable
+from appliance.mail.greylisting import GreylistAnswer, GreylistAsk
+from appliance.mail.ports import RateAsk, Unavailable
 from appliance.stores import wire
 from appliance.stores.clock import SteadyClock
 from appliance.stores.rates import AskedRate

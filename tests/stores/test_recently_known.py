@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 
-from appliance.mail.ports import GreylistAnswer, GreylistAsk
+from appliance.mail.greylisting import GreylistAnswer, GreylistAsk
 from appliance.stores import known
 from appliance.stores.known import RecentlyKnown
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.mail.ports import GreylistAsk
+from appliance.mail.greylisting import GreylistAsk
 from tests.stores.state_fakes import Direct, Time, state_at
 
 YEAR = 365 * 86400.0

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import apsw
 import pytest
 
-from appliance.mail.ports import GreylistAsk
+from appliance.mail.greylisting import GreylistAsk
 from appliance.stores import embedded, keeper, wire
 from appliance.stores.greylist import Triplet
 from appliance.stores.state import State

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.mail.ports import GreylistAnswer, GreylistAsk
+from appliance.mail.greylisting import GreylistAnswer, GreylistAsk
 from appliance.stores.greylist import Known, Origin, Pair, Triplet, decide
 
 DELAY, WINDOW, REMEMBER = 90.0, 172800.0, 3110400.0

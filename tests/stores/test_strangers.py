@@ -15,14 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.mail.ports import GreylistAnswer, GreylistAsk, Unavailable
+from appliance.mail.greylisting import GreylistAnswer, GreylistAsk
+from appliance.mail.ports import Unavailable
 from appliance.mail.promise import Promise
 from appliance.stores import remote, strangers, wire
 from appliance.stores.greylist import Origin
 from appliance.stores.remote import StateClient
 from appliance.stores.seen import Filter, absent, room
 from appliance.stores.steps import Steps
-from appliance.stores.strangers import MOST, SIZE, Board, News
+from appliance.stores.strangers import FULL, MOST, SIZE, Board, Group, News
 from tests.stores.test_state_greylist import Memory
 from tests.stores.test_state_steps import KEYS, Disk
 
@@ -44,10 +45,32 @@ def swept(board: Board) -> Steps:
     return steps
 
 
-def seen_by(board: Board) -> News:
-    news = News()
+class Worker(News):
+    """Keeps what goes into the next frame, and counts how often that was large enough to go."""
+
+    def __init__(self) -> None:
+        self.posted: list[wire.Strangers] = []
+        self.large = 0
+        super().__init__(self.posted.append, self._large)
+
+    def _large(self) -> None:
+        self.large += 1
+
+    def first(self, ask: GreylistAsk) -> wire.Strangers | None:
+        """The message that tells of this stranger."""
+        return self.posted[-1] if Group(self, ask).first(ask.recipient) else None
+
+
+def seen_by(board: Board) -> Worker:
+    news = Worker()
     news.see(strangers.look(board.fd))
     return news
+
+
+def told_of(ask: GreylistAsk) -> wire.Strangers:
+    message = wire.strangers_of(ask)
+    message.recipients.append(ask.recipient)
+    return message
 
 
 # ---------------------------------------------------------------------------------------------------- the memory
@@ -125,7 +148,8 @@ def test_a_stranger_is_known_once_until_stated_has_noted_him() -> None:
     assert news.first(step_ask()) is None and news.first(step_ask(keys=("net:2",))) is None, "the same pair"
     news.sent()
     assert news.first(step_ask()) is None, "he is under way"
-    assert steps.step(stranger, 7.0, 0.0)[0] == "new"
+    steps.told(stranger, 7.0)
+    assert steps.outcomes == {"new": 1}
     news.heard()
     assert news.first(step_ask()) is None, "the board has him"
     assert news.first(step_ask("other@example.org")) is not None
@@ -142,7 +166,7 @@ def test_an_origin_that_may_be_accepted_is_asked_about() -> None:
 
 
 def test_without_a_board_or_before_the_first_sweep_nobody_is_a_stranger() -> None:
-    assert News().first(step_ask()) is None
+    assert Worker().first(step_ask()) is None
     board = Board()
     Steps(lambda table, key: None, board)
     assert seen_by(board).first(step_ask()) is None
@@ -154,6 +178,30 @@ def test_of_so_many_only_the_first_are_told() -> None:
     news = seen_by(board)
     first = [news.first(step_ask(f"s{number}@example.org")) is not None for number in range(MOST + 1)]
     assert first == [True] * MOST + [False]
+    assert news.large == MOST - FULL + 1, "it is said until they have gone"
+
+
+def test_strangers_of_a_group_share_a_message_until_it_has_gone() -> None:
+    board = Board()
+    steps, news = swept(board), seen_by(board)
+    one, other = Group(news, step_ask()), Group(news, step_ask(keys=("net:2",)))
+    assert [one.first("x@example.com"), other.first("y@example.com"), one.first("z@example.com")] == [True] * 3
+    assert [one.first("y@example.com"), other.first("x@example.com")] == [False] * 2, "the pair is on its way"
+    first = list(news.posted)
+    assert [message.recipients for message in first] == [["x@example.com", "z@example.com"], ["y@example.com"]]
+    news.sent()
+    assert one.first("late@example.com") and news.posted[2:] == [told_of(step_ask(recipient="late@example.com"))]
+    assert first[0].recipients == ["x@example.com", "z@example.com"], "what has gone is not touched"
+    for message in first:
+        steps.told(message, 7.0)
+    news.heard()
+    assert not one.first("z@example.com") and not other.first("y@example.com")
+    news.lost()
+    news.see(strangers.look(board.fd))
+    assert one.first("behind@example.com") and len(news.posted) == 4
+    assert news.again() == news.posted[2:], "each message once"
+    news.drop(news.posted[2])
+    assert one.first("late@example.com") and list(news.next.values()) == [news.posted[3]] * 2
 
 
 def test_what_stated_did_not_confirm_is_told_again() -> None:
@@ -179,19 +227,21 @@ def test_who_is_told_of_twice_did_not_come_back(is_swept: bool) -> None:
     steps, news = swept(board), seen_by(board)
     if not is_swept:
         steps.met.seen = None
-    stranger = wire.stranger_of(step_ask())
+    stranger = told_of(step_ask())
     steps.told(stranger, 0.0)
     steps.told(stranger, 500.0)  # stated took the step, died, and came back behind the delay
     assert steps.origins.get("net:1") is None
-    answer = steps.step(stranger, 500.0, 0.0)
+    answer = steps.step(wire.step_of(step_ask()), 500.0, 0.0)
     assert (answer[0], answer[1], answer[2]) == ("passed", 0.0, 2), "the first attempt counts, and this one"
-    other = wire.stranger_of(step_ask(keys=("net:2",)))
+    other = told_of(step_ask(keys=("net:2",)))
     steps.told(other, 501.0)
     assert steps.triplets.get("net:2\x1fa@example.org\x1fb@example.com") is not None, "another address is another triplet"
-    late = wire.stranger_of(step_ask("late@example.org"))
+    late = told_of(step_ask("late@example.org"))
     steps.told(late, 0.0)
     steps.told(late, 172_801.0)
-    assert steps.step(late, 172_802.0, 0.0)[:2] == ("early", 172_801.0), "what means nothing any more is new again"
+    assert steps.step(wire.step_of(step_ask("late@example.org")), 172_802.0, 0.0)[:2] == ("early", 172_801.0), (
+        "what means nothing any more is new again"
+    )
     assert news.first(step_ask("late@example.org")) is None
 
 
@@ -219,12 +269,19 @@ _work = st.tuples(st.sampled_from(["write", "send", "hear", "whole"]), st.just(0
 def test_whoever_is_called_a_stranger_is_one(history: list[tuple[str, float, int, int]], accept: int) -> None:
     disk, memory = Shared(), Memory()
     news = seen_by(disk.board)
-    told: list[wire.Step] = []
+    groups: dict[tuple[int, int], Group] = {}
+    under_way: list[wire.Strangers] = []
+
+    def send() -> None:
+        under_way[:] = news.posted
+        news.posted.clear()
+        news.sent()
 
     def tell() -> None:
-        for stranger in told:
-            disk.steps.step(stranger, disk.now, 0.0)
-        told.clear()
+        for _ in range(2):
+            for message in under_way:
+                disk.steps.told(message, disk.now)
+            send()
 
     for what, gap, keys, who in history:
         if gap:  # what is told is told within milliseconds
@@ -235,19 +292,17 @@ def test_whoever_is_called_a_stranger_is_one(history: list[tuple[str, float, int
         elif what == "whole":
             disk.sweep(100)
         elif what == "send":
-            if not news._told:
-                news.sent()
+            if not under_way:
+                send()
         elif what == "hear":
             tell()
-            news.sent()
             news.heard()
         else:
             sender, client = f"s{who}@example.org", f"192.0.2.{keys}"
             named = {"keys": KEYS[keys], "sender": sender, "client": client, "auto_accept": accept, "shared": who == 3}
             expected = memory.step(disk.now, **named)
             ask = step_ask(now=disk.now, **named)
-            if (stranger := news.first(ask)) is not None:
-                told.append(stranger)
+            if groups.setdefault((keys, who), Group(news, ask)).first(ask.recipient):
                 assert (expected.state, expected.attempts, expected.wait, expected.key) == ("new", 1, 90.0, ask.keys[0])
             else:
                 tell()
@@ -288,8 +343,10 @@ class Stated:
     def answer(self, frame: tuple[int, list[Any]]) -> None:
         """Take the steps, tell what came of them."""
         sequence, asks = frame
-        found = [self.steps.step(ask, 0.0, 0.0) for ask in asks]
-        answers = [None if type(ask) is wire.Stranger else it for ask, it in zip(asks, found, strict=True)]
+        answers = [
+            self.steps.told(ask, 0.0) if type(ask) is wire.Strangers else self.steps.step(ask, 0.0, 0.0)  # type: ignore[func-returns-value]
+            for ask in asks
+        ]
         payload = msgspec.msgpack.encode((sequence, answers))
         assert self.writer is not None
         self.writer.write(struct.pack(">IB", len(payload), 0) + payload)
@@ -316,7 +373,7 @@ async def test_a_stranger_has_his_answer_at_once_and_stated_hears_of_him(both: t
     again = client.step(step_ask())
     assert isinstance(again, Promise), "he is on his way to stated: the next step is behind him"
     frame = await stated.next()
-    assert [type(ask) for ask in frame[1]] == [wire.Stranger, wire.Stranger, wire.Step]
+    assert [type(ask) for ask in frame[1]] == [wire.Strangers, wire.Strangers, wire.Step]
     stated.answer(frame)
     assert (await again).state == "early"
     assert isinstance(client.step(step_ask()), Promise), "stated knows him"
@@ -331,9 +388,9 @@ async def test_a_stranger_alone_is_told_soon(both: tuple[StateClient, Stated]) -
 async def test_many_strangers_go_at_once(both: tuple[StateClient, Stated], monkeypatch: pytest.MonkeyPatch) -> None:
     client, stated = both
     monkeypatch.setattr(remote, "LINGER_NEWS", 3600.0)
-    for number in range(remote.FULL):
+    for number in range(FULL):
         assert isinstance(client.step(step_ask(f"s{number}@example.org")), GreylistAnswer)
-    assert len((await stated.next())[1]) == remote.FULL
+    assert len((await stated.next())[1]) == FULL
 
 
 async def test_strangers_whom_stated_did_not_confirm_are_told_again(both: tuple[StateClient, Stated]) -> None:
@@ -348,7 +405,7 @@ async def test_strangers_whom_stated_did_not_confirm_are_told_again(both: tuple[
     assert await client.wait_ready(5)
     frame = await stated.next()
     assert [ask.sender for ask in frame[1]] == ["a@example.org", "next@example.org"]
-    assert {type(ask) for ask in frame[1]} == {wire.Stranger}
+    assert {type(ask) for ask in frame[1]} == {wire.Strangers}
     stated.answer(frame)
     early = client.step(step_ask())
     assert isinstance(early, Promise)

@@ -169,6 +169,7 @@ class Composition:
             tables=snapshot.tables,
             resolver=self._resolver(snapshot),
             greylist=self.known,
+            strangers=self.state,
             rates=self.state,
             recipients=self.callahead,
             scanners=self.scanners.find(scanner_settings(snapshot, self.runner.path)),

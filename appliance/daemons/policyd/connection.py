@@ -132,6 +132,9 @@ class Connection(asyncio.Protocol):
                 return
             if asked is not None:
                 self._session, action = asked
+                if isinstance(action, bytes):
+                    self.front.outbox.put(cast(asyncio.Transport, self.transport), action)
+                    return
                 if isinstance(action, str):
                     self._write(action)
                     return

@@ -24,8 +24,8 @@ from appliance.daemons.policyd.rules import Door, Rules, address_of
 from appliance.daemons.policyd.texts import Form, make
 from appliance.engine.asking import counted
 from appliance.engine.bound import Asked, Bound, bind
+from appliance.mail.greylisting import GreylistAnswer
 from appliance.mail.identity import Identity
-from appliance.mail.ports import GreylistAnswer
 from appliance.mail.promise import Promise
 from appliance.mail.verdict import ALWAYS, Decision, Verdict
 from appliance.protocol.smtp.address import Address
@@ -96,8 +96,8 @@ class Likeness:
 
     def ask(
         self, front: "Front", door: Door, lead: "Lead[Likeness]", one: Cut, session: Session | None
-    ) -> tuple[Session, str | Promise[str]] | None:
-        """Judge the request `one` of `lead`: its session, and the action (to come). None: not like this."""
+    ) -> tuple[Session, bytes | str | Promise[str]] | None:
+        """Judge the request `one` of `lead`: its session, and the octets of the answer, or the action. None: not so."""
         client, now = self.facts.who.address, front.clock()
         if self.base.rules is not front.rules or front.monotonic() >= self.until or not self.since <= now < self.ends:
             return None
@@ -119,16 +119,17 @@ class Likeness:
         form = self.forms.get(domain) if plain else None
         if form is not None and not form.takes(one):
             form = None
-        answer = self.base.bound.step(address, now) if form is not None else None
-        if form is not None and type(answer) is GreylistAnswer and form.fits(answer):
+        bound = self.base.bound
+        if form is not None and form.of_first and bound.first(address):
             session.asked, session.trail = self.of_session
             ident = next(front.ids)
-            action = record.formed(form, one, ident, now, answer)
-            brief = _PutOff(self.base, session, address, ident, now, answer, action)
+            action = record.formed(form, one, ident, now, now)
+            brief = _PutOff(self.base, session, address, ident, now, action)
             record.unsaid(front.messages.keep_brief(one.instance, client, brief))
-            return session, action
+            return session, form.octets(action)
+        answer = bound.step(address, now) if form is not None else None
         if answer is None:
-            form, answer = None, self.base.bound.ask(address, now, plain)
+            form, answer = None, bound.ask(address, now, plain)
         if answer is None:
             return None
         return session, self._goes_on(_Turn(front, door, lead, one, session, address, now), form, answer)
@@ -142,7 +143,7 @@ class Likeness:
 
         def heard(said: Asked) -> str:
             if form is not None and type(said) is GreylistAnswer and form.fits(said):
-                action = record.formed(form, one, message.id, now, said)
+                action = record.formed(form, one, message.id, now, said.first)
                 self.base.put_off(message, address, now, said, action)
                 return action
             question = Question(front, door, lead.attributes(one), session, self.facts)
@@ -181,7 +182,10 @@ class Likeness:
         if self.strangers > BEFORE and self.plain.fullmatch(address.local):
             if len(self.forms) >= DOMAINS:
                 self.forms.clear()
-            self.forms[address.domain] = make(question, self.base.bound.decide, self.found, answer)
+            bound = self.base.bound
+            made = self.forms[address.domain] = make(question, bound.decide, self.found, answer)
+            if made is not None:
+                made.of_first = made.fits(bound.first_answer(question.now))
 
 
 class _Turn(NamedTuple):
@@ -204,13 +208,13 @@ class _PutOff(msgspec.Struct, gc=False):
     recipient: Address
     id: str
     touched: float
-    answer: GreylistAnswer
     action: str
 
     def whole(self) -> Message:
         """With what was found, which is made where somebody asks."""
         message = self.base.begun(self.id, self.session, self.touched)
-        self.base.put_off(message, self.recipient, self.touched, self.answer, self.action)
+        answer = self.base.bound.first_answer(self.touched)
+        self.base.put_off(message, self.recipient, self.touched, answer, self.action)
         return message
 
 

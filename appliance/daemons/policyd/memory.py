@@ -16,6 +16,7 @@ import msgspec
 from appliance.daemons.policyd import record
 from appliance.daemons.policyd.cutting import Cut, said_once
 from appliance.daemons.policyd.messages import Message, Session
+from appliance.engine.asking import found_together
 from appliance.mail.context import Recipient
 from appliance.mail.identity import Identity
 from appliance.mail.verdict import ALWAYS, Verdict
@@ -33,7 +34,7 @@ Trail = tuple[Verdict, ...]
 
 class Kept:
     """One answer. `since` and `ends` (wall clock): between them no exception begins or ends; `before`: what was known of
-    the session; `asked` and `trail` of session and message: what is known after it."""
+    the session; `asked` and `trail` of session and message: what is known after it; `outcomes`: its verdicts' cell."""
 
     __slots__ = (
         "address",
@@ -64,7 +65,7 @@ class Kept:
     until: float
     since: float
     ends: float
-    outcomes: tuple[tuple[str, str], ...]
+    outcomes: list[int]
     event: str
 
 
@@ -126,7 +127,7 @@ class Memory:
         place = bisect(rules.ends, question.now)
         kept.since = rules.ends[place - 1] if place else -ALWAYS
         kept.ends = rules.ends[place] if place < len(rules.ends) else ALWAYS
-        kept.outcomes = tuple((verdict.check, verdict.outcome) for verdict in question.found)
+        kept.outcomes = found_together((verdict.check, verdict.outcome) for verdict in question.found)
         if len(self._kept) >= MOST:
             self._kept.clear()
         self._kept[one.rest, one.recipient, bool(trail)] = kept

@@ -11,8 +11,6 @@ import msgspec
 
 from appliance.daemons.fronts import events as message_events
 from appliance.daemons.policyd import texts
-from appliance.engine.asking import found_again
-from appliance.mail.ports import GreylistAnswer
 from appliance.mail.verdict import Decision, Verdict
 from appliance.observe import events, lines, maillog, metrics, oplog
 
@@ -58,11 +56,11 @@ def answered(question: "Question", action: str, decision: Decision, verdicts: Se
     events.emit(texts.event(question, question.attributes, **told))
 
 
-def formed(form: "texts.Form", one: "Cut", ident: str, now: float, answer: GreylistAnswer) -> str:
-    """A stranger was put off, and there is a form for that. The action."""
-    action, logged, event = form.fill(one, ident, now, answer, maillog.prefix() if form.fit else "")
+def formed(form: "texts.Form", one: "Cut", ident: str, now: float, first: float) -> str:
+    """A stranger, who came `first` at that moment, was put off, and there is a form for that. The action."""
+    action, logged, event = form.fill(one, ident, now, first, maillog.prefix() if form.fit else "")
     _counts[form.counted] += 1
-    found_again(form.counts)
+    form.counts[0] += 1
     if form.fit:
         maillog.written(logged)
     else:
@@ -86,10 +84,10 @@ def _event(now: float, ident: str, rest: str) -> bytes:
     return f'{{"event":"policy","time":{now!r},"id":"{ident}"{rest}\n'.encode()
 
 
-def again(outcomes: Iterable[tuple[str, str]], ident: str, now: float, event: str) -> None:
-    """A plain pass at RCPT is told again: `outcomes` are those of its verdicts, `event` is its plain_event."""
+def again(outcomes: list[int], ident: str, now: float, event: str) -> None:
+    """A plain pass at RCPT is told again: `outcomes` is the cell of its verdicts, `event` is its plain_event."""
     _counts[_PASSED] += 1
-    found_again(outcomes)
+    outcomes[0] += 1
     events.emit_line(_event(now, ident, event))
 
 

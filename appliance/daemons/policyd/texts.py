@@ -16,10 +16,12 @@ import msgspec
 
 from appliance.daemons.fronts import events as message_events
 from appliance.daemons.policyd import answers
-from appliance.mail.ports import GreylistAnswer
+from appliance.engine.asking import found_together
+from appliance.mail.greylisting import GreylistAnswer
 from appliance.mail.verdict import Decision, Verdict, in_millis
 from appliance.observe import lines
 from appliance.observe.text import CAP
+from appliance.protocol.policy import encode_answer
 from appliance.protocol.smtp.address import Address
 
 if TYPE_CHECKING:
@@ -110,22 +112,26 @@ class _Blanks:
 
 
 class Form:
-    """Of the first attempt of a triplet, for one domain of recipients. `counts`: what was found, by check and outcome;
-    `counted`: state and answer, for the metric; `fit`: the log lines are sure to be printable and short enough as they
-    are. Raises ValueError for texts that are not two log lines."""
+    """Of the first attempt of a triplet, for one domain of recipients. `counts`: the cell of what was found, by check and
+    outcome; `counted`: state and answer, for the metric; `fit`: the log lines are sure to be printable and short enough
+    as they are. Raises ValueError for texts that are not two log lines."""
 
-    __slots__ = ("_action", "_event", "_like", "_lines", "counted", "counts", "fit")
+    __slots__ = ("_action", "_event", "_like", "_lines", "_plain", "counted", "counts", "fit", "of_first")
 
     def __init__(
         self, texts: Sequence[_Blanks], domain: str, like: GreylistAnswer, counts: Sequence[tuple[str, str]]
     ) -> None:
         self._action, self._lines, self._event = texts
-        self._like, self.counts = like, counts
+        self._like, self.counts = like, found_together(counts)
+        #: It fits the first attempt of whoever the greylist knows at sight for a stranger.
+        self.of_first = False
         other = "x" * _LONGEST
         longest = self._lines.fill((f"{other}@{domain}", other, other, other, other, other, "")).split("\n")
         if len(longest) != 3:  # nothing stands behind the second
             raise ValueError("a line feed in a log line")
         self.fit = all(line.isprintable() and len(line) <= CAP for line in longest)
+        action = self._action.fill((other,) * 7)
+        self._plain = action.isprintable() and action == action.strip() != ""
         self.counted = "RCPT", counted_as(self._action.fill(("",) * 7))
 
     @staticmethod
@@ -139,11 +145,15 @@ class Form:
         like = self._like
         return answer.state == like.state and answer.key == like.key and _rest(answer) == _rest(like)
 
-    def fill(self, one: "Cut", ident: str, now: float, answer: GreylistAnswer, start: str = "") -> tuple[str, str, bytes]:
-        """The action, both log lines with `start` before each, the event."""
+    def octets(self, action: str) -> bytes:
+        """How its action goes to the client."""
+        return f"action={action}\n\n".encode() if self._plain else encode_answer(action)
+
+    def fill(self, one: "Cut", ident: str, now: float, first: float, start: str = "") -> tuple[str, str, bytes]:
+        """The action, both log lines with `start` before each, the event. `first`: the moment of the first attempt."""
         queue_id = one.queue_id
         queue, told = (queue_id, _json(queue_id)) if queue_id else (lines.NOQUEUE, '""')
-        values = one.recipient, ident, _json(now), _json(in_millis(answer.first)), told, queue, start
+        values = one.recipient, ident, _json(now), _json(in_millis(first)), told, queue, start
         return (
             self._action.fill(values),
             self._lines.fill(values),
@@ -183,7 +193,7 @@ def make(question: "Question", decide: Decide, before: Sequence[Verdict], answer
         real = decide(address, question.id, question.now, answer)
         action, logged, event = _whole(question, question.attributes, question.id, question.now, real, before)
         cut = question.cut
-        if cut is None or form.fill(cut, question.id, question.now, answer) != (action, logged, event.encode()):
+        if cut is None or form.fill(cut, question.id, question.now, answer.first) != (action, logged, event.encode()):
             return None
     except (LookupError, ValueError, msgspec.MsgspecError):
         return None

@@ -18,7 +18,7 @@ from appliance.daemons.policyd.facts import Facts, Who
 from appliance.daemons.policyd.rules import Rules
 from appliance.engine import asking
 from appliance.engine.exceptions import end_of
-from appliance.mail.ports import GreylistAnswer
+from appliance.mail.greylisting import GreylistAnswer
 from appliance.observe import events
 from appliance.observe.text import clean
 from appliance.protocol.policy import RequestReader
@@ -108,6 +108,7 @@ def test_with_and_without_the_memory_everything_is_the_same(
 ) -> None:
     async def play(remembers: bool) -> Any:
         server, said = Server(snapshots[first : first + 2], remembers, at_once), []
+        asking._verdicts.settle()
         before = dict(asking._outcomes), dict(record._counts)
         for place, (what, number, which, instance, port, queue_id, local, seconds) in enumerate(steps):
             if what == "ask":
@@ -121,6 +122,7 @@ def test_with_and_without_the_memory_everything_is_the_same(
             else:
                 server.reload(number)
         server.front._timer.cancel()
+        asking._verdicts.settle()
         after = asking._outcomes, record._counts
         counted = [{k: n - old.get(k, 0) for k, n in new.items()} for old, new in zip(before, after, strict=True)]
         return said, counted, server.remembered()

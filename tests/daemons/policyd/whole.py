@@ -15,7 +15,8 @@ from appliance.daemons.policyd.messages import Message
 from appliance.daemons.policyd.rules import Rules
 from appliance.engine.exceptions import end_of
 from appliance.engine.pipeline import Engine
-from appliance.mail.ports import GreylistAnswer, GreylistAsk, Ports, Unavailable
+from appliance.mail.greylisting import GreylistAnswer, GreylistAsk, first_attempt
+from appliance.mail.ports import Ports, Unavailable
 from appliance.mail.promise import Promise
 from appliance.protocol.policy import encode_request
 from appliance.stores.known import RecentlyKnown
@@ -83,7 +84,7 @@ class State:
     about a stranger `at_once`), an exception, or never."""
 
     def __init__(self, at_once: bool) -> None:
-        self.asked, self._at_once = 0, at_once
+        self.asked, self.at_once = 0, at_once
         self.known: set[tuple[str, str]] = set()
 
     def step(self, ask: GreylistAsk) -> GreylistAnswer | Promise[GreylistAnswer]:
@@ -98,11 +99,33 @@ class State:
         if "broken" in ask.recipient:
             loop.call_soon(promise.set_exception, Unavailable("stated: broken"))
         elif "never" not in ask.recipient:
+            if self.at_once and word == "new":
+                return first_attempt(ask, ask.now)
             answer = GreylistAnswer(state=word, first=1.0, attempts=2, wait=3.0, key=ask.keys[0])
-            if self._at_once and word == "new":
-                return answer
             loop.call_soon(promise.set_result, answer)
         return promise
+
+
+class Known:
+    """Who has come before, at sight (mail.ports.StrangersAtSight); who is asked about by `State` alone is no stranger."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def strangers(self, ask: GreylistAsk) -> "Known":
+        made = Known(self._state)
+        made._sender = ask.sender
+        return made
+
+    def first(self, recipient: str) -> bool:
+        key, known = (self._sender, recipient), self._state.known
+        if key in known or any(word in recipient for word in ("away", "broken", "never")):
+            return False
+        self._state.asked += 1
+        known.add(key)
+        return True
+
+    _sender = ""
 
 
 class Composed:
@@ -113,7 +136,8 @@ class Composed:
         self.greylist = RecentlyKnown(self.state, lambda: self.now[0])
 
     def engine(self, made: Snapshot) -> Engine:
-        ports = Ports(site=build_site(made), tables=made.tables, greylist=self.greylist)
+        known = Known(self.state) if self.state.at_once else None
+        ports = Ports(site=build_site(made), tables=made.tables, greylist=self.greylist, strangers=known)
         return Engine(made.policies, ports)
 
 
