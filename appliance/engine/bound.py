@@ -45,6 +45,7 @@ class Bound:
         "_slot",
         "_soft_bounce",
         "_step",
+        "_usual",
         "waited",
     )
 
@@ -64,6 +65,7 @@ class Bound:
             frozenset(word for word, ruling in slot.policy.rulings.items() if ruling.action is Action.DUNNO)
             for slot in slots
         ]
+        self._usual = tuple(bind.usual for bind in binds)
         self._at_once = tuple(zip(binds, quiet, strict=True))[:-1]
 
     def ask(self, address: Address, now: float, plain: bool) -> Asked | Promise[Asked] | None:
@@ -80,11 +82,10 @@ class Bound:
     def step(self, address: Address, now: float) -> Asked | Promise[Asked] | None:
         """As `ask`, for a plain address of a domain of which others were asked about. None: it is not like most there."""
         try:
-            for bind, _ in self._at_once:
-                if not bind.usual(address):
+            for usual in self._usual:
+                if not usual(address):
                     return None
-            step = self._step
-            return self._within(step.step(address, now)) if step is not None and step.usual(address) else None
+            return self._within(self._step.step(address, now)) if self._step is not None else None
         except Exception:
             return None
 
@@ -93,10 +94,10 @@ class Bound:
         is taken."""
         step = self._step
         try:
-            for bind, _ in self._at_once:
-                if not bind.usual(address):
+            for usual in self._usual:
+                if not usual(address):
                     return False
-            return step is not None and step.usual(address) and step.first(address)
+            return step is not None and step.first(address)
         except Exception:
             return False
 

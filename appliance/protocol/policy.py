@@ -114,13 +114,10 @@ class RequestReader:
     def __init__(self, max_request: int = MAX_REQUEST, max_line: int = MAX_LINE) -> None:
         self._limit, self._line = max_request, max_line
         self._rest = b""
+        #: A request has begun and is not whole.
+        self.midway = False
         self._searched = 0
         self._first_seen = False
-
-    @property
-    def midway(self) -> bool:
-        """A request has begun and is not whole."""
-        return bool(self._rest)
 
     def feed(self, data: bytes, found: list[Attributes]) -> None:
         """Put the requests that are whole now into `found`; raises PolicyError behind the good ones."""
@@ -137,6 +134,7 @@ class RequestReader:
             self._first_seen = False
             at = end + 2
         self._rest = rest = data[at:]
+        self.midway = bool(rest)
         if rest:
             self._partial(rest)
         else:

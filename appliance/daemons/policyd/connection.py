@@ -102,15 +102,18 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._wrong or self.transport is None:
             return
-        self.last = self.front.loop.time()
-        one = None if self.busy or self._backlog or self.front.draining else self._knife.cut(data)
-        if one is not None and (session := self.door.memory.again(self.front, one, self._session)) is not None:
-            self._session = session
-            self.front.outbox.put(self.transport, _DUNNO)
-            return
-        if one is not None and (alike := self.door.leads.find(one)) is not None:
-            self._alike(one, alike)
-            return
+        front, door = self.front, self.door
+        self.last = front.loop.time()
+        alone = self._task is None and self._turn is None and not (self._reader.midway or self._backlog or front.draining)
+        one = self._knife.cut(data) if alone else None
+        if one is not None:
+            if (session := door.memory.again(front, one, self._session)) is not None:
+                self._session = session
+                front.outbox.put(self.transport, _DUNNO)
+                return
+            if (alike := door.leads.known.get(one.rest)) is not None:
+                self._alike(one, alike)
+                return
         try:
             self._reader.feed(data, found := [])  # type: ignore[var-annotated]
         except PolicyError as error:

@@ -54,22 +54,15 @@ class Knife:
         head, middle, behind, tail = self._pieces
         if not head or not octets.isascii() or len(octets) > LONGEST:
             return self._anew(octets)
-        text = octets.decode("ascii")
-        find, port = text.find, len(head)
-        port_end = find("\n", port)
-        recipient = port_end + len(middle)
-        recipient_end = find("\n", recipient)
-        queue_id = recipient_end + len(behind)
-        queue_id_end = find("\n", queue_id)
-        instance = queue_id_end + 10
-        end = find("\n", instance)
-        same = text.startswith(head) and text.startswith(middle, port_end) and text.startswith(behind, recipient_end)
-        if not same or text[queue_id_end:instance] != "\ninstance=" or text[end:] != tail or "\r" in text:
+        text = octets.decode()
+        port, _, rest = text[len(head) :].partition("\n")
+        recipient, _, rest = rest[len(middle) - 1 :].partition("\n")
+        queue_id, _, rest = rest[len(behind) - 1 :].partition("\n")
+        instance = rest[9:].partition("\n")[0]
+        # what is around these is proved by putting it together again: that costs less than to compare each piece
+        if f"{head}{port}{middle}{recipient}{behind}{queue_id}\ninstance={instance}{tail}" != text or "\r" in text:
             return self._anew(octets)
-        if instance == end:
-            return None
-        ids = text[queue_id:queue_id_end], text[instance:end]
-        return Cut(self._last, text[port:port_end], text[recipient:recipient_end], *ids)
+        return Cut(self._last, port, recipient, queue_id, instance) if instance else None
 
     def _anew(self, octets: bytes) -> Cut | None:
         places = _places(octets)
@@ -149,15 +142,12 @@ class Leads(Generic[L]):
     """What was read of requests that differ in their recipient only."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Lead[L]] = {}
-
-    def find(self, one: Cut) -> Lead[L] | None:
-        """What is known of a request."""
-        return self._known.get(one.rest)
+        #: By the rest of requests (Cut.rest).
+        self.known: dict[bytes, Lead[L]] = {}
 
     def learn(self, one: Cut, attributes: Attributes, facts: Facts) -> None:
         """A request was read."""
         if said_once(one, attributes):
-            if len(self._known) >= MOST:
-                self._known.clear()
-            self._known[one.rest] = Lead(attributes, facts)
+            if len(self.known) >= MOST:
+                self.known.clear()
+            self.known[one.rest] = Lead(attributes, facts)

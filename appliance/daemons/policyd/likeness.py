@@ -21,7 +21,7 @@ from appliance.daemons.policyd.facts import Facts
 from appliance.daemons.policyd.messages import Message, Session
 from appliance.daemons.policyd.question import Question
 from appliance.daemons.policyd.rules import Door, Rules, address_of
-from appliance.daemons.policyd.texts import Form, make
+from appliance.daemons.policyd.texts import Form, form_takes, make
 from appliance.engine.asking import counted
 from appliance.engine.bound import Asked, Bound, bind
 from appliance.mail.greylisting import GreylistAnswer
@@ -67,6 +67,7 @@ class Likeness:
     __slots__ = (
         "base",
         "before",
+        "client",
         "ends",
         "facts",
         "forms",
@@ -75,16 +76,20 @@ class Likeness:
         "of_session",
         "plain",
         "since",
+        "stays",
         "strangers",
         "until",
     )
 
     facts: Facts
+    client: str
     helo: str
     base: _Base
     before: Known
     found: tuple[Verdict, ...]
     of_session: Known
+    #: What is known of the session is not changed.
+    stays: bool
     #: A local part that needs no closer look.
     plain: re.Pattern[str]
     forms: dict[str, Form | None]
@@ -98,15 +103,34 @@ class Likeness:
         self, front: "Front", door: Door, lead: "Lead[Likeness]", one: Cut, session: Session | None
     ) -> tuple[Session, bytes | str | Promise[str]] | None:
         """Judge the request `one` of `lead`: its session, and the octets of the answer, or the action. None: not so."""
-        client, now = self.facts.who.address, front.clock()
+        now, port, key = front.clock(), one.port, (one.instance, self.client)
         if self.base.rules is not front.rules or front.monotonic() >= self.until or not self.since <= now < self.ends:
             return None
-        if session is None or session.key != (client, one.port, self.helo):
-            session = Session((client, one.port, self.helo))
-        if session.trail != self.before[1] or session.asked != self.before[0] or not one.port.isdecimal():
+        if session is None or session.key != (self.client, port, self.helo):
+            session = Session((self.client, port, self.helo))
+        messages = front.messages
+        if not (session.stands(self.before) and port.isdecimal()) or key in messages.known:
             return None
-        if front.messages.knows(one.instance, client):
-            return None
+        local, _, domain = one.recipient.rpartition("@")
+        form = self.forms.get(domain) if self.plain.fullmatch(local) is not None and form_takes(one.queue_id) else None
+        if form is None or not form.of_first:
+            return self._asks_on(front, door, lead, one, session, now)
+        address = _new(Address, (local, domain, one.recipient, False))
+        if not self.base.bound.first(address):
+            return self._asks_on(front, door, lead, one, session, now)
+        if not self.stays:
+            session.asked, session.trail = self.of_session
+        ident = next(front.ids)
+        action = record.formed(form, one, ident, now, now)
+        messages.known[key] = _PutOff(self.base, session, address, ident, now, action)
+        if len(messages.known) > messages.most:
+            record.unsaid(messages.shrink())
+        return session, form.octets(action)
+
+    def _asks_on(
+        self, front: "Front", door: Door, lead: "Lead[Likeness]", one: Cut, session: Session, now: float
+    ) -> tuple[Session, str | Promise[str]] | None:
+        """What is no stranger at sight, with a form."""
         local, _, domain = one.recipient.rpartition("@")
         plain = self.plain.fullmatch(local) is not None
         if plain and domain in self.forms:
@@ -116,17 +140,8 @@ class Likeness:
         if address is None or address.utf8:
             return None
         plain = plain and address.text == one.recipient
-        form = self.forms.get(domain) if plain else None
-        if form is not None and not form.takes(one):
-            form = None
+        form = self.forms.get(domain) if plain and form_takes(one.queue_id) else None
         bound = self.base.bound
-        if form is not None and form.of_first and bound.first(address):
-            session.asked, session.trail = self.of_session
-            ident = next(front.ids)
-            action = record.formed(form, one, ident, now, now)
-            brief = _PutOff(self.base, session, address, ident, now, action)
-            record.unsaid(front.messages.keep_brief(one.instance, client, brief))
-            return session, form.octets(action)
         answer = bound.step(address, now) if form is not None else None
         if answer is None:
             form, answer = None, bound.ask(address, now, plain)
@@ -139,7 +154,7 @@ class Likeness:
         front, door, lead, one, session, address, now = turn
         session.asked, session.trail = self.of_session
         message = self.base.begun(next(front.ids), session, now)
-        record.unsaid(front.messages.keep(one.instance, self.facts.who.address, message))
+        record.unsaid(front.messages.keep(one.instance, self.client, message))
 
         def heard(said: Asked) -> str:
             if form is not None and type(said) is GreylistAnswer and form.fits(said):
@@ -251,7 +266,8 @@ def _learnt(question: Question, decision: Decision) -> Likeness | None:
     bound = bind(rules.engine, ctx)
     if bound is None:
         return None
-    made.facts, made.helo = question.facts, ctx.helo
+    made.facts, made.client, made.helo = question.facts, question.facts.who.address, ctx.helo
+    made.stays = made.of_session == before
     made.before, made.base = before, _Base(rules, bound, of_message, ctx.identity)
     made.until, made.found, made.forms = until, found, {}
     made.strangers = 0

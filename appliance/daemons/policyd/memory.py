@@ -86,11 +86,11 @@ class Memory:
         if kept is None or kept.rules is not front.rules or front.monotonic() >= kept.until:
             return None
         now, instance, messages = front.clock(), one.instance, front.messages
-        if not kept.since <= now < kept.ends or messages.knows(instance, kept.address):
+        if not kept.since <= now < kept.ends or (instance, kept.address) in messages.known:
             return None
         if session is None or session.key != (kept.address, one.port, kept.helo):
             session = Session((kept.address, one.port, kept.helo))
-        if (session.asked, session.trail) != kept.before or not one.port.isdecimal():
+        if not session.stands(kept.before) or not one.port.isdecimal():
             return None
         session.asked, session.trail = kept.of_session
         message = Message(next(front.ids), kept.rules, session, now)

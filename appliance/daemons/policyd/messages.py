@@ -86,6 +86,10 @@ class Session(_Trail):
         self.key = key
         self.asked: frozenset[str] = frozenset()
 
+    def stands(self, known: tuple[frozenset[str], tuple[Verdict, ...]]) -> bool:
+        """Whether that was asked and found, and nothing else."""
+        return self.asked == known[0] and (self._trail if self.late is None else self.trail) == known[1]
+
 
 class Message(_Trail):
     """One message. `answers`: what was said about a recipient, said again where Postfix asks again. About most strangers
@@ -195,42 +199,39 @@ class Messages:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._known: OrderedDict[tuple[str, str], Message | Brief] = OrderedDict()
+        #: By instance and client.
+        self.known: OrderedDict[tuple[str, str], Message | Brief] = OrderedDict()
         self._at_hand: deque[Message] = deque()
         #: Those that began before the rules in force.
         self._overtaken: deque[tuple[str, str]] = deque()
         self.forgotten = 0
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self.known)
 
     def find(self, instance: str, client: str, now: float) -> Message | None:
         """The message, if it is remembered."""
-        found = self._known.get((instance, client))
+        found = self.known.get((instance, client))
         if found is not None:
             if not isinstance(found, Message):
-                found = self._known[instance, client] = found.whole()
+                found = self.known[instance, client] = found.whole()
             found.touched = now
-            self._known.move_to_end((instance, client))
+            self.known.move_to_end((instance, client))
             if found.late is not None:  # it will be unfolded
                 self._at_hand.append(found)
         return found
-
-    def knows(self, instance: str, client: str) -> bool:
-        """Whether the message is remembered."""
-        return (instance, client) in self._known
 
     def keep(self, instance: str, client: str, message: Message) -> list[Message]:
         """Remember one; those that are forgotten for it."""
         self._at_hand.append(message)
         while len(self._at_hand) > AT_HAND:
             self._at_hand.popleft().put_by()
-        return self.keep_brief(instance, client, message)
+        self.known[instance, client] = message
+        return self.shrink()
 
-    def keep_brief(self, instance: str, client: str, message: Message | Brief) -> list[Message]:
-        """As `keep`; there is nothing to be folded."""
-        known = self._known
-        known[instance, client] = message
+    def shrink(self) -> list[Message]:
+        """Forget what is too many: the oldest."""
+        known = self.known
         gone: list[Message] = []
         while len(known) > self.most:
             oldest = known.popitem(last=False)[1]
@@ -242,35 +243,35 @@ class Messages:
     def sweep(self, now: float) -> list[Message]:
         """Forget those that nobody asked about for long."""
         gone = []
-        while self._known:
-            oldest = next(iter(self._known.values()))
+        while self.known:
+            oldest = next(iter(self.known.values()))
             if oldest.touched + KEPT > now:
                 break
-            self._known.popitem(last=False)
+            self.known.popitem(last=False)
             if isinstance(oldest, Message):
                 gone.append(oldest)
         return gone
 
     def forget(self) -> list[Message]:
         """All of them."""
-        gone = [message for message in self._known.values() if isinstance(message, Message)]
-        self._known.clear()
+        gone = [message for message in self.known.values() if isinstance(message, Message)]
+        self.known.clear()
         return gone
 
     def overtaken(self) -> None:
         """Other rules are in force."""
-        self._overtaken = deque(self._known)
+        self._overtaken = deque(self.known)
 
     def renew(self, rules: "Rules", now: float) -> None:
         """Look at some that began before these rules."""
         for _ in range(min(TURN, len(self._overtaken))):
             key = self._overtaken.popleft()
-            message = self._known.get(key)
+            message = self.known.get(key)
             if message is None:
                 continue
             if message.touched + IN_PROGRESS > now:
                 self._overtaken.append(key)
                 continue
             if not isinstance(message, Message):
-                message = self._known[key] = message.whole()
+                message = self.known[key] = message.whole()
             message.renew(rules)

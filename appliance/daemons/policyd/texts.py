@@ -8,7 +8,6 @@ the mail: none.
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -97,18 +96,19 @@ def why(ident: str, decision: Decision) -> str:
 class _Blanks:
     """A text with marks in the places of what differs: what stands between them, and which value stands where."""
 
-    __slots__ = ("_between", "_pick")
+    __slots__ = ("_pick", "_pieces")
 
     def __init__(self, text: str, marks: Sequence[str]) -> None:
-        pieces = re.split(f"({'|'.join(map(re.escape, marks))})", text)
-        self._between = tuple(pieces[::2])
-        values = [len(self._between) + marks.index(mark) for mark in pieces[1::2]]
-        order = [place for both in zip_longest(range(len(self._between)), values) for place in both if place is not None]
-        self._pick = itemgetter(*order)
+        #: Every second one is a blank.
+        self._pieces = re.split(f"({'|'.join(map(re.escape, marks))})", text)
+        places = [marks.index(mark) for mark in self._pieces[1::2]]
+        self._pick = itemgetter(*places) if len(places) > 1 else lambda values: [values[place] for place in places]
 
     def fill(self, values: tuple[str, ...]) -> str:
         """The text with these values, in the order of the marks."""
-        return "".join(self._pick(self._between + values))
+        pieces = self._pieces.copy()
+        pieces[1::2] = self._pick(values)
+        return "".join(pieces)
 
 
 class Form:
@@ -134,12 +134,6 @@ class Form:
         self._plain = action.isprintable() and action == action.strip() != ""
         self.counted = "RCPT", counted_as(self._action.fill(("",) * 7))
 
-    @staticmethod
-    def takes(one: "Cut") -> bool:
-        """Whether it can be filled for this request: its queue id is one."""
-        queue_id = one.queue_id
-        return not queue_id or (len(queue_id) <= _LONGEST and queue_id.isprintable() and queue_id != "warning")
-
     def fits(self, answer: GreylistAnswer) -> bool:
         """Whether it was made for such an answer."""
         like = self._like
@@ -161,12 +155,17 @@ class Form:
         )
 
 
+def form_takes(queue_id: str) -> bool:
+    """Whether forms can be filled for a request with this queue id: it is one, or there is none."""
+    return not queue_id or (len(queue_id) <= _LONGEST and queue_id.isprintable() and queue_id != "warning")
+
+
 def _rest(answer: GreylistAnswer) -> tuple[int, int, float]:
     return answer.attempts, answer.passes, answer.wait
 
 
 def _json(value: str | float) -> str:
-    return _encode(value).decode("utf-8", "surrogateescape")
+    return _encode(value).decode()
 
 
 #: Judges the recipient of a request: of an address, an id, a moment, and the answer of the store.

@@ -329,10 +329,10 @@ def test_what_is_read_by_a_request_before_is_what_would_have_been_read(
         RequestReader().feed(octets, read)
         one = cut(octets)
         assert one is not None
-        known = leads.find(one)
+        known = leads.known.get(one.rest)
         assert known is None or known.attributes(one) == read[0]
         leads.learn(one, read[0], facts)
-        again = leads.find(one)
+        again = leads.known.get(one.rest)
         assert again is not None and again.attributes(one) == read[0]
 
 

@@ -212,7 +212,7 @@ class Server:
                 m.session.asked,
                 m.session.trail,
             )
-            for key, kept in self.front.messages._known.items()
+            for key, kept in self.front.messages.known.items()
             for m in [kept if isinstance(kept, Message) else kept.whole()]
         ]
 
