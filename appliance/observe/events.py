@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -47,6 +48,16 @@ class _Sender:
             return
         self.waiting.append(line)
         self.octets += len(line)
+        if not self._due:
+            self._later(LINGER)
+
+    def put_all(self, lines: Sequence[bytes]) -> None:
+        """All of them, or none."""
+        if self.octets > BACKLOG:
+            _dropped.inc(len(lines))
+            return
+        self.waiting.extend(lines)
+        self.octets += sum(map(len, lines))
         if not self._due:
             self._later(LINGER)
 
@@ -152,6 +163,13 @@ def emit_line(line: bytes) -> None:
     if _sender.path:
         _emitted[()] += 1
         _sender.put(line)
+
+
+def emit_lines(lines: Sequence[bytes]) -> None:
+    """As emit_line, of several."""
+    if _sender.path:
+        _emitted[()] += len(lines)
+        _sender.put_all(lines)
 
 
 def unwritten() -> None:

@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
                 front.outbox.put(self.transport, _DUNNO)
                 return
             if (alike := door.leads.known.get(one.rest)) is not None:
-                self._alike(one, alike)
+                self._alike(self.transport, one, alike)
                 return
         try:
             self._reader.feed(data, found := [])  # type: ignore[var-annotated]
@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
         elif len(self._backlog) > BACKLOG:
             self._read(False)
 
-    def _alike(self, one: Cut, lead: Lead[Likeness]) -> None:
+    def _alike(self, transport: asyncio.Transport, one: Cut, lead: Lead[Likeness]) -> None:
         """All of the request but its recipient was read before."""
         if (like := lead.likeness) is not None:
             try:
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
             if asked is not None:
                 self._session, action = asked
                 if isinstance(action, bytes):
-                    self.front.outbox.put(cast(asyncio.Transport, self.transport), action)
+                    self.front.outbox.put(transport, action)
                     return
                 if isinstance(action, str):
                     self._write(action)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from appliance.daemons.fronts.accepting import Acceptor
-from appliance.daemons.policyd import record
+from appliance.daemons.policyd import record, saying
 from appliance.daemons.policyd.connection import Connection
 from appliance.daemons.policyd.messages import Messages
 from appliance.daemons.policyd.outbox import Outbox
@@ -117,6 +117,7 @@ class Front:
                     connection.close()
         self._timer.cancel()
         record.unsaid(self.messages.forget())
+        saying.settle()
 
     # ------------------------------------------------------------------ health
 

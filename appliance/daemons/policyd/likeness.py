@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from appliance.daemons.policyd import record
+from appliance.daemons.policyd import record, saying
 from appliance.daemons.policyd.cutting import Cut, Lead
 from appliance.daemons.policyd.facts import Facts
 from appliance.daemons.policyd.messages import Message, Session
@@ -121,7 +121,8 @@ class Likeness:
         if not self.stays:
             session.asked, session.trail = self.of_session
         ident = next(front.ids)
-        action = record.formed(form, one, ident, now, now)
+        action = form.action(ident)
+        saying.later(form, one, ident, now, now)
         messages.known[key] = _PutOff(self.base, session, address, ident, now, action)
         if len(messages.known) > messages.most:
             record.unsaid(messages.shrink())
@@ -158,7 +159,8 @@ class Likeness:
 
         def heard(said: Asked) -> str:
             if form is not None and type(said) is GreylistAnswer and form.fits(said):
-                action = record.formed(form, one, message.id, now, said.first)
+                action = form.action(message.id)
+                saying.later(form, one, message.id, now, said.first)
                 self.base.put_off(message, address, now, said, action)
                 return action
             question = Question(front, door, lead.attributes(one), session, self.facts)

@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from appliance.daemons.fronts import events as message_events
-from appliance.daemons.policyd import texts
+from appliance.daemons.policyd import saying, texts
 from appliance.mail.verdict import Decision, Verdict
 from appliance.observe import events, lines, maillog, metrics, oplog
 
 if TYPE_CHECKING:
-    from appliance.daemons.policyd.cutting import Cut
     from appliance.daemons.policyd.messages import Message
     from appliance.daemons.policyd.question import Question
 
 log = oplog.get("policyd")
-_requests = metrics.tally("postgate_policyd_requests_total", "Policy requests by state and answer.", ("state", "action"))
-_counts = _requests.counts
+_counts = texts.requests.counts
 _open = metrics.gauge("postgate_policyd_connections", "Open connections of policy clients.")
 _unreadable = metrics.counter("postgate_policyd_unreadable_total", "Connections that were no policy client's.")
 _late = metrics.counter("postgate_policyd_deadlines_total", "Requests that the default answered, for want of time.")
@@ -38,6 +36,7 @@ def connections(count: int) -> None:
 
 def answered(question: "Question", action: str, decision: Decision, verdicts: Sequence[Verdict]) -> None:
     """A request has its answer."""
+    saying.settle()
     verb = action.partition(" ")[0]
     state = question.state
     _counts[state, texts.counted_as(action)] += 1
@@ -54,20 +53,6 @@ def answered(question: "Question", action: str, decision: Decision, verdicts: Se
     told |= {"deciding": texts.deciding(decision.deciding, verdicts)}
     told |= {"verdicts": [message_events.plain(verdict) for verdict in verdicts]}
     events.emit(texts.event(question, question.attributes, **told))
-
-
-def formed(form: "texts.Form", one: "Cut", ident: str, now: float, first: float) -> str:
-    """A stranger, who came `first` at that moment, was put off, and there is a form for that. The action."""
-    action, logged, event = form.fill(one, ident, now, first, maillog.prefix() if form.fit else "")
-    _counts[form.counted] += 1
-    form.counts[0] += 1
-    if form.fit:
-        maillog.written(logged)
-    else:
-        for line in logged.split("\n")[:2]:
-            maillog.log(line)
-    events.emit_line(event)
-    return action
 
 
 def plain_event(question: "Question") -> str:
@@ -107,18 +92,21 @@ def _tell(question: "Question", action: str, verb: str, decision: Decision) -> N
 
 def unreadable(peer: str, why: str) -> None:
     """Somebody speaks something else."""
+    saying.settle()
     _unreadable.inc()
     maillog.capped("policy protocol error", f"policy client {peer} is hung up on: {why}")
 
 
 def odd(peer: str, why: str, action: str) -> None:
     """A request that lacks what is needed to judge."""
+    saying.settle()
     _counts["?", action] += 1
     maillog.capped("odd policy request", f"policy client {peer}: {why}: {action}")
 
 
 def late(peer: str, state: str, seconds: float, action: str, mail: str) -> None:
     """No answer in time. `mail`: what it was about."""
+    saying.settle()
     _late.inc()
     text = f"policy client {peer}: {state}: no answer within {seconds:g} s: {action}; {mail}"
     maillog.capped("late policy answer", text)
@@ -126,6 +114,7 @@ def late(peer: str, state: str, seconds: float, action: str, mail: str) -> None:
 
 def internal(peer: str, state: str, error: BaseException, action: str, mail: str = "") -> None:
     """Our own mistake: the trace is here and nowhere else. `mail`: what it was about."""
+    saying.settle()
     _errors.inc()
     log.error("internal error", client=peer, state=state, answered=action, mail=mail, exc_info=error)
 
@@ -139,5 +128,6 @@ def unsaid(messages: Iterable["Message"]) -> None:
 
 def lost(ident: str, actions: Iterable[str]) -> None:
     """Actions on a message that nobody can fetch any more."""
+    saying.settle()
     if said := "; ".join(actions):
         maillog.capped("unsaid actions", f"{ident}: no request came to say: {said}")

@@ -18,7 +18,7 @@ from appliance.daemons.policyd import answers
 from appliance.engine.asking import found_together
 from appliance.mail.greylisting import GreylistAnswer
 from appliance.mail.verdict import Decision, Verdict, in_millis
-from appliance.observe import lines
+from appliance.observe import lines, metrics
 from appliance.observe.text import CAP
 from appliance.protocol.policy import encode_answer
 from appliance.protocol.smtp.address import Address
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from appliance.daemons.policyd.facts import Who
     from appliance.daemons.policyd.question import Question
 
+requests = metrics.tally("postgate_policyd_requests_total", "Policy requests by state and answer.", ("state", "action"))
+answered_so = requests.bundle
 _encode = msgspec.json.Encoder().encode
 #: In the places of what differs. No client knows the word.
 _WORD = secrets.token_hex(6)
@@ -102,7 +104,7 @@ class _Blanks:
         #: Every second one is a blank.
         self._pieces = re.split(f"({'|'.join(map(re.escape, marks))})", text)
         places = [marks.index(mark) for mark in self._pieces[1::2]]
-        self._pick = itemgetter(*places) if len(places) > 1 else lambda values: [values[place] for place in places]
+        self._pick = itemgetter(*places) if len(places) > 1 else itemgetter(slice(*_span(places)))
 
     def fill(self, values: tuple[str, ...]) -> str:
         """The text with these values, in the order of the marks."""
@@ -111,48 +113,61 @@ class _Blanks:
         return "".join(pieces)
 
 
+def _span(places: Sequence[int]) -> tuple[int, int]:
+    """Of one place, or none: itemgetter gives a tuple for two and more only."""
+    return (places[0], places[0] + 1) if places else (0, 0)
+
+
 class Form:
     """Of the first attempt of a triplet, for one domain of recipients. `counts`: the cell of what was found, by check and
-    outcome; `counted`: state and answer, for the metric; `fit`: the log lines are sure to be printable and short enough
-    as they are. Raises ValueError for texts that are not two log lines."""
+    outcome; `counted`: the cell of state and answer; `fit`: the log lines are sure to be printable and short enough as
+    they are. Raises ValueError for texts that are not two log lines, and an action that names more than the id."""
 
     __slots__ = ("_action", "_event", "_like", "_lines", "_plain", "counted", "counts", "fit", "of_first")
 
     def __init__(
-        self, texts: Sequence[_Blanks], domain: str, like: GreylistAnswer, counts: Sequence[tuple[str, str]]
+        self,
+        texts: tuple[str, str, str],
+        marks: Sequence[str],
+        domain: str,
+        like: GreylistAnswer,
+        cells: tuple[list[int], list[int]],
     ) -> None:
-        self._action, self._lines, self._event = texts
-        self._like, self.counts = like, found_together(counts)
+        action, ident, other = texts[0], marks[1], "x" * _LONGEST
+        if any(mark in action for mark in marks if mark != ident):
+            raise ValueError("an action that names more than the id")
+        #: What stands around the id.
+        self._action = action.split(ident)
+        self._plain = action.isprintable() and action == action.strip() != ""
+        self._lines, self._event = _Blanks(texts[1], marks), _Blanks(texts[2], marks)
+        self._like = like
+        self.counts, self.counted = cells
         #: It fits the first attempt of whoever the greylist knows at sight for a stranger.
         self.of_first = False
-        other = "x" * _LONGEST
         longest = self._lines.fill((f"{other}@{domain}", other, other, other, other, other, "")).split("\n")
         if len(longest) != 3:  # nothing stands behind the second
             raise ValueError("a line feed in a log line")
         self.fit = all(line.isprintable() and len(line) <= CAP for line in longest)
-        action = self._action.fill((other,) * 7)
-        self._plain = action.isprintable() and action == action.strip() != ""
-        self.counted = "RCPT", counted_as(self._action.fill(("",) * 7))
 
     def fits(self, answer: GreylistAnswer) -> bool:
         """Whether it was made for such an answer."""
         like = self._like
         return answer.state == like.state and answer.key == like.key and _rest(answer) == _rest(like)
 
+    def action(self, ident: str) -> str:
+        """What is answered."""
+        return ident.join(self._action)
+
     def octets(self, action: str) -> bytes:
-        """How its action goes to the client."""
+        """How that goes to the client."""
         return f"action={action}\n\n".encode() if self._plain else encode_answer(action)
 
-    def fill(self, one: "Cut", ident: str, now: float, first: float, start: str = "") -> tuple[str, str, bytes]:
-        """The action, both log lines with `start` before each, the event. `first`: the moment of the first attempt."""
+    def said(self, one: "Cut", ident: str, now: float, first: float, start: str = "") -> tuple[str, str]:
+        """Both log lines with `start` before each, and the event. `first`: the moment of the first attempt."""
         queue_id = one.queue_id
         queue, told = (queue_id, _json(queue_id)) if queue_id else (lines.NOQUEUE, '""')
         values = one.recipient, ident, _json(now), _json(in_millis(first)), told, queue, start
-        return (
-            self._action.fill(values),
-            self._lines.fill(values),
-            self._event.fill(values).encode(),
-        )
+        return self._lines.fill(values), self._event.fill(values)
 
 
 def form_takes(queue_id: str) -> bool:
@@ -188,11 +203,11 @@ def make(question: "Question", decide: Decide, before: Sequence[Verdict], answer
         counts = [(verdict.check, verdict.outcome) for verdict in (*before, *decision.verdicts)]
         whole = _whole(question, attributes, _ID, _NOW, decision, before, _START)
         marks = marked.text, _ID, _json(_NOW), _json(_FIRST), f'"{_QUEUE_ID}"', _QUEUE_ID, _START
-        form = Form([_Blanks(text, marks) for text in whole], address.domain, answer, counts)
-        real = decide(address, question.id, question.now, answer)
-        action, logged, event = _whole(question, question.attributes, question.id, question.now, real, before)
-        cut = question.cut
-        if cut is None or form.fill(cut, question.id, question.now, answer.first) != (action, logged, event.encode()):
+        cells = found_together(counts), answered_so([(question.state, counted_as(whole[0]))])
+        form = Form(whole, marks, address.domain, answer, cells)
+        ident, now, cut = question.id, question.now, question.cut
+        real = _whole(question, question.attributes, ident, now, decide(address, ident, now, answer), before)
+        if cut is None or (form.action(ident), *form.said(cut, ident, now, answer.first)) != real:
             return None
     except (LookupError, ValueError, msgspec.MsgspecError):
         return None

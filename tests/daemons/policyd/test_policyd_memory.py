@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.config.snapshot import Snapshot
-from appliance.daemons.policyd import likeness, memory, record, texts
+from appliance.daemons.policyd import likeness, memory, record, saying, texts
 from appliance.daemons.policyd.cutting import Cut, Knife, Leads
 from appliance.daemons.policyd.facts import Facts, Who
 from appliance.daemons.policyd.rules import Rules
@@ -21,7 +21,7 @@ from appliance.engine.exceptions import end_of
 from appliance.mail.greylisting import GreylistAnswer
 from appliance.observe import events
 from appliance.observe.text import clean
-from appliance.protocol.policy import RequestReader
+from appliance.protocol.policy import RequestReader, encode_answer
 from tests.daemons.policyd.whole import ENDS, PLAIN, Composed, Server, build, request
 
 
@@ -59,9 +59,16 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         found.append(json.loads(octets))
 
     monkeypatch.setattr(events, "emit_line", line)
+    monkeypatch.setattr(events, "emit_lines", lambda lines: list(map(line, lines)))
     monkeypatch.setattr(events, "emit", found.append)
     _log_to(found, monkeypatch)
     yield found
+
+
+def _settle() -> None:
+    """All is counted."""
+    asking._verdicts.settle()
+    texts.requests.settle()
 
 
 _asks = st.fixed_dictionaries(
@@ -108,7 +115,7 @@ def test_with_and_without_the_memory_everything_is_the_same(
 ) -> None:
     async def play(remembers: bool) -> Any:
         server, said = Server(snapshots[first : first + 2], remembers, at_once), []
-        asking._verdicts.settle()
+        _settle()
         before = dict(asking._outcomes), dict(record._counts)
         for place, (what, number, which, instance, port, queue_id, local, seconds) in enumerate(steps):
             if what == "ask":
@@ -122,7 +129,7 @@ def test_with_and_without_the_memory_everything_is_the_same(
             else:
                 server.reload(number)
         server.front._timer.cancel()
-        asking._verdicts.settle()
+        _settle()
         after = asking._outcomes, record._counts
         counted = [{k: n - old.get(k, 0) for k, n in new.items()} for old, new in zip(before, after, strict=True)]
         return said, counted, server.remembered()
@@ -131,6 +138,7 @@ def test_with_and_without_the_memory_everything_is_the_same(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(likeness, "BEFORE", 0)
         patch.setattr(events, "emit_line", lambda octets: told.append(json.loads(octets)))
+        patch.setattr(events, "emit_lines", lambda lines: told.extend(map(json.loads, lines)))
         patch.setattr(events, "emit", told.append)
         _log_to(told, patch)
         with_it, without = asyncio.run(play(True)), asyncio.run(play(False))
@@ -292,12 +300,20 @@ def test_odd_octets_in_log_lines_of_strangers(
 
 
 def test_a_form_is_made_of_two_log_lines() -> None:
-    answer = GreylistAnswer(state="new", first=1.0, attempts=1)
-    made = [texts._Blanks(text, ["MARK"] * 7) for text in ("DEFER", "one\ntwo\n", "event")]
-    assert texts.Form(made, "example.com", answer, []).fit
-    made[1] = texts._Blanks("one\ntwo\nthree\n", ["MARK"] * 7)
+    def made(*texts_: str) -> texts.Form:
+        like = GreylistAnswer(state="new", first=1.0, attempts=1)
+        return texts.Form(texts_, ["TO", "ID", "NOW"], "example.com", like, ([0], [0]))  # type: ignore[arg-type]
+
+    form = made("DEFER [ID]", "one\ntwo\n", "event")
+    assert form.fit and form.action("4X") == "DEFER [4X]" and form.octets("DEFER [4X]") == b"action=DEFER [4X]\n\n"
+    assert not made("DEFER", "one\n" + "x" * 2001 + "\n", "event").fit and not made("DEFER", "\x1b\ntwo\n", "event").fit
+    for odd in ("\x1b[0m ID", " ID", "ID "):
+        action = made(odd, "one\ntwo\n", "event").action("4X")
+        assert made(odd, "one\ntwo\n", "event").octets(action) == encode_answer(action)
     with pytest.raises(ValueError, match="line feed"):
-        texts.Form(made, "example.com", answer, [])
+        made("DEFER", "one\ntwo\nthree\n", "event")
+    with pytest.raises(ValueError, match="more than the id"):
+        made("DEFER TO ID", "one\ntwo\n", "event")
 
 
 async def test_strangers_with_a_form_are_forgotten_like_others(snapshots: list[Snapshot], told: list[Any]) -> None:
@@ -347,8 +363,8 @@ def test_a_stranger_who_writes_to_many_is_not_judged_anew(
         told.clear()
         engine = server.front.rules.engine
         monkeypatch.setattr(engine, "ask", lambda ctx: pytest.fail(f"asked at {ctx.stage}"))
-        formed, by_form = record.formed, []
-        monkeypatch.setattr(record, "formed", lambda *given: by_form.append(given[1].recipient) or formed(*given))
+        later, by_form = saying.later, []
+        monkeypatch.setattr(saying, "later", lambda *given: by_form.append(given[1].recipient) or later(*given))
         for number in range(2, 9):
             answer = await server.ask(0, request(instance=f"m{number}", recipient=f"u{number}@example.com"))
             assert answer.startswith("action=DEFER_IF_PERMIT 4.7.1 Greylisted")

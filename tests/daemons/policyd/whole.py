@@ -9,6 +9,7 @@ from typing import Any
 from appliance.config import blob, snapshot
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.compose import build_site
+from appliance.daemons.policyd import saying
 from appliance.daemons.policyd.connection import Connection
 from appliance.daemons.policyd.front import Front
 from appliance.daemons.policyd.messages import Message
@@ -195,6 +196,7 @@ class Server:
             if wire.out:
                 break
             await asyncio.sleep(0)
+        saying.settle()
         return wire.out.decode()
 
     def remembered(self) -> list[Any]:
