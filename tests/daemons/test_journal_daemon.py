@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.config import blob as blobs
 from appliance.config import snapshot as config
-from appliance.daemons.journal import Journal, printable
+from appliance.daemons.journal import Journal, printable, split
 from appliance.daemons.skeleton import Birth
 from appliance.observe import events, maillog, metrics
 from appliance.observe.journal_files import files, search
@@ -173,6 +175,11 @@ async def test_metrics_are_what_the_master_merged(journal: Journal, tmp_path: Pa
 
 async def test_metrics_without_a_master_are_unavailable(journal: Journal, tmp_path: Path) -> None:
     assert (await get(tmp_path / "m", b"GET /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
+
+
+@given(st.text("a\n\r ").map(str.encode))
+def test_lines_are_split_as_by_the_language(octets: bytes) -> None:
+    assert split(octets) == octets.split(b"\n")
 
 
 def test_printable_json_is_the_same_value() -> None:
