@@ -61,8 +61,8 @@ def _configuration(facts: Mapping[str, Any]) -> Iterator[str]:
     last = facts["last_reload"]
     if last:
         yield f"  last reload   {age(facts['now'] - last['at'])} ago: {last['text'].splitlines()[0]}"
-    if facts["reloading"]:
-        yield f"  reload        {'under way' if facts['reloading'] == 1 else 'under way, and one more behind it'}"
+    if reloading := facts.get("reloading"):  # a gateway that is older than this command does not say it
+        yield f"  reload        {'under way' if reloading == 1 else 'under way, and one more behind it'}"
     yield f"  state         {facts['state_dir']}"
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -136,6 +136,7 @@ class _Sender:
 
 
 _sender = _Sender()
+_settling: list[Callable[[], None]] = []
 
 
 def configure(path: str) -> None:
@@ -184,6 +185,13 @@ def waiting() -> int:
     return len(_sender.waiting)
 
 
+def before_flush(settle: Callable[[], None]) -> None:
+    """Whoever keeps events, and log lines, for a moment hands them in when a process ends: before this `flush`."""
+    _settling.append(settle)
+
+
 def flush() -> None:
     """Send what waits, as far as the journal takes it now."""
+    for settle in _settling:
+        settle()
     _sender.flush()

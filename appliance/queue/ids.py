@@ -53,7 +53,7 @@ class QueueIds:
             now = self._last + 1
         self._last = now
         place = now - self._begin
-        if not 0 <= place < self._size:
+        if place >= self._size:
             seconds, micro = divmod(now, 1_000_000)
             high, place = divmod(micro, 2704)
             self._begin, self._size = now - place, min(2704, 1_000_000 - high * 2704)

@@ -41,7 +41,8 @@ Waiting = list[asyncio.Future[Any] | Promise[Any] | None]
 
 
 class StateClient(Lifeline):
-    """One a worker. start() once the loop runs; close() at the end. Implements ports Greylist and Rates of mail."""
+    """One a worker. start() once the loop runs; close() at the end. Implements Greylist and StrangersAtSight of
+    mail.greylisting and Rates of mail.ports."""
 
     takes_fds = True
 
@@ -176,10 +177,13 @@ class StateClient(Lifeline):
             try:
                 wire.encode(ask)
             except Exception as error:
-                del waiting[len(found)]
                 log.error("stated cannot be asked that", ask=type(ask).__name__, error=str(error))
                 if isinstance(ask, wire.Strangers):
-                    self._news.drop(ask)
+                    self._news.drop(ask, _encodes)
+                    if ask.recipients:  # the others
+                        found.append(ask)
+                        continue
+                del waiting[len(found)]
                 if future is not None and not future.done():
                     future.set_exception(Unavailable(f"stated cannot be asked that: {error}"))
             else:
@@ -284,3 +288,11 @@ class StateClient(Lifeline):
     def put_probe(self, key: str, probe: Probe, keep: float) -> None:
         """Remember a call-ahead result for `keep` seconds."""
         self.tell(wire.ProbePut(key, probe.state, probe.reply, probe.source, keep))
+
+
+def _encodes(ask: msgspec.Struct) -> bool:
+    try:
+        wire.encode(ask)
+    except Exception:
+        return False
+    return True

@@ -110,6 +110,8 @@ class Shelf(Generic[T]):
     def put_all_new(self, keys: Sequence[str], row: tuple[T, float]) -> None:
         """As `put_new`, of many keys that have the same record."""
         hot, count = self.hot, len(keys)
+        if not count:
+            return
         if len(self.dirty) + count > self._dirty_cap or len(hot) < self._hot_cap < len(hot) + count:
             for key in keys:
                 self.put_new(key, row)

@@ -2,7 +2,8 @@
 
 Contract: stated keeps its filters in a Board, memory that it alone can write and nobody can cut, and sends the descriptor
 with its greeting. A worker looks there (`Group.first`): whom the filters vouch for has no record that a step could find,
-so the answer is known. stated is told of him afterwards (remote.LINGER at most), and takes the step then; until it has, a
+so the answer is known. stated is told of him within milliseconds (remote.LINGER_NEWS; with all others of his client and
+sender, and behind the frame that is under way), and takes the step then; until it has, a
 second step about the same pair in this worker is asked as any. Another worker may call him a stranger once more in that
 time: he is put off, as he would be for coming back too early. What stated did not confirm is told again when it is back.
 What failure means for the mail: none; without a board every step is asked.
@@ -12,6 +13,8 @@ import fcntl
 import mmap
 import os
 from collections.abc import Callable
+
+import msgspec
 
 from appliance.mail.greylisting import GreylistAsk
 from appliance.observe import oplog
@@ -102,10 +105,13 @@ class News:
         self.told, self.next = self.next, {}
         self.frame += 1
 
-    def drop(self, message: wire.Strangers) -> None:
-        """Of these stated cannot be told."""
-        for waiting in (self.next, self.told):
-            for recipient in message.recipients:
+    def drop(self, message: wire.Strangers, fit: Callable[[wire.Strangers], bool]) -> None:
+        """Take out of a message whom stated cannot be told of: `fit` says so of a message about each alone."""
+        for recipient in tuple(message.recipients):
+            if fit(msgspec.structs.replace(message, recipients=[recipient])):
+                continue
+            message.recipients.remove(recipient)
+            for waiting in (self.next, self.told):
                 waiting.pop(f"{message.sender}{SEP}{recipient}", None)
 
     def heard(self) -> None:
@@ -143,11 +149,13 @@ class Group:
             return False
         if len(coming) >= MOST or (self._origin and not absent(origins, ORIGINS, self._origin)):
             return False
-        if self._frame != news.frame or self._message is None:
-            self._frame, self._message = news.frame, wire.strangers_of(self._ask)
-            news.post(self._message)
-        self._message.recipients.append(recipient)
-        coming[pair] = self._message
+        message = self._message
+        if self._frame != news.frame or message is None:
+            message = wire.strangers_of(self._ask)
+            news.post(message)
+            self._frame, self._message = news.frame, message
+        message.recipients.append(recipient)
+        coming[pair] = message
         if len(coming) >= FULL:
             news.full()
         return True

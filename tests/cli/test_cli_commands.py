@@ -152,6 +152,7 @@ def test_the_status_page() -> None:
     assert "smtpd.0" in page and "2 restarts (last end: signal SIGKILL)" in page and "loop lag max 12 ms" in page
     assert "! clamd is away" in page and "deferred 3" in page and "/x.pem, until none; gone" in page
     assert list(status.lines(facts | {"degraded": []}))[-1] == "All is well."
+    assert list(status.lines({key: fact for key, fact in facts.items() if key != "reloading"})), "a gateway of before"
     starting = facts | {"degraded": [], "state": "starting"}
     assert list(status.lines(starting))[-1] == "Nothing is degraded so far: it is starting."
 

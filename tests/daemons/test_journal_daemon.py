@@ -89,13 +89,15 @@ async def test_events_are_kept_found_and_logged(journal: Journal, tmp_path: Path
 async def test_plain_lines_are_kept_as_they_are_and_others_are_escaped(journal: Journal, tmp_path: Path) -> None:
     journal._to_log = False
     journal.take(b'{"id":"a"}\n{"id":"b","x":"~ !"}')
-    journal.take(b'{"id":"c"}\n\n{"id":"\x7f"}')
+    journal.take(b'{"id":"c"}\n\n{"id":"d"}')
+    journal.take(b'{"id":"\x7f"}')
     journal.take('{"id":"ü"}\n{"id":"\x9b"}'.encode())
     kept = b"".join(path.read_bytes() for path in files(tmp_path / "journal"))
     assert kept.decode().splitlines() == [
         '{"id":"a"}',
         '{"id":"b","x":"~ !"}',
         '{"id":"c"}',
+        '{"id":"d"}',
         '{"id":"\\u007f"}',
         '{"id":"ü"}',
         '{"id":"\\u009b"}',

@@ -131,6 +131,25 @@ async def test_beyond_the_bound_events_are_dropped_and_counted(monkeypatch: pyte
     assert events.waiting() < 200
 
 
+async def test_several_at_once_arrive_and_are_counted(tmp_path: Path) -> None:
+    before = events._emitted[()]
+    with listening(tmp_path / "j") as sock:
+        events.configure(str(tmp_path / "j"))
+        events.emit_lines([b'{"n":1}\n', b'{"n":2}\n'])
+        assert events._sender.octets == 16
+        assert await take(sock, 2) == [{"n": 1}, {"n": 2}]
+    assert events._emitted[()] - before == 2
+
+
+async def test_several_at_once_beyond_the_bound_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "BACKLOG", 100)
+    events.configure("/nonexistent/journal.sock")
+    before = events._dropped._value.get()
+    for _ in range(10):
+        events.emit_lines([b"x" * 50 + b"\n"] * 3)
+    assert events._dropped._value.get() - before == 27 and events.waiting() == 3
+
+
 async def test_what_cannot_be_encoded_is_counted_and_does_not_raise() -> None:
     events.configure("/nonexistent/journal.sock")
     before = events._dropped._value.get()

@@ -19,6 +19,20 @@ def test_a_tally_is_shown_and_added_up_like_a_counter() -> None:
         registry.counter("t_found_total", "Found.")
 
 
+def test_what_is_counted_together_has_one_cell_and_is_counted_once() -> None:
+    registry = metrics.Registry()
+    tally = registry.tally("t_found_total", "Found.", ("check", "outcome"))
+    cell = tally.bundle([("helo", "ok"), ("spf", "pass"), ("helo", "ok")])
+    assert tally.bundle(pair for pair in [("helo", "ok"), ("spf", "pass"), ("helo", "ok")]) is cell
+    other = tally.bundle([("spf", "pass")])
+    assert other is not cell
+    cell[0] += 3
+    other[0] += 1
+    for _ in range(2):
+        assert b't_found_total{check="helo",outcome="ok"} 6.0' in registry.exposition()
+        assert b't_found_total{check="spf",outcome="pass"} 4.0' in registry.exposition()
+
+
 def test_a_name_that_is_taken_is_no_tally() -> None:
     registry = metrics.Registry()
     registry.counter("t_taken_total", "x")

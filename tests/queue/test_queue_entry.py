@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.queue import entry
 from appliance.queue.entry import HEADER, Damaged, Found, Header, Torn
-from appliance.queue.ids import QueueIds, valid
+from appliance.queue.ids import QueueIds, base, valid
 from tests.queue.queue_rig import trailer
 
 SALT = bytes.fromhex("00112233445566ff")
@@ -130,6 +132,20 @@ def test_ids_are_unique_sorted_and_plain() -> None:
     assert len(set(made)) == 100
     assert made == sorted(made)  # also over a clock that steps back
     assert all(valid(queue_id) and queue_id.isalnum() and queue_id[10] == "z" for queue_id in made)
+
+
+@given(
+    st.lists(st.integers(0, 8_000) | st.integers(0, 3_000_000), max_size=30),
+    st.just(1_999_999_997_000_000) | st.integers(10**15, 2 * 10**15),
+)
+def test_ids_say_their_microsecond(steps: list[int], begin: int) -> None:
+    """Over blocks of 2704 of them, and seconds; steps back are outrun."""
+    moments = [begin + step for step in [*steps, 2_900, 3_100, 999_999, 1_000_000]]
+    clock = iter([moment * 1000 for moment in moments])
+    ids, last = QueueIds(3, lambda: next(clock)), 0
+    for moment in moments:
+        made, last = next(ids), max(moment, last + 1)
+        assert made[:10] == base(last // 1_000_000, 52, 6) + base(last % 1_000_000, 52, 4)
 
 
 def test_ids_of_workers_and_restarts_differ_in_the_same_microsecond() -> None:

@@ -36,7 +36,7 @@ def state_at(path: Path, time: Time) -> State:
 
 
 class Direct:
-    """mail.ports Greylist and Rates over a State in this process."""
+    """mail.greylisting.Greylist and Rates over a State in this process."""
 
     def __init__(self, state: State) -> None:
         self.state = state

@@ -1,6 +1,7 @@
 """A shelf asks the database for what may be there, and for hardly anything else."""
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,6 +126,23 @@ def test_who_is_new_is_kept_in_memory_while_the_disk_takes_nothing() -> None:
         shelf.put_new(key, (RECORD, 9.0))
     assert set(shelf.dirty) == {"a"} and shelf.dropped == 2
     assert [shelf.get(key) for key in ("a", "b", "c")] == [RECORD] * 3
+
+
+@pytest.mark.parametrize("hot", [1, 3, 5])
+@pytest.mark.parametrize("dirty", [1, 3, 5])
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_many_who_are_new_are_put_as_one_by_one(hot: int, dirty: int, before: int) -> None:
+    shelves = [Shelf("triplet", Triplet, Table().read, hot_cap=hot, dirty_cap=dirty) for _ in range(2)]
+    for shelf in shelves:
+        shelf.complete = True
+        for number in range(before):
+            shelf.put_new(f"before{number}", (RECORD, 9.0))
+    for keys in (["a", "b"], [], ["c"]):
+        shelves[0].put_all_new(keys, (RECORD, 9.0))
+        for key in keys:
+            shelves[1].put_new(key, (RECORD, 9.0))
+        mine, theirs = ((s.hot, s.dirty, s.complete, s.evicted, s.dropped) for s in shelves)
+        assert mine == theirs
 
 
 def test_a_filter_of_two_tables_is_of_use_when_both_were_swept() -> None:

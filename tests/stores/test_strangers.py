@@ -22,6 +22,7 @@ from appliance.stores import remote, strangers, wire
 from appliance.stores.greylist import Origin
 from appliance.stores.remote import StateClient
 from appliance.stores.seen import Filter, absent, room
+from appliance.stores.state import State
 from appliance.stores.steps import Steps
 from appliance.stores.strangers import FULL, MOST, SIZE, Board, Group, News
 from tests.stores.test_state_greylist import Memory
@@ -200,8 +201,65 @@ def test_strangers_of_a_group_share_a_message_until_it_has_gone() -> None:
     news.see(strangers.look(board.fd))
     assert one.first("behind@example.com") and len(news.posted) == 4
     assert news.again() == news.posted[2:], "each message once"
-    news.drop(news.posted[2])
-    assert one.first("late@example.com") and list(news.next.values()) == [news.posted[3]] * 2
+    news.drop(news.posted[2], lambda _: False)
+    assert news.posted[2].recipients == [] and one.first("late@example.com")
+    assert list(news.next.values()) == [news.posted[3]] * 2
+
+
+def test_a_message_that_could_not_be_posted_tells_nobody() -> None:
+    board = Board()
+    swept(board)
+    news = seen_by(board)
+    one, post = Group(news, step_ask()), news.post
+
+    def broken(message: wire.Strangers) -> None:
+        raise RuntimeError("no loop")
+
+    news.post = broken
+    with pytest.raises(RuntimeError):
+        one.first("x@example.com")
+    news.post = post
+    assert one.first("x@example.com") and [message.recipients for message in news.posted] == [["x@example.com"]]
+
+
+def test_who_is_told_of_while_a_sweep_is_under_way_is_known_behind_it() -> None:
+    board = Board()
+    steps, news = swept(board), seen_by(board)
+    for shelf in (steps.triplets, steps.pairs):
+        shelf.look_through()
+    steps.told(told_of(step_ask()), 7.0)
+    for shelf in (steps.triplets, steps.pairs):
+        shelf.looked_through(True)
+    assert news.first(step_ask()) is None and news.first(step_ask("other@example.org")) is not None
+
+
+def test_of_an_accepted_origin_no_stranger_is_put_off_behind_our_back() -> None:
+    board = Board()
+    steps = swept(board)
+    steps.origins.put("net:1", Origin(5, 0.0, 0.0), 1e9)
+    message = told_of(step_ask())
+    message.recipients.append("c@example.com")
+    steps.told(message, 7.0)
+    assert steps.outcomes == {"auto": 2}
+    steps.told(told_of(step_ask("b@example.org", keys=("net:2",))), 7.0)
+    assert steps.outcomes == {"auto": 2, "new": 1}
+
+
+def test_strangers_of_a_message_are_counted_each() -> None:
+    steps = swept(Board())
+    message = told_of(step_ask())
+    message.recipients.extend(["c@example.com", "d@example.com"])
+    steps.told(message, 7.0)
+    assert steps.outcomes == {"new": 3}
+
+
+def test_stated_counts_each_stranger_as_an_ask(tmp_path: Path) -> None:
+    state = State(tmp_path / "db")
+    message = told_of(step_ask())
+    message.recipients.append("c@example.com")
+    assert state.answer([message, wire.step_of(step_ask("b@example.org"))], {})[0] is None
+    assert state.asks == 3
+    state.database.close()
 
 
 def test_what_stated_did_not_confirm_is_told_again() -> None:
@@ -428,6 +486,20 @@ async def test_what_cannot_be_encoded_costs_itself_only(both: tuple[StateClient,
     assert isinstance(client.step(bad), GreylistAnswer), "it is not told again and again"
     assert isinstance(client.step(step_ask("x@example.org")), GreylistAnswer)
     assert [ask.sender for ask in (await stated.next())[1]] == ["x@example.org"]
+
+
+async def test_of_a_group_only_whom_stated_cannot_be_told_of_is_left_out(both: tuple[StateClient, Stated]) -> None:
+    client, stated = both
+    group = client.strangers(step_ask())
+    assert group.first("b@example.com") and group.first("\udcff@example.com") and group.first("c@example.com")
+    frame = await stated.next()
+    assert [ask.recipients for ask in frame[1]] == [["b@example.com", "c@example.com"]]
+    assert set(client._news.told) == {"a@example.org\x1fb@example.com", "a@example.org\x1fc@example.com"}
+    stated.answer(frame)
+    early = client.step(step_ask(recipient="c@example.com"))
+    assert isinstance(early, Promise)
+    stated.answer(await stated.next())
+    assert (await early).state == "early" and client.ready
 
 
 async def test_a_stated_that_hangs_is_left_and_strangers_hear_so(

@@ -211,10 +211,12 @@ class Gateway:
 
     def _done(self, outcome: Outcome, done: Done) -> None:
         notify.notify("READY=1")
-        done(outcome)
-        if self._again:
-            waiting, self._again = self._again, []
-            self.reload(lambda outcome: _tell(waiting, outcome))
+        try:
+            done(outcome)
+        finally:
+            if self._again:
+                waiting, self._again = self._again, []
+                self.reload(lambda outcome: _tell(waiting, outcome))
 
     def _adopt(self, snapshot: Snapshot) -> None:
         """All processes are ready: the master too goes on with it."""

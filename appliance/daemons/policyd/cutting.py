@@ -15,7 +15,8 @@ from appliance.protocol.policy import Attributes
 
 #: Longer requests are read each by itself: their lines are to be measured.
 LONGEST = 4096
-#: Rests of requests that a front remembers, each with some 15 KB, and forms (likeness.DOMAINS).
+#: Rests of requests that a front remembers, each with some 15 KB, forms (likeness.DOMAINS), and the last message about
+#: its strangers (20 KB at most).
 MOST = 1024
 _PORT, _RECIPIENT = b"\nclient_port=", b"\nrecipient="
 _QUEUE_ID, _INSTANCE = b"\nqueue_id=", b"\ninstance="

@@ -71,6 +71,7 @@ def _event(now: float, ident: str, rest: str) -> bytes:
 
 def again(outcomes: list[int], ident: str, now: float, event: str) -> None:
     """A plain pass at RCPT is told again: `outcomes` is the cell of its verdicts, `event` is its plain_event."""
+    saying.settle()
     _counts[_PASSED] += 1
     outcomes[0] += 1
     events.emit_line(_event(now, ident, event))

@@ -8,12 +8,13 @@ mail: none; as with all lines, what waits is lost with the process.
 import asyncio
 from typing import TYPE_CHECKING
 
-from appliance.observe import events, maillog
+from appliance.observe import events, maillog, oplog
 
 if TYPE_CHECKING:
     from appliance.daemons.policyd.cutting import Cut
     from appliance.daemons.policyd.texts import Form
 
+log = oplog.get("policyd")
 #: So many are written together: more would keep the loop from those who wait.
 TOGETHER = 16
 LINGER = 0.01
@@ -34,22 +35,28 @@ def settle() -> None:
     """Write what waits."""
     if not _waiting:
         return
+    batch = _waiting.copy()
+    _waiting.clear()
     logged: list[str] = []
     told: list[bytes] = []
     start = maillog.prefix()
-    for form, one, ident, moment, first in _waiting:
+    for form, one, ident, moment, first in batch:
         form.counted[0] += 1
         form.counts[0] += 1
         fit = form.fit
-        text, event = form.said(one, ident, moment, first, start if fit else "")
-        told.append(event.encode())
+        try:
+            text, event = form.said(one, ident, moment, first, start if fit else "")
+            told.append(event.encode())
+        except Exception as error:  # it is answered: what cannot be told must not keep others from being told
+            log.error("an answer cannot be written down", id=ident, exc_info=error)
+            events.unwritten()
+            continue
         if fit:
             logged.append(text)
             continue
         _write(logged)
         for line in text.split("\n")[:2]:
             maillog.log(line)
-    _waiting.clear()
     _write(logged)
     events.emit_lines(told)
 
@@ -58,3 +65,6 @@ def _write(logged: list[str]) -> None:
     if logged:
         maillog.written("".join(logged))
         logged.clear()
+
+
+events.before_flush(settle)

@@ -148,7 +148,7 @@ class _Life:
             log.error("asked to commit what was not prepared", round=number)
             return
         self._in_force = self._prepared.pop(number)
-        self._prepared.clear()
+        self._prepared = {later: made for later, made in self._prepared.items() if later > number}
         oplog.configure(self._in_force.terms.level)
         self._daemon.commit(self._in_force)
 
@@ -236,6 +236,7 @@ def _live(birth: Birth | LeanBirth, channel: Channel, create: Create, early: lis
     gc.set_threshold(*COLLECT)
     gc.enable()
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        status = runner.run(_Life(birth, channel, create, read).run(early))
-        events.flush()
-        return status
+        try:
+            return runner.run(_Life(birth, channel, create, read).run(early))
+        finally:
+            events.flush()

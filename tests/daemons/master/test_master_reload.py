@@ -89,6 +89,21 @@ def test_what_is_asked_during_a_reload_is_done_behind_it(running: Master) -> Non
     assert running.ask("status")["reloading"] == 0
 
 
+def test_who_waits_for_a_reload_hears_that_the_gateway_ends(running: Master) -> None:
+    hold = running.state / "hold.smtpd.0"
+    hold.touch()
+    running.write("first.example.com")
+    os.kill(running.pid, signal.SIGHUP)
+    until(lambda: running.ask("status")["reloading"], "the reload to begin")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(running.ask, "reload")
+        until(lambda: running.ask("status")["reloading"] == 2, "the command to wait")
+        running.ask("stop")
+        hold.unlink()
+        outcome = asked.result(20)
+    assert not outcome["good"] and "the gateway is ending" in outcome["text"]
+
+
 def test_a_child_born_during_a_reload_catches_up(running: Master) -> None:
     """The victim dies while the others prepare: either the round is refused, or it is born old and catches up."""
     for number in range(5):

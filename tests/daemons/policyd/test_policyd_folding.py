@@ -66,6 +66,16 @@ def test_folded_it_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.session.trail == ()
 
 
+def test_a_session_stands_by_what_was_asked_and_found_folded_or_not() -> None:
+    asked, session = frozenset({"connect"}), Session(("192.0.2.1", "1", "helo"))
+    session.asked, session.trail = asked, found(1)[2:]
+    for _ in range(2):
+        assert not session.stands((frozenset(), found(1)[2:]))
+        assert session.stands((asked, found(1)[2:])) and not session.stands((asked, ()))
+        session.fold()
+        assert session.late is not None
+
+
 def test_what_others_have_as_well_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Folding would make two of it. So it is with the session of a connection that is open."""
     monkeypatch.setattr(messages, "AT_HAND", 1)

@@ -207,6 +207,12 @@ def test_a_table_that_is_asked_over_a_wire_or_by_chance_switches_it_off(tmp_path
     assert not Rules(build(tmp_path / "wire", access=access), Composed()).steady
 
 
+def test_what_has_no_instance_is_not_cut() -> None:
+    knife = Knife()
+    assert knife.cut(request(instance="")) is None
+    assert knife.cut(request(instance="1")) is not None and knife.cut(request(instance="")) is None
+
+
 def test_only_one_whole_usual_request_is_cut() -> None:
     octets = request(instance="1", client_port="2", queue_id="3")
     one = cut(octets)

@@ -76,18 +76,62 @@ async def test_fewer_are_written_soon(server: Server, told: list[str]) -> None:
         lambda: record.odd("peer", "no client", "DUNNO"),
         lambda: record.late("peer", "RCPT", 20.0, "DUNNO", "mail"),
         lambda: record.lost("4X", ["HOLD"]),
+        lambda: record.again([0], "4X", 1.0, ',"x":1}'),
+        lambda: record.internal("peer", "RCPT", ValueError("odd"), "DUNNO"),
     ],
 )
 async def test_what_is_written_of_others_stands_behind_it(server: Server, told: list[str], what: Any) -> None:
     put_off(server, "u1")
     what()
-    assert about(told[:2]) == ["u1"] and told[2] == "event" and len(told) == 4, told
+    assert about(told[:2]) == ["u1"] and told[2] == "event" and len(told) <= 4, told
+    assert not saying._waiting
 
 
 async def test_what_comes_of_a_message_stands_behind_it(server: Server, told: list[str]) -> None:
     put_off(server, "u1")
     await server.ask(0, request(instance="u1", recipient="elsewhere@example.net"))
     assert about(told) == ["u1", "elsewhere"]
+
+
+async def test_what_cannot_be_written_costs_nobody_else(
+    server: Server, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, wrong = texts.Form.said, []
+    monkeypatch.setattr(saying.log, "error", lambda *_, **more: wrong.append(more["id"]))
+    monkeypatch.setattr(
+        texts.Form, "said", lambda form, one, *rest: 1 / 0 if "u2@" in one.recipient else said(form, one, *rest)
+    )
+    put_off(server, "u1", "u2", "u3")
+    saying.settle()
+    assert about(told) == ["u1", "u3"] and told.count("event") == 2 and len(wrong) == 1
+    put_off(server, "u4")
+    saying.settle()
+    assert about(told) == ["u1", "u3", "u4"]
+
+
+async def test_lines_that_are_to_be_cleaned_stand_in_their_place(
+    server: Server, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_off(server, "u1")
+    form = saying._waiting[0][0]
+    monkeypatch.setattr(form, "fit", False)
+    saying._waiting.clear()
+    fit = [form, texts.Form.__new__(texts.Form)]
+    for name in texts.Form.__slots__:
+        setattr(fit[1], name, getattr(form, name))
+    fit[1].fit = True
+    for number, one in enumerate([fit[1], fit[0], fit[1]]):
+        saying.later(
+            one, server.connections[0][0]._knife.cut(request(recipient=f"c{number}@example.com")), "4X", 1.0, 1.0
+        )  # type: ignore[arg-type]
+    saying.settle()
+    assert about(told) == ["c0", "c1", "c2"]
+
+
+async def test_nothing_is_left_when_the_worker_is_flushed(server: Server, told: list[str]) -> None:
+    put_off(server, "u1")
+    events.flush()
+    assert about(told) == ["u1"]
 
 
 async def test_nothing_is_left_when_the_worker_ends(server: Server, told: list[str]) -> None:

@@ -108,7 +108,7 @@ class State:
 
 
 class Known:
-    """Who has come before, at sight (mail.ports.StrangersAtSight); who is asked about by `State` alone is no stranger."""
+    """Who has come before, at sight (mail.greylisting.StrangersAtSight); whom `State` alone answers is no stranger."""
 
     def __init__(self, state: State) -> None:
         self._state = state
