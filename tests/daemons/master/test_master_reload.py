@@ -3,6 +3,7 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from tests.daemons.master.conftest import Master, kill, until
 
@@ -68,13 +69,19 @@ def test_a_hang_up_reloads_and_children_born_later_have_the_new_files(running: M
     assert greetings(running) == {"new.example.com"}
 
 
-def test_what_is_asked_during_a_reload_is_done_behind_it(running: Master) -> None:
-    """Files that change while the processes prepare: neither a signal nor a command is lost, and no one is sent away."""
+def held_up(running: Master) -> Path:
+    """A reload has begun, and ends when this file is gone."""
     hold = running.state / "hold.smtpd.0"
     hold.touch()
     running.write("first.example.com")
     os.kill(running.pid, signal.SIGHUP)
     until(lambda: running.ask("status")["reloading"], "the reload to begin")
+    return hold
+
+
+def test_what_is_asked_during_a_reload_is_done_behind_it(running: Master) -> None:
+    """Files that change while the processes prepare: neither a signal nor a command is lost, and no one is sent away."""
+    hold = held_up(running)
     running.write("second.example.com")
     os.kill(running.pid, signal.SIGHUP)
     with ThreadPoolExecutor(2) as pool:
@@ -90,11 +97,7 @@ def test_what_is_asked_during_a_reload_is_done_behind_it(running: Master) -> Non
 
 
 def test_who_waits_for_a_reload_hears_that_the_gateway_ends(running: Master) -> None:
-    hold = running.state / "hold.smtpd.0"
-    hold.touch()
-    running.write("first.example.com")
-    os.kill(running.pid, signal.SIGHUP)
-    until(lambda: running.ask("status")["reloading"], "the reload to begin")
+    hold = held_up(running)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(running.ask, "reload")
         until(lambda: running.ask("status")["reloading"] == 2, "the command to wait")
