@@ -145,8 +145,7 @@ class Strangers(msgspec.Struct, frozen=True, array_like=True, tag=17, gc=False):
 
     def step(self, recipient: str) -> Step:
         """The step about one of them."""
-        rest = self.delay, self.window, self.remember, self.auto_accept, self.shared
-        return Step(self.keys, self.sender, recipient, self.client, *rest)
+        return Step(self.keys, self.sender, recipient, self.client, *_knobs(self))
 
 
 class List(msgspec.Struct, frozen=True, array_like=True, tag=20):
@@ -180,14 +179,16 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, tag=23):
 
 def step_of(ask: GreylistAsk) -> Step:
     """The step as it travels."""
-    rest = ask.delay, ask.window, ask.remember, ask.auto_accept, ask.shared
-    return Step(ask.keys, ask.sender, ask.recipient, ask.client, *rest)
+    return Step(ask.keys, ask.sender, ask.recipient, ask.client, *_knobs(ask))
 
 
 def strangers_of(ask: GreylistAsk) -> Strangers:
     """As step_of, where nobody waits for the answer; about no recipient yet."""
-    rest = ask.delay, ask.window, ask.remember, ask.auto_accept, ask.shared
-    return Strangers(ask.keys, ask.sender, ask.client, *rest, [])
+    return Strangers(ask.keys, ask.sender, ask.client, *_knobs(ask), [])
+
+
+def _knobs(ask: GreylistAsk | Strangers) -> tuple[float, float, float, int, bool]:
+    return ask.delay, ask.window, ask.remember, ask.auto_accept, ask.shared
 
 
 Ask = (

@@ -9,7 +9,7 @@ import pytest
 from appliance.config.snapshot import Snapshot
 from appliance.daemons.policyd import likeness, record, saying, texts
 from appliance.observe import events
-from tests.daemons.policyd.whole import PLAIN, Server, Wire, build, request
+from tests.daemons.policyd.whole import PLAIN, Server, build, request
 
 
 @pytest.fixture
@@ -141,4 +141,3 @@ async def test_nothing_is_left_when_the_worker_ends(server: Server, told: list[s
     assert about(told) == ["u1"]
     texts.requests.settle()
     assert texts.requests.counts["RCPT", "DEFER_IF_PERMIT"] > before
-    assert isinstance(server.connections[0][1], Wire)
