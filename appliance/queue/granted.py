@@ -221,7 +221,7 @@ class Granted:
         """Give back what was made ahead of time; entries stay as they are."""
         self._closed = True
         self._empty_pool()
-        for file in tuple(self.files.values()):  # the loop may still end one
+        for file in self.files.values():
             file.marks.close()
 
     def _empty_pool(self) -> None:

@@ -272,8 +272,15 @@ class Spool(Books):
         """Free space of the spool. Raises OSError."""
         return space(self.root)
 
+    def idle(self) -> "Future[None]":
+        """Done when all that was handed to the lane by now is done and its results were taken here."""
+        future: Future[None] = Future()
+        self._lane.run(lambda: None, future.set_result)
+        return future
+
     def close(self) -> None:
-        """Finish the lane (blocks), remember the time, let go of the lock."""
+        """Finish the lane (blocks), remember the time, let go of the lock. To be called where everything else of the
+        spool is: descriptors that two threads close would be another file's by the second time."""
         self._lane.close()
         self.granted.close()
         self.clock.save()

@@ -212,7 +212,8 @@ class Delivery:
         self._programs.close()
         for task in self._tasks:
             task.cancel()
-        await asyncio.to_thread(self.spool.close)
+        await asyncio.wrap_future(self.spool.idle())  # so that what waits for the disk does not hold the loop
+        self.spool.close()
 
     def health(self) -> dict[str, Any]:
         """Queue sizes, the oldest message, destinations with their state, what is impaired."""

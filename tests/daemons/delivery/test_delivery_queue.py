@@ -4,13 +4,16 @@ import asyncio
 import gc
 import os
 import ssl
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
 from appliance.daemons.delivery import upkeep
 from appliance.queue.errors import SpoolError, SpoolLocked
+from appliance.queue.granted import POOL, Granted
 from appliance.queue.space import Space
 from tests.connectors.smtp_peer import Peer
 from tests.daemons.delivery.harness import BODY, Worker, delivery, settings, snapshot
@@ -73,6 +76,35 @@ async def test_what_is_owed_is_paid_after_a_restart(tmp_path: Path, log, monkeyp
         await running.until(lambda: queue_id in running.spool.folders["hold"])
     await peer.stop()
     assert len([c for c in peer.commands if c.startswith("RCPT")]) == before
+
+
+async def test_files_made_while_it_ends_are_given_back_once(tmp_path: Path, log, monkeypatch):
+    """A descriptor that is closed twice is another file's by the second time."""
+    given_back, wrong = [], []
+    unlink, take = Path.unlink, Granted._made
+
+    def slow_take(granted: Granted, made: Any) -> None:
+        time.sleep(0.01)
+        take(granted, made)
+
+    def slow_unlink(path: Path, missing_ok: bool = False) -> None:
+        given_back.append(path.name)
+        time.sleep(0.002)
+        unlink(path, missing_ok)
+
+    async with delivery(tmp_path, settings(tmp_path, "smtp:[127.0.0.1]:9")) as running:
+        granted = running.spool.granted
+        await running.until(lambda: not granted._making)
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: wrong.append(context))
+        monkeypatch.setattr(Granted, "_made", slow_take)
+        for _ in range(POOL["large"] // 2):
+            _, fd = running.spool.grant("large", "nobody")
+            os.close(fd)
+        assert granted._making
+        monkeypatch.setattr(Path, "unlink", slow_unlink)
+    assert not wrong
+    assert len(given_back) == len(set(given_back)) >= POOL["large"] // 2
+    assert {path.name for path in granted.folder.iterdir()} == set(granted.files)
 
 
 async def test_a_second_instance_does_not_start(tmp_path: Path, log):
