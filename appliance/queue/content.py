@@ -6,7 +6,7 @@ checksum of what it read does not match: a sender that drops the connection befo
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -14,13 +14,24 @@ from appliance.queue.entry import HEADER, read_header
 from appliance.queue.errors import ContentDamaged, from_oserror
 
 CHUNK = 64 * 1024
+LetGo = Callable[[int], object]
 
 
 class Content:
-    """Use as a context manager, or call `close`. `length` is in octets."""
+    """Use as a context manager, or call `close`. `length` is in octets. `let_go` closes `fd`: the file may be gone by
+    then, and freeing many octets takes the disk long."""
 
-    def __init__(self, data: bytes | None, fd: int = -1, start: int = 0, length: int = 0, crc: int = 0) -> None:
+    def __init__(
+        self,
+        data: bytes | None,
+        fd: int = -1,
+        start: int = 0,
+        length: int = 0,
+        crc: int = 0,
+        let_go: LetGo = os.close,
+    ) -> None:
         self._data, self._fd, self._start, self._crc = data, fd, start, crc
+        self._let_go = let_go
         self.length = len(data) if data is not None else length
 
     def read(self, offset: int, count: int) -> bytes:
@@ -53,7 +64,7 @@ class Content:
 
     def close(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            self._let_go(self._fd)
             self._fd = -1
 
     def __enter__(self) -> "Content":
@@ -63,8 +74,9 @@ class Content:
         self.close()
 
 
-def open_entry(path: Path, offset: int) -> Content:
-    """The content of the entry at `offset` of file `path`. Raises ContentDamaged (no valid header) or SpoolError."""
+def open_entry(path: Path, offset: int, let_go: LetGo = os.close) -> Content:
+    """The content of the entry at `offset` of file `path`, which `let_go` closes. Raises ContentDamaged (no valid
+    header) or SpoolError."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -77,4 +89,4 @@ def open_entry(path: Path, offset: int) -> Content:
     if header is None:
         os.close(fd)
         raise ContentDamaged(f"no valid header at octet {offset} of {path.name}")
-    return Content(None, fd, offset + HEADER, header.content_length, header.content_crc)
+    return Content(None, fd, offset + HEADER, header.content_length, header.content_crc, let_go)

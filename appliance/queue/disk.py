@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _PIECE = 1 << 20
@@ -15,6 +15,20 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def unlink(path: Path, let_go: Callable[[int], object]) -> None:
+    """The name `path` is gone. Its octets are freed when `let_go` closes the descriptor that it gets: many take the disk
+    long, so that is for a thread."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # no such file, or no descriptor is left: then it takes its time
+        path.unlink(missing_ok=True)
+        return
+    try:
+        path.unlink(missing_ok=True)
+    finally:
+        let_go(fd)
 
 
 def write_all(fd: int, data: bytes) -> None:

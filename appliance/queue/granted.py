@@ -213,7 +213,7 @@ class Granted:
         return True
 
     def _delete(self, file: IntakeFile) -> None:
-        file.path.unlink(missing_ok=True)  # first the file: marks without a file are harmless
+        disk.unlink(file.path, self._lane.let_go)  # first the file: marks without a file are harmless
         self.files.pop(file.name, None)
         file.marks.remove()
 

@@ -157,7 +157,7 @@ class KeptEntries:
 
     def remove(self, folder: Kept, queue_id: str) -> None:
         """The message is finished: the entry goes first, a log without an entry is harmless. Raises OSError."""
-        self.path(folder, queue_id).unlink(missing_ok=True)
+        disk.unlink(self.path(folder, queue_id), self._lane.let_go)
         self.names.pop(queue_id, None)
         self.state(folder, queue_id).unlink(missing_ok=True)
 

@@ -7,26 +7,24 @@ What failure means for the mail: an error leaves the message where it was; Spool
 instance owns the spool.
 """
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from heapq import nsmallest
 from pathlib import Path
 
-from appliance.queue import content, disk, recovery, statelog
+from appliance.queue import content, home, recovery, statelog
 from appliance.queue.books import Books
 from appliance.queue.clock import SpoolClock
 from appliance.queue.content import Content
 from appliance.queue.envelope import Committed, Grant, Returned, Sealed, Trailer
-from appliance.queue.errors import SpoolError, SpoolLocked, from_oserror
+from appliance.queue.errors import SpoolError, from_oserror
 from appliance.queue.granted import Granted, Purpose
 from appliance.queue.item import Item, Kept, Note, Result
 from appliance.queue.kept import Job, KeptEntries, Source
 from appliance.queue.space import Space, space
 from appliance.queue.writer import Writer
 
-FOLDERS = ("intake", "deferred", "hold", "quarantine", "corrupt")
 Batches = Iterator[list[Item]]
 
 
@@ -39,7 +37,7 @@ class Spool(Books):
     ) -> None:
         super().__init__()
         self.root, self.report = root, report
-        self._lock = _own(root)
+        self._lock = home.own(root)
         self.clock = clock or SpoolClock(root / "clock")
         self._lane = Writer("spool", post)
         self.granted = Granted(root / "intake", self._lane)
@@ -239,7 +237,7 @@ class Spool(Books):
         """The content; close it. Raises ContentDamaged (then `set_aside`) or SpoolError."""
         if item.content is not None:
             return Content(item.content)
-        return content.open_entry(self.root / item.folder / item.name, item.offset)
+        return content.open_entry(self.root / item.folder / item.name, item.offset, self._lane.let_go)
 
     def set_aside(self, item: Item, why: str) -> None:
         """A message whose content turned out damaged: into corrupt/ with the reason; it is no longer queued."""
@@ -274,9 +272,7 @@ class Spool(Books):
 
     def idle(self) -> "Future[None]":
         """Done when all that was handed to the lane by now is done and its results were taken here."""
-        future: Future[None] = Future()
-        self._lane.run(lambda: None, future.set_result)
-        return future
+        return self._lane.idle()
 
     def close(self) -> None:
         """Finish the lane (blocks), remember the time, let go of the lock. To be called where everything else of the
@@ -285,21 +281,3 @@ class Spool(Books):
         self.granted.close()
         self.clock.save()
         os.close(self._lock)
-
-
-def _own(root: Path) -> int:
-    """Make the folders and take the lock."""
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise SpoolLocked(f"another instance uses the spool {root}: stop it first") from error
-        for folder in FOLDERS:
-            (root / folder).mkdir(mode=0o700, exist_ok=True)
-        disk.sync_folder(root)
-    except OSError as error:
-        raise from_oserror(error) from error
-    return lock

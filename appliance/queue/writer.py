@@ -4,8 +4,10 @@ Contract: `run(work, done)` calls `work()` in the thread and `done(result or exc
 event loop's call_soon_threadsafe): one wake-up a job. After `close()` all jobs that were handed in are finished.
 """
 
+import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any
 
@@ -40,6 +42,16 @@ class Writer:
                 self._post(done, result)
             except RuntimeError:  # the loop is closed: the process ends, nobody waits
                 return
+
+    def let_go(self, fd: int) -> None:
+        """Close `fd` in the thread: where it is the last of an unlinked file, the disk may take long to free that."""
+        self.run(lambda: os.close(fd), lambda _: None)
+
+    def idle(self) -> "Future[None]":
+        """Done when all that was handed in by now is finished and its `done` was called."""
+        future: Future[None] = Future()
+        self.run(lambda: None, future.set_result)
+        return future
 
     def close(self) -> None:
         """Finish what was handed in and end the thread (blocks)."""

@@ -174,8 +174,5 @@ class Rig:
 
 async def settled(spool: Spool) -> None:
     """Everything handed to the lane is done and its results are here."""
-    loop = asyncio.get_running_loop()
-    done = loop.create_future()
-    spool.run(lambda: None, lambda _: done.set_result(None))
-    await done
+    await asyncio.wrap_future(spool.idle())
     await asyncio.sleep(0)
