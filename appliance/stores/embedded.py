@@ -63,8 +63,9 @@ class Database:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._writer = self._connect()
-            for table in self.tables:
-                self._writer.execute(_SCHEMA.format(table))
+            with self._writer:  # one sync for all, where a disk is slow
+                for table in self.tables:
+                    self._writer.execute(_SCHEMA.format(table))
             self._reader = self._connect()
             for table in self.tables:
                 self._reader.execute(f"SELECT key, value, expires FROM {table} LIMIT 1").fetchall()  # noqa: S608
