@@ -307,7 +307,7 @@ def test_two_syncs_at_once_take_turns(asking: Asking, tmp_path: Path, monkeypatc
     path = tmp_path / "export.csv"
     path.write_text("new@example.com\n")
     monkeypatch.setattr(keep, "PATIENCE", 0.3)
-    with keep._alone(asking.folder):
+    with keep._alone(asking.folder, 0):
         outcome = keep.sync(asking.order(Origin(kind="csv", source=(str(path),))))
     assert "another sync is under way" in outcome.problem and asking.unchanged()
     assert keep.sync(asking.order(Origin(kind="csv", source=(str(path),)))).problem == ""
@@ -332,6 +332,27 @@ def test_a_list_that_came_meanwhile_stays(asking: Asking, tmp_path: Path, monkey
     assert later.problem == "" and "another sync has ended meanwhile" in outcome.problem and outcome.soon
     assert known(asking.folder / "x") == {"later@example.com"} and outcome.count == 1
     assert keep.account(asking.folder, "x").at == later.at
+
+
+def test_a_sync_that_fails_forgets_nothing_of_one_that_ends_then(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How it failed is written beside what the other has found out, or not at all."""
+    order = asking.order(Origin(kind="csv", source=(str(asking.folder / "none.csv"),)))
+    written, at_it = keep.replaced, []
+
+    def watched(path: Path, data: bytes) -> None:
+        with pytest.raises(keep.Failed), keep._alone(asking.folder, 0):
+            pass
+        at_it.append(path.name)
+        written(path, data)
+
+    monkeypatch.setattr(keep, "replaced", watched)
+    assert "none.csv" in keep.sync(order).problem and at_it == [".x.json"]
+    assert "none.csv" in keep.account(asking.folder, "x").problem
+    monkeypatch.setattr(keep, "BRIEF", 0.0)
+    keep.account_path(asking.folder, "x").unlink()
+    with keep._alone(asking.folder, 0):
+        assert "none.csv" in keep.sync(order).problem
+    assert keep.account(asking.folder, "x") == keep.Account()
 
 
 async def test_given_up_the_process_ends(asking: Asking) -> None:

@@ -25,8 +25,8 @@ from appliance.tables.known.texts import Keys
 
 #: A list may always lose this many addresses as long as half of it stays: one person of a small company has several.
 SMALL = 10
-#: Addresses that an outcome names; seconds that a sync waits for another one.
-NAMED, PATIENCE = 200, 30.0
+#: Addresses that an outcome names; seconds that a sync waits for another one, or that one which failed does to say so.
+NAMED, PATIENCE, BRIEF = 200, 30.0, 1.0
 #: Seconds after which an alarm that nobody heard comes again.
 _AGAIN = 1.0
 #: Letters of a problem: a part of it may be what a stranger said.
@@ -91,7 +91,7 @@ def sync(order: Order) -> Outcome:
     try:
         old = known(folder / order.name)
         keys = _fetched(order)
-        with _alone(folder):
+        with _alone(folder, PATIENCE):
             old = known(folder / order.name)
             if account(folder, order.name).at != before.at:
                 raise Failed("another sync has ended meanwhile, its list stays")
@@ -105,13 +105,21 @@ def sync(order: Order) -> Outcome:
     except OSError as error:
         problem, soon = f"{error.filename or folder}: {error.strerror or error}", True
     problem = clean(" ".join(problem.split()))[:LONGEST]
-    before = account(folder, order.name)
-    failed = msgspec.structs.replace(before, tried=now, problem=problem)
-    if not order.dry_run:
-        with contextlib.suppress(OSError):  # where the disk is full, what is told must do
-            replaced(account_path(folder, order.name), msgspec.json.encode(failed))
+    before = account(folder, order.name) if order.dry_run else _failed(folder, order.name, now, problem)
     in_force = count(folder / order.name)  # where the disk is full behind the list, it is the new one already
     return msgspec.structs.replace(outcome, at=before.at, count=in_force, problem=problem, soon=soon)
+
+
+def _failed(folder: Path, name: str, now: float, problem: str) -> Account:
+    """Write down how it went, beside what is known of the list: the account that stood there before."""
+    # Where the disk is full, or another sync is at it just now, what is told must do.
+    with contextlib.suppress(Failed, OSError), _alone(folder, BRIEF):
+        before = account(folder, name)
+        replaced(
+            account_path(folder, name), msgspec.json.encode(msgspec.structs.replace(before, tried=now, problem=problem))
+        )
+        return before
+    return account(folder, name)
 
 
 def _fetched(order: Order) -> Keys:
@@ -211,11 +219,11 @@ def _keep(folder: Path, order: Order, old: set[str], keys: Keys, found: Outcome)
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path, patience: float) -> Iterator[None]:
     """Nobody else syncs into this folder meanwhile. Raises Failed, OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + patience
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
