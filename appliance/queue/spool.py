@@ -23,7 +23,7 @@ from appliance.queue.granted import Granted, Purpose
 from appliance.queue.item import Item, Kept, Note, Result
 from appliance.queue.kept import Job, KeptEntries, Source
 from appliance.queue.space import Space, space
-from appliance.queue.writer import Writer
+from appliance.queue.writer import Writer, promised
 
 Batches = Iterator[list[Item]]
 
@@ -44,6 +44,7 @@ class Spool(Books):
         self.kept = KeptEntries(root, self._lane)
         self.damaged = 0
         self._late: set[str] = set()
+        self._damaged: dict[str, str] = {}
         self.granted.refill()
 
     # ------------------------------------------------------------------ intake
@@ -159,7 +160,7 @@ class Spool(Books):
         """Move a message into a file of its own in `folder`, with its state, durably; `note` says why. Until the
         future is done `item.moving` is set: do not try it. The future fails with SpoolError: then it stays where it
         is."""
-        future: Future[None] = Future()
+        future = promised()
         if item.moving:
             future.set_exception(SpoolError(f"{item.queue_id} is being moved already"))
             return future
@@ -191,6 +192,8 @@ class Spool(Books):
         if item.queue_id in self._late:  # what happened meanwhile is in the item, not yet on disk
             self._late.discard(item.queue_id)
             self._write_down(item, item.summary(self.clock.wall()), False)
+        if (why := self._damaged.pop(item.queue_id, "")) and self.get(item.queue_id) is item:
+            self.set_aside(item, why)
         if error is None:
             future.set_result(None)
         else:
@@ -198,7 +201,7 @@ class Spool(Books):
 
     def submit(self, data: bytes, trailer: Trailer, folder: Kept = "deferred") -> "Future[Item]":
         """Queue a message of our own (a DSN): done when it is durable. Its id must be new."""
-        future: Future[Item] = Future()
+        future = promised()
         item = Item(trailer, folder, trailer.queue_id, 0, self.clock.now())
 
         def settle(error: SpoolError | None) -> None:
@@ -240,8 +243,11 @@ class Spool(Books):
         return content.open_entry(self.root / item.folder / item.name, item.offset, self._lane.let_go)
 
     def set_aside(self, item: Item, why: str) -> None:
-        """A message whose content turned out damaged: into corrupt/ with the reason; it is no longer queued."""
-        recovery.set_item_aside(self, item, why)
+        """Damaged content: into corrupt/ with the reason, no longer queued; what is being moved follows behind that."""
+        if item.moving:
+            self._damaged[item.queue_id] = why
+        else:
+            recovery.set_item_aside(self, item, why)
 
     def lingering(self, seconds: float) -> list[Item]:
         """Messages that are in the intake for longer: `keep(item, "deferred", ...)` them, so that segments can go."""

@@ -1,0 +1,87 @@
+"""What is under way when something ends: a lane, a spool, somebody who waits; and damage that is found during a move."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from appliance.queue import kept
+from appliance.queue.errors import SpoolError
+from appliance.queue.item import Item, Note
+from appliance.queue.spool import Spool
+from appliance.queue.writer import Writer
+from tests.queue.queue_rig import Rig, settled
+
+
+async def queued(rig: Rig, content: bytes = b"hello") -> Item:
+    await rig.commit(content)
+    return rig.pump()[-1]
+
+
+async def test_a_lane_that_is_closed_does_nothing_more_and_says_so() -> None:
+    loop = asyncio.get_running_loop()
+    lane, did, told = Writer("closed lane", loop.call_soon_threadsafe), list[str](), list[object]()
+    lane.run(lambda: did.append("before"), told.append)
+    lane.close()
+    lane.run(lambda: did.append("behind"), told.append)
+    async with asyncio.timeout(5):
+        while len(told) < 2:
+            await asyncio.sleep(0)
+    assert did == ["before"] and told[0] is None and isinstance(told[1], SpoolError)
+    assert "closed lane" not in [thread.name for thread in threading.enumerate()]
+
+
+async def test_a_descriptor_that_is_let_go_behind_the_end_is_closed_all_the_same() -> None:
+    lane = Writer("closed lane", asyncio.get_running_loop().call_soon_threadsafe)
+    lane.close()
+    lane.let_go(fd := os.open(os.devnull, os.O_RDONLY))
+    with pytest.raises(OSError):
+        os.fstat(fd)
+    lane.idle().cancel()  # who waits may go
+    await asyncio.sleep(0)
+
+
+async def test_moves_that_wait_when_the_spool_is_closed_never_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock is free then: the folders are another process's."""
+    rig = Rig(tmp_path / "spool")
+    rig.start_worker()
+    items = [await queued(rig) for _ in range(3)]
+    monkeypatch.setattr(kept, "BATCH", 1)
+    moves = [asyncio.wrap_future(rig.spool.keep(item, "hold", Note(0, "hold"))) for item in items]
+    rig.log.close()
+    rig.pump()
+    rig.spool.close()
+    async with asyncio.timeout(5):
+        outcomes = await asyncio.gather(*moves, return_exceptions=True)
+    assert outcomes[0] is None and all(isinstance(outcome, SpoolError) for outcome in outcomes[1:])
+    assert len(rig.names("hold")) == 2  # one message and its log
+    another = Spool(rig.root, lambda *args: None, rig.reports.append)
+    assert len([item for batch in another.recover() for item in batch]) == 3
+    another.close()
+
+
+async def test_who_waits_no_longer_keeps_nobody_else_waiting(rig: Rig) -> None:
+    items = [await queued(rig) for _ in range(3)]
+    waits = [asyncio.wrap_future(rig.spool.keep(item, "hold", Note(0, "hold"))) for item in items]
+    waits[0].cancel()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waits[1:])
+    assert [item.folder for item in items] == ["hold"] * 3 and not any(item.moving for item in items)
+
+
+async def test_damage_found_while_a_message_moves_is_dealt_with_behind_the_move(rig: Rig) -> None:
+    """Else its place would be closed twice, and the file deleted that has another message."""
+    item, other = await queued(rig), await queued(rig, b"another")
+    rig.log.resend(rig.wire)  # seals
+    rig.pump()
+    moved = asyncio.wrap_future(rig.spool.keep(item, "hold", Note(0, "hold")))
+    rig.spool.set_aside(item, "its checksum is wrong")
+    await moved
+    await settled(rig.spool)
+    assert rig.spool.get(item.queue_id) is None and item.queue_id in rig.names("corrupt")
+    assert not rig.names("hold")
+    assert other.name in rig.names("intake")
+    assert [one.queue_id for one in rig.crash_all()] == [other.queue_id]
