@@ -133,8 +133,17 @@ class Body:
         elif len(self._header) >= self._header_limit:
             self._header, self._header_done = self._header[: self._header_limit], True
 
+    def end(self) -> None:
+        """All is there: what is left in the buffer goes into the file, so that whoever reads it, in whatever thread and
+        however long, changes nothing. There may be `trouble` then."""
+        if self.file is not None and self.trouble is None:
+            try:
+                self.file.flush()
+            except SpoolError as error:
+                self.trouble = error
+
     def content(self) -> "RamContent | FileContent":
-        """The whole message; call it behind the end of data, once."""
+        """The whole message; call it behind `end`, once."""
         if self.file is not None:
             return FileContent(self.file, self.size, self._header, len(self._header) < self._header_limit)
         return RamContent(b"".join(self._chunks), self._header_limit)

@@ -39,6 +39,8 @@ def finish(session: "Session", receiver: DataReceiver | BdatReceiver) -> Step:
     transaction = session.transaction
     if transaction is None or transaction.decoder is None:
         raise RuntimeError("content without a transaction")
+    if transaction.body is not None:
+        transaction.body.end()
     if odd := transaction.decoder.signs & _SIGNS:
         session.signs |= odd
     if problem := _problem(session, transaction):
