@@ -5,6 +5,8 @@ import os
 import socket
 import stat
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import uvloop
 
 from appliance.config.blob import read
+from appliance.config.filter_entry import FilterEntry
 from appliance.config.mistakes import ConfigError
 from appliance.config.snapshot import Snapshot, build
 from appliance.connectors.conversation import Server
@@ -21,9 +24,12 @@ from appliance.connectors.dialects import Inside
 from appliance.connectors.runner import Runner as Asking
 from appliance.connectors.scanner import Scanner, Settings
 from appliance.daemons.runner import jobs, verdict
-from appliance.daemons.runner.daemon import Runner
+from appliance.daemons.runner.daemon import Peer, Runner
 from appliance.daemons.skeleton import Birth
+from appliance.mail.piping import Facts, Whom
 from appliance.mail.programs import PROGRAMS
+from appliance.mail.running import Ask, Pipe
+from appliance.net.channel import Channel
 from tests.connectors.scanner_peer import MAIL, Message, context
 from tests.connectors.test_scanner_answers import Large
 
@@ -203,6 +209,46 @@ async def test_who_goes_away_ends_the_program_and_all_it_started(tmp_path: Path)
         stage.asking.close()  # the worker died
         await until(lambda: not running(stage.root))
         scan.cancel()
+
+
+@pytest.mark.parametrize("kind", ["scan", "pipe"])
+async def test_who_goes_while_the_content_is_copied_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The thread copies on: from its file, not from what has that descriptor by then, and its folder goes."""
+    begun, go_on, pread, inodes = threading.Event(), threading.Event(), os.pread, list[int]()
+
+    def slow(fd: int, count: int, at: int) -> bytes:
+        if threading.current_thread() is threading.main_thread():
+            return pread(fd, count, at)
+        octets = pread(fd, count, at)
+        begun.set()
+        go_on.wait(5)
+        inodes.append(os.fstat(fd).st_ino)
+        return octets
+
+    async with Stage(tmp_path, x={"command": script("pass")}) as stage:
+        monkeypatch.setattr(os, "pread", slow)
+        with tempfile.TemporaryFile(buffering=0) as file:
+            file.write(MAIL)
+            fd, inode = os.dup(file.fileno()), os.fstat(file.fileno()).st_ino
+        peer = Peer(Channel(socket.socket()))
+        if kind == "scan":
+            serving = stage.runner._serve(peer, Ask(1, "x", 0, len(MAIL)), fd)
+        else:
+            stage.runner._pipes._entries = {"f": FilterEntry(command=("/bin/true",))}
+            facts = Facts(sender="a@example.net", recipients=(Whom("b@example.com", ""),))
+            serving = stage.runner._pipe(peer, Pipe(1, "f", 0, len(MAIL), facts), fd)
+        task = asyncio.create_task(serving)
+        await asyncio.to_thread(begun.wait, 5)
+        task.cancel()
+        await asyncio.wait((task,), timeout=0.05)
+        with open(os.devnull) as other:  # gets the descriptor if it is free
+            go_on.set()
+            await asyncio.wait((task,))
+            await until(lambda: inodes)
+            assert inodes == [inode], other
+        assert task.cancelled() and not list(stage.root.iterdir())
 
 
 async def test_only_so_many_at_a_time(tmp_path: Path) -> None:

@@ -127,17 +127,16 @@ class Runner:
         task.add_done_callback(ended)
 
     async def _serve(self, peer: Peer, ask: Ask, fd: int) -> None:
-        entry, folder = self._entries.get(ask.scanner), None
+        entry = self._entries.get(ask.scanner)
         try:
             if entry is None:
                 peer.tell(Outcome(ask.id, "error", why=f"no scanner {ask.scanner!r} is run here"))
                 return
-            async with self._slots[ask.scanner][1]:
-                shared = entry.kind == "amavis"
-                root = Path(entry.folder) if shared else self._scans
-                prefix = self._prefix if shared else jobs.PREFIX
-                make = partial(jobs.make, root, fd, ask.offset, ask.size, shared=shared, prefix=prefix)
-                folder = await asyncio.to_thread(make)
+            shared = entry.kind == "amavis"
+            root = Path(entry.folder) if shared else self._scans
+            prefix = self._prefix if shared else jobs.PREFIX
+            make = partial(jobs.make, root, fd, ask.offset, ask.size, shared=shared, prefix=prefix)
+            async with self._slots[ask.scanner][1], jobs.made(make) as folder:
                 if shared:
                     peer.tell(Outcome(ask.id, "lent", path=str(folder)))
                     await asyncio.sleep(entry.timeout + ask.size / RATE + BEHIND)
@@ -149,8 +148,6 @@ class Runner:
             peer.tell(Outcome(ask.id, "error", why=why[:900]))
         finally:
             os.close(fd)
-            if folder is not None:
-                await asyncio.shield(asyncio.to_thread(jobs.remove, folder))
 
     async def _pipe(self, peer: Peer, order: Pipe, fd: int) -> None:
         self.runs += 1

@@ -1,16 +1,18 @@
 """A content as a file in a folder of its own, and away again.
 
-Contract: `make` copies the octets (the descriptor's file may hold more than the message); the folder's name is random,
-nothing of it comes from the message. `remove` leaves nothing. A folder that others use may have files of another gateway:
-`prefix` tells whose they are. What failure means for the mail: OSError is "not scanned".
+Contract: `made` has a folder as long as it lasts, made and removed in threads. `make` copies the octets (the descriptor's
+file may hold more than the message); the folder's name is random, nothing of it comes from the message. `remove` leaves
+nothing. A folder that others use may have files of another gateway: `prefix` tells whose they are. What failure means
+for the mail: OSError is "not scanned".
 """
 
+import asyncio
 import contextlib
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 
 PREFIX, FILE = "postgate-", "email.txt"
@@ -41,6 +43,22 @@ def make(root: Path, fd: int, offset: int, size: int, *, shared: bool, prefix: s
         remove(folder)
         raise
     return folder
+
+
+@contextlib.asynccontextmanager
+async def made(make: Callable[[], Path]) -> AsyncIterator[Path]:
+    """What `make` makes in a thread, as long as the context lasts. Who is cancelled meanwhile waits for the thread: else
+    it would read from a descriptor that is another file's by then, and leave a folder. Raises OSError."""
+    making = asyncio.ensure_future(asyncio.to_thread(make))
+    try:
+        yield await asyncio.shield(making)
+    finally:
+        await asyncio.shield(_away(making))
+
+
+async def _away(making: "asyncio.Future[Path]") -> None:
+    with contextlib.suppress(OSError):
+        await asyncio.to_thread(remove, await making)
 
 
 def _pieces(fd: int, offset: int, size: int) -> Iterator[bytes]:

@@ -6,7 +6,6 @@ and ends within its time; what it leaves running ends with it (command, strays).
 an exit code of the command itself puts it off; an envelope that the command cannot be run for is refused.
 """
 
-import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -58,31 +57,26 @@ class Pipes:
     @contextlib.asynccontextmanager
     async def served(self, order: Pipe, fd: int) -> AsyncIterator[tuple[Ended, tuple[int, ...]]]:
         """Run it; the descriptor is closed behind the context."""
-        entry, made = self._entries.get(order.filter), -1
+        entry = self._entries.get(order.filter)
         if entry is None:
             yield Ended(order.id, "unable", why=f"no filter {order.filter!r} is run here"), ()
             return
-        folder: Path | None = None
-        try:
+        made: tuple[int, ...] = ()
+        async with contextlib.AsyncExitStack() as stack:
             try:
-                folder = await asyncio.to_thread(
-                    partial(jobs.make, self._root, fd, order.offset, order.size, shared=False)
-                )
+                make = partial(jobs.make, self._root, fd, order.offset, order.size, shared=False)
+                folder = await stack.enter_async_context(jobs.made(make))
                 ended = await self._run(order, entry, folder)
                 if entry.output == "message" and ended.how == "ended" and ended.code == 0:
-                    made = os.open(folder / _MADE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                    made = (os.open(folder / _MADE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW),)
+                    stack.callback(os.close, *made)
             except Unfit as error:
                 ended = Ended(order.id, "unfit", why=str(error)[:900])
             except OSError as error:
                 why = f"{error.filename or 'the content'}: {error.strerror or error}"
                 ended = Ended(order.id, "unable", why=why[:900])
             _runs.labels(order.filter, ended.how).inc()
-            yield ended, (made,) if made >= 0 else ()
-        finally:
-            if made >= 0:
-                os.close(made)
-            if folder is not None:
-                await asyncio.shield(asyncio.to_thread(jobs.remove, folder))
+            yield ended, made
 
     async def _run(self, order: Pipe, entry: FilterEntry, folder: Path) -> Ended:
         """Raises Unfit, OSError."""
