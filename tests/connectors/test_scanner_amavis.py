@@ -30,8 +30,9 @@ class Amavis:
         self.stage = Stage(tmp_path, y={"command": script("pass")})
         text = f'[relay]\ndomains = "example.com"\n[scanners.am]\nkind = "amavis"\nfolder = "{self.shared}"\n'
         (tmp_path / "c.toml").write_text(f'{text}address = "127.0.0.1:{peer.port}"\n')
-        self.stage.runner.prepare(build(read(str(tmp_path / "c.toml"))))
-        self.stage.runner.commit(self.stage.snapshot)
+        lending = build(read(str(tmp_path / "c.toml")))
+        self.stage.runner.prepare(lending)
+        self.stage.runner.commit(lending)
         servers = tuple(Server(host="127.0.0.1", port=one.port) for one in (peer, second) if one is not None)
         settings = Settings("am", "amavis", servers, timeout)
         self.scanner = Scanner(settings, inside=Inside(self.stage.asking), rest=30.0 if second else 0.0)

@@ -313,8 +313,9 @@ async def test_in_a_folder_that_others_use_only_what_is_ours_is_removed(tmp_path
     text = f'[scanners.x]\nkind = "amavis"\nfolder = "{shared}"\naddress = "127.0.0.1:1"\n'
     stage = Stage(tmp_path / "ours", y={"command": script("pass")})
     (tmp_path / "c.toml").write_text(text)
-    stage.runner.prepare(build(read(str(tmp_path / "c.toml"))))
-    stage.runner.commit(stage.snapshot)
+    lending = build(read(str(tmp_path / "c.toml")))
+    stage.runner.prepare(lending)
+    stage.runner.commit(lending)
     async with stage:
         assert {path.name for path in shared.iterdir()} == {lent[1].name, "postgate-selftest-x"}
 
@@ -342,8 +343,9 @@ async def test_a_file_is_lent_as_long_as_it_is_needed(tmp_path: Path) -> None:
     text += 'address = "127.0.0.1:1"\n'
     stage = Stage(tmp_path, y={"command": script("pass")})
     (tmp_path / "c.toml").write_text(text)
-    stage.runner.prepare(build(read(str(tmp_path / "c.toml"))))
-    stage.runner.commit(stage.snapshot)
+    lending = build(read(str(tmp_path / "c.toml")))
+    stage.runner.prepare(lending)
+    stage.runner.commit(lending)
     async with stage:
         source = await Source.of(Message())
         async with stage.asking.lend("x", source) as folder:
@@ -436,3 +438,17 @@ def test_what_does_not_fit_together(tmp_path: Path, keys: str, why: str) -> None
     with pytest.raises(ConfigError) as caught:
         build(read(str(tmp_path / "c.toml")))
     assert any(why in str(mistake) and "c.toml:" in str(mistake) for mistake in caught.value.mistakes), caught.value
+
+
+async def test_what_is_put_in_force_is_what_was_said_whatever_was_looked_at_last(tmp_path: Path) -> None:
+    """Configurations are compiled in threads: one that was given up may be done behind the next one."""
+    async with Stage(tmp_path, x={"command": script("pass")}) as stage:
+        (tmp_path / "late").mkdir()
+        late, runner = snapshot(tmp_path / "late", y={"command": script("pass")}), stage.runner
+        runner.prepare(stage.snapshot)
+        runner.prepare(late)
+        runner.commit(stage.snapshot)
+        assert runner.health()["scanners"] == ["x"]
+        runner.prepare(late)
+        runner.commit(late)
+        assert runner.health()["scanners"] == ["y"]

@@ -195,9 +195,12 @@ class Runner:
             if entry.command
         }
         self._pipes.prepare(snapshot)
+        self._looked_at = snapshot
 
     def commit(self, snapshot: Snapshot) -> None:
         """For asks from now on; programs that run go on."""
+        if self._looked_at is not snapshot:  # one that was given up came late
+            self.prepare(snapshot)
         self._entries: Mapping[str, ScannerEntry] = self._prepared
         self._rules = self._prepared_rules
         self._pipes.commit()
