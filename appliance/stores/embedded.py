@@ -66,9 +66,10 @@ class Database:
             with self._writer:  # one sync for all, where a disk is slow
                 for table in self.tables:
                     self._writer.execute(_SCHEMA.format(table))
-            self._reader = self._connect()
+            reader = self._connect()
             for table in self.tables:
-                self._reader.execute(f"SELECT key, value, expires FROM {table} LIMIT 1").fetchall()  # noqa: S608
+                reader.execute(f"SELECT key, value, expires FROM {table} LIMIT 1").fetchall()  # noqa: S608
+            self._reader = reader  # the loop's from now on: this may be the writer's thread
         except (apsw.Error, OSError):
             self.close()
             raise

@@ -114,7 +114,8 @@ class Keeper:
                 await asyncio.sleep(RETRY)
             if time.monotonic() - self._checkpointed >= CHECKPOINT:
                 self._checkpointed = time.monotonic()
-                await self._in_writer(self.database.checkpoint)
+                async with self._flushing:
+                    await self._in_writer(self.database.checkpoint)
 
     async def _look_through(self) -> None:
         """One look at the whole file after each start, beside the work."""

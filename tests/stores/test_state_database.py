@@ -1,6 +1,7 @@
 """The embedded database and the write-behind: what survives, what a damaged or full disk does."""
 
 import asyncio
+import threading
 import time as clock_of_day
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -273,3 +274,47 @@ async def test_a_key_that_is_new_in_an_early_retry_is_written_too(make: Make, ti
     state.database.close()
     time.pass_(80)
     assert (await Direct(make()).step(ask(keys=("net:192.0.2.0/24",)))).state == "passed"
+
+
+def test_nobody_reads_over_a_connection_that_is_being_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer's thread opens a database that was away, while the loop goes on asking."""
+    database, seen = embedded.Database(tmp_path / "x.db", ("t",)), list[bool]()
+
+    class Looks(apsw.Connection):
+        def execute(self, sql: str, *more: object) -> apsw.Cursor:  # type: ignore[override]
+            if sql.startswith("SELECT"):
+                seen.append(database.is_open)
+            return super().execute(sql, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(embedded.apsw, "Connection", Looks)
+    database.open()
+    assert seen == [False, False] and database.is_open
+    database.close()
+
+
+async def test_a_database_is_not_set_aside_in_the_middle_of_a_checkpoint(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old connection's end would take the new file's log along."""
+    state, begun, go_on, order = make(), threading.Event(), threading.Event(), list[str]()
+
+    def checkpoint() -> None:
+        begun.set()
+        go_on.wait(5)
+        order.append("checkpoint")
+
+    def check() -> str:
+        begun.wait(5)
+        return "damaged"
+
+    monkeypatch.setattr(keeper, "CHECKPOINT", 0.0)
+    monkeypatch.setattr(state.database, "checkpoint", checkpoint)
+    monkeypatch.setattr(state.database, "check", check)
+    monkeypatch.setattr(state.keeper, "replace", lambda why: order.append(why))
+    await state.keeper.start()
+    look = state.keeper._tasks[-1]
+    await asyncio.wait((look,), timeout=1.0)
+    go_on.set()
+    await look
+    await state.keeper.stop()
+    assert order[0] == "checkpoint" and "damaged" in order
