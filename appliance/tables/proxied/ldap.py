@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from appliance.tables.proxied.base import Bad, Opener, Step
 from appliance.tables.proxied.cf import NO_MATTER, Settings
 from appliance.tables.proxied.hosts import Driver, Pool, no_data
-from appliance.tables.proxied.ldap_lines import Lines, close
+from appliance.tables.proxied.ldap_lines import Lines, close, inside
 from appliance.tables.proxied.referrals import SCOPES, Chase, Found, Referral, Search
 from appliance.tables.proxied.servers import Place
 from appliance.tables.proxied.template import Form, sound
@@ -102,7 +102,7 @@ class LdapTable:
             self._scope,
             needed=not base.uses - {"%"},
         )
-        with closing(Chase(self._lines, connection, self._asked)) as chase:
+        with inside(connection), closing(Chase(self._lines, connection, self._asked)) as chase:
             return self._follow(connection, first, chase)
 
     def _follow(self, connection: Any, first: Search, chase: Chase) -> list[str | None]:

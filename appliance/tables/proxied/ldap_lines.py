@@ -6,6 +6,8 @@ its settings; raises what ldap3 raises, and ValueError. What failure means for t
 
 import contextlib
 import ssl
+import threading
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -57,10 +59,11 @@ class Lines:
         """A connection that is open and bound; it stands in `dialled` before it waits for anything."""
         connection = self.open(place, self.servers[place], dialled, start_tls=self._start_tls, known=True)
         try:
-            if self._sasl:
-                sasl.bind(connection, self._sasl, bool(place.path))
-            elif self._bind and not connection.bind():
-                raise ValueError(f"the bind is refused: {connection.result['description']}")
+            with inside(connection):
+                if self._sasl:
+                    sasl.bind(connection, self._sasl, bool(place.path))
+                elif self._bind and not connection.bind():
+                    raise ValueError(f"the bind is refused: {connection.result['description']}")
         except BaseException:
             close(connection)
             raise
@@ -86,12 +89,14 @@ class Lines:
             check_names=False,
             receive_timeout=max(1, int(self.deadline)),
         )
+        connection.turn, connection.over = threading.Lock(), False
         dialled.append(connection)
         Answers(connection)
         try:
-            connection.open()
-            if start_tls and not connection.start_tls():
-                raise ValueError(f"STARTTLS: {connection.last_error}")
+            with inside(connection):
+                connection.open()
+                if start_tls and not connection.start_tls():
+                    raise ValueError(f"STARTTLS: {connection.last_error}")
         except BaseException:
             close(connection)
             raise
@@ -119,12 +124,28 @@ def servers(settings: Settings) -> dict[Place, bool]:
     return found
 
 
+@contextlib.contextmanager
+def inside(connection: Any) -> Iterator[None]:
+    """Around all that a thread does with it. Nobody closes it meanwhile: who gives it up wakes the thread, which closes
+    it when it leaves."""
+    try:
+        with connection.turn:
+            yield
+    finally:
+        if connection.over:
+            close(connection)
+
+
 def close(connection: Any) -> None:
-    """At once, with those that it was referred to: whoever waits in a thread for this server is woken."""
-    for other in tuple(getattr(connection, "referred", ())):
-        close(other)
-    sock = connection.socket
-    with contextlib.suppress(OSError, AttributeError):
-        sock.shutdown(2)
-    with contextlib.suppress(OSError, AttributeError):
-        sock.close()
+    """At once: whoever waits in a thread for this server, or for those that it referred to, is woken. Only where nobody
+    is inside is the descriptor closed here: under a thread it would be another table's by the time it reads again."""
+    connection.over = True
+    for one in (connection, *tuple(getattr(connection, "referred", ()))):
+        with contextlib.suppress(OSError, AttributeError):
+            one.socket.shutdown(2)
+    if connection.turn.acquire(blocking=False):
+        try:
+            with contextlib.suppress(OSError, AttributeError):
+                connection.socket.close()
+        finally:
+            connection.turn.release()
