@@ -12,6 +12,7 @@ handle_exception says otherwise.
 """
 
 import asyncio
+from copy import copy
 from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -34,10 +35,8 @@ from appliance.protocol.smtp.reply import Reply
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
 
-#: Octets of content that are put together, and compared, on the event loop; more goes to a thread.
-_AT_ONCE = 262144
-#: Seconds that a hook may take where nothing else is said.
-SECONDS = 60.0
+#: Octets put together, and compared, on the event loop (more: in a thread); seconds for a hook where nothing is said.
+_AT_ONCE, SECONDS = 262144, 60.0
 
 
 class Begin:
@@ -233,7 +232,8 @@ class Plug:
         try:
             return read(await self._asking.call(name, *given, *arguments))
         except Exception as error:
-            if isinstance(error, Late):
+            if isinstance(error, Late):  # it may run on, with the envelope that it has
+                self._envelope = self._server.envelope = copy(self._envelope)
                 raise RuntimeError(f"handler {self._hooked.name}: handle_{name}: {error}") from error
             if not hasattr(self._handler, "handle_exception"):
                 raise

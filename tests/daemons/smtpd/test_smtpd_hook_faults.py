@@ -2,6 +2,7 @@
 long, status names the handler with the messages it touched, and it is well again when the next hook is."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -166,3 +167,30 @@ async def test_a_refusal_is_no_failure(said: list[dict[str, Any]]) -> None:
         stage.front.plug = begin = hooks.plug(handler, "no", SECONDS)
         assert (await send(await stage.connect())).startswith("550 5.7.1 no")
     assert not said and begin.hooked.facts()["state"] == "well"
+
+
+async def test_what_a_late_hook_still_does_to_its_envelope_is_nothing_to_the_message(said: list[dict[str, Any]]) -> None:
+    """Else who was told to come again has the message, and who was accepted next has none."""
+    go_on, done = threading.Event(), threading.Event()
+
+    class Slow:
+        def handle_RCPT(self, _server: Any, _session: Any, envelope: Any, address: str, _options: list[str]) -> str:
+            if address.startswith("slow@"):
+                go_on.wait(10)
+                envelope.rcpt_tos.append(address)
+                done.set()
+            else:
+                go_on.set()
+                done.wait(10)
+            return "250 OK"
+
+    async with Stage() as stage:
+        stage.front.plug = hooks.plug(Slow(), "slow", SECONDS)
+        client = await stage.hello()
+        assert (await client.say("MAIL FROM:<a@example.net>")).startswith("250")
+        assert (await client.say("RCPT TO:<slow@example.com>")).startswith("451")
+        assert (await client.say("RCPT TO:<next@example.com>")).startswith("250")
+        await client.say("DATA")
+        assert (await client.say("Subject: x\r\n\r\nhi\r\n.")).startswith("250")
+        (kept,) = stage.intake.kept
+    assert [one.address for one in kept.trailer.recipients] == ["next@example.com"]
