@@ -40,7 +40,8 @@ class Inspector:
     def __init__(self, path: str, *, base: float = BASE) -> None:
         self._path, self._base = path, base
         self._channel: Channel | None = None
-        self._waiting: dict[int, asyncio.Future[Report]] = {}
+        #: Over which connection, and for what.
+        self._waiting: dict[int, tuple[Channel, asyncio.Future[Report]]] = {}
         self._ids = itertools.count(1)
         self._trouble = ""
         #: Libraries that scand lacks.
@@ -83,13 +84,13 @@ class Inspector:
         if len(self._waiting) >= MOST:
             raise Unavailable(f"scand: {MOST} messages wait already")
         seconds = self._base + content.size / RATE
-        number = next(self._ids) % (1 << 32)
-        future: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = future
+        number, channel = next(self._ids) % (1 << 32), self._connected()
         room = min(ROOM, 2 * content.size + PAGE)
         parts = _memory(room)
+        future: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = channel, future
         try:
-            self._send(Job(number, 0, content.size, seconds, limits, room), content, parts)
+            self._send(channel, Job(number, 0, content.size, seconds, limits, room), content, parts)
             patience = 2 * seconds + BEHIND  # scand lets it wait, and then take, so long
             async with asyncio.timeout(patience):
                 report = await future
@@ -100,8 +101,7 @@ class Inspector:
             self._waiting.pop(number, None)
             os.close(parts)
 
-    def _send(self, job: Job, content: Content, parts: int) -> None:
-        channel = self._connected()
+    def _send(self, channel: Channel, job: Job, content: Content, parts: int) -> None:
         try:
             fd = content.open_fd()
         except Exception as error:
@@ -134,7 +134,7 @@ class Inspector:
             if self._channel is not None:
                 self._channel.close()
             return
-        future = self._waiting.get(finding.id)
+        _, future = self._waiting.get(finding.id, (None, None))
         if future is None or future.done():
             return
         if finding.report is None:
@@ -145,8 +145,8 @@ class Inspector:
     def _gone(self, channel: Channel) -> None:
         if self._channel is channel:
             self._channel = None
-        for future in self._waiting.values():
-            if not future.done():
+        for asked, future in self._waiting.values():
+            if asked is channel and not future.done():
                 future.set_exception(Unavailable("scand hung up"))
 
     def _says(self, trouble: str) -> None:

@@ -29,7 +29,8 @@ class Runner:
     def __init__(self, path: str) -> None:
         self.path = path
         self._channel: Channel | None = None
-        self._waiting: dict[int, asyncio.Future[tuple[Answer, list[int]]]] = {}
+        #: Over which connection, and for what.
+        self._waiting: dict[int, tuple[Channel, asyncio.Future[tuple[Answer, list[int]]]]] = {}
         self._ids = itertools.count(1)
 
     async def run(self, scanner: str, source: Source) -> Outcome:
@@ -71,7 +72,7 @@ class Runner:
         """`fd` stays the caller's."""
         channel, number = self._connected(), next(self._ids)
         future = asyncio.get_running_loop().create_future()
-        self._waiting[number] = future
+        self._waiting[number] = channel, future
         try:
             channel.send(make(number), (fd,))
             yield await future
@@ -106,9 +107,9 @@ class Runner:
             if self._channel is not None:
                 self._channel.close()
             answer = None
-        future = self._waiting.get(answer.id) if answer is not None else None
-        if answer is not None and future is not None and not future.done():
-            future.set_result((answer, fds))
+        waiting = self._waiting.get(answer.id) if answer is not None else None
+        if answer is not None and waiting is not None and not waiting[1].done():
+            waiting[1].set_result((answer, fds))
         else:
             for fd in fds:  # nobody waits for them
                 os.close(fd)
@@ -116,8 +117,8 @@ class Runner:
     def _gone(self, channel: Channel) -> None:
         if self._channel is channel:
             self._channel = None
-        for future in self._waiting.values():
-            if not future.done():
+        for asked, future in self._waiting.values():
+            if asked is channel and not future.done():
                 future.set_exception(NoAnswer("the runner hung up"))
 
     def close(self) -> None:

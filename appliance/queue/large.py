@@ -67,7 +67,10 @@ class LargeFile:
     def reader(self) -> int:
         """A new read-only descriptor of the file (the caller closes it), for scanners; content is at `content_offset`.
 
-        It is an open file of its own: it cannot write, and it does not keep the file's lock. Raises SpoolError."""
+        It is an open file of its own: it cannot write, and it does not keep the file's lock. Raises SpoolError, behind
+        the end, too: the descriptor may be another file's by then."""
+        if self._ended:
+            raise SpoolError("the file is no longer ours")
         self.flush()
         try:
             return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)

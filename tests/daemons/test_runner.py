@@ -23,6 +23,7 @@ from appliance.connectors.conversation import Server
 from appliance.connectors.dialects import Inside
 from appliance.connectors.runner import Runner as Asking
 from appliance.connectors.scanner import Scanner, Settings
+from appliance.connectors.source import Source
 from appliance.daemons.runner import jobs, verdict
 from appliance.daemons.runner.daemon import Peer, Runner
 from appliance.daemons.skeleton import Birth
@@ -284,8 +285,6 @@ async def test_rubbish_from_either_side_costs_the_connection(tmp_path: Path) -> 
             await asyncio.sleep(0)
             await until(lambda: not stage.runner._peers)
         assert (await stage.scanner().scan(Message(), context())).kind == "clean"
-        from appliance.connectors.source import Source
-
         source = await Source.of(Message())
         outcome = await stage.asking.run("y", source)
         assert outcome.kind == "error" and "no scanner 'y'" in outcome.why
@@ -335,8 +334,6 @@ def test_lines_of_a_file_that_is_lent_end_as_in_a_file(
 
 
 async def test_a_file_is_lent_as_long_as_it_is_needed(tmp_path: Path) -> None:
-    from appliance.connectors.source import Source
-
     shared = tmp_path / "amavis"
     shared.mkdir()
     text = f'[relay]\ndomains = "example.com"\n[scanners.x]\nkind = "amavis"\nfolder = "{shared}"\n'
@@ -452,3 +449,13 @@ async def test_what_is_put_in_force_is_what_was_said_whatever_was_looked_at_last
         runner.prepare(late)
         runner.commit(late)
         assert runner.health()["scanners"] == ["y"]
+
+
+async def test_the_end_of_a_connection_is_no_news_to_who_asks_over_the_next(tmp_path: Path) -> None:
+    async with Stage(tmp_path, x={"command": script("pass")}) as stage:
+        source = await Source.of(Message())
+        assert (await stage.asking.run("x", source)).kind == "clean"
+        channel = stage.asking._channel
+        assert channel is not None
+        channel.close()  # that it is gone is told with the next turn of the loop
+        assert (await stage.asking.run("x", source)).kind == "clean"

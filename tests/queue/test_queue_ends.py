@@ -1,6 +1,7 @@
 """What is under way when something ends: a lane, a spool, somebody who waits; and damage that is found during a move."""
 
 import asyncio
+import os
 import threading
 from pathlib import Path
 
@@ -85,3 +86,18 @@ async def test_damage_found_while_a_message_moves_is_dealt_with_behind_the_move(
     assert not rig.names("hold")
     assert other.name in rig.names("intake")
     assert [one.queue_id for one in rig.crash_all()] == [other.queue_id]
+
+
+async def test_a_file_that_was_given_up_is_read_no_more(rig: Rig, tmp_path: Path) -> None:
+    """Its descriptor may be another file's."""
+    file = rig.large()
+    await settled(rig.spool)
+    file.write(b"x" * 100_000)
+    file.abort()
+    (tmp_path / "other").write_bytes(b"of others")
+    with (tmp_path / "other").open("rb") as other:
+        fd = os.dup2(other.fileno(), file.fd)
+        with pytest.raises(SpoolError):
+            os.close(file.reader())
+        if fd != other.fileno():
+            os.close(fd)

@@ -342,3 +342,12 @@ async def test_what_scand_lacks_is_told(rig: Rig, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(rig.inspector, "_ask", lacking)
     await rig.inspector.inspect(Octets(MIXED))
     assert rig.inspector.health()["degraded"] == ["attachments are not looked into: libarchive13 is not installed"]
+
+
+async def test_the_end_of_a_connection_is_no_news_to_who_asks_over_the_next(rig: Rig) -> None:
+    assert (await rig.read(b"")).count == 1
+    channel = rig.inspector._channel
+    assert channel is not None
+    asking = asyncio.ensure_future(rig.inspector._ask(Octets(b"a"), LIMITS))
+    channel.close()  # that it is gone is told behind the next question
+    assert (await asking).report.count == 1
