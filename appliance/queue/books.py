@@ -27,6 +27,10 @@ class Books:
         """The message with this id, or None."""
         return next((items[queue_id] for items in self.folders.values() if queue_id in items), None)
 
+    def has(self, item: Item) -> bool:
+        """Is it queued, or gone meanwhile?"""
+        return self.folders[item.folder].get(item.queue_id) is item
+
     def add(self, item: Item, data: bytes | None = None) -> Item:
         """Take a message in; `data` is its content if it is at hand (kept while memory for it is left)."""
         self.folders[item.folder][item.queue_id] = item

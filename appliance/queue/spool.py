@@ -109,7 +109,9 @@ class Spool(Books):
     def record(self, item: Item, note: Note, sync: bool = False) -> bool:
         """Take over `note`; written unsynced unless `sync` (of an entry still in the intake only "done" is written: after
         a crash the rest is tried again). True if the message is finished and gone. A note that cannot be written is
-        reported: the worst of it is that something is tried again."""
+        reported: the worst of it is that something is tried again. Of a message that is gone meanwhile nothing is."""
+        if not self.has(item):
+            return False
         item.apply(note)
         if item.moving:
             self._late.add(item.queue_id)
@@ -192,7 +194,7 @@ class Spool(Books):
         if item.queue_id in self._late:  # what happened meanwhile is in the item, not yet on disk
             self._late.discard(item.queue_id)
             self._write_down(item, item.summary(self.clock.wall()), False)
-        if (why := self._damaged.pop(item.queue_id, "")) and self.get(item.queue_id) is item:
+        if (why := self._damaged.pop(item.queue_id, "")) and self.has(item):
             self.set_aside(item, why)
         if error is None:
             future.set_result(None)
@@ -243,10 +245,11 @@ class Spool(Books):
         return content.open_entry(self.root / item.folder / item.name, item.offset, self._lane.let_go)
 
     def set_aside(self, item: Item, why: str) -> None:
-        """Damaged content: into corrupt/ with the reason, no longer queued; what is being moved follows behind that."""
+        """Damaged content: into corrupt/ with the reason, no longer queued; what is being moved follows behind that.
+        Several deliveries of one message may find it."""
         if item.moving:
             self._damaged[item.queue_id] = why
-        else:
+        elif self.has(item):
             recovery.set_item_aside(self, item, why)
 
     def lingering(self, seconds: float) -> list[Item]:

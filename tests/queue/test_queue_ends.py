@@ -9,7 +9,7 @@ import pytest
 
 from appliance.queue import kept
 from appliance.queue.errors import SpoolError
-from appliance.queue.item import Item, Note
+from appliance.queue.item import Item, Note, Result
 from appliance.queue.spool import Spool
 from appliance.queue.writer import Writer
 from tests.queue.queue_rig import Rig, settled
@@ -39,8 +39,7 @@ async def test_a_descriptor_that_is_let_go_behind_the_end_is_closed_all_the_same
     lane.let_go(fd := os.open(os.devnull, os.O_RDONLY))
     with pytest.raises(OSError):
         os.fstat(fd)
-    lane.idle().cancel()  # who waits may go
-    await asyncio.sleep(0)
+    assert not lane.idle().cancel()  # who waits may go, and changes nothing
 
 
 async def test_moves_that_wait_when_the_spool_is_closed_never_begin(
@@ -84,6 +83,29 @@ async def test_damage_found_while_a_message_moves_is_dealt_with_behind_the_move(
     await settled(rig.spool)
     assert rig.spool.get(item.queue_id) is None and item.queue_id in rig.names("corrupt")
     assert not rig.names("hold")
+    assert other.name in rig.names("intake")
+    assert [one.queue_id for one in rig.crash_all()] == [other.queue_id]
+
+
+@pytest.mark.parametrize("folder", ["intake", "deferred"])
+@pytest.mark.parametrize("how", ["deleted", "damaged"])
+async def test_what_is_gone_while_it_is_sent_is_closed_once(rig: Rig, folder: str, how: str) -> None:
+    """By an operator, or because another delivery of it found damage. Else the file goes that has another message."""
+    item, other = await queued(rig), await queued(rig, b"another")
+    rig.log.resend(rig.wire)  # seals
+    rig.pump()
+    if folder == "deferred":
+        await asyncio.wrap_future(rig.spool.keep(item, "deferred", Note(0, "deferred")))
+    if how == "deleted":
+        rig.spool.remove(item)
+        assert not rig.spool.mark_done(item)
+    else:
+        for _ in range(2):
+            rig.spool.set_aside(item, "its checksum is wrong")
+        await settled(rig.spool)
+        assert rig.spool.damaged == 1
+        rig.spool.record(item, Note(0, "deferred", results={0: Result("todo", "4.0.0", "later")}))
+    assert len(rig.reports) == int(how == "damaged"), rig.reports
     assert other.name in rig.names("intake")
     assert [one.queue_id for one in rig.crash_all()] == [other.queue_id]
 
