@@ -69,13 +69,22 @@ class LargeFile:
 
         It is an open file of its own: it cannot write, and it does not keep the file's lock. Raises SpoolError, behind
         the end, too: the descriptor may be another file's by then."""
-        if self._ended:
-            raise SpoolError("the file is no longer ours")
+        self._check_ours()
         self.flush()
         try:
-            return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise from_oserror(error) from error
+        try:
+            self._check_ours()  # still: a thread may be here
+        except SpoolError:
+            os.close(fd)
+            raise
+        return fd
+
+    def _check_ours(self) -> None:
+        if self._ended:
+            raise SpoolError("the file is no longer ours")
 
     def commit(self, trailer: Trailer) -> "asyncio.Future[None]":
         """Await it: the message is on disk, or SpoolFull / SpoolError (then it is given up)."""

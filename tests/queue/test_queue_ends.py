@@ -123,3 +123,29 @@ async def test_a_file_that_was_given_up_is_read_no_more(rig: Rig, tmp_path: Path
             os.close(file.reader())
         if fd != other.fileno():
             os.close(fd)
+
+
+async def test_a_file_that_is_given_up_while_a_thread_opens_it_is_not_read(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, real, opened = rig.large(), os.open, list[int]()
+    await settled(rig.spool)
+    file.write(b"x" * 100_000)
+    (tmp_path / "other").write_bytes(b"of others")
+
+    def late(path: str, flags: int) -> int:
+        file.abort()
+        other = real(tmp_path / "other", flags)
+        if other != file.fd:
+            os.dup2(other, file.fd)
+            os.close(other)
+        opened.append(real(path, flags))
+        return opened[0]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", late)
+        with pytest.raises(SpoolError):
+            file.reader()
+    os.close(file.fd)
+    with pytest.raises(OSError):
+        os.fstat(opened[0])
