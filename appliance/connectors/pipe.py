@@ -12,8 +12,8 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 import msgspec
 
@@ -24,6 +24,7 @@ from appliance.mail.copied import marked
 from appliance.mail.piping import Facts, Whom
 from appliance.mail.running import Ended
 from appliance.mail.sysexits import judge
+from appliance.net.threads import to_the_end
 from appliance.protocol.smtp.outgoing import Finished, Kind, Outgoing, Result
 
 #: Seconds, beyond the command's own, in which the runner must answer; octets a second that it may take longer.
@@ -33,8 +34,6 @@ _SMALL = 128 * 1024
 #: Octets of a header that are looked at for where the message was before.
 _HEADER = 1 << 20
 _LOOP = b"delivered-to"
-About = TypeVar("About")
-Found = TypeVar("Found")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +114,7 @@ class PipeSession:
             return _all(message, "deferred", "4.3.0", why, unknown=True)
         ending = judge(ended.code, ended.output, settings.program)
         if ending.kind == "delivered" and settings.edits:
-            made = await _to_the_end(_whole, fd)
+            made = await to_the_end(partial(_whole, fd))
             if not made.strip():
                 why = f'Command ended well and gave no message: "{settings.program}"'
                 return _all(message, "deferred", "4.3.0", why)
@@ -152,7 +151,7 @@ class _Prepared:
         else:
             with tempfile.TemporaryFile(dir=self._settings.folder or None) as file:
                 self.fd = os.dup(file.fileno())
-            await _to_the_end(self._write, (content,) if isinstance(content, bytes) else content)
+            await to_the_end(partial(self._write, (content,) if isinstance(content, bytes) else content))
         if limit and self.size > limit:
             raise _Refused(
                 "5.3.4", f"message size {self.size} exceeds size limit {limit} of service {self._settings.name}"
@@ -197,17 +196,6 @@ class _Prepared:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-
-async def _to_the_end(run: Callable[[About], Found], about: About) -> Found:
-    """In a thread. Who is cancelled meanwhile waits for it: what it reads and writes is closed behind us, and would be
-    another file by then."""
-    running = asyncio.ensure_future(asyncio.to_thread(run, about))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait((running,))
-        raise
 
 
 def _delivered_to(line: bytes) -> bytes:

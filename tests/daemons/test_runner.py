@@ -242,8 +242,9 @@ async def test_who_goes_while_the_content_is_copied_leaves_nothing(
             serving = stage.runner._pipe(peer, Pipe(1, "f", 0, len(MAIL), facts), fd)
         task = asyncio.create_task(serving)
         await asyncio.to_thread(begun.wait, 5)
-        task.cancel()
-        await asyncio.wait((task,), timeout=0.05)
+        for _ in range(2):  # the worker, then the end of the process
+            task.cancel()
+            await asyncio.wait((task,), timeout=0.05)
         with open(os.devnull) as other:  # gets the descriptor if it is free
             go_on.set()
             await asyncio.wait((task,))

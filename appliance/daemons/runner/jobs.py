@@ -6,14 +6,16 @@ nothing. A folder that others use may have files of another gateway: `prefix` te
 for the mail: OSError is "not scanned".
 """
 
-import asyncio
 import contextlib
 import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+
+from appliance.net.threads import to_the_end
 
 PREFIX, FILE = "postgate-", "email.txt"
 _PIECE = 1 << 20
@@ -47,18 +49,14 @@ def make(root: Path, fd: int, offset: int, size: int, *, shared: bool, prefix: s
 
 @contextlib.asynccontextmanager
 async def made(make: Callable[[], Path]) -> AsyncIterator[Path]:
-    """What `make` makes in a thread, as long as the context lasts. Who is cancelled meanwhile waits for the thread: else
-    it would read from a descriptor that is another file's by then, and leave a folder. Raises OSError."""
-    making = asyncio.ensure_future(asyncio.to_thread(make))
+    """What `make` makes in a thread, as long as the context lasts. Raises OSError."""
+    folders: list[Path] = []
     try:
-        yield await asyncio.shield(making)
+        await to_the_end(lambda: folders.append(make()))
+        yield folders[0]
     finally:
-        await asyncio.shield(_away(making))
-
-
-async def _away(making: "asyncio.Future[Path]") -> None:
-    with contextlib.suppress(OSError):
-        await asyncio.to_thread(remove, await making)
+        for folder in folders:  # also where we were cancelled while it was made
+            await to_the_end(partial(remove, folder))
 
 
 def _pieces(fd: int, offset: int, size: int) -> Iterator[bytes]:
