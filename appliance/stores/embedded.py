@@ -61,18 +61,18 @@ class Database:
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with contextlib.ExitStack() as failed:
+            failed.callback(self.close)
             self._writer = self._connect()
             with self._writer:  # one sync for all, where a disk is slow
                 for table in self.tables:
                     self._writer.execute(_SCHEMA.format(table))
             reader = self._connect()
+            failed.callback(_shut, reader)
             for table in self.tables:
                 reader.execute(f"SELECT key, value, expires FROM {table} LIMIT 1").fetchall()  # noqa: S608
             self._reader = reader  # the loop's from now on: this may be the writer's thread
-        except (apsw.Error, OSError):
-            self.close()
-            raise
+            failed.pop_all()
         self.trouble, self.damaged = "", False
 
     def _connect(self) -> apsw.Connection:
@@ -199,9 +199,13 @@ class Database:
     def close(self) -> None:
         for connection in (self._reader, self._writer):
             if connection is not None:
-                with contextlib.suppress(apsw.Error):
-                    connection.close()
+                _shut(connection)
         self._reader = self._writer = None
+
+
+def _shut(connection: apsw.Connection) -> None:
+    with contextlib.suppress(apsw.Error):
+        connection.close()
 
 
 def packed(value: object) -> bytes:

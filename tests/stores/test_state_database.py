@@ -1,6 +1,8 @@
 """The embedded database and the write-behind: what survives, what a damaged or full disk does."""
 
 import asyncio
+import contextlib
+import os
 import threading
 import time as clock_of_day
 from collections.abc import AsyncIterator, Callable
@@ -292,10 +294,34 @@ def test_nobody_reads_over_a_connection_that_is_being_tried(tmp_path: Path, monk
     database.close()
 
 
+def test_who_found_damage_has_closed_the_file_when_it_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, left = tmp_path / "x.db", list[str]()
+    database, aside = embedded.Database(path, ("t",)), embedded.Database.set_aside
+    database.open()
+    database.write({"t": [("key", b"value", 1.0)]}, b"")
+    database.checkpoint()
+    database.close()
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + b"\xee" * (len(data) - 4096))
+
+    def watched(self: embedded.Database, why: str) -> None:
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                left.append(os.readlink(f"/proc/self/fd/{fd}"))
+        aside(self, why)
+
+    monkeypatch.setattr(embedded.Database, "set_aside", watched)
+    database.open()
+    assert database.lost and left and not [name for name in left if name.startswith(str(path))]
+    database.close()
+
+
 async def test_a_database_is_not_set_aside_in_the_middle_of_a_checkpoint(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old connection's end would take the new file's log along."""
+    """A connection cannot be closed under the thread that is in it: it would go on in the files that are set aside."""
     state, begun, go_on, order = make(), threading.Event(), threading.Event(), list[str]()
 
     def checkpoint() -> None:
