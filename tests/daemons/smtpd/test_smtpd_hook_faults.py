@@ -185,10 +185,11 @@ async def test_what_a_late_hook_still_does_to_its_envelope_is_nothing_to_the_mes
             return "250 OK"
 
     async with Stage() as stage:
-        stage.front.plug = hooks.plug(Slow(), "slow", SECONDS)
+        stage.front.plug = begin = hooks.plug(Slow(), "slow", SECONDS)
         client = await stage.hello()
         assert (await client.say("MAIL FROM:<a@example.net>")).startswith("250")
         assert (await client.say("RCPT TO:<slow@example.com>")).startswith("451")
+        begin.hooked.seconds = 20.0
         assert (await client.say("RCPT TO:<next@example.com>")).startswith("250")
         await client.say("DATA")
         assert (await client.say("Subject: x\r\n\r\nhi\r\n.")).startswith("250")
