@@ -167,15 +167,18 @@ def set_item_aside(spool: "Spool", item: Item, why: str) -> None:
         spool.report(f"{item.folder}/{item.queue_id} goes to corrupt/: {why}")
         _rename_aside(spool, item.queue_id, why)
         return
-    with contextlib.suppress(OSError):
+    try:
         fd = os.open(spool.granted.folder / item.name, os.O_RDONLY | os.O_CLOEXEC)
         try:
             header = read_header(fd, item.offset)
             end = item.offset + header.length if header is not None else os.fstat(fd).st_size
         finally:
             os.close(fd)
-        spool.forget(item)
-        set_aside(spool, item.name, item.offset, end, why)
+    except OSError as error:
+        spool.report(f"intake/{item.queue_id} ({why}) could not be set aside: {error}")
+        return
+    spool.forget(item)
+    set_aside(spool, item.name, item.offset, end, why)
 
 
 def _rename_aside(spool: "Spool", queue_id: str, why: str) -> None:

@@ -281,6 +281,15 @@ async def test_a_damaged_entry_stops_nothing(rig: Rig) -> None:
     rig.start_worker()
 
 
+async def test_damage_that_cannot_be_looked_at_is_told(rig: Rig) -> None:
+    item = await queued(rig)
+    (rig.root / "intake" / item.name).unlink()  # somebody's hands
+    rig.spool.set_aside(item, "its checksum is wrong")
+    (report,) = rig.reports
+    assert item.queue_id in report and "its checksum is wrong" in report and "No such file" in report
+    assert rig.spool.get(item.queue_id) is item and not rig.spool.damaged
+
+
 async def test_a_lost_state_log_makes_all_recipients_due(rig: Rig) -> None:
     item = await kept(rig, recipients=2)
     rig.spool.mark_done(item, [0])

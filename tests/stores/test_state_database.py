@@ -339,7 +339,7 @@ async def test_a_database_is_not_set_aside_in_the_middle_of_a_checkpoint(
     monkeypatch.setattr(state.keeper, "replace", lambda why: order.append(why))
     await state.keeper.start()
     look = state.keeper._tasks[-1]
-    await asyncio.wait((look,), timeout=1.0)
+    await asyncio.wait((look,), timeout=0.2)
     go_on.set()
     await look
     await state.keeper.stop()
