@@ -27,14 +27,15 @@ MAX_END = 1 << 48
 
 
 class IntakeFile:
-    """One file. `end`: entries are known without a gap up to here. `sealed`: nothing more is written. `open`: entries
-    that are neither finished nor moved. `worker` is "" when nobody's connection stands for it."""
+    """One file. `end`: entries are known without a gap up to here. `sealed`: nothing more is written. `open`: where the
+    entries begin that are neither finished nor moved. `worker` is "" when nobody's connection stands for it."""
 
     def __init__(self, folder: Path, name: str, worker: str) -> None:
         self.path, self.name, self.worker = folder / name, name, worker
         self.marks = Marks(folder / (name + SUFFIX))
         self.known: set[int] = set()
-        self.open = self.end = 0
+        self.open: set[int] = set()
+        self.end = 0
         self.sealed: int | None = None
         self.scanning = False
 
@@ -112,7 +113,7 @@ class Granted:
 
     def _admit(self, file: IntakeFile, offset: int) -> None:
         file.known.add(offset)
-        file.open += 1
+        file.open.add(offset)
 
     def seal(self, name: str, end: int) -> IntakeFile | None:
         """Nothing more is written to the file, entries end at `end` (made durable if anything stands behind it).
@@ -177,7 +178,7 @@ class Granted:
                 if isinstance(one, Found | Damaged) and one.offset not in file.known:
                     file.known.add(one.offset)
                     if one.offset not in file.marks.finished:
-                        file.open += 1
+                        file.open.add(one.offset)
                         yield one
                 file.end = one.end
             file.sealed = file.end if end is None else end
@@ -195,9 +196,11 @@ class Granted:
 
     def close_entry(self, name: str, offset: int) -> bool:
         """The entry is finished, moved or set aside: mark it, or delete the file if that was the last one.
-        False if neither could be written."""
-        file = self.files[name]
-        file.open -= 1
+        False if neither could be written. Of an entry that is closed already nothing is left to do."""
+        file = self.files.get(name)
+        if file is None or offset not in file.open:
+            return True
+        file.open.remove(offset)
         if file.complete:
             return self.tidy(file)
         return file.marks.put(offset, [ALL])

@@ -110,6 +110,18 @@ async def test_what_is_gone_while_it_is_sent_is_closed_once(rig: Rig, folder: st
     assert [one.queue_id for one in rig.crash_all()] == [other.queue_id]
 
 
+async def test_an_entry_that_is_closed_twice_counts_once(rig: Rig) -> None:
+    item, other = await queued(rig), await queued(rig, b"another")
+    rig.log.resend(rig.wire)  # seals
+    rig.pump()
+    for _ in range(2):
+        assert rig.spool.granted.close_entry(item.name, item.offset)
+    assert other.name in rig.names("intake")
+    for _ in range(2):  # the second one finds no file any more
+        assert rig.spool.granted.close_entry(other.name, other.offset)
+    assert other.name not in rig.names("intake")
+
+
 async def test_a_file_that_was_given_up_is_read_no_more(rig: Rig, tmp_path: Path) -> None:
     """Its descriptor may be another file's."""
     file = rig.large()

@@ -108,7 +108,7 @@ async def test_a_sealed_end_holds_after_a_restart_even_if_the_file_could_not_be_
     rig.spool.forget(rig.spool.get(bad.queue_id))  # as if it never was announced: a refused one behind the end
     granted = rig.spool.granted.files[file.name]
     granted.known.discard(end)
-    granted.end, granted.open = end, 1
+    granted.end, granted.open = end, {0}
     list(rig.spool.sealed(Sealed(file.name, end)))
     assert {i.queue_id for i in rig.crash_all()} == {good.queue_id}
     rig.start_worker()
