@@ -77,6 +77,7 @@ class Schedule:
         self._probes: list[tuple[float, int, Site]] = []
         self._flushed: list[tuple[float, int, Job]] = []
         self._count = 0
+        self._leaving: dict[str, int] = {}
 
     # ------------------------------------------------------------------ what is there
 
@@ -94,6 +95,10 @@ class Schedule:
     def jobs(self, queue_id: str) -> list[Job]:
         """The jobs of a message."""
         return list(self._jobs.get(queue_id, {}).values())
+
+    def leaving(self, queue_id: str) -> bool:
+        """True while deliveries of the message run that began before it was removed."""
+        return queue_id in self._leaving
 
     def cap(self, destination: str, most: int) -> None:
         """So many deliveries at once to this destination, from now on; 0: limits.concurrency."""
@@ -124,6 +129,7 @@ class Schedule:
         for job in self._jobs.pop(queue_id, {}).values():
             if job.state == "busy":
                 running = True
+                self._leaving[queue_id] = self._leaving.get(queue_id, 0) + 1
             else:
                 self._leave(job)
             job.state = "gone"
@@ -246,6 +252,9 @@ class Schedule:
         job.site.busy -= 1
         if job.state == "gone":
             self._leave(job)
+            self._leaving[job.queue_id] -= 1
+            if not self._leaving[job.queue_id]:
+                del self._leaving[job.queue_id]
         self._list(job.site, now)
 
     def _leave(self, job: Job) -> None:
@@ -281,4 +290,5 @@ class Schedule:
             job.site.probe_at = min(job.site.probe_at, now)
             if job.state == "resting":
                 self._rest(job, 0.0, now)
+            self._list(job.site, now)
         return queue_id in self._jobs

@@ -150,6 +150,8 @@ class Spool(Books):
 
     def remove(self, item: Item) -> None:
         """An operator's delete, or the end of a message that nobody is told of: it is gone. Log it first."""
+        if not self.has(item):
+            return
         item.results = {index: Result("done") for index in range(len(item.trailer.recipients) + 1)}
         if item.moving:
             self._late.add(item.queue_id)
@@ -163,8 +165,9 @@ class Spool(Books):
         future is done `item.moving` is set: do not try it. The future fails with SpoolError: then it stays where it
         is."""
         future = promised()
-        if item.moving:
-            future.set_exception(SpoolError(f"{item.queue_id} is being moved already"))
+        if item.moving or not self.has(item):
+            why = "is being moved already" if item.moving else "is not queued any more"
+            future.set_exception(SpoolError(f"{item.queue_id} {why}"))
             return future
         item.apply(note)
         item.moving = True

@@ -110,6 +110,24 @@ async def test_what_is_gone_while_it_is_sent_is_closed_once(rig: Rig, folder: st
     assert [one.queue_id for one in rig.crash_all()] == [other.queue_id]
 
 
+@pytest.mark.parametrize("folder", ["intake", "deferred"])
+async def test_what_is_gone_is_not_moved_and_fails_no_other_move(rig: Rig, folder: str) -> None:
+    """Else it is there again; and of a batch with one that has no name the others would be on disk unknown to us."""
+    item, other = await queued(rig), await queued(rig, b"another")
+    if folder == "deferred":
+        for one in (item, other):
+            await asyncio.wrap_future(rig.spool.keep(one, "deferred", Note(0, "deferred")))
+    rig.spool.remove(item)
+    moves = [asyncio.wrap_future(rig.spool.hold(one, "held")) for one in (item, other)]
+    async with asyncio.timeout(5):
+        outcomes = await asyncio.gather(*moves, return_exceptions=True)
+    assert "not queued any more" in str(outcomes[0]) and outcomes[1] is None
+    assert [one.queue_id for one in rig.spool] == [other.queue_id] and not item.moving
+    rig.spool.remove(item)
+    assert rig.names("hold") == {other.queue_id, other.queue_id + ".state"} and not rig.names("deferred")
+    assert [one.queue_id for one in rig.crash_all()] == [other.queue_id]
+
+
 async def test_an_entry_that_is_closed_twice_counts_once(rig: Rig) -> None:
     item, other = await queued(rig), await queued(rig, b"another")
     rig.log.resend(rig.wire)  # seals

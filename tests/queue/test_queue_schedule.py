@@ -177,6 +177,38 @@ def test_hasten_one_message() -> None:
     assert [job.queue_id for job in take_all(schedule, 0.0)] == ["q"]
 
 
+def test_hasten_one_message_that_waits_at_a_dead_site() -> None:
+    schedule = make(initial=1)
+    schedule.add("q", "d", 0.0)
+    job = schedule.take(0.0)
+    assert job is not None
+    schedule.add("r", "d", 0.0)
+    schedule.site_failed(job, 0.0)
+    assert schedule.take(1.0) is None
+    assert schedule.hasten("r", 1.0)
+    assert [job.queue_id for job in take_all(schedule, 1.0)] == ["r"]
+
+
+def test_deliveries_that_began_before_their_message_was_removed() -> None:
+    schedule = make()
+    for destination in ("d", "e", "f"):
+        schedule.add("q", destination, 0.0)
+    jobs = [schedule.take(0.0), schedule.take(0.0)]
+    assert not schedule.leaving("q")
+    schedule.remove("q")
+    schedule.add("q", "d", 0.0)
+    for job, back in zip(jobs, (schedule.finished, schedule.site_failed), strict=True):
+        assert job is not None and schedule.leaving("q")
+        back(job, 0.0)
+    assert not schedule.leaving("q") and len(schedule) == 1
+    again = schedule.take(100.0)
+    assert again is not None
+    schedule.remove("q")
+    assert schedule.leaving("q")
+    schedule.put_off(again, 100.0, 0.0)
+    assert not schedule.leaving("q") and not schedule.sites
+
+
 def test_remove_in_every_state() -> None:
     schedule = make(initial=1)
     for queue_id, due in [("busy", 0.0), ("ready", 0.0), ("resting", 99.0), ("other", 0.0)]:
