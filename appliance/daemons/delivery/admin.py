@@ -21,7 +21,7 @@ from appliance.daemons.delivery.dispatch import Dispatch
 from appliance.mail import apply
 from appliance.observe import maillog, oplog
 from appliance.queue.errors import SpoolError
-from appliance.queue.item import Item
+from appliance.queue.item import Folder, Item
 
 _SLICE = 256
 _MAX_REQUEST = 4 * 1024 * 1024
@@ -128,7 +128,7 @@ class Admin:
         """By id, or all of the folders that the command is about; the other conditions are looked at slice by slice."""
         folders = self._spool.folders
         if request.ids:
-            items = [item for queue_id in request.ids if (item := self._spool.get(queue_id)) is not None]
+            items = [item for queue_id in dict.fromkeys(request.ids) if (item := self._spool.get(queue_id)) is not None]
         elif request.queue == "quarantine":
             items = list(folders["quarantine"].values())
         else:
@@ -156,7 +156,7 @@ class Admin:
 
     def _facts(self, item: Item, full: bool) -> dict[str, Any]:
         trailer = item.trailer
-        active = any(job.state == "busy" for job in self._dispatch.schedule.jobs(item.queue_id))
+        active = self._dispatch.delivering(item.queue_id)
         facts: dict[str, Any] = {
             "queue_name": "active" if active else item.folder,
             "queue_id": item.queue_id,
@@ -195,7 +195,21 @@ class Admin:
 
     # ------------------------------------------------------------------ acts
 
+    def _acts_on(self, item: Item, *folders: Folder) -> None:
+        """Between the choice and the act it may have gone, or been moved. Raises SpoolError."""
+        if not self._spool.has(item) or (folders and item.folder not in folders):
+            raise SpoolError("is not there any more")
+        if item.moving:
+            raise SpoolError("is being moved, try again")
+
+    def _leaves_policy(self, item: Item) -> None:
+        """What policy keeps is not to be had before it is in its folder. Raises SpoolError."""
+        self._acts_on(item)
+        if item.queue_id in self._dispatch.aside:
+            raise SpoolError(f"is still to be moved to {item.trailer.keep}, try again")
+
     async def _hold(self, item: Item, request: Request) -> None:
+        self._leaves_policy(item)
         self._dispatch.forget(item.queue_id)
         try:
             await asyncio.wrap_future(self._spool.hold(item, request.reason or "held by an operator"))
@@ -205,12 +219,14 @@ class Admin:
         maillog.log(f"{item.queue_id}: placed on hold", "postsuper")
 
     async def _release(self, item: Item, request: Request) -> None:
+        self._acts_on(item, "hold", "quarantine")
         await asyncio.wrap_future(self._spool.release(item))
         place = "quarantine" if request.queue == "quarantine" else "hold"
         maillog.log(f"{item.queue_id}: released from {place}", "postsuper")
         self._dispatch.arrived((item,))
 
     async def _requeue(self, item: Item, request: Request) -> None:
+        self._leaves_policy(item)
         self._dispatch.forget(item.queue_id)
         try:
             await asyncio.wrap_future(self._spool.requeue(item))
@@ -219,8 +235,7 @@ class Admin:
             self._dispatch.arrived((item,))
 
     async def _delete(self, item: Item, request: Request) -> None:
-        if item.moving:
-            raise SpoolError("is being moved, try again")
+        self._acts_on(item)
         self._dispatch.forget(item.queue_id)
         maillog.log(f"{item.queue_id}: removed by an operator", "postsuper")
         self._spool.remove(item)

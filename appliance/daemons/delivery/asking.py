@@ -19,23 +19,35 @@ log = oplog.get("delivery")
 class Asking:
     """The messages that wait for their way, by their ids. `pump` is called when one was scheduled."""
 
-    def __init__(self, spool: Spool, pump: Callable[[], None]) -> None:
-        self._spool, self._pump = spool, pump
+    def __init__(self, spool: Spool, routing: Callable[[], Routing], pump: Callable[[], None]) -> None:
+        self._spool, self._routing, self._pump = spool, routing, pump
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def first(self, item: Item, routing: Routing, go_on: Callable[[Item], None]) -> None:
+    def first(self, item: Item, go_on: Callable[[Item], None]) -> None:
         """Call `go_on` once the ways of the message are at hand: mostly now. One that waits already goes on waiting."""
+        if item.queue_id in self._tasks:
+            return
+        routing = self._routing()
         heard = routing.hear(item)
         if heard is None:
             go_on(item)
-        elif item.queue_id not in self._tasks:
-            task = asyncio.get_running_loop().create_task(self._wait(item, heard, go_on))
-            self._tasks[item.queue_id] = task
-            task.add_done_callback(lambda _: self._tasks.pop(item.queue_id, None))
+            return
+        task = asyncio.get_running_loop().create_task(self._wait(item, routing, heard, go_on))
+        self._tasks[item.queue_id] = task
+        task.add_done_callback(lambda done: self._ended(item.queue_id, done))
 
-    async def _wait(self, item: Item, heard: Awaitable[None], go_on: Callable[[Item], None]) -> None:
+    def _ended(self, queue_id: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(queue_id) is task:  # else it was forgotten, and waits anew
+            del self._tasks[queue_id]
+
+    async def _wait(
+        self, item: Item, routing: Routing, heard: Awaitable[None] | None, go_on: Callable[[Item], None]
+    ) -> None:
         try:
-            await heard
+            while heard is not None:
+                await heard
+                asked, routing = routing, self._routing()
+                heard = routing.hear(item) if routing is not asked else None  # a reload came in between
         except Exception:
             log.exception("asking for the way of a message failed by an error of ours", id=item.queue_id)
         if self._spool.get(item.queue_id) is item and item.folder in ("intake", "deferred"):
@@ -44,7 +56,7 @@ class Asking:
 
     def forget(self, queue_id: str) -> None:
         """It is held, deleted, expired."""
-        if task := self._tasks.get(queue_id):
+        if task := self._tasks.pop(queue_id, None):
             task.cancel()
 
     def close(self) -> None:

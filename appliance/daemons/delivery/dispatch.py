@@ -3,16 +3,19 @@
 Contract: one Dispatch a process, on its loop. `arrived` takes messages that are to be delivered; `pump` starts what
 may start and is called whenever something may have changed; a timer calls it when the schedule says so. At most
 MOST_RUNNERS connections. What failure means for the mail: nothing here loses any: what is not in the schedule is in
-the spool, and the sweep finds it.
+the spool, and the next start finds it.
 """
 
 import asyncio
 import time
 from collections.abc import Iterable
+from itertools import chain
 
+from appliance.daemons.delivery.aside import Aside
 from appliance.daemons.delivery.asking import Asking
 from appliance.daemons.delivery.filtering import Filtering
 from appliance.daemons.delivery.next_hops import NextHops
+from appliance.daemons.delivery.plan import Plan
 from appliance.daemons.delivery.results import Results
 from appliance.daemons.delivery.routing import Destination, Routing
 from appliance.daemons.delivery.runner import Runner
@@ -28,15 +31,6 @@ MOST_RUNNERS = 300
 #: Where mail waits while a table of routes cannot answer.
 LOST = Destination("unroutable", ())
 log = oplog.get("delivery")
-
-
-class Plan:
-    """What is known of a scheduled message: when it came (monotonic), and who goes where if not all go one way."""
-
-    __slots__ = ("before", "entered", "lost", "split")
-
-    def __init__(self, entered: float, before: float, split: dict[str, list[int]] | None, lost: bool) -> None:
-        self.entered, self.before, self.split, self.lost = entered, before, split, lost
 
 
 class Dispatch:
@@ -57,9 +51,10 @@ class Dispatch:
         self._idle: dict[str, list[Runner]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._due = False
-        self.unkept: dict[str, Item] = {}
+        self._later: dict[str, Item] = {}
+        self.aside = Aside(spool)
         self.hops = NextHops(self.schedule)
-        self._asking = Asking(spool, self.pump)
+        self._asking = Asking(spool, lambda: self.routing, self.pump)
 
     # ------------------------------------------------------------------ what comes
 
@@ -72,40 +67,29 @@ class Dispatch:
             self._loop.call_soon(self._pump_soon)
 
     def _admit(self, item: Item) -> None:
-        keep = item.trailer.keep
-        if item.folder == "intake" and keep != "deliver":
-            self.keep_aside(item)
+        if not self.spool.has(item):
+            return
+        if item.folder == "intake" and item.trailer.keep != "deliver":
+            self.aside.keep(item)
         elif item.folder in ("intake", "deferred"):
             self.settlement.settle(item)
             if item.todo:
-                self._asking.first(item, self.routing, self.enter)
-
-    def keep_aside(self, item: Item) -> None:
-        """Move a message that policy keeps into its folder; tried again each second while the disk refuses."""
-        keep = item.trailer.keep
-        if keep == "deliver" or item.moving:
-            return
-        self.unkept[item.queue_id] = item
-        moved = self.spool.keep(item, keep, Note(time.time(), keep, item.trailer.keep_reason))
-
-        def done(error: BaseException | None) -> None:
-            if error is None:
-                self.unkept.pop(item.queue_id, None)
-                maillog.log(f"{item.queue_id}: to {keep}: {item.trailer.keep_reason}", "qmgr")
-            else:
-                log.error("a message could not be moved, this is tried again", id=item.queue_id, to=keep, why=str(error))
-
-        moved.add_done_callback(lambda future: done(future.exception()))
+                self._asking.first(item, self.enter)
 
     def enter(self, item: Item, due: float = 0.0) -> None:
-        """Schedule every recipient that is to be tried."""
+        """Schedule every recipient that is to be tried; where a delivery still runs that began before the message was
+        held or requeued, behind its end: else both would send."""
+        if self.schedule.leaving(item.queue_id):
+            self._later[item.queue_id] = item
+            return
         now = time.monotonic()
         trailer = item.trailer
         ways = self._ways_of(item)
         split = None if len(ways) == 1 else ways
         if item.queue_id not in self._plans:
             maillog.log(lines.queued(item.queue_id, trailer.sender, trailer.size, len(trailer.recipients)), "qmgr")
-        self._plans[item.queue_id] = Plan(now, max(0.0, time.time() - trailer.received), split, LOST.name in ways)
+        before = max(0.0, time.time() - trailer.received)
+        self._plans[item.queue_id] = Plan(now, before, split, LOST.name in ways, self.routing)
         for name in ways:
             self.schedule.add(item.queue_id, name, now, due)
 
@@ -189,10 +173,7 @@ class Dispatch:
         plan = self._plans.get(item.queue_id)
         if item.folder in ("hold", "quarantine") or plan is None:
             return []
-        todo = item.todo
-        if plan.split is None:
-            return todo
-        return [index for index in plan.split.get(destination, ()) if index in todo]
+        return plan.those(destination, item.todo)
 
     def waited(self, item: Item, begun: float) -> tuple[float, float]:
         """Seconds before the queue and in it, for the log."""
@@ -204,16 +185,28 @@ class Dispatch:
         self.schedule.finished(job, time.monotonic())
         if job.queue_id not in self.schedule:
             self._plans.pop(job.queue_id, None)
+        self._came_back(job)
 
     def put_off(self, job: Job, item: Item | None) -> None:
         """Some recipients wait: for the age of the message, within the configured bounds."""
         age = self.spool.clock.age(item.born) if item is not None else 0.0
-        due = self.schedule.put_off(job, time.monotonic(), age)
-        self._rest(item, due)
+        self._rest(item, self.schedule.put_off(job, time.monotonic(), age))
+        self._came_back(job)
 
     def site_failed(self, job: Job, item: Item) -> None:
         """The destination is not to be reached."""
         self._rest(item, self.schedule.site_failed(job, time.monotonic()))
+        self._came_back(job)
+
+    def _came_back(self, job: Job) -> None:
+        """What waited for the end of this delivery: its message that was put back meanwhile, or a reload's new routes."""
+        queue_id = job.queue_id
+        if self.draining:
+            return
+        if queue_id in self._later and not self.schedule.leaving(queue_id):
+            self.arrived((self._later.pop(queue_id),))
+        elif (plan := self._plans.get(queue_id)) is not None and plan.routing is not self.routing:
+            self.reroute(queue_id)
 
     def _rest(self, item: Item | None, due: float) -> None:
         """Keep what waits in a file of its own; expire what is too old."""
@@ -234,11 +227,16 @@ class Dispatch:
             return False
         if self.spool.clock.age(item.born) < self.lifetime:
             return False
-        if any(job.state == "busy" for job in self.schedule.jobs(item.queue_id)):
+        if self.delivering(item.queue_id):
             return False
         self.forget(item.queue_id)
         self.settlement.expire(item, "delivery time expired")
         return True
+
+    def delivering(self, queue_id: str) -> bool:
+        """Does a delivery of the message run?"""
+        busy = any(job.state == "busy" for job in self.schedule.jobs(queue_id))
+        return busy or self.schedule.leaving(queue_id)
 
     def reroute_lost(self) -> None:
         """Messages whose way a table could not tell: ask again."""
@@ -249,15 +247,16 @@ class Dispatch:
         """Find the ways of a message anew (the routes changed), unless it is being delivered."""
         item = self.spool.get(queue_id)
         if item is not None and queue_id in self.schedule:
-            self._asking.first(item, self.routing, self._reroute)
+            self._asking.first(item, self._reroute)
 
     def _reroute(self, item: Item) -> None:
         queue_id, jobs = item.queue_id, self.schedule.jobs(item.queue_id)
         if not jobs or any(job.state == "busy" for job in jobs):
             return
         ways = self._ways_of(item)
-        split = None if len(ways) == 1 else ways
-        if ways.keys() != {job.destination for job in jobs} or split != self._plans[queue_id].split:
+        split, plan = None if len(ways) == 1 else ways, self._plans[queue_id]
+        plan.routing = self.routing
+        if ways.keys() != {job.destination for job in jobs} or split != plan.split:
             self.schedule.remove(queue_id)
             self.enter(item, min(job.due for job in jobs))
 
@@ -271,6 +270,8 @@ class Dispatch:
     def forget(self, queue_id: str) -> None:
         """Out of the schedule (held, deleted, expired); a delivery that runs comes to its end."""
         self._asking.forget(queue_id)
+        self.aside.forget(queue_id)
+        self._later.pop(queue_id, None)
         self.schedule.remove(queue_id)
         self._plans.pop(queue_id, None)
 
@@ -287,9 +288,8 @@ class Dispatch:
         self._asking.close()
         if self._timer is not None:
             self._timer.cancel()
-        for runners in list(self._idle.values()):
-            for runner in runners:
-                runner.stop()
+        for runner in chain.from_iterable(self._idle.values()):
+            runner.stop()
         tasks = list(self._runners.values())
         if tasks:
             await asyncio.wait(tasks, timeout=grace)

@@ -58,8 +58,9 @@ class Results:
         results: dict[int, Result] = {}
         for index, answer in zip(indexes, answers, strict=True):
             results[index] = self._one(item, index, answer, trip)
-        self._record(item, results)
+        # Before the record: with the last recipient of a message its content goes, which a notice returns the header of.
         self._success_notices(item, [i for i in results if results[i].status == "done"], trip)
+        self._record(item, results)
         return any(result.status == "todo" for result in results.values())
 
     def _all_sent(self, item: Item, indexes: Sequence[int], answers: Sequence[Answer], trip: Trip) -> bool:

@@ -17,7 +17,7 @@ from appliance.config.generics import Generics
 from appliance.config.model import FilterEntry
 from appliance.config.routes import Route, Routes
 from appliance.config.values import SERVERS, NextHop
-from appliance.mail.later import then, waits
+from appliance.mail.later import then
 from appliance.net.tls import Level
 from appliance.protocol.errors import Unavailable
 from appliance.protocol.smtp.address import Address
@@ -55,6 +55,7 @@ class Routing:
     def __init__(self, routes: Routes, filters: Filters, generics: Generics) -> None:
         self._routes, self._filters, self._generics = routes, filters, generics
         self._built: dict[tuple[NextHop, ...], Destination] = {}
+        #: What the message that was heard of last asked for.
         self._heard: dict[_Asked, Destination | Unavailable] = {}
 
     def destination(self, recipient: QueuedRecipient, trailer: Trailer) -> Destination:
@@ -62,7 +63,7 @@ class Routing:
         filter goes to that. Raises Unavailable."""
         if trailer.filter:
             return self._filtered(trailer.filter, recipient.domain)
-        found = self._heard.pop(_asked(recipient, trailer), None) or self._way(recipient, trailer)
+        found = self._heard.get(_asked(recipient, trailer)) or self._way(recipient, trailer)
         if isinstance(found, Destination):
             return found
         raise found if isinstance(found, Unavailable) else Unavailable("the table of routes was not asked yet")
@@ -103,24 +104,35 @@ class Routing:
         """Something to await where tables that are not in memory must be asked first; None: `destination` knows."""
         if self._routes.at_once or item.trailer.filter:
             return None
+        heard: dict[_Asked, Destination | Unavailable] = {}
         waiting: dict[_Asked, Awaitable[Destination]] = {}
         for recipient in (item.trailer.recipients[index] for index in item.todo):
             asked = _asked(recipient, item.trailer)
+            if asked in heard or asked in waiting:
+                continue
             try:
                 way = self._way(recipient, item.trailer)
             except Unavailable as error:
-                self._heard[asked] = error
+                heard[asked] = error
                 continue
-            if waits(way):
+            if isinstance(way, Destination):
+                heard[asked] = way
+            else:
                 waiting[asked] = way
-        return self._hear(waiting) if waiting else None
+        if waiting:
+            return self._hear(waiting, heard)
+        self._heard = heard
+        return None
 
-    async def _hear(self, waiting: dict[_Asked, Awaitable[Destination]]) -> None:
+    async def _hear(
+        self, waiting: dict[_Asked, Awaitable[Destination]], heard: dict[_Asked, Destination | Unavailable]
+    ) -> None:
         for key, way in waiting.items():
             try:
-                self._heard[key] = await way
+                heard[key] = await way
             except Unavailable as error:
-                self._heard[key] = error
+                heard[key] = error
+        self._heard = heard  # all at once: of several messages to one address each has its own
 
     def _way(self, recipient: QueuedRecipient, trailer: Trailer) -> Destination | Awaitable[Destination]:
         to, sender = _address(recipient.address, recipient.domain), _address(recipient.owner or trailer.sender)

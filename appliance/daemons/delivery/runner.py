@@ -15,6 +15,7 @@ from appliance.connectors.pipe import PipeSession
 from appliance.connectors.session import SmtpSession
 from appliance.connectors.target import ConnectFailed
 from appliance.daemons.delivery.leaving import left
+from appliance.daemons.delivery.parts import octets, parts
 from appliance.daemons.delivery.results import Trip
 from appliance.daemons.delivery.routing import Destination
 from appliance.daemons.delivery.way import NoWay, Session
@@ -36,14 +37,15 @@ if TYPE_CHECKING:
 MOST_RECIPIENTS = 100
 MOST_USES = 100
 IDLE = 4.0
-#: Content up to this size goes out in one write.
-WHOLE = 128 * 1024
-PIECE = 256 * 1024
 log = oplog.get("delivery")
 
 
 class _Unsendable(Exception):
     """The envelope cannot be written as commands: this is not what the gateway queued."""
+
+
+class _Withdrawn(Exception):
+    """The message was held, deleted, requeued or set aside before this part of it began."""
 
 
 class Runner:
@@ -53,6 +55,7 @@ class Runner:
         self._dispatch, self.destination = dispatch, destination
         self._session: Session | None = None
         self._job: Job | None = None
+        self._under_way: Job | None = None
         self._wake: asyncio.Future[None] | None = None
         self._connecting = 0.0
         self._retired = False
@@ -99,14 +102,14 @@ class Runner:
 
     async def _deliver(self, job: Job) -> None:
         """One job, back to the schedule whatever happens."""
-        dispatch = self._dispatch
+        dispatch, self._under_way = self._dispatch, job
         item = dispatch.spool.get(job.queue_id)
         try:
             while item is not None and item.moving:  # noqa: ASYNC110 (milliseconds, rare, and no event for it)
                 await asyncio.sleep(0.02)
             indexes = dispatch.indexes(item, job.destination) if item is not None else []
             if item is None or not indexes:
-                dispatch.schedule.finished(job, time.monotonic())
+                dispatch.finished(job)
                 return
             again = await self._attempt(item, indexes)
         except NoWay as error:
@@ -116,6 +119,10 @@ class Runner:
         except (ContentDamaged, _Unsendable) as error:
             assert item is not None
             dispatch.set_aside(item, str(error))
+            dispatch.finished(job)
+            return
+        except _Withdrawn:
+            self._drop_session()  # it may be with another place than the first
             dispatch.finished(job)
             return
         except asyncio.CancelledError:
@@ -148,7 +155,7 @@ class Runner:
     async def _attempt(self, item: Item, indexes: list[int]) -> bool:
         """Send to all of `indexes`, 100 at a time. True if some must be tried again. Raises NoWay."""
         again = False
-        for part in _parts(item.trailer, indexes, self.destination.recipients or MOST_RECIPIENTS):
+        for part in parts(item.trailer, indexes, self.destination.recipients or MOST_RECIPIENTS):
             again = await self._send(item, part) or again
             if self._dispatch.spool.get(item.queue_id) is not item:
                 return False  # finished, or set aside
@@ -231,13 +238,14 @@ class Runner:
     ) -> tuple[list[Result], Trip]:
         connected = time.monotonic()
         content: Content | None = None
+        self._still_wanted()
         try:
             data: bytes | Iterator[bytes]
             if item.content is not None:
                 data = apply.whole(item.content, trailer.edits) if trailer.edits else item.content
             else:
                 content = self._dispatch.spool.open_content(item)
-                data = _octets(content, trailer)
+                data = octets(content, trailer)
             size = len(data) if isinstance(data, bytes) else estimate(trailer)
             message = outgoing(trailer, indexes, size, filtering=self.destination.filtering)
             finished = await session.send(message, data)
@@ -253,6 +261,7 @@ class Runner:
         if self.destination.filtering and isinstance(session, SmtpSession):
             answers = [answer._replace(kind="deferred") if is_confused(answer) else answer for answer in answers]
         elif isinstance(session, PipeSession) and session.made is not None:
+            self._still_wanted()
             answers = await self._dispatch.filtering.goes_on(self.destination, item, indexes, session.made, answers)
         trip = Trip(
             (*self._dispatch.waited(item, begun), connected - begun, now - connected),
@@ -266,27 +275,17 @@ class Runner:
         )
         return answers, trip
 
+    def _still_wanted(self) -> None:
+        """What begins now must not begin for a message that an operator took away meanwhile. Raises _Withdrawn."""
+        if self._under_way is None or self._under_way.state == "gone":
+            raise _Withdrawn
+
     def _tell(self, session: Session, item: Item, answers: list[Result], trip: Trip) -> None:
         """Status shows how a destination fares. Content that could not be read says nothing of it."""
         if session.content_error is None and not isinstance(session, FixedSession):
             seconds = sum(trip.delays[2:])
             self._dispatch.hops.answered(self.destination, item, answers, session.target.peer, seconds)
             self._dispatch.filtering.answered(self.destination, item, answers, seconds)
-
-
-def _parts(trailer: Trailer, indexes: list[int], most: int) -> Iterator[list[int]]:
-    """The transactions: recipients of one sender each, `most` at a time."""
-    by_sender: dict[str, list[int]] = {}
-    for index in indexes:
-        by_sender.setdefault(trailer.sender_of(index), []).append(index)
-    for those in by_sender.values():
-        yield from (those[start : start + most] for start in range(0, len(those), most))
-
-
-def _octets(content: Content, trailer: Trailer) -> bytes | Iterator[bytes]:
-    if content.length <= WHOLE:
-        return apply.whole(content.whole(), trailer.edits)
-    return apply.streamed(content.chunks(PIECE), trailer.edits)
 
 
 def _service(session: Session) -> str:

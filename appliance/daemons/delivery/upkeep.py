@@ -43,8 +43,7 @@ class Upkeep:
         """Once a second."""
         self._count += 1
         self._workers.tick()
-        for item in list(self._dispatch.unkept.values()):
-            self._dispatch.keep_aside(item)
+        self._dispatch.aside.retry()
         self._move_lingering()
         self._expire_slice()
         self._measure()
@@ -61,6 +60,8 @@ class Upkeep:
             log.warning("the wall clock was set; lifetimes and retries do not follow it", seconds=round(step))
         settings = self._settings()
         for item in spool.overdue_quarantine(settings.quarantine_age, settings.quarantine_size):
+            if item.moving:  # an operator releases it
+                continue
             maillog.log(f"{item.queue_id}: removed from quarantine: retention", "qmgr")
             spool.remove(item)
 
