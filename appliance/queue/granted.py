@@ -40,6 +40,11 @@ class IntakeFile:
         self.scanning = False
 
     @property
+    def gap(self) -> bool:
+        """It is sealed behind entries that are not known."""
+        return self.sealed is not None and self.end < self.sealed
+
+    @property
     def complete(self) -> bool:
         """Every entry that is or will be in it is known, and closed."""
         return self.sealed is not None and self.end >= self.sealed and not self.open and not self.scanning
@@ -125,7 +130,7 @@ class Granted:
             file.marks.seal(end)
         file.sealed = end
         self.tidy(file)
-        return file if file.end < end else None
+        return file if file.gap else None
 
     def returned(self, name: str) -> None:
         """The file holds no message. Raises OSError."""
@@ -154,9 +159,9 @@ class Granted:
         return [self.files[name] for name in sorted(intake)]
 
     def lost(self) -> list[IntakeFile]:
-        """The files nobody stands for and nobody can write to any more: to be scanned now."""
-        waiting = [f for f in self.files.values() if not f.worker and f.sealed is None and not f.scanning]
-        return [file for file in waiting if self._free(file)]
+        """The files nobody stands for and nobody can write to any more, or whose scan failed: to be scanned now."""
+        waiting = [f for f in self.files.values() if not f.scanning and (f.gap or (not f.worker and f.sealed is None))]
+        return [file for file in waiting if file.gap or self._free(file)]
 
     def _free(self, file: IntakeFile) -> bool:
         try:
@@ -167,10 +172,13 @@ class Granted:
 
     def scan(self, file: IntakeFile) -> Iterator[Found | Damaged]:
         """Every entry that is not known yet, then the file is sealed where the scan ended. Run it to its end.
-        Raises OSError if the disk cannot be read (the file stays as it is)."""
+        Raises OSError if the disk cannot be read (the file stays as it is). Of one that is gone, or that is being scanned
+        already, nothing."""
+        if file.scanning or self.files.get(file.name) is not file:
+            return
         end = file.sealed if file.sealed is not None else file.marks.end
-        file.scanning = True
         fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+        file.scanning = True
         try:
             if end is None and file.name.endswith(_EXTENSION["large"]) and entry.is_draft(fd):
                 end = 0

@@ -52,6 +52,7 @@ class KeptEntries:
         self.names: dict[str, Kept] = {}
         self._inodes: dict[int, str] = {}
         self._jobs: list[Job] = []
+        self._under_way: set[str] = set()
         self._busy = False
 
     def path(self, folder: Kept, queue_id: str) -> Path:
@@ -65,6 +66,7 @@ class KeptEntries:
     def put(self, job: Job) -> None:
         """Move an entry into a folder; jobs that come while the thread is busy make the next batch."""
         self._jobs.append(job)
+        self._under_way.add(job.item.queue_id)
         self._next()
 
     def _next(self) -> None:
@@ -79,6 +81,7 @@ class KeptEntries:
         if isinstance(errors, Exception):
             errors = [SpoolError(str(errors))] * len(batch)
         for job, error in zip(batch, errors, strict=True):
+            self._under_way.discard(job.item.queue_id)
             if error is None:
                 self.names[job.item.queue_id] = job.folder
             job.settle(error)
@@ -162,8 +165,9 @@ class KeptEntries:
         self.state(folder, queue_id).unlink(missing_ok=True)
 
     def listing(self) -> Iterator[int]:
-        """At start: learn all names, remove drafts, put state logs beside their entries. Yields now and then (for a turn
-        of the loop); afterwards `names` is complete. Raises OSError."""
+        """At start: learn all names, remove drafts, put state logs beside their entries; what the thread moves
+        meanwhile (new mail) is left alone. Yields now and then (for a turn of the loop); afterwards `names` is complete.
+        Raises OSError."""
         logs: list[tuple[Kept, str]] = []
         for folder in KEPT:
             with os.scandir(self.root / folder) as names:
@@ -172,13 +176,15 @@ class KeptEntries:
                     if count % 1024 == 1023:
                         yield count
         for count, (folder, queue_id) in enumerate(logs):
-            if self.names.get(queue_id) != folder:
+            if self.names.get(queue_id) != folder and queue_id not in self._under_way:
                 self._orphan(folder, queue_id)
             if count % 1024 == 1023:
                 yield count
 
     def _listed(self, folder: Kept, name: str, inode: int, logs: list[tuple[Kept, str]]) -> None:
         queue_id = name.removesuffix(SUFFIX)
+        if queue_id.removesuffix(_NEW) in self._under_way:
+            return
         if queue_id.endswith(_NEW):
             (self.root / folder / name).unlink(missing_ok=True)
         elif name != queue_id:

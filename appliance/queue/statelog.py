@@ -73,14 +73,12 @@ def _payloads(data: bytes) -> Iterator[bytes]:
 
 
 def load(entry: Path, state: Path, folder: Kept, born: float) -> Item | None:
-    """The item of an entry of its own; None if neither log nor entry can be read. `born` is for an item without a log."""
+    """The item of an entry of its own; None if neither log nor entry is one. `born` is for an item without a log. Raises
+    OSError where that is not known: the disk cannot be read, no descriptor is left."""
     item = _from_log(state, folder, entry.name)
     if item is not None:
         return item
-    try:
-        fd = os.open(entry, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
+    fd = os.open(entry, os.O_RDONLY | os.O_CLOEXEC)
     try:
         header = read_header(fd)
         trailer = read_trailer(fd, 0, header) if header is not None else None

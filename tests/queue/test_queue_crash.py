@@ -236,6 +236,60 @@ async def test_marks_without_a_file_and_drafts_of_moves_are_removed(rig: Rig) ->
     rig.start_worker()
 
 
+async def test_what_cannot_be_opened_at_start_is_not_taken_for_damaged(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing ever reads what is in corrupt/."""
+    await rig.commit(b"x")
+    (item,) = rig.pump()
+    await asyncio.wrap_future(rig.spool.keep(item, "deferred", Note(0, "deferred")))
+    rig.kill_delivery()
+    rig.kill_worker()
+    real, read_bytes = os.open, Path.read_bytes
+
+    def none_left(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if str(path).endswith(item.queue_id):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(path, flags, *more, **named)
+
+    def unread(path: Path) -> bytes:
+        if path.suffix == ".state":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read_bytes(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", none_left)
+        patched.setattr(Path, "read_bytes", unread)
+        assert rig.open() == []
+    assert not rig.names("corrupt") and not rig.spool.damaged
+    assert [i.queue_id for i in rig.crash_all()] == [item.queue_id]
+    rig.start_worker()
+
+
+async def test_mail_that_is_moved_while_the_names_are_read_at_start(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its drafts are none of a process that died, and its state log is no orphan."""
+    await rig.commit(b"x", recipients=2)
+    (item,) = rig.pump()
+    rig.spool.mark_done(item, [1])
+    named, go_on, replace = threading.Event(), threading.Event(), Path.replace
+
+    def slow(path: Path, target: Path) -> Path:
+        replace(path, target)
+        named.set()
+        assert go_on.wait(5)
+        return target
+
+    monkeypatch.setattr(Path, "replace", slow)
+    moved = asyncio.wrap_future(rig.spool.keep(item, "deferred", Note(0, "deferred")))
+    assert await asyncio.to_thread(named.wait, 5)
+    assert rig.names("deferred") == {f"{item.queue_id}.state", f"{item.queue_id}.new"}
+    list(rig.spool.kept.listing())
+    go_on.set()
+    await moved
+    monkeypatch.undo()
+    (again,) = rig.crash_all()
+    assert again.folder == "deferred" and again.todo == [0]
+    rig.start_worker()
+
+
 async def test_an_unreadable_disk_at_start_says_so(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await rig.commit(b"x")
     rig.kill_delivery()

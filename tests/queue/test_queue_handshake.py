@@ -1,6 +1,7 @@
 """Who may scan a file, and when: deaths of worker and delivery in every order (docs/queue.md, handshake)."""
 
 import asyncio
+import errno
 import os
 import socket
 import threading
@@ -187,6 +188,41 @@ async def test_sealed_is_not_lost_with_the_connection(rig: Rig, monkeypatch: pyt
     rig.open()
     assert [i.queue_id for i in rig.reconnect()] == [sent.queue_id]
     assert not disk.held(rig.root / "intake" / notice.name)
+
+
+@pytest.mark.parametrize("how", ["lost", "sealed"])
+async def test_a_scan_that_finds_no_free_descriptor_is_made_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Else what was taken with 250 would be found at the next start only."""
+    rig.wire.cut = True
+    silent = await rig.commit(b"silent")
+    real, opened = os.open, list[str]()
+
+    def none_left(path: object, flags: int, *more: int, **named: int) -> int:
+        if str(path).endswith(".seg") and flags == os.O_RDONLY | os.O_CLOEXEC:
+            opened.append(str(path))
+            if how == "sealed" or opened.count(str(path)) == 2:  # the first one looks at the lock
+                raise OSError(errno.EMFILE, "Too many open files")
+        return real(path, flags, *more, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", none_left)
+        if how == "sealed":
+            assert rig.reconnect() == []
+        else:
+            rig.kill_worker()
+            rig.spool.gone("smtpd.0")
+            assert rig.recheck() == []
+    assert any("Too many open files" in report for report in rig.reports)
+    assert [i.queue_id for i in rig.recheck()] == [silent.queue_id]
+    assert rig.recheck() == []
+    (item,) = rig.spool
+    name = item.name
+    rig.spool.mark_done(item)
+    assert name not in rig.names("intake")
+    if how == "lost":
+        rig.start_worker()
 
 
 async def test_a_notice_for_an_unknown_file_or_twice_is_harmless(rig: Rig) -> None:
