@@ -200,7 +200,8 @@ class Granted:
 
     def done(self, name: str, offset: int, indexes: list[int]) -> bool:
         """These recipients are done: False if the mark could not be written (disk full)."""
-        return self.files[name].marks.put(offset, indexes)
+        file = self.files.get(name)  # None: somebody's hands took it away, a mark would be of nothing
+        return file is None or file.marks.put(offset, indexes)
 
     def close_entry(self, name: str, offset: int) -> bool:
         """The entry is finished, moved or set aside: mark it, or delete the file if that was the last one.

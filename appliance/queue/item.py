@@ -115,6 +115,11 @@ class Item(msgspec.Struct, gc=False, eq=False):
         if note.born is not None:
             self.born = note.born
 
+    def take_back(self, note: Note, before: Note) -> None:
+        """What `note` said did not come about: it is again as `before` says, but for results that came meanwhile."""
+        said = {i: old for i, old in before.results.items() if self.results.get(i) is note.results.get(i, old)}
+        self.apply(msgspec.structs.replace(before, results=said))
+
     def summary(self, at: float) -> Note:
         """One note that says all that the notes so far said."""
         return Note(at, self.act, self.reason, self.attempts, self.next_try, self.born, dict(self.results))

@@ -169,12 +169,17 @@ class Spool(Books):
             why = "is being moved already" if item.moving else "is not queued any more"
             future.set_exception(SpoolError(f"{item.queue_id} {why}"))
             return future
+        before = item.summary(note.at)
         item.apply(note)
         item.moving = True
         state = statelog.render(item, note)
-        self.kept.put(
-            Job(item, folder, state, self._source(item), lambda error: self._moved(item, folder, state, future, error))
-        )
+
+        def settle(error: SpoolError | None) -> None:
+            if error is not None:
+                item.take_back(note, before)
+            self._moved(item, folder, state, future, error)
+
+        self.kept.put(Job(item, folder, state, self._source(item), settle))
         return future
 
     def _source(self, item: Item) -> Source | None:

@@ -128,6 +128,32 @@ async def test_what_is_gone_is_not_moved_and_fails_no_other_move(rig: Rig, folde
     assert [one.queue_id for one in rig.crash_all()] == [other.queue_id]
 
 
+async def test_a_move_that_fails_takes_back_what_it_said(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An alarm that could not be released is one still. What came meanwhile stays."""
+    await rig.commit(b"x", recipients=3)
+    (item,) = rig.pump()
+    failed = {i: Result("failed", "5.1.1", "no") for i in range(3)}
+    rig.spool.record(item, Note(0, "deferred", attempts=2, results=failed))
+    await asyncio.wrap_future(rig.spool.hold(item, "undeliverable"))
+    before = item.summary(0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "full")))
+        released = asyncio.wrap_future(rig.spool.release(item))
+        assert not item.failed and not item.reason
+        rig.spool.mark_done(item, [1])
+        with pytest.raises(SpoolError):
+            await released
+    after = item.summary(0.0)
+    assert (item.folder, after.reason, after.born, after.attempts) == ("hold", "undeliverable", before.born, 2)
+    assert item.failed == [0, 2] and after.results[1].status == "done"
+    (again,) = rig.crash_all()
+    assert (again.folder, again.reason, again.failed) == ("hold", "undeliverable", [0, 2])
+
+
+async def test_a_file_that_somebody_took_away_is_told_nothing(rig: Rig) -> None:
+    assert rig.spool.granted.done("0123456789abcdef.seg", 0, [0])
+
+
 async def test_an_entry_that_is_closed_twice_counts_once(rig: Rig) -> None:
     item, other = await queued(rig), await queued(rig, b"another")
     rig.log.resend(rig.wire)  # seals

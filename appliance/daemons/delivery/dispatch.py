@@ -61,10 +61,13 @@ class Dispatch:
     def arrived(self, items: Iterable[Item]) -> None:
         """Messages from workers, from start-up, from an operator: schedule them, or put them where they belong."""
         for item in items:
-            self._admit(item)
+            try:
+                self._admit(item)
+            except Exception:  # one message stops no other, least of all at start
+                log.exception("a message is not tried before the next start, by an error of ours", id=item.queue_id)
         if not self._due:
             self._due = True
-            self._loop.call_soon(self._pump_soon)
+            self._loop.call_soon(self.pump)
 
     def _admit(self, item: Item) -> None:
         if not self.spool.has(item):
@@ -110,12 +113,9 @@ class Dispatch:
 
     # ------------------------------------------------------------------ what goes
 
-    def _pump_soon(self) -> None:
-        self._due = False
-        self.pump()
-
     def pump(self) -> None:
         """Start what may start."""
+        self._due = False
         now = time.monotonic()
         schedule = self.schedule
         while not self.draining and (self._idle or len(self._runners) < MOST_RUNNERS):

@@ -104,10 +104,11 @@ class Results:
 
     def _record(self, item: Item, results: dict[int, Result]) -> None:
         waits = next((r.text for r in results.values() if r.status != "done"), None)
+        held = item.folder in ("hold", "quarantine")  # since this delivery began: why it is there stays its reason
         note = Note(
             time.time(),
-            "deferred" if waits is not None else "delivered",
-            reason=waits,
+            item.act if held else "deferred" if waits is not None else "delivered",
+            reason=None if held else waits,
             attempts=item.attempts + 1 if waits is not None else None,
             results=results,
         )

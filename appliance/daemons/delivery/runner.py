@@ -25,7 +25,7 @@ from appliance.protocol.errors import Unavailable
 from appliance.protocol.smtp.outgoing import Result, is_confused, is_unheard
 from appliance.queue.content import Content
 from appliance.queue.envelope import Trailer
-from appliance.queue.errors import ContentDamaged
+from appliance.queue.errors import ContentDamaged, SpoolError
 from appliance.queue.item import Item
 from appliance.queue.outgoing import estimate, outgoing
 from appliance.queue.schedule import Job
@@ -189,7 +189,11 @@ class Runner:
         generic = self._dispatch.routing.generic(self.destination)
         if generic is None:
             return item.trailer.sent_to(indexes[0])
-        return await left(generic, self._dispatch.spool, item, indexes)
+        try:
+            return await left(generic, self._dispatch.spool, item, indexes)
+        except SpoolError:
+            self._still_wanted()  # else its content is gone with it
+            raise
 
     def _stays(self, item: Item, indexes: list[int], error: Unavailable, begun: float) -> bool:
         """As what it leaves is not known: it is tried again."""

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from appliance.addresses.generic import Generic
 from appliance.connectors.pipe import PipeSession
 from appliance.daemons.delivery import runner as runners
 from appliance.daemons.delivery.asking import Asking
 from appliance.daemons.delivery.routing import NOWHERE, Routing
+from appliance.daemons.delivery.settle import Settlement
 from appliance.daemons.delivery.way import Ways
 from appliance.queue.envelope import QueuedRecipient
 from appliance.queue.errors import SpoolError
@@ -146,6 +148,42 @@ async def test_what_a_filter_made_of_a_held_message_does_not_go_on(tmp_path: Pat
         await made.empty()
     await peer.stop()
     assert len(peer.bodies) == 1
+
+
+async def test_why_a_message_is_held_stays_its_reason(tmp_path: Path, log):
+    """Whatever the delivery brings that ran then."""
+    peer = Peer(PIPE, end=LATER)
+    peer.hold = asyncio.Event()
+    await peer.start()
+    async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
+        queue_id = await running.put()
+        await peer.got_body.wait()
+        await done(running, command="hold", ids=[queue_id], reason="ticket 1")
+        peer.hold.set()
+        await quiet(running)
+        item = running.spool.folders["hold"][queue_id]
+        assert (item.reason, item.act) == ("ticket 1", "hold")
+        assert item.attempts == 1 and item.results[0].text.startswith("host 127.0.0.1")
+    await peer.stop()
+
+
+async def test_a_message_that_is_deleted_while_its_addresses_are_asked_for_is_no_error_of_ours(
+    tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    peer = await Peer(PIPE, rcpt=LATER).start()
+    more = '[addresses]\nsmtp_generic_maps = "texthash:generic"\n'
+    text = settings(tmp_path, hop(peer), dns=more)
+    async with delivery(tmp_path, text, generic=b"a@example.org b@example.org\n") as running:
+        queue_id = await running.put()
+        await running.until(lambda: queue_id in running.spool.folders["deferred"])
+        gate = Gate().before(monkeypatch, Generic, "one")
+        await done(running, command="flush", ids=[queue_id])
+        await gate.reached.wait()
+        await done(running, command="delete", ids=[queue_id])
+        gate.opened.set()
+        await quiet(running)
+    await peer.stop()
+    assert "error of ours" not in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------------- put back while it is being sent
@@ -319,6 +357,26 @@ async def test_success_is_reported_also_for_the_last_recipient_of_a_message(tmp_
 
 
 # ---------------------------------------------------------------------- routes
+
+
+async def test_a_message_that_cannot_be_scheduled_stops_no_other(tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch):
+    peer = await Peer(PIPE, rcpt=LATER).start()
+    text = settings(tmp_path, hop(peer))
+    async with delivery(tmp_path, text) as running:
+        ids = [await running.put() for _ in range(3)]
+        await running.until(lambda: len(running.spool.folders["deferred"]) == 3)
+    peer.says.clear()
+    settle = Settlement.settle
+
+    def wrong(self: Settlement, item: Any) -> None:
+        if item.queue_id == ids[1]:
+            raise KeyError("an error of ours")
+        settle(self, item)
+
+    monkeypatch.setattr(Settlement, "settle", wrong)
+    async with delivery(tmp_path, text) as running:
+        await running.until(lambda: len(peer.bodies) == 2 and [one.queue_id for one in running.spool] == [ids[1]])
+    await peer.stop()
 
 
 async def test_a_reload_takes_along_what_is_just_being_tried(tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch):
