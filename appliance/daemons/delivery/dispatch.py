@@ -134,7 +134,7 @@ class Dispatch:
             runner.give(job)
             return
         if len(self._runners) >= MOST_RUNNERS and self._idle:
-            next(iter(self._idle.values()))[0].stop()
+            next(iter(self._idle.values()))[0].retire()
         runner = Runner(self, self._destinations[job.destination])
         runner.give(job)
         self._runners[runner] = self._loop.create_task(runner.run())

@@ -69,7 +69,7 @@ class Runner:
             self._wake.set_result(None)
 
     def retire(self) -> None:
-        """End after the message that is under way: the destination's settings have changed."""
+        """End after the message that is under way: its place is wanted, or the destination's settings have changed."""
         self._retired = True
         self._dispatch.unlist(self)
         self.stop()
@@ -89,7 +89,7 @@ class Runner:
                 if self._retired:
                     break
                 self._dispatch.idle(self)
-                if self._job is None and not self._dispatch.draining:
+                if self._job is None and not (self._retired or self._dispatch.draining):
                     self._wake = loop.create_future()
                     closer = loop.call_later(IDLE, self.stop)
                     await self._wake

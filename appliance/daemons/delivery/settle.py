@@ -4,8 +4,8 @@ an alarm.
 Contract: a recipient is "done" only after its notice is durable in the queue, or nobody wants one (NOTIFY=NEVER). A
 notice goes to proven senders alone; for the null sender and for unproven ones the message itself is kept in hold
 (backscatter, threats Q4) once nothing else of it is to be tried. Our own notices that cannot be delivered are dropped
-and logged: nobody's 250 stands behind them. What failure means for the mail: a notice that cannot be queued is tried
-again; nothing is dropped.
+and logged: nobody's 250 stands behind them. What failure means for the mail: a notice that is owed and cannot be
+queued is tried again, nothing is dropped; one of success is not, which is told.
 """
 
 import re
@@ -70,9 +70,8 @@ class Settlement:
 
     def retry(self) -> None:
         """Pay what could not be paid before (the disk was full, the message was being moved); call it now and then."""
-        again, self._again = self._again, {}
-        for item in again.values():
-            self.settle(item)
+        for queue_id in list(self._again):
+            self.settle(self._again.pop(queue_id))
 
     @property
     def alarms(self) -> int:
@@ -163,10 +162,12 @@ class Settlement:
             if dsn.wants(recipients[i].notify, "relayed")
         )
         if reports:
-            self._submit(item, sender, reports, lambda: None)
+            self._submit(item, sender, reports, None)
 
-    def _submit(self, item: Item, sender: str, reports: tuple[RecipientReport, ...], then: Callable[[], None]) -> None:
-        """Queue a notice to `sender`."""
+    def _submit(
+        self, item: Item, sender: str, reports: tuple[RecipientReport, ...], then: Callable[[], None] | None
+    ) -> None:
+        """Queue a notice to `sender`. `then` says that it was owed, and pays; until then no other one is begun."""
         notice_id = next(self._ids)
         try:
             octets = self._build(item, sender, reports, notice_id)
@@ -176,7 +177,8 @@ class Settlement:
         except SpoolError as error:
             self._failed(item, reports, error)
             return
-        self._paying.add(item.queue_id)
+        if then is not None:
+            self._paying.add(item.queue_id)
         trailer = Trailer(
             queue_id=notice_id,
             received=time.time(),
@@ -221,22 +223,26 @@ class Settlement:
         reports: tuple[RecipientReport, ...],
         error: BaseException | None,
         notice: Item | None,
-        then: Callable[[], None],
+        then: Callable[[], None] | None,
     ) -> None:
-        self._paying.discard(item.queue_id)
+        if then is not None:
+            self._paying.discard(item.queue_id)
         if notice is None:
             self._failed(item, reports, error)
             return
         kind = "non-delivery" if reports[0].action == "failed" else "delivery status"
         NOTICES.labels(reports[0].action).inc()
         maillog.log(lines.notified(item.queue_id, kind, notice.queue_id), "bounce")
-        then()
+        if then is not None:
+            then()
         self._queued(notice)
 
     def _failed(self, item: Item, reports: tuple[RecipientReport, ...], error: BaseException | None) -> None:
-        if reports[0].action == "failed" or item.owes_report:
+        owed = reports[0].action not in ("delivered", "relayed")
+        if owed:
             self._again[item.queue_id] = item
-        log.error("a notice could not be queued, it is tried again", id=item.queue_id, why=str(error))
+        after = "it is tried again" if owed else "the sender does not hear of it"
+        log.error(f"a notice could not be queued, {after}", id=item.queue_id, why=str(error))
 
     def _done(self, item: Item, indexes: list[int]) -> None:
         """Nothing more is owed to these recipients."""

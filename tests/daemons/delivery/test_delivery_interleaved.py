@@ -2,6 +2,7 @@
 though it was taken away, nor lost."""
 
 import asyncio
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from appliance.addresses.generic import Generic
 from appliance.connectors.pipe import PipeSession
+from appliance.daemons.delivery import dispatch as dispatching
 from appliance.daemons.delivery import runner as runners
 from appliance.daemons.delivery.asking import Asking
 from appliance.daemons.delivery.routing import NOWHERE, Routing
@@ -16,6 +18,7 @@ from appliance.daemons.delivery.settle import Settlement
 from appliance.daemons.delivery.way import Ways
 from appliance.queue.envelope import QueuedRecipient
 from appliance.queue.errors import SpoolError
+from appliance.queue.item import Note, Result
 from tests.connectors.smtp_peer import Peer
 from tests.daemons.delivery.harness import Running, delivery, settings, snapshot
 from tests.daemons.delivery.piped import both, python
@@ -354,6 +357,75 @@ async def test_success_is_reported_also_for_the_last_recipient_of_a_message(tmp_
     await outside.stop()
     told = [name for body in outside.bodies for name in "ab" if f"Final-Recipient: rfc822; {name}@".encode() in body]
     assert told == ["a", "b"] and not log.of("could not be queued")
+
+
+async def test_a_notice_of_success_that_is_under_way_lets_no_refusal_be_told_twice(
+    tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch
+):
+    peer = await Peer(PIPE, rcpt=LATER).start()
+    async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
+        to = [QueuedRecipient(f"{name}@example.com", "example.com", notify="SUCCESS,FAILURE") for name in "abc"]
+        queue_id = await running.put(*to, proven=True)
+        await running.until(lambda: queue_id in running.spool.folders["deferred"])
+        item, settlement = running.spool.get(queue_id), running.delivery.settlement
+        submitted: list[Future[Any]] = []
+        monkeypatch.setattr(running.spool, "submit", lambda octets, trailer: submitted.append(Future()) or submitted[-1])
+        for index in (0, 1):
+            settlement.relayed(item, [index], False, "handed on")
+        submitted[0].set_result(item)
+        running.spool.record(item, Note(0, "deferred", results={2: Result("failed", "5.1.1", "no")}))
+        settlement.settle(item)
+        settlement.settle(item)
+        submitted[1].set_result(item)
+        settlement.retry()
+        assert len(submitted) == 3
+        submitted[2].set_result(item)
+        settlement.retry()
+        assert len(submitted) == 3 and not item.failed
+    await peer.stop()
+
+
+async def test_a_settlement_that_goes_wrong_keeps_the_others(tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch):
+    async with delivery(tmp_path, settings(tmp_path, "smtp:[127.0.0.1]:9")) as running:
+        settlement, settled = running.delivery.settlement, list[str]()
+
+        def settle(item: Any) -> None:
+            settled.append(item)
+            if len(settled) == 1:
+                raise KeyError("an error of ours")
+
+        monkeypatch.setattr(settlement, "settle", settle)
+        settlement._again = {name: name for name in "ab"}  # type: ignore[misc]
+        with pytest.raises(KeyError):
+            settlement.retry()
+        settlement.retry()
+        assert settled == ["a", "b"]
+
+
+# ---------------------------------------------------------------------- connections
+
+
+async def test_connections_are_no_more_than_they_may_be(tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch):
+    """One that is idle makes room for one other, not for all that wait."""
+    peer = await Peer(PIPE).start()
+    routes = ", ".join(f'"{n}.example.org" = "smtp:[127.0.0.1]:{n}"' for n in range(1, 6))
+    async with delivery(tmp_path, settings(tmp_path, hop(peer), relay=f"routes = {{ {routes} }}")) as running:
+        await running.put()
+        await running.until(lambda: running.dispatch._idle)
+        gate = Gate().before(monkeypatch, Ways, "open")
+        monkeypatch.setattr(dispatching, "MOST_RUNNERS", 1)
+        running.dispatch.draining = True
+        for n in range(1, 6):
+            await running.put(f"a@{n}.example.org")
+        await running.until(lambda: len(running.dispatch._plans) == 5)
+        running.dispatch.draining = False
+        running.dispatch.pump()
+        assert len(running.dispatch._runners) == 2  # one of them ends
+        await gate.reached.wait()
+        await running.until(lambda: len(running.dispatch._runners) == 1)
+        gate.opened.set()
+        await quiet(running)
+    await peer.stop()
 
 
 # ---------------------------------------------------------------------- routes
