@@ -12,7 +12,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import msgspec
@@ -65,11 +65,14 @@ class PipeSession:
         self.content_error: Exception | None = None
         #: The message that the command made of it, line ends as it wrote them.
         self.made: bytes | None = None
+        #: Called as the command is about to begin: others had the places until then, and it may be wanted no more.
+        self.before: Callable[[], object] = lambda: None
 
     async def send(self, message: Outgoing, content: bytes | Iterator[bytes]) -> Finished:
-        """Run the command. Raises ConnectFailed."""
+        """Run the command. Raises ConnectFailed, and what `before` raises."""
         self.uses, self.alive = 1, False
         async with self._places:
+            self.before()
             with contextlib.closing(_Prepared(self._settings, message)) as prepared:
                 try:
                     await prepared.fill(content)

@@ -18,7 +18,7 @@ from appliance.daemons.delivery.leaving import left
 from appliance.daemons.delivery.parts import octets, parts
 from appliance.daemons.delivery.results import Trip
 from appliance.daemons.delivery.routing import Destination
-from appliance.daemons.delivery.way import NoWay, Session
+from appliance.daemons.delivery.way import NoWay, Session, service
 from appliance.mail import apply
 from appliance.observe import oplog, trouble
 from appliance.protocol.errors import Unavailable
@@ -252,6 +252,8 @@ class Runner:
                 data = octets(content, trailer)
             size = len(data) if isinstance(data, bytes) else estimate(trailer)
             message = outgoing(trailer, indexes, size, filtering=self.destination.filtering)
+            if isinstance(session, PipeSession):
+                session.before = self._still_wanted
             finished = await session.send(message, data)
         except ConnectFailed as error:
             raise NoWay(str(error), error.status) from error
@@ -274,7 +276,7 @@ class Runner:
             session.uses,
             session.target.lmtp,
             session.dsn,
-            _service(session),
+            service(session),
             finished.remarks,
         )
         return answers, trip
@@ -290,10 +292,3 @@ class Runner:
             seconds = sum(trip.delays[2:])
             self._dispatch.hops.answered(self.destination, item, answers, session.target.peer, seconds)
             self._dispatch.filtering.answered(self.destination, item, answers, seconds)
-
-
-def _service(session: Session) -> str:
-    """Who logs what it answered, if neither smtp nor lmtp."""
-    if isinstance(session, FixedSession):
-        return "discard" if session.service == "discard" else "error"  # who answers retry: is error(8) too
-    return "pipe" if isinstance(session, PipeSession) else ""

@@ -117,6 +117,13 @@ class Ways:
                     yield Target(host=place.host, address=place.address, port=hop.port, lmtp=lmtp), level
 
 
+def service(session: Session) -> str:
+    """Who logs what it answered, if neither smtp nor lmtp."""
+    if isinstance(session, FixedSession):
+        return "discard" if session.service == "discard" else "error"  # who answers retry: is error(8) too
+    return "pipe" if isinstance(session, PipeSession) else ""
+
+
 def _loop(destination: Destination) -> NoWay:
     status = "5.4.6" if destination.outward else "4.4.6"
     return NoWay(f"mail for {destination.name} loops back to myself", status, final=destination.outward)

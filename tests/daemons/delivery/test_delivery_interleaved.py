@@ -21,7 +21,7 @@ from appliance.queue.errors import SpoolError
 from appliance.queue.item import Note, Result
 from tests.connectors.smtp_peer import Peer
 from tests.daemons.delivery.harness import Running, delivery, settings, snapshot
-from tests.daemons.delivery.piped import both, python
+from tests.daemons.delivery.piped import both, python, shell
 
 PIPE = "PIPELINING"
 LATER = b"450 4.2.0 later\r\n"
@@ -151,6 +151,20 @@ async def test_what_a_filter_made_of_a_held_message_does_not_go_on(tmp_path: Pat
         await made.empty()
     await peer.stop()
     assert len(peer.bodies) == 1
+
+
+async def test_a_command_does_not_begin_for_a_message_that_went_while_it_waited_for_a_place(tmp_path: Path, log):
+    ran = tmp_path / "ran"
+    async with both(tmp_path, shell(f"cat > {ran}")) as made:
+        places = made.running.delivery._programs._places["scan"][1]
+        while not places.locked():
+            await places.acquire()
+        queue_id = await made.filtered("a@example.com")
+        await made.until(lambda: places._waiters)
+        await done(made.running, command="delete", ids=[queue_id])
+        places.release()
+        await quiet(made.running)
+        assert not ran.exists() and not len(made.running.spool)
 
 
 async def test_why_a_message_is_held_stays_its_reason(tmp_path: Path, log):
