@@ -8,7 +8,7 @@ What failure means for the mail: it stays in the queue; content that turns out d
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from appliance.connectors.fixed import FixedSession
 from appliance.connectors.pipe import PipeSession
@@ -38,6 +38,8 @@ MOST_RECIPIENTS = 100
 MOST_USES = 100
 IDLE = 4.0
 log = oplog.get("delivery")
+
+Back = Literal["finished", "put off", "site failed"]
 
 
 class _Unsendable(Exception):
@@ -105,50 +107,49 @@ class Runner:
         dispatch, self._under_way = self._dispatch, job
         item = dispatch.spool.get(job.queue_id)
         try:
-            while item is not None and item.moving:  # noqa: ASYNC110 (milliseconds, rare, and no event for it)
-                await asyncio.sleep(0.02)
-            indexes = dispatch.indexes(item, job.destination) if item is not None else []
-            if item is None or not indexes:
-                dispatch.finished(job)
-                return
-            again = await self._attempt(item, indexes)
-        except NoWay as error:
-            assert item is not None
-            self._no_way(job, item, error)
-            return
-        except (ContentDamaged, _Unsendable) as error:
-            assert item is not None
-            dispatch.set_aside(item, str(error))
-            dispatch.finished(job)
-            return
-        except _Withdrawn:
-            self._drop_session()  # it may be with another place than the first
-            dispatch.finished(job)
-            return
+            back = await self._outcome(job, item)
         except asyncio.CancelledError:
             dispatch.schedule.put_off(job, time.monotonic(), 0.0)
             raise
         except Exception:
             log.exception("a delivery failed by an error of ours, it is tried again", id=job.queue_id)
             self._drop_session()
+            back = "put off"
+        if back == "put off":
             dispatch.put_off(job, item)
-            return
-        if again:
-            dispatch.put_off(job, item)
+        elif back == "site failed" and item is not None:
+            dispatch.site_failed(job, item)
         else:
             dispatch.finished(job)
 
-    def _no_way(self, job: Job, item: Item, error: NoWay) -> None:
+    async def _outcome(self, job: Job, item: Item | None) -> Back:
+        """How the job goes back."""
+        dispatch = self._dispatch
+        try:
+            while item is not None and item.moving:  # noqa: ASYNC110 (milliseconds, rare, and no event for it)
+                await asyncio.sleep(0.02)
+            indexes = dispatch.indexes(item, job.destination) if item is not None else []
+            if item is not None and indexes and await self._attempt(item, indexes):
+                return "put off"
+        except NoWay as error:
+            assert item is not None
+            return self._no_way(job, item, error)
+        except (ContentDamaged, _Unsendable) as error:
+            assert item is not None
+            dispatch.set_aside(item, str(error))
+        except _Withdrawn:
+            self._drop_session()  # it may be with another place than the first
+        return "finished"
+
+    def _no_way(self, job: Job, item: Item, error: NoWay) -> Back:
         dispatch = self._dispatch
         connecting = time.monotonic() - self._connecting
         trip = Trip((*dispatch.waited(item, self._connecting), connecting, 0.0), error.relay, "")
         dispatch.hops.not_reached(self.destination, item, error, connecting)
         dispatch.filtering.failed(self.destination, item, str(error), connecting)
         indexes = dispatch.indexes(item, job.destination)
-        if dispatch.results.no_way(item, indexes, str(error), error.status, error.final, trip):
-            dispatch.site_failed(job, item)
-        else:
-            dispatch.finished(job)
+        again = dispatch.results.no_way(item, indexes, str(error), error.status, error.final, trip)
+        return "site failed" if again else "finished"
 
     # ------------------------------------------------------------------ one message
 

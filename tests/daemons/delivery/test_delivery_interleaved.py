@@ -419,6 +419,19 @@ async def test_a_settlement_that_goes_wrong_keeps_the_others(tmp_path: Path, log
 # ---------------------------------------------------------------------- connections
 
 
+async def test_a_job_comes_back_though_its_failure_cannot_be_told(tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch):
+    async with delivery(tmp_path, settings(tmp_path, "smtp:[127.0.0.1]:9")) as running:
+
+        def wrong(*arguments: Any) -> None:
+            raise KeyError("an error of ours")
+
+        monkeypatch.setattr(running.dispatch.hops, "not_reached", wrong)
+        queue_id = await running.put()
+        await running.until(lambda: queue_id in running.spool.folders["deferred"])
+        [job] = running.dispatch.schedule.jobs(queue_id)
+        assert job.state == "resting" and not running.dispatch.schedule.busy
+
+
 async def test_connections_are_no_more_than_they_may_be(tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch):
     """One that is idle makes room for one other, not for all that wait."""
     peer = await Peer(PIPE).start()
