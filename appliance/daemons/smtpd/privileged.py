@@ -35,16 +35,15 @@ def starttls(session: "Session", command: Command) -> Step:
     if session.door.name not in session.front.contexts or "STARTTLS" in session.facts.ehlo_off:
         session.refuse("502 5.5.1 Error: command not implemented")
         return None
-    if session.waiting:
-        record.pipelined(session)
-        session.reset()
-        session.dismiss("554 5.5.0 Error: SMTP protocol synchronization", "pipelining")
-        return None
     return _upgrade(session)
 
 
 async def _upgrade(session: "Session") -> None:
     session.reset()
+    if session.waiting:  # with the command, or read in the same turn of the loop
+        record.pipelined(session)
+        session.dismiss("554 5.5.0 Error: SMTP protocol synchronization", "pipelining")
+        return
     session.ok(READY)
     session.flush()
     patience = session.front.patience(session.rules.limits.timeout_tls)

@@ -51,8 +51,7 @@ class Session(Wire):
         #: Conversations of checks (milters), if any check has some.
         self.talks = rules.engine.talks(door.role)
         self.id = next(front.ids)
-        self.helo = ""
-        self.esmtp = False
+        self.helo, self.esmtp = "", False
         self.signs: frozenset[str] = frozenset()
         self.trail: tuple[Verdict, ...] = ()
         #: Stages before MAIL that the engine was asked about.
@@ -219,6 +218,11 @@ class Session(Wire):
             self.talks.close()
         self.front.left(self)
         record.disconnected(self)
+
+    async def drive(self, step: Step) -> None:
+        await super().drive(step)
+        if self.lost:  # meanwhile
+            self.reset()
 
     # ------------------------------------------------------------------ time
 

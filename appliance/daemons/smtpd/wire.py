@@ -43,8 +43,7 @@ class Wire(asyncio.Protocol):
         #: A step is being awaited.
         self.busy = True
         #: No more input is looked at; the connection ends when what we said is out.
-        self.closing = False
-        self.lost = False
+        self.closing = self.lost = False
         #: TLS is on (its end of stream is both ways).
         self.secured = False
         #: The client does not take what we write.
@@ -132,9 +131,8 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost:
             self.lost = self.closing = True
-            self.ahead = b""
+            self.ahead, self.deadline = b"", math.inf
             self.out.clear()
-            self.deadline = math.inf
             self._arrived()
             self.on_end()
 
@@ -175,21 +173,23 @@ class Wire(asyncio.Protocol):
 
     def run(self, step: Awaitable[None]) -> None:
         """Await `step` in the session's task."""
-        self.busy = True
-        self.deadline = math.inf
+        self.busy, self.deadline = True, math.inf
         self.task = self.loop.create_task(self.drive(step))
 
     async def drive(self, step: Step) -> None:
-        """Await `step`, go on with the buffer, until nothing must be awaited."""
-        self.busy = True
+        """Await `step`, go on with the buffer, until nothing must be awaited. Meanwhile no deadline is the client's."""
         while step is not None:
+            self.deadline = math.inf
             try:
                 await step
+            except asyncio.CancelledError:  # of what was waited for, unless it is ours
+                if cast("asyncio.Task[None]", asyncio.current_task()).cancelling():
+                    raise
+                self.on_error(RuntimeError("what was waited for was given up"))
             except Exception as error:
                 self.on_error(error)
             step = self._advance()
-        self.busy = False
-        self.task = None
+        self.busy, self.task = False, None
         self._resume_reading()
         if self._eof and not self.choked:
             self._close()
