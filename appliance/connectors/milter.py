@@ -57,7 +57,7 @@ class Link:
         #: Octets of the longest header field that it was to hear of.
         self._longest = 0
         if self._wire is not None:
-            if self._machine.waiting is not None or self._wire.lost:
+            if self._machine.waiting is not None or self._wire.lost or self._leaves:
                 self._hang_up()
             elif abort := self._machine.abort().octets:
                 self._wire.post(abort)
@@ -120,7 +120,7 @@ class Link:
     async def _stage(self, ctx: Context, edits: Sequence[Edit]) -> Said:
         """All that it has not heard yet, up to this stage."""
         stage = ctx.stage
-        if self._wire is not None and (stage == "connect" or (self._wire.lost and not self._mail)):
+        if self._wire is not None and (stage == "connect" or ((self._wire.lost or self._leaves) and not self._mail)):
             self._hang_up()  # another client (XCLIENT), or it was tired of waiting
         told = milter_macros.macros(ctx, self._hostname, self._milter.daemon_name)
         if self._wire is None:
@@ -139,15 +139,19 @@ class Link:
         return await self._about_recipients(ctx, edits, told)
 
     @property
+    def _leaves(self) -> bool:
+        """It said so, with another answer: nothing more is sent to it."""
+        return self._machine.done and self._of_session is None
+
+    @property
     def _ended(self) -> Said | None:
         """What it said that ends its part, in the session or in this message."""
         return self._of_session or self._of_message
 
     async def _about_recipients(self, ctx: Context, edits: Sequence[Edit], told: Mapping[str, str]) -> Said:
         """From RCPT on."""
-        for (
-            recipient
-        ) in ctx.recipients:  # those of which it was not asked: it may end the message, they are taken already
+        # Those of which it was not asked: it may end the message, they are taken already.
+        for recipient in ctx.recipients:
             if recipient.address.text not in self._rcpts and self._ended is None:
                 await self._say_rcpt(recipient, told)
         if self._ended is not None:
@@ -261,6 +265,8 @@ class Link:
         wire = self._wire
         if wire is None:
             raise ConnectionError("the session is over")
+        if self._leaves:
+            raise ConnectionError("it said that it goes away")
         if sent.waits and wire.unasked and self._machine.agreement is not None:
             raise ProtocolError("it spoke although nobody had asked")
         if sent.octets:

@@ -20,7 +20,7 @@ from appliance.mail.policy_service import parse_place
 from appliance.mail.replies import BREAK
 from appliance.protocol.milter.packets import ChangeHeader, InsertHeader
 from appliance.protocol.smtp.address import Address
-from tests.peers.milter_server import MilterServer, header
+from tests.peers.milter_server import GO_ON, MilterServer, header
 
 OURS = b"Received: from a (a [192.0.2.1])\r\n\tby mx.example.com with ESMTP id 4F00; Mon, 1 Jan 2024 12:00:00 +0000\r\n"
 MAIL = (
@@ -236,6 +236,32 @@ async def test_what_ends_a_milters_part_holds_to_the_end(event: bytes, letter: b
         await server.closed.wait()
     if letter == b"a":
         assert b"E" not in server.letters()
+
+
+@pytest.mark.parametrize("event", [b"O", b"C", b"H", b"M", b"R", b"T", b"L", b"N", b"B"])
+async def test_who_says_that_it_goes_away_with_another_answer_has_not_heard_the_rest(event: bytes) -> None:
+    async with MilterServer({event: [*GO_ON, (b"4", b"")]}) as server:
+        answer = server._answer
+
+        def leaves(letter: bytes, data: bytes) -> Any:
+            said = answer(letter, data)
+            return [*(said or []), (b"4", b"")] if letter == event == b"O" else said
+
+        server._answer = leaves  # type: ignore[method-assign]
+        _, link = linked(server)
+        assert (await session(link, *whole_session()))[-1].word == "failed"
+        link.close()
+
+
+async def test_who_goes_away_behind_a_message_is_connected_anew_for_the_next() -> None:
+    async with MilterServer({b"E": [*GO_ON, (b"4", b"")]}) as server:
+        _, link = linked(server)
+        for _ in range(2):
+            assert {said.word for said in await session(link, *whole_session()[2:])} == {"continue"}
+            link.reset()
+        link.close()
+        await server.closed.wait()
+    assert server.letters(0) == server.letters(1)
 
 
 async def test_a_recipient_is_refused_by_itself() -> None:
