@@ -45,6 +45,7 @@ class _Site:
         self.breaker = Breaker(self.probe)
         #: Until then it is asked last.
         self.rests = 0.0
+        self._closed = False
 
     async def connect(self) -> Line:
         loop = asyncio.get_running_loop()
@@ -71,6 +72,14 @@ class _Site:
             return False
         return True
 
+    def keep(self, line: Line, now: float) -> None:
+        """It may be used again, unless the place has been given up meanwhile."""
+        line.idle_since = now
+        if self._closed:
+            line.close()
+        else:
+            self.idle.append(line)
+
     def kept(self, service: Service, now: float) -> Line | None:
         """The connection used last that is still good."""
         while self.idle:
@@ -87,6 +96,7 @@ class _Site:
             line.close()
 
     def close(self) -> None:
+        self._closed = True
         self.breaker.close()
         while self.idle:
             self.idle.pop().close()
@@ -217,8 +227,7 @@ class _Peer:
             if not good:
                 line.close()
         if good:
-            line.idle_since = asyncio.get_running_loop().time()
-            site.idle.append(line)
+            site.keep(line, asyncio.get_running_loop().time())
         return answer
 
     def trouble(self) -> dict[str, Any]:

@@ -403,6 +403,23 @@ async def test_a_reload_keeps_what_stays_and_closes_the_rest() -> None:
         await first.has(0)
 
 
+async def test_a_connection_of_a_service_that_is_no_longer_asked_is_not_kept() -> None:
+    clients = PolicyClients()
+    async with Server() as server:
+        one = service(server.port, timeout=10.0)
+        server.hangs = True
+        clients.follow((one,))
+        asked = asyncio.create_task(clients.ask(one, ASK, "ID"))
+        async with asyncio.timeout(5):
+            while not server.requests:
+                await asyncio.sleep(0)
+        clients.follow(())
+        server._writers[0].write(encode_answer("DUNNO"))
+        assert (await asked).verb == "DUNNO"
+        await server.has(0)
+    clients.close()
+
+
 async def test_nothing_leaks_whatever_the_peer_does(said: list[str]) -> None:
     clients = PolicyClients()
 
