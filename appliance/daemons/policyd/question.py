@@ -162,7 +162,6 @@ class Question:
         if stage != "message" or not ctx.recipients:
             engine = self.rules.early if self.state in EARLY else self.rules.engine
             if stage == STAGES[self.state][-1] and self.state in RECALLING and not self.message.judged:
-                self.message.recalled = True
                 only = self.attributes.get("recipient", "")  # Postfix names it here where it is the only one
                 return engine.ask(ctx, recall=True, only=address_of(only, self.door.origin) if only else None)
             return engine.ask(ctx)
@@ -196,6 +195,8 @@ class Question:
     def _heard(self, stage: Stage, decision: Decision) -> Decision:
         """Keep what was found."""
         self.found += decision.verdicts
+        if stage == STAGES[self.state][-1] and self.state in RECALLING:
+            self.message.recalled = True
         if stage in OF_CLIENT:
             self.session.asked |= {stage}
             self.session.trail += decision.verdicts

@@ -1,12 +1,14 @@
 """Messages of which nobody asked at RCPT (Postfix exempts a bare postmaster; one may ask at DATA alone): what was found
 of client and sender is judged when they are asked about first."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from appliance.mail.verdict import Decision
+from appliance.mail.context import Context
+from appliance.mail.verdict import ACCEPT, Decision
 from tests.daemons.policyd.stage import Stage
 from tests.daemons.policyd.whole import PLAIN, Server, build, request
 
@@ -108,3 +110,29 @@ async def test_another_worker_is_asked_at_data(tmp_path: Path, recipient: str, a
     server = Server([build(tmp_path, **PLAIN | {"access": ACCESS + more})], remembers=True)
     asks = {"sender": "no@example.org", "recipient": recipient}
     assert (await asked(server, protocol_state="DATA", **asks)).startswith(answer)
+
+
+@pytest.mark.parametrize("state", ["DATA", "END-OF-MESSAGE"])
+async def test_what_could_not_be_judged_there_in_time_is_judged_when_asked_again(tmp_path: Path, state: str) -> None:
+    put, free = asyncio.Event(), asyncio.Event()
+    recalls: list[str] = []
+
+    async def slow(_ctx: Context) -> Decision:
+        put.set()
+        await free.wait()
+        return ACCEPT
+
+    def judge(ctx: Context, *, recall: bool = False, **_more: Any) -> Any:
+        recalls.extend([ctx.stage] if recall else [])
+        return slow(ctx) if recall and not put.is_set() else ACCEPT
+
+    async with Stage(tmp_path, default="dunno") as stage:
+        stage.engine.ask = judge  # type: ignore[method-assign]
+        client = await stage.client()
+        client.writer.write(request(protocol_state=state, recipient=""))
+        await put.wait()
+        (connection,) = stage.front.connections
+        connection.look(stage.front.loop.time() + 1000)
+        assert await client.answer() == "DUNNO"
+        assert await client.ask(protocol_state="END-OF-MESSAGE", recipient="") == "DUNNO"
+        assert recalls == ["data" if state == "DATA" else "message", "message"]
