@@ -21,22 +21,19 @@ from aiosmtpd.proxy_protocol import ProxyData, get_proxy
 from aiosmtpd.smtp import Envelope
 from aiosmtpd.smtp import Session as HookSession
 
-from appliance.daemons.smtpd import commands, hook_loading, hook_replies, record
+from appliance.daemons.smtpd import commands, hook_edits, hook_loading, hook_replies, record
 from appliance.daemons.smtpd.hook_room import Late
 from appliance.daemons.smtpd.hooked import Asking, Hooked
 from appliance.mail.context import Context
-from appliance.mail.differing import changes, crlf
 from appliance.mail.edits import Edit
-from appliance.mail.ports import Content
 from appliance.mail.verdict import Decision
-from appliance.protocol.smtp.address import AddressError, parse_address
 from appliance.protocol.smtp.reply import Reply
 
 if TYPE_CHECKING:
     from appliance.daemons.smtpd.session import Session
 
-#: Octets put together, and compared, on the event loop (more: in a thread); seconds for a hook where nothing is said.
-_AT_ONCE, SECONDS = 262144, 60.0
+#: Seconds for a hook where nothing is said.
+SECONDS = 60.0
 
 
 class Begin:
@@ -70,6 +67,8 @@ class Plug:
         self.verbs = hooked.verbs
         self._facts = HookSession(session.loop)
         self._envelope = Envelope()
+        #: What was in it before the recipient that was asked about last, and how many were taken then.
+        self._asked: tuple[list[str], int] | None = None
         self._asking = Asking(hooked, session)
         self._server = SimpleNamespace(
             hostname=session.rules.hostname,
@@ -117,6 +116,7 @@ class Plug:
     async def outside(self, verb: str, *arguments: object) -> None:
         """Answer a command that is no part of a transaction as its hook says."""
         self._know()
+        self._settle()
         if verb == "RSET":
             self._renew()
         with self._asking.hook(verb):
@@ -127,6 +127,7 @@ class Plug:
     async def quit(self) -> None:
         """Answer QUIT as the hook says."""
         self._know()
+        self._settle()
         with self._asking.hook("QUIT"):
             reply = hook_replies.parting(await self._call("QUIT"))
         commands.goodbye(self._session, reply)
@@ -161,7 +162,8 @@ class Plug:
 
     def _renew(self) -> None:
         """The transaction is over."""
-        self._envelope = self._server.envelope = Envelope()
+        self._envelope, self._asked = Envelope(), None
+        self._server.envelope = self._envelope
 
     def _know(self) -> None:
         """What the connection is now: XCLIENT and STARTTLS change it, the Session stays the same."""
@@ -191,31 +193,35 @@ class Plug:
         recipient, address = ctx.recipient, ctx.recipient.address.text
         options = [f"NOTIFY={recipient.notify}"] if recipient.notify else []
         options += [f"ORCPT={recipient.orcpt}"] if recipient.orcpt else []
+        self._settle()
         before = list(self._envelope.rcpt_tos)
-        taken = False
-        try:
-            objection = await self._hook("RCPT", address, options)
-            taken = objection is None
-        finally:
-            if not taken:
-                self._envelope.rcpt_tos = list(before)
-        if taken and self._envelope.rcpt_tos == before and address not in before:
+        self._asked = list(before), len(ctx.recipients)
+        objection = await self._hook("RCPT", address, options)
+        if objection is None and self._envelope.rcpt_tos == before and address not in before:
             self._envelope.rcpt_tos.append(address)
             self._envelope.rcpt_options.extend(options)
         return objection
 
+    def _settle(self) -> None:
+        """Who was refused, by the hook that was asked about him or behind it, is none of the envelope's."""
+        transaction = self._session.transaction
+        if self._asked is not None and (transaction is None or len(transaction.recipients) == self._asked[1]):
+            self._envelope.rcpt_tos = self._asked[0]
+        self._asked = None
+
     async def _data(self, ctx: Context) -> Decision | None:
         if ctx.content is None:
             return None
+        self._settle()
         envelope, self._envelope = self._envelope, Envelope()
         edits: tuple[Edit, ...] = ()
         if hasattr(self._handler, "handle_DATA"):
-            whole = envelope.content = envelope.original_content = await _whole(ctx.content)
+            whole = envelope.content = envelope.original_content = await hook_edits.whole(ctx.content)
             objection = await self._hook("DATA", envelope=envelope)
             if objection is not None:
                 return objection
-            edits = await _of_content(whole, envelope.content)
-        edits = (*_of_envelope(ctx, envelope), *edits)
+            edits = await hook_edits.of_content(whole, envelope.content)
+        edits = (*hook_edits.of_envelope(ctx, envelope), *edits)
         return Decision(verb="accept", edits=edits) if edits else None
 
     async def _hook(self, name: str, *arguments: object, envelope: Envelope | None = None) -> Decision | None:
@@ -251,50 +257,3 @@ async def _proxy_data(header: bytes) -> ProxyData:
     reader.feed_data(header)
     reader.feed_eof()
     return await get_proxy(reader)
-
-
-async def _whole(content: Content) -> bytes:
-    if content.size <= _AT_ONCE:
-        return b"".join(content.chunks())
-    return await asyncio.to_thread(lambda: b"".join(content.chunks()))
-
-
-def _of_envelope(ctx: Context, envelope: Envelope) -> list[Edit]:
-    """What was changed in it (but for the case of letters). Raises ValueError for what is no address."""
-    sender = ctx.sender.text if ctx.sender else ""
-    left = _address(envelope.mail_from, null=True)
-    edits = [Edit("sender", value=left)] if left != sender else []
-    before = {recipient.address.text.lower(): recipient.address.text for recipient in ctx.recipients}
-    after = {one.lower(): one for one in map(_address, envelope.rcpt_tos)}
-    edits += [Edit("delete_recipient", value=one) for key, one in before.items() if key not in after]
-    return edits + [Edit("add_recipient", value=one) for key, one in after.items() if key not in before]
-
-
-def _address(given: object, null: bool = False) -> str:
-    if null and given in ("", "<>", None):
-        return ""
-    try:
-        return parse_address(str(given).encode(), utf8=True)[0].text
-    except (AddressError, ValueError, IndexError) as error:
-        raise ValueError(f"the handler left {given!r} in the envelope, which is no address") from error
-
-
-async def _of_content(before: bytes, after: object) -> tuple[Edit, ...]:
-    """Raises ValueError for what is no message."""
-    if after is before:
-        return ()
-    if isinstance(after, str):
-        after = after.encode("utf-8", "surrogateescape")
-    if not isinstance(after, bytes | bytearray):
-        raise ValueError(f"the handler left {type(after).__name__} in envelope.content, which is no message")
-    octets = bytes(after)
-    if max(len(before), len(octets)) <= _AT_ONCE:
-        return _differing(before, octets)
-    return await asyncio.to_thread(_differing, before, octets)
-
-
-def _differing(before: bytes, after: bytes) -> tuple[Edit, ...]:
-    try:
-        return changes(before, crlf(after) if after.strip() else b"")
-    except ValueError as error:
-        raise ValueError(f"the handler left no message in envelope.content: {error}") from error
