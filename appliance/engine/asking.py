@@ -8,7 +8,7 @@ Crashes are traced to the operators' log, never to the peer. Cancelling (the cli
 import asyncio
 import functools
 from collections.abc import Awaitable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -130,6 +130,10 @@ async def _answer(slot: Slot, answer: Awaitable[Verdict], ctx: Context, note: Wa
     start, before = clock(), waiting.set(note)
     try:
         return await answer
+    except asyncio.CancelledError as error:
+        if cast("asyncio.Task[object]", asyncio.current_task()).cancelling():
+            raise
+        return failed(slot, ctx, error)  # what it waited for was given up, not this
     except Exception as error:
         return failed(slot, ctx, error)
     finally:
@@ -142,7 +146,7 @@ def kept(slot: Slot, promise: Promise[Verdict], ctx: Context, deadline: float, s
     waited(slot, seconds)
     try:
         answer: object = promise.result()
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
         answer = gone(slot, error, ctx, deadline)
     return stamp(slot, ctx, answer)
 

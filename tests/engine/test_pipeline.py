@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.engine.pipeline import Engine, combine
+from appliance.engine.pipeline import Engine, combine, future
 from appliance.mail.edits import Edit
 from appliance.mail.ports import Unavailable
+from appliance.mail.promise import Promise
 from appliance.mail.verdict import Action, Decision, Verdict
 from appliance.protocol import quota
 from tests.engine.scripted import ARGUMENTS, check, context, engine, later, recipient, said
@@ -105,11 +106,15 @@ def test_asking_together_or_one_by_one_decides_alike(found: list[str], data: Any
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-@pytest.mark.parametrize("trouble", ["raises", "raises later", "wrong", "undeclared", "nothing", "away", "stolen name"])
+@pytest.mark.parametrize(
+    "trouble",
+    ["raises", "raises later", "given up", "wrong", "undeclared", "nothing", "away", "stolen name"],
+)
 def test_whatever_a_check_does_costs_itself_only(place: int, trouble: str) -> None:
     answer: Any = {
         "raises": ValueError("secret path /etc"),
         "raises later": later("bad", KeyError("x"), 1.0),
+        "given up": later("bad", asyncio.CancelledError(), 1.0),
         "wrong": 42,
         "undeclared": "no such word",
         "nothing": None,
@@ -124,6 +129,18 @@ def test_whatever_a_check_does_costs_itself_only(place: int, trouble: str) -> No
         assert sorted(outcomes(decision)) == ["bad:temperror", "good0:fine", "good1:mark"]
         assert decision.verb == "accept" and set(decision.marks) == {"bad:temperror", "good1:mark"}
         assert "secret" not in decision.reply
+
+
+async def test_a_promise_that_is_given_up_costs_its_check_only() -> None:
+    def promised(ctx: object, policy: object) -> Any:
+        promise: Promise[Verdict] = Promise(future)
+        asyncio.get_running_loop().call_soon(promise.set_exception, asyncio.CancelledError())
+        return promise
+
+    asked = engine([check("bad", promised), check("good", "mark")], {"rcpt": ["bad", "good"]}).ask(context())
+    assert not isinstance(asked, Decision)
+    async with asyncio.timeout(10):
+        assert sorted(outcomes(await asked)) == ["bad:temperror", "good:mark"]
 
 
 def test_a_broken_gate_puts_off_and_says_nothing_of_why() -> None:
