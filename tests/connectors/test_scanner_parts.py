@@ -198,6 +198,39 @@ async def test_new_signatures_end_what_is_known() -> None:
             assert len(peer.heard) == asked
 
 
+async def test_what_the_old_signatures_said_meanwhile_is_not_known() -> None:
+    version = [b"ClamAV 1.4.1/27500/Mon"]
+
+    async def clamd(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await reader.readuntil(b"\0")
+        if command == b"zVERSION\0":
+            writer.write(version[0] + b"\0")
+            return
+        data = b""
+        while length := int.from_bytes(await reader.readexactly(4), "big"):
+            data += await reader.readexactly(length)
+        peer.heard.append(data)
+        if b"slow" in data:
+            await peer.go.wait()
+        writer.write(CLEAN)
+
+    async with Peer(clamd) as peer:
+        made, slow = make(peer.server), Message(MAIL + b"slow\r\n")
+        await made.scan(Message(), context())
+        await made.learn_versions()
+        before = asyncio.create_task(made.scan(slow, context()))
+        async with asyncio.timeout(10):
+            while len(peer.heard) < 2:
+                await asyncio.sleep(0)
+        version[0] = b"ClamAV 1.4.1/27501/Tue"
+        await made.scan(Message(MAIL + b"other\r\n"), context())
+        await made.learn_versions()
+        peer.go.set()
+        assert (await before).kind == "clean"
+        await made.scan(slow, context())
+        assert sum(b"slow" in data for data in peer.heard) == 2
+
+
 async def test_the_self_test_asks_the_scanner_itself() -> None:
     async with Peer(says(FOUND)) as peer:
         test = Checkup(make(peer.server), 1000, eicar=True)
