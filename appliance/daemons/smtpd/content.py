@@ -45,6 +45,12 @@ def trouble(error: SpoolError) -> str:
     return FULL if isinstance(error, SpoolFull) else WRITE_ERROR
 
 
+def unread(session: "Session") -> bool:
+    """Do the octets of a chunk come now, although nobody takes them?"""
+    transaction = session.transaction
+    return session.verb == "BDAT" and (transaction is None or transaction.decoder is None)
+
+
 def unplaced(session: "Session") -> Body | None:
     """The body that waits for its file."""
     body = session.transaction.body if session.transaction is not None else None

@@ -263,7 +263,7 @@ def _copies(session: "Session", content: FileContent, count: int) -> list[LargeF
             copies.append(copy)
             for piece in content.chunks():
                 copy.write(piece)
-    except SpoolError:
+    except (SpoolError, OSError):
         for copy in copies:
             copy.abort()
         raise

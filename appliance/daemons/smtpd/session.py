@@ -204,7 +204,7 @@ class Session(Wire):
     def on_error(self, error: Exception) -> None:
         record.internal(self, error)
         self.receiving = None
-        if self.verb == "CONNECT":  # no greeting was given: there is nothing to go on with
+        if self.verb == "CONNECT" or content.unread(self):  # no greeting was given, or what comes is no command
             self.dismiss(f"421 4.3.0 {self.rules.hostname} Server local data error", "error")
             return
         if self.verb != "RCPT":  # that recipient is not taken; a 503 to the next ones would be final

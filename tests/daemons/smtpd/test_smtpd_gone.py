@@ -2,11 +2,14 @@
 came too early, ends nobody else's place."""
 
 import asyncio
+import errno
 import math
 from typing import Any
 
 import pytest
 
+from appliance.daemons.smtpd.body import FileContent
+from appliance.engine.pipeline import Group
 from appliance.mail.context import Context
 from appliance.mail.verdict import ACCEPT, Decision
 from appliance.queue.large import LargeFile
@@ -151,3 +154,22 @@ async def kept(session: Any, size: int) -> None:
     async with asyncio.timeout(10):
         while len(session.ahead) < size:
             await asyncio.sleep(0)
+
+
+async def test_copies_of_content_that_cannot_be_read_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: FileContent, size: int = 65536) -> Any:
+        yield b"x"
+        raise OSError(errno.EIO, "broken")
+
+    kept = Decision(verb="accept", keep="hold", keep_reason="look")
+    async with Stage() as stage:
+        stage.engine_.rules["message"] = lambda _ctx: [Group((0,), ACCEPT), Group((1,), kept)]
+        client = await stage.hello()
+        client.send(b"MAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.com>\r\nRCPT TO:<c@example.com>\r\n")
+        for _ in range(3):
+            await client.reply()
+        assert (await client.say("DATA")).startswith("354")
+        monkeypatch.setattr(FileContent, "chunks", broken)
+        client.send(b"Subject: x\r\n\r\n" + b"y" * 100_000 + b"\r\n.\r\n")
+        assert (await client.reply()).startswith("451")
+        assert stage.intake.aborted == 2 and not stage.intake.kept

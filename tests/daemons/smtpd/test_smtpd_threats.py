@@ -380,3 +380,21 @@ async def test_b12_who_talks_behind_a_proxy_before_the_greeting_is_marked() -> N
         for _ in range(3):
             assert (await client.reply())[:3] in ("220", "250")
         assert "early_talk" in stage.engine_.at("mail")[0].signs
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_b1_a_chunk_is_no_commands_where_we_fail_before_it(at_once: bool) -> None:
+    async def later(_ctx: Any) -> Any:
+        raise RuntimeError
+
+    def now(_ctx: Any) -> Any:
+        raise RuntimeError
+
+    async with Stage() as stage:
+        stage.engine_.rules["data"] = now if at_once else later
+        client = await stage.hello()
+        await client.say("MAIL FROM:<a@example.net>")
+        await client.say("RCPT TO:<b@example.com>")
+        client.send(b"BDAT %d LAST\r\n%b" % (len(SMUGGLED), SMUGGLED))
+        assert (await client.ended()).startswith(b"421 4.3.0 ")
+        assert [ctx.sender.text for ctx in stage.engine_.at("mail") if ctx.sender] == ["a@example.net"]
