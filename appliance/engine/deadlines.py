@@ -101,8 +101,10 @@ async def within(seconds: float, answer: Awaitable[T]) -> T:
     try:
         return await answer
     except asyncio.CancelledError:
-        if due.fired and task.uncancel() <= 0:
+        if due.fired and task.cancelling() <= 1:
             raise TimeoutError from None
         raise
     finally:
         watch.waiting.discard(due)
+        if due.fired:  # whatever became of it: what is awaited next is not cancelled
+            task.uncancel()

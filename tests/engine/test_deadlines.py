@@ -56,3 +56,20 @@ async def test_an_error_of_the_answer_is_its_own() -> None:
 
     with pytest.raises(ValueError, match="mine"):
         await within(1.0, broken())
+
+
+async def test_an_answer_that_does_not_let_itself_be_cancelled_leaves_the_next_deadline_alone() -> None:
+    async def stubborn() -> int:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            return 7
+        return 0
+
+    async def both() -> int:
+        found = await within(0.01, stubborn())
+        with pytest.raises(TimeoutError):
+            await within(0.01, forever())
+        return found
+
+    assert await asyncio.create_task(both()) == 7
