@@ -223,7 +223,10 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             text = self.default
             record.internal(self.peer, self._state, error, text, self._about()[1])
-        self._said(text)
+        if (
+            self._task is asyncio.current_task()
+        ):  # else the default was said, and this is no answer to what was asked since
+            self._said(text)
 
     def _said(self, text: str) -> None:
         """The answer that was waited for."""

@@ -312,3 +312,39 @@ async def test_who_asks_without_end_keeps_nobody_waiting(tmp_path: Path) -> None
             while more := await many.reader.read():
                 answers += more
         assert answers == b"action=DUNNO\n\n" * 1000, "and all of them are answered"
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_an_answer_behind_the_deadline_is_none_of_the_next_request(tmp_path: Path, raises: bool) -> None:
+    """It did not let itself be cancelled."""
+    put, second, free, ended = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def stubborn(_ctx: Context) -> Decision:
+        put.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.set()
+            if raises:
+                raise OSError from None
+        return Decision(verb="reject", reply="550 5.7.1 no [x]")
+
+    async def slow(_ctx: Context) -> Decision:
+        second.set()
+        await free.wait()
+        return ACCEPT
+
+    async with Stage(tmp_path) as stage:
+        stage.engine.rules["rcpt"] = stubborn
+        client = await stage.client()
+        client.writer.write(request(instance="one"))
+        await put.wait()
+        stage.engine.rules["rcpt"] = slow
+        (connection,) = stage.front.connections
+        connection.look(stage.front.loop.time() + 1000)
+        assert (await client.answer()).startswith("DEFER_IF_PERMIT 4.3.0")
+        client.writer.write(request(instance="two"))
+        await ended.wait()
+        await second.wait()
+        free.set()
+        assert await client.answer() == "DUNNO"
