@@ -190,6 +190,7 @@ async def _behind_proxy(session: "Session") -> bool:
             await session.arrival()
             continue
         header, session.ahead = session.ahead[:length], session.ahead[length:]
+        session.deadline = math.inf  # what is awaited now has deadlines of its own
         if info.address:
             session.facts = session.door.facts(info.address)._replace(proxy=True)
             session.client = msgspec.structs.replace(
@@ -209,7 +210,6 @@ async def _behind_proxy(session: "Session") -> bool:
 
 async def _consents(session: "Session", plugged: Plug, header: bytes) -> bool:
     """Does the operator's handler take the connection?"""
-    session.deadline = math.inf  # it has its own
     if await plugged.proxied(header):
         return not session.lost
     record.log.info("handle_PROXY refuses the connection", client=session.who, id=session.id)

@@ -173,3 +173,18 @@ async def test_copies_of_content_that_cannot_be_read_are_given_back(monkeypatch:
         client.send(b"Subject: x\r\n\r\n" + b"y" * 100_000 + b"\r\n.\r\n")
         assert (await client.reply()).startswith("451")
         assert stage.intake.aborted == 2 and not stage.intake.kept
+
+
+async def test_what_is_awaited_behind_a_proxy_header_has_no_deadline_of_the_header() -> None:
+    deadlines: list[float] = []
+
+    async def connect(_ctx: Context) -> Decision:
+        deadlines.append(stage.session().deadline)
+        return ACCEPT
+
+    async with Stage(gateway={"delay_reject": False}, listen={"proxy": ["127.0.0.1"]}) as stage:
+        stage.engine_.rules["connect"] = connect
+        client = await stage.connect(banner=False)
+        client.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 40000 25\r\n")
+        assert (await client.reply()).startswith("220 ")
+        assert deadlines == [math.inf]
