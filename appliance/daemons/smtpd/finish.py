@@ -177,11 +177,10 @@ def _answer(
         size = f"{transaction.octets()} bytes " if isinstance(receiver, BdatReceiver) else ""
         session.ok(f"250 2.0.0 Ok: {size}queued as {transaction.id}\r\n".encode("ascii"))
         session.errors = session.junk = 0
-        address = session.client.address
-        if session.front.senders is not None:
-            session.front.senders.accepted(_senders(transaction, combined))
-        if session.front.connections.praise(address, session.loop.time()):
-            session.front.state.accepted(address)
+        try:
+            _praise(session, transaction, combined)
+        except Exception as error:  # it is answered
+            record.internal(session, error)
         return
     reply = reply or f"451 4.7.1 Service unavailable [{transaction.id}]"
     record.rejected(session, END, reply)
@@ -189,6 +188,15 @@ def _answer(
         session.dismiss(reply, "policy")
     else:
         session.reject(reply)
+
+
+def _praise(session: "Session", transaction: Transaction, combined: Combined) -> None:
+    """Client and sender are known for mail that was accepted."""
+    address = session.client.address
+    if session.front.senders is not None:
+        session.front.senders.accepted(_senders(transaction, combined))
+    if session.front.connections.praise(address, session.loop.time()):
+        session.front.state.accepted(address)
 
 
 def _senders(transaction: Transaction, combined: Combined) -> tuple[str, ...]:

@@ -21,6 +21,19 @@ async def test_an_error_behind_the_answer_is_no_second_answer(monkeypatch: pytes
         assert len(stage.intake.kept) == 1
 
 
+async def test_who_cannot_be_remembered_behind_the_answer_is_no_second_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_address: str) -> None:
+        raise RuntimeError("not now")
+
+    async with Stage() as stage:
+        monkeypatch.setattr(stage.state, "accepted", broken)
+        client = await stage.content()
+        client.send(b"Subject: x\r\n\r\nhello\r\n.\r\n")
+        assert (await client.reply()).startswith("250 2.0.0 Ok: queued as")
+        assert await client.say("NOOP") == "250 2.0.0 Ok"
+        assert len(stage.intake.kept) == 1
+
+
 async def test_the_log_counts_each_command_once(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr("appliance.daemons.smtpd.record.maillog.log", lambda text, service=None: said.append(text))
