@@ -185,8 +185,11 @@ class Children:
     def tell(self, children: Iterable[Child], order: control.Order, fds: tuple[int, ...] = ()) -> None:
         """Send `order` to each; `fds` stay the caller's."""
         for child in children:
+            fd = -1 if child.channel is None else child.channel.fileno()
             if child.tell(order, fds):
                 self._watch(child)
+            if child.channel is not None and child.channel.closed and fd >= 0:
+                self._loop.watch(fd, 0, lambda _ready: None)  # it is closed: poll(2) would wake for it without end
 
     def _heard(self, child: Child, report: control.Report) -> None:
         if isinstance(report, control.Ready):

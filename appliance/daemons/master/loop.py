@@ -69,6 +69,8 @@ class Loop:
         self.after(period, again)
 
     def on_signal(self, number: int, callback: Callback) -> None:
+        """One that comes before the loop runs waits for it."""
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         self._signals[number] = callback
         signal.signal(number, lambda *_: None)
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from appliance.daemons import control
 from appliance.daemons.master import alarms
 from appliance.daemons.master import children as children_module
+from appliance.daemons.master import loop as loop_module
 from appliance.daemons.master.children import Child, Children, patience
 from appliance.daemons.master.control_socket import ControlSocket
 from appliance.daemons.master.ending import Ending
@@ -344,3 +346,31 @@ def test_where_no_unix_socket_can_be_it_says_what_to_do(tmp_path: Path) -> None:
             bind_unix(str(tmp_path / name), 0o600)
         assert str(caught.value) == f"cannot listen on unix:{tmp_path}/{name}: {what}"
     assert (tmp_path / "file").is_file()
+
+
+def test_a_signal_that_comes_before_the_loop_runs_is_not_lost() -> None:
+    """While the children are made: whoever asked for the end would not be heard, a child that died not be buried."""
+    loop, before = Loop(), signal.getsignal(signal.SIGUSR1)
+    try:
+        loop.on_signal(signal.SIGUSR1, lambda: loop.stop(0))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        loop.after(2.0, lambda: loop.stop(1))
+        assert loop.run() == 0
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_order_to_a_child_that_has_just_died_leaves_no_descriptor_behind(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the loop is woken for the closed one without end."""
+    errors, child = list[str](), stage.child("a.0")
+    monkeypatch.setattr(loop_module, "log", SimpleNamespace(exception=errors.append))
+    stage.puppets.ends["a.0"].close()
+    stage.children.tell([child], control.Abort(1))
+    stage.turn()
+    assert errors == []
+    assert child.channel is not None and child.channel.closed
+    stage.children._ended(child, -9)
+    stage.turn()
+    assert (child.state, errors) == ("starting", [])
