@@ -50,6 +50,8 @@ class _Life:
         self._birth, self._channel, self._create, self._read = birth, channel, create, read
         self._in_force: Any = birth.in_force
         self._prepared: dict[int, Any] = {}
+        #: What is, or is to be, prepared: neither committed nor aborted.
+        self._wanted: set[int] = set()
         self._log_fd = birth.log_fd
         self._pairs: Mapping[str, tuple[bytes, bytes]] | None = None
         self._started = False
@@ -106,10 +108,12 @@ class _Life:
     def _obey(self, order: control.Order, fds: list[int]) -> None:
         match order:
             case control.Prepare():
+                self._wanted.add(order.id)
                 self._spawn(self._prepare(order.id, fds.pop()))
             case control.Commit():
                 self._commit(order.id)
             case control.Abort():
+                self._wanted.discard(order.id)
                 self._prepared.pop(order.id, None)
             case control.Certificates():
                 self._pairs = order.pairs
@@ -133,6 +137,8 @@ class _Life:
         """Compile in a thread (it may take longer than a loop may stand), then let the daemon look at it."""
         try:
             made = await asyncio.to_thread(lambda: self._read(control.octets(fd), self._in_force))
+            if number not in self._wanted:  # nobody waits for it, and nobody would let go of it
+                return
             self._daemon.prepare(made)
         except Refused as error:
             self._report(control.Prepared(number, str(error)))
@@ -149,6 +155,7 @@ class _Life:
             return
         self._in_force = self._prepared.pop(number)
         self._prepared = {later: made for later, made in self._prepared.items() if later > number}
+        self._wanted = {later for later in self._wanted if later > number}
         oplog.configure(self._in_force.terms.level)
         self._daemon.commit(self._in_force)
 
