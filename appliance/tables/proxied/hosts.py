@@ -51,6 +51,7 @@ class Pool:
         self._errors: tuple[type[Exception], ...] = (*driver.errors, OSError, EOFError, TimeoutError)
         self._failed: dict[Place, float] = {}
         self._kept: dict[Place, list[tuple[float, Any]]] = {place: [] for place in places}
+        self._closed = False
 
     async def values(self, question: str, step: Step) -> list[str | None]:
         """What the first host that answers has. Raises Unavailable."""
@@ -113,7 +114,7 @@ class Pool:
             asked.cancel()
             asked.add_done_callback(lambda task: task.cancelled() or task.exception())
             raise
-        if len(self._kept[place]) < KEEP:
+        if len(self._kept[place]) < KEEP and not self._closed:
             self._kept[place].append((time.monotonic(), connection))
         else:
             self._driver.close(connection)
@@ -122,12 +123,18 @@ class Pool:
     async def _take(self, place: Place) -> Any:
         while self._kept[place]:
             since, connection = self._kept[place].pop()
-            if time.monotonic() - since < self._idle and await self._driver.silent(connection):
+            silent = False
+            try:
+                silent = time.monotonic() - since < self._idle and await self._driver.silent(connection)
+            finally:  # also of who is cancelled meanwhile
+                if not silent:
+                    self._driver.close(connection)
+            if silent:
                 return connection
-            self._driver.close(connection)
         return None
 
     def close(self) -> None:
+        self._closed = True
         for kept in self._kept.values():
             for _, connection in kept:
                 self._driver.close(connection)

@@ -5,7 +5,9 @@ A connection URI among `hosts` (postgresql://...) says all about its server, as 
 the file are those of the plain hosts. What failure means for the mail: put off.
 """
 
+import asyncio
 import contextlib
+import socket
 from typing import Any
 
 from appliance.tables.proxied.base import Bad, Opener, Step
@@ -48,7 +50,7 @@ class PgsqlTable:
         self._form = Form(settings, ("query", legacy_query(settings)))
         avoid, idle = settings.number("retry_interval", 60, 1), settings.number("idle_interval", 60, 1)
         settings.done()
-        driver = Driver(self._connect, self._ask, lambda made: made.pgconn.finish(), (psycopg.Error,), _silent)
+        driver = Driver(self._connect, self._ask, self._close, (psycopg.Error,), _silent)
         names = Names("pgsql", len(self._servers))
         self._pool = Pool(list(self._servers), driver, avoid, idle, names)
 
@@ -93,7 +95,26 @@ class PgsqlTable:
         )
 
     async def _ask(self, connection: Any, key: str) -> list[str | None]:
-        """Raises psycopg.Error."""
+        """Raises psycopg.Error. Who is cancelled leaves the question to its end, which is there when it is closed."""
+        connection.asked = asyncio.ensure_future(self._rows(connection, key))
+        return await asyncio.shield(connection.asked)
+
+    def _close(self, connection: Any) -> None:
+        """At once. Where a question is under way, it is woken, and the descriptor is closed behind it: psycopg watches it
+        by its number until then, which would be another connection's."""
+        asked = getattr(connection, "asked", None)
+        if asked is None or asked.done():
+            _finish(connection)
+            return
+        with contextlib.suppress(OSError, self._psycopg.Error):
+            sock = socket.socket(fileno=connection.pgconn.socket)
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            finally:
+                sock.detach()
+        asked.add_done_callback(lambda _: _finish(connection))
+
+    async def _rows(self, connection: Any, key: str) -> list[str | None]:
         escaping = self._psycopg.pq.Escaping(connection.pgconn)
         parts = self._form.parts(key) or {}
 
@@ -126,6 +147,12 @@ class PgsqlTable:
     def close(self) -> None:
         self._form.close()
         self._pool.close()
+
+
+def _finish(connection: Any) -> None:
+    """Nobody is in it; its last question, and how that went, are let go of with it."""
+    connection.asked = None
+    connection.pgconn.finish()
 
 
 def _text(value: bytes, encoding: str) -> str:

@@ -64,7 +64,9 @@ class _Connection:
 
 
 async def quiet(reader: asyncio.StreamReader) -> bool:
-    """Whether nothing came, not even the end, that nobody asked for."""
+    """Whether nothing came, not even the end (or a reset), that nobody asked for."""
+    if reader.exception() is not None:
+        return False
     try:
         async with asyncio.timeout(0):
             await reader.read(1)
@@ -88,6 +90,7 @@ class ServerTable:
         self._place, self._wire = place, wire
         self._names = Names("server", 1)
         self._kept: list[_Connection] = []
+        self._closed = False
 
     async def get(self, key: str, step: Step) -> str | None:
         try:
@@ -108,10 +111,14 @@ class ServerTable:
     async def _take(self) -> _Connection | None:
         """A kept connection on which nothing came since its last answer."""
         while self._kept:
-            connection = self._kept.pop()
-            if connection.fresh and await quiet(connection.reader):
+            connection, silent = self._kept.pop(), False
+            try:
+                silent = connection.fresh and await quiet(connection.reader)
+            finally:  # also of who is cancelled meanwhile
+                if not silent:
+                    connection.writer.transport.abort()
+            if silent:
                 return connection
-            connection.writer.transport.abort()
         return None
 
     async def _connect(self) -> _Connection:
@@ -137,7 +144,7 @@ class ServerTable:
         except ConnectionError as error:
             raise Gone(error.strerror or str(error)) from None
         finally:
-            if done and len(self._kept) < KEEP:
+            if done and len(self._kept) < KEEP and not self._closed:
                 connection.used = time.monotonic()
                 self._kept.append(connection)
             else:
@@ -164,6 +171,7 @@ class ServerTable:
         return False
 
     def close(self) -> None:
+        self._closed = True
         for connection in self._kept:
             connection.writer.transport.abort()
         self._kept.clear()

@@ -1,0 +1,133 @@
+"""A look-up, or its table, that ends while something is under way: what becomes of its connection."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.mail.ports import Unavailable
+from appliance.tables.proxied import mysql, open_proxied, redis, servers
+from appliance.tables.proxied.base import Step
+from tests.peers.good_tables import KINDS
+from tests.peers.hostile import Hostile, Question, answers, reset
+
+Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+KEY = "joe@example.com"
+
+
+async def test_no_descriptor_is_closed_while_the_loop_watches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whatever is connected next has its number, and is watched no more when the look-up lets go of it."""
+    kind, asked, gone = KINDS["pgsql"], asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    remove, still_open = loop.remove_reader, list[bool]()
+
+    async def act(good: Question, reader: Reader, writer: Writer) -> None:
+        await good.read(reader, writer)
+        asked.set()
+        await reader.read()
+        gone.set()
+
+    def removed(fd: int) -> bool:
+        still_open.append(os.path.exists(f"/proc/self/fd/{fd}"))
+        return remove(fd)
+
+    async with Hostile(kind.good, act) as server:
+        table = open_proxied(kind.spec(server.port, tmp_path))
+        asking = asyncio.ensure_future(table.get(KEY, Step()))
+        await asyncio.wait_for(asked.wait(), 10)
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "remove_reader", removed)
+            asking.cancel()
+            with pytest.raises((asyncio.CancelledError, Unavailable)):
+                await asking
+            await asyncio.wait_for(gone.wait(), 10)
+            async with asyncio.timeout(10):
+                while not still_open:
+                    await asyncio.sleep(0)
+        table.close()
+    assert still_open == [True]
+
+
+def kept(table: Any) -> list[Any]:
+    """Its connections that nobody uses."""
+    if isinstance(table, servers.ServerTable):
+        return table._kept
+    return [connection for found in table._pool._kept.values() for _, connection in found]
+
+
+@pytest.mark.parametrize("name", ["redis", "mysql"])
+async def test_a_kept_connection_that_was_reset_puts_nobody_off(name: str, tmp_path: Path) -> None:
+    """A server that was killed, a firewall that has forgotten it: the next look-up has a new one."""
+    kind, die = KINDS[name], asyncio.Event()
+
+    async def act(good: Question, reader: Reader, writer: Writer) -> None:
+        await answers(good, reader, writer)
+        await die.wait()
+        reset(writer)
+
+    async with Hostile(kind.good, act) as server:
+        table = open_proxied(kind.spec(server.port, tmp_path))
+        assert await table.get(KEY, Step()) == "inside"
+        (connection,) = kept(table)
+        reader = connection.reader if isinstance(connection, redis.Connection) else connection._reader
+        die.set()
+        async with asyncio.timeout(10):
+            while reader.exception() is None:
+                await asyncio.sleep(0)
+        assert await table.get(KEY, Step()) == "inside"
+        table.close()
+
+
+@pytest.mark.parametrize("name", KINDS)
+async def test_a_table_that_is_closed_keeps_no_connection_of_a_look_up_that_ends_later(name: str, tmp_path: Path) -> None:
+    kind, asked, go_on, gone = KINDS[name], asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def act(good: Question, reader: Reader, writer: Writer) -> None:
+        await good.read(reader, writer)
+        asked.set()
+        await go_on.wait()
+        writer.write(good.answer)
+        await reader.read()
+        gone.set()
+
+    async with Hostile(kind.good, act) as server:
+        table = open_proxied(kind.spec(server.port, tmp_path))
+        asking = asyncio.ensure_future(table.get(KEY, Step()))
+        await asyncio.wait_for(asked.wait(), 10)
+        table.close()
+        go_on.set()
+        assert await asyncio.wait_for(asking, 10) == "inside"
+        assert kept(table) == []
+        await asyncio.wait_for(gone.wait(), 10)
+
+
+@pytest.mark.parametrize("name", ["tcp", "redis", "mysql"])
+async def test_who_is_cancelled_while_a_kept_connection_is_tried_closes_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, trying, gone = KINDS[name], asyncio.Event(), asyncio.Event()
+
+    async def act(good: Question, reader: Reader, writer: Writer) -> None:
+        await answers(good, reader, writer)
+        await reader.read()
+        gone.set()
+
+    async def tries(_reader: Reader) -> bool:
+        trying.set()
+        await asyncio.Event().wait()
+        return True
+
+    for module in (servers, redis, mysql):
+        monkeypatch.setattr(module, "quiet", tries)
+    async with Hostile(kind.good, act) as server:
+        table = open_proxied(kind.spec(server.port, tmp_path))
+        assert await table.get(KEY, Step()) == "inside"
+        asking = asyncio.ensure_future(table.get(KEY, Step()))
+        await asyncio.wait_for(trying.wait(), 10)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await asyncio.wait_for(gone.wait(), 2)
+        table.close()
