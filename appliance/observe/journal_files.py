@@ -21,16 +21,21 @@ class JournalFiles:
         self._folder, self.age, self.size = folder, age, size
         self._fd = -1
         self._octets = 0
+        #: The last line was cut, and could not be closed off yet.
+        self._cut = False
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def append(self, lines: bytes) -> None:
         """`lines` end with a line feed. Raises OSError; a line that could be written in part only is closed off."""
         if self._fd < 0 or self._octets > FILE_SIZE:
             self._next()
+        if self._cut:
+            os.write(self._fd, b"\n")
+            self._cut = False
         written = os.write(self._fd, lines)
         self._octets += written
         if written != len(lines):
-            os.write(self._fd, b"\n")
+            self._cut = True
             raise OSError(28, "no space left for the journal")
 
     def _next(self) -> None:
@@ -40,7 +45,7 @@ class JournalFiles:
         while (path := self._folder / f"{stamp}-{number}.jsonl").exists():
             number += 1
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        self._octets = 0
+        self._octets, self._cut = 0, False
 
     def expire(self, now: float) -> list[Path]:
         """Delete what is too old or too much, never the newest file; what went."""

@@ -60,3 +60,27 @@ def test_a_full_disk_is_an_error_and_leaves_no_half_line_open(tmp_path: Path, mo
     kept.append(b'{"n":3}\n')
     assert (tmp_path / files(tmp_path)[0].name).read_bytes() == b'{"n":1}\n{"n\n{"n":3}\n'
     kept.close()
+
+
+def test_what_a_disk_that_stays_full_has_cut_is_closed_off_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the first event behind it would be a part of the cut line, and lost."""
+    kept, room, real = JournalFiles(tmp_path, 1e9, 10**9), [3], os.write
+
+    def write(fd: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = real(fd, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(journal_files.os, "write", write)
+    for _ in range(2):
+        with pytest.raises(OSError) as caught:
+            kept.append(b'{"n":1}\n')
+        assert caught.value.errno == errno.ENOSPC
+    monkeypatch.undo()
+    kept.append(b'{"n":2}\n')
+    assert list(search(tmp_path, "n")) == [b'{"n\n', b'{"n":2}\n']
+    kept.close()

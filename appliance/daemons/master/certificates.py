@@ -196,7 +196,10 @@ def _load(held: Held) -> tuple[str, tuple[bytes, bytes] | None]:
 
 
 def _warn_open(name: str, key: str) -> None:
-    mode = Path(key).stat().st_mode
+    try:
+        mode = Path(key).stat().st_mode
+    except OSError:  # it is being replaced: the next look finds it changed
+        return
     if mode & 0o007:
         log.warning(
             "key file is open to every user of this machine",

@@ -46,6 +46,7 @@ class LogTarget:
                     os.close(before)
 
     def _open(self) -> None:
+        before = _mark(self._path)
         try:
             fd = self._connected() if self._syslog else self._file()
         except OSError as error:
@@ -54,7 +55,8 @@ class LogTarget:
                 log.error(problem)
             self.problem, self.fd, self._mark = problem, 2, None
             return
-        self.problem, self.fd, self._mark = "", fd, _mark(self._path)
+        # As it was before: what takes its place while it is opened is found by the next look. A file may have been made.
+        self.problem, self.fd, self._mark = "", fd, before if self._syslog else _marked(os.fstat(fd))
 
     def _file(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -76,8 +78,11 @@ class LogTarget:
 def _mark(path: str) -> Mark:
     """What the path leads to. Our open file keeps its inode from being used again; a socket's may be, at once."""
     try:
-        found = Path(path).stat()
+        return _marked(Path(path).stat())
     except OSError:
         return None
+
+
+def _marked(found: os.stat_result) -> Mark:
     at = found.st_ctime_ns if stat.S_ISSOCK(found.st_mode) else 0
     return found.st_dev, found.st_ino, at

@@ -6,6 +6,7 @@ cannot be read leaves the old password in force. What failure means for the mail
 refuses; its mail is "not scanned". A list of recipients grows old.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -70,8 +71,9 @@ class Secrets:
             return
         self.problems.pop(name, None)
         self._held[name] = octets.split(b"\n", 1)[0].rstrip(b"\r")
-        if Path(path).stat().st_mode & 0o007:
-            log.warning("password file is open to every user of this machine", of=words, file=path)
+        with contextlib.suppress(OSError):  # it is being replaced: the next look finds it changed
+            if Path(path).stat().st_mode & 0o007:
+                log.warning("password file is open to every user of this machine", of=words, file=path)
 
     def degraded(self) -> list[str]:
         """What an operator should know now."""
