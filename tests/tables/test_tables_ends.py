@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from appliance.mail.ports import Unavailable
-from appliance.tables.proxied import mysql, open_proxied, redis, servers
+from appliance.protocol import resp
+from appliance.tables import wire
+from appliance.tables.proxied import keeper, mysql, open_proxied, redis, servers
 from appliance.tables.proxied.base import Step
+from appliance.tables.proxied.keeper import Keeper
 from tests.peers.good_tables import KINDS
-from tests.peers.hostile import Hostile, Question, answers, reset
+from tests.peers.hostile import Good, Hostile, Question, answers, reset
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 KEY = "joe@example.com"
@@ -131,3 +134,30 @@ async def test_who_is_cancelled_while_a_kept_connection_is_tried_closes_it(
             await asking
         await asyncio.wait_for(gone.wait(), 2)
         table.close()
+
+
+async def test_what_a_table_says_behind_the_change_of_its_file_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, asked, go_on = KINDS["redis"], asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr(keeper, "LOOK", 0.0)
+
+    async def act(good: Question, reader: Reader, writer: Writer) -> None:
+        await good.read(reader, writer)
+        asked.set()
+        await go_on.wait()
+        writer.write(good.answer)
+        await reader.read()
+
+    async with Hostile(kind.good, act) as server, Hostile(Good(kind.good.read, resp.reply(b"new"))) as other:
+        spec = kind.spec(server.port, tmp_path)
+        tables = Keeper(open_proxied)
+        assert tables.also([spec]) == []
+        late = asyncio.ensure_future(tables.answer(spec, KEY))
+        await asyncio.wait_for(asked.wait(), 10)
+        kind.spec(other.port, tmp_path)
+        assert await tables.answer(spec, "another@example.com") == (wire.FOUND, "new", spec)
+        go_on.set()
+        assert await late == (wire.FOUND, "inside", spec)
+        assert await tables.answer(spec, KEY) == (wire.FOUND, "new", spec)
+        tables.close()

@@ -1,8 +1,11 @@
 """An ldap connection that is given up while a thread is in it: the thread is woken, and closes it itself."""
 
 import asyncio
+import socket
+import ssl
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from appliance.mail.ports import Unavailable
 from appliance.tables.ldap_answers import Answers
 from appliance.tables.proxied import open_proxied
 from appliance.tables.proxied.base import Step
+from appliance.tables.proxied.ldap_lines import close
 from tests.peers.good_tables import KINDS
 from tests.peers.hostile import Hostile, Question
 
@@ -49,3 +53,17 @@ async def test_a_descriptor_is_never_closed_under_a_thread(tmp_path: Path, monke
                 await asyncio.sleep(0.01)
         table.close()
     assert still_open == [True]
+
+
+def test_what_a_thread_still_says_is_not_said_without_tls() -> None:
+    """A connection that is given up is ended below its TLS: the password of the bind may be about to go."""
+    ours, theirs = socket.socketpair()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    line = context.wrap_socket(ours, server_hostname="ldap.example.com", do_handshake_on_connect=False)
+    connection: Any = SimpleNamespace(socket=line, turn=threading.Lock(), over=False)
+    with connection.turn:
+        close(connection)
+    assert line._sslobj is not None  # type: ignore[attr-defined]
+    assert theirs.recv(1) == b""
+    line.close()
+    theirs.close()

@@ -70,7 +70,7 @@ class Kept:
             seconds = table.deadline
             self._slots = self._slots or asyncio.Semaphore(table.slots)
             async with asyncio.timeout(seconds), self._slots:
-                value = await self._value(key, step)
+                table, value = await self._value(key, step)
         except TimeoutError:
             return self._trouble(f"no answer within {seconds:g} s", step, begun)
         except (Unavailable, Bad, TableError) as error:
@@ -81,16 +81,17 @@ class Kept:
         self.contact.answered()
         self._rest, self._rests_until = REST_MIN, 0.0
         found = (wire.MISSING, "", "") if value is None else (wire.FOUND, value, self.spec)
-        if table.remembered:
+        if table.remembered and table is self._table:  # not what was closed meanwhile, as its file has changed
             self._remember(key, found)
         return self._count(found)
 
-    async def _value(self, key: str, step: Step) -> str | None:
-        """What the table says; where it was opened anew meanwhile, the new one. Raises Unavailable, Bad."""
+    async def _value(self, key: str, step: Step) -> tuple[Asked, str | None]:
+        """The table that answers, and what it says; where the old one fails that was opened anew meanwhile, the new one.
+        Raises Unavailable, Bad."""
         while True:
             table = self._ready()
             try:
-                return await table.get(key, step)
+                return table, await table.get(key, step)
             except Unavailable:
                 if table is self._table:
                     raise

@@ -5,6 +5,7 @@ its settings; raises what ldap3 raises, and ValueError. What failure means for t
 """
 
 import contextlib
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -141,8 +142,9 @@ def close(connection: Any) -> None:
     is inside is the descriptor closed here: under a thread it would be another table's by the time it reads again."""
     connection.over = True
     for one in (connection, *tuple(getattr(connection, "referred", ()))):
-        with contextlib.suppress(OSError, AttributeError):
-            one.socket.shutdown(2)
+        with contextlib.suppress(OSError, AttributeError, TypeError):  # it may have no socket yet
+            # Not TLS's own: that takes the TLS off first, and what the thread says meanwhile would go as it is.
+            socket.socket.shutdown(one.socket, socket.SHUT_RDWR)
     if connection.turn.acquire(blocking=False):
         try:
             with contextlib.suppress(OSError, AttributeError):
