@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from appliance.tables import wire
-from appliance.tables.proxied import Asked, Bad, Step, keeper, open_proxied
+from appliance.tables.proxied import Asked, Bad, Step, cf, keeper, open_proxied
 from appliance.tables.proxied.keeper import Keeper
 
 ONE = "dbpath = {root}/t.db\nquery = SELECT 1\n"
@@ -235,11 +235,25 @@ def written(path: Path, text: str) -> None:
     fresh.rename(path)
 
 
+async def test_a_file_that_is_being_written_is_read_when_it_is_whole(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it stands: it is empty first, and nobody is listed in an empty file."""
+    monkeypatch.setattr(keeper, "LOOK", 0.0)
+    spec, tables = spec_of(root, "{root}/h"), Keeper(open_proxied, quiet=True)
+    assert tables.also([spec]) == []
+    with open(root / "g", "w") as file:
+        assert (await tables.answer(spec, "joe@b.example"))[0] == wire.FOUND
+        file.write("b.example new.example\n")
+    os.utime(root / "g", (0, 0))
+    assert (await tables.answer(spec, "joe@new.example"))[0] == wire.FOUND
+    tables.close()
+
+
 async def test_a_changed_file_is_read_again_a_broken_one_puts_off_one_that_is_gone_stays(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a .cf file itself. What a file of the list names is followed, too."""
     monkeypatch.setattr(keeper, "LOOK", 0.0)
+    monkeypatch.setattr(cf, "STILL", 0.0)
     monkeypatch.setattr(keeper, "REST_MIN", 0.0)
     spec, tables = spec_of(root, "{root}/h"), Keeper(open_proxied, quiet=True)
     assert tables.also([spec]) == []

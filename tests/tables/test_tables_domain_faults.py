@@ -33,6 +33,7 @@ def nothing_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "REST_MIN", 0.05)
     monkeypatch.setattr(keeper, "REMEMBER", 0.0)
     monkeypatch.setattr(keeper, "LOOK", 0.0)
+    monkeypatch.setattr("appliance.tables.proxied.cf.STILL", 0.0)
 
 
 @pytest.fixture

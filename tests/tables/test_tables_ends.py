@@ -10,7 +10,7 @@ import pytest
 from appliance.mail.ports import Unavailable
 from appliance.protocol import resp
 from appliance.tables import wire
-from appliance.tables.proxied import keeper, mysql, open_proxied, redis, servers
+from appliance.tables.proxied import cf, keeper, mysql, open_proxied, redis, servers
 from appliance.tables.proxied.base import Step
 from appliance.tables.proxied.keeper import Keeper
 from tests.peers.good_tables import KINDS
@@ -141,6 +141,7 @@ async def test_what_a_table_says_behind_the_change_of_its_file_is_not_remembered
 ) -> None:
     kind, asked, go_on = KINDS["redis"], asyncio.Event(), asyncio.Event()
     monkeypatch.setattr(keeper, "LOOK", 0.0)
+    monkeypatch.setattr(cf, "STILL", 0.0)
 
     async def act(good: Question, reader: Reader, writer: Writer) -> None:
         await good.read(reader, writer)

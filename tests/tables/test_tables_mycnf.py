@@ -1,5 +1,6 @@
 """Option files of MySQL for mysql tables: groups, order, includes, quotes, where their hosts lead, mistakes."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def test_includes_stand_where_they_are_named_and_are_followed(tmp_path: Path) ->
     assert (options.text("user"), options.port(3306)) == ("ann", 42)
     assert not settings.changed()
     (tmp_path / "dir" / "my.cnf").write_text("[client]\nport=4242\n")
+    os.utime(tmp_path / "dir" / "my.cnf", (0, 0))
     assert settings.changed()
 
 

@@ -9,6 +9,7 @@ every mistake. Passwords stay in this process.
 import difflib
 import os
 import stat
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +33,8 @@ class Only(NamedTuple):
 #: What has no meaning in Postfix either, or not for what is answered.
 NO_MATTER = Only()
 NOT = ("", "no", "false", "0")
-#: Mistakes that are told.
-MOST = 50
+#: Mistakes that are told; seconds for which a file was not written to when it counts as whole.
+MOST, STILL = 50, 1.0
 
 
 class Settings:
@@ -135,7 +136,8 @@ class Settings:
         return text.lower()
 
     def changed(self) -> bool:
-        """Whether one of the files that were read is another one than then."""
+        """Whether one of the files that were read is another one than then, and whole, as far as one can see: whoever
+        writes it where it stands empties it first, and without its first words or its last it says something else."""
         return any(_differs(path, stamp) for path, stamp in self._stamps.items())
 
 
@@ -144,7 +146,8 @@ def _differs(path: str, stamp: Stamp) -> bool:
         seen = Path(path).stat()
     except OSError:
         return False  # it goes on as it was
-    return (seen.st_mtime_ns, seen.st_size, seen.st_ino) != stamp
+    still = not 0 <= time.time() - seen.st_mtime < STILL
+    return still and (seen.st_mtime_ns, seen.st_size, seen.st_ino) != stamp
 
 
 def _read(path: str) -> tuple[Stamp, bytes]:
