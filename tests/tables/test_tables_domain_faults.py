@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -296,8 +295,9 @@ async def test_a_text_or_cf_file_that_changes_breaks_or_goes(root: Path) -> None
 
 
 @pytest.fixture
-def few_threads() -> Iterator[int]:
-    yield threading.active_count()
+def others() -> set[threading.Thread]:
+    """Threads that were there before: what another test has left may end in this one."""
+    return set(threading.enumerate())
 
 
 OWN = {
@@ -312,7 +312,7 @@ OWN = {
 @pytest.mark.peer
 @needs_postmap
 @pytest.mark.parametrize("kind", OWN)
-async def test_every_type_closes_what_it_asked(kind: str, root: Path, few_threads: int) -> None:
+async def test_every_type_closes_what_it_asked(kind: str, root: Path, others: set[threading.Thread]) -> None:
     (root / "list").write_text(f"{DOMAIN} x\n")
     subprocess.run(["postmap", f"hash:{root}/list"], check=True)
     (root / "own.cf").write_text(f"{OWN[kind]}domain = !hash:{root}/list static:x\n")
@@ -320,17 +320,17 @@ async def test_every_type_closes_what_it_asked(kind: str, root: Path, few_thread
     tables = kept(spec)
     before = descriptors()
     assert (await tables.answer(spec, KEY))[0] == wire.MISSING, "its own server, which is away, is not asked"
-    assert descriptors() > before and threading.active_count() > few_threads
+    assert descriptors() > before and set(threading.enumerate()) - others
     tables.follow(())
     await all_closed(before)
     async with asyncio.timeout(10):
-        while threading.active_count() > few_threads:
+        while set(threading.enumerate()) - others:
             await asyncio.sleep(0.01)
 
 
 @pytest.mark.peer
 @needs_postmap
-async def test_what_is_open_for_a_table_ends_with_it_and_no_sooner(root: Path, few_threads: int) -> None:
+async def test_what_is_open_for_a_table_ends_with_it_and_no_sooner(root: Path, others: set[threading.Thread]) -> None:
     (root / "list").write_text(f"{DOMAIN} x\n")
     subprocess.run(["postmap", f"hash:{root}/list"], check=True)
     before = descriptors()
@@ -348,6 +348,6 @@ async def test_what_is_open_for_a_table_ends_with_it_and_no_sooner(root: Path, f
     tables.follow(())
     await all_closed(before)
     async with asyncio.timeout(10):
-        while threading.active_count() > few_threads:
+        while set(threading.enumerate()) - others:
             await asyncio.sleep(0.01)
     tables.close()
