@@ -222,12 +222,13 @@ class Dispatch:
             item.next_try = note.next_try or 0.0
 
     def expired(self, item: Item) -> bool:
-        """True if the message was too old: it is out of the schedule then."""
+        """True if the message was too old: it is out of the schedule then. What policy keeps is never, though the disk
+        has refused it its folder until now."""
         if item.folder not in ("intake", "deferred") or item.moving or not item.todo:
             return False
         if self.spool.clock.age(item.born) < self.lifetime:
             return False
-        if self.delivering(item.queue_id):
+        if self.delivering(item.queue_id) or item.queue_id in self.aside:
             return False
         self.forget(item.queue_id)
         self.settlement.expire(item, "delivery time expired")

@@ -31,6 +31,13 @@ def hop(peer: Peer) -> str:
     return f"smtp:[127.0.0.1]:{peer.port}"
 
 
+async def holding(*offers: str, **says: Any) -> Peer:
+    """A peer that keeps its answer to content until `hold` is set."""
+    peer = Peer(*offers, **says)
+    peer.hold = asyncio.Event()
+    return await peer.start()
+
+
 class Gate:
     """Stops who comes through it until it is opened."""
 
@@ -120,9 +127,7 @@ async def test_the_recipients_whose_turn_did_not_come_get_nothing(
     tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch, act: str
 ):
     monkeypatch.setattr(runners, "MOST_RECIPIENTS", 1)
-    peer = Peer(PIPE)
-    peer.hold = asyncio.Event()
-    await peer.start()
+    peer = await holding(PIPE)
     async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
         queue_id = await running.put("a@example.com", "b@example.com")
         await peer.got_body.wait()
@@ -169,9 +174,7 @@ async def test_a_command_does_not_begin_for_a_message_that_went_while_it_waited_
 
 async def test_why_a_message_is_held_stays_its_reason(tmp_path: Path, log):
     """Whatever the delivery brings that ran then."""
-    peer = Peer(PIPE, end=LATER)
-    peer.hold = asyncio.Event()
-    await peer.start()
+    peer = await holding(PIPE, end=LATER)
     async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
         queue_id = await running.put()
         await peer.got_body.wait()
@@ -211,9 +214,7 @@ async def test_a_message_that_is_deleted_while_its_addresses_are_asked_for_is_no
 async def test_what_is_put_back_while_it_is_being_sent_waits_for_that(tmp_path: Path, log, acts: Any, answer: str):
     """Else two deliveries of it would run at once, and both would be taken."""
     ok = b"250 2.0.0 Ok\r\n"
-    peer = Peer(PIPE, end=[LATER, ok] if answer == "put off" else ok)
-    peer.hold = asyncio.Event()
-    await peer.start()
+    peer = await holding(PIPE, end=[LATER, ok] if answer == "put off" else ok)
     async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
         queue_id = await running.put()
         await peer.got_body.wait()
@@ -230,9 +231,7 @@ async def test_what_is_put_back_while_it_is_being_sent_waits_for_that(tmp_path: 
 
 
 async def test_what_is_deleted_behind_that_does_not_come_back(tmp_path: Path, log):
-    peer = Peer(PIPE, end=LATER)
-    peer.hold = asyncio.Event()
-    await peer.start()
+    peer = await holding(PIPE, end=LATER)
     async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
         queue_id = await running.put()
         await peer.got_body.wait()
@@ -246,9 +245,7 @@ async def test_what_is_deleted_behind_that_does_not_come_back(tmp_path: Path, lo
 
 
 async def test_a_hold_that_the_disk_refuses_sends_nothing_twice(tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch):
-    peer = Peer(PIPE)
-    peer.hold = asyncio.Event()
-    await peer.start()
+    peer = await holding(PIPE)
     async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
         queue_id = await running.put()
         await peer.got_body.wait()
@@ -316,6 +313,10 @@ async def test_what_policy_keeps_goes_to_nobody_though_the_disk_was_full(
             patched.setattr(running.dispatch.aside, "retry", lambda: None)
             await done(running, command="delete", ids=[deleted])
         monkeypatch.setattr(running.dispatch.aside, "retry", lambda: None)
+        running.dispatch.lifetime = -1.0
+        assert not running.dispatch.expired(running.spool.get(kept)), (
+            "nor is its sender told that it could not be delivered"
+        )
         for act in ("requeue", "hold"):
             assert "try again" in (await running.ask(command=act, ids=[kept]))[-1]["error"]
         retry()
