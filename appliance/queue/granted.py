@@ -47,7 +47,7 @@ class IntakeFile:
     @property
     def complete(self) -> bool:
         """Every entry that is or will be in it is known, and closed."""
-        return self.sealed is not None and self.end >= self.sealed and not self.open and not self.scanning
+        return self.sealed is not None and not self.gap and not self.open and not self.scanning
 
 
 class Granted:

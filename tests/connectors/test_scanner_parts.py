@@ -12,6 +12,7 @@ from appliance.mail.scan import ScanResult
 from tests.connectors.scanner_peer import (
     FOUND,
     MAIL,
+    Act,
     Message,
     Peer,
     context,
@@ -174,32 +175,8 @@ async def test_a_score_is_known_for_the_same_sender_only() -> None:
     assert peer.connections == 2
 
 
-async def test_new_signatures_end_what_is_known() -> None:
-    version = [b"ClamAV 1.4.1/27500/Mon"]
-
-    async def clamd(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        command = await reader.readuntil(b"\0")
-        if command == b"zVERSION\0":
-            writer.write(version[0] + b"\0")
-            return
-        while length := int.from_bytes(await reader.readexactly(4), "big"):
-            await reader.readexactly(length)
-        peer.heard.append(command)
-        writer.write(CLEAN)
-
-    async with Peer(clamd) as peer:
-        made = make(peer.server)
-        await made.scan(Message(), context())
-        await made.learn_versions()
-        for signatures, asked in ((version[0], 2), (version[0], 2), (b"ClamAV 1.4.1/27501/Tue", 3)):
-            version[0] = signatures
-            await made.learn_versions()
-            await made.scan(Message(), context())
-            assert len(peer.heard) == asked
-
-
-async def test_what_the_old_signatures_said_meanwhile_is_not_known() -> None:
-    version = [b"ClamAV 1.4.1/27500/Mon"]
+def with_signatures(version: list[bytes]) -> Act:
+    """A clamd that says the version which stands there now, and that all is clean: of what is slow when it may go on."""
 
     async def clamd(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         command = await reader.readuntil(b"\0")
@@ -214,7 +191,27 @@ async def test_what_the_old_signatures_said_meanwhile_is_not_known() -> None:
             await peer.go.wait()
         writer.write(CLEAN)
 
-    async with Peer(clamd) as peer:
+    return clamd
+
+
+async def test_new_signatures_end_what_is_known() -> None:
+    version = [b"ClamAV 1.4.1/27500/Mon"]
+
+    async with Peer(with_signatures(version)) as peer:
+        made = make(peer.server)
+        await made.scan(Message(), context())
+        await made.learn_versions()
+        for signatures, asked in ((version[0], 2), (version[0], 2), (b"ClamAV 1.4.1/27501/Tue", 3)):
+            version[0] = signatures
+            await made.learn_versions()
+            await made.scan(Message(), context())
+            assert len(peer.heard) == asked
+
+
+async def test_what_the_old_signatures_said_meanwhile_is_not_known() -> None:
+    version = [b"ClamAV 1.4.1/27500/Mon"]
+
+    async with Peer(with_signatures(version)) as peer:
         made, slow = make(peer.server), Message(MAIL + b"slow\r\n")
         await made.scan(Message(), context())
         await made.learn_versions()

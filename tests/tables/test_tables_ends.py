@@ -53,6 +53,21 @@ async def test_no_descriptor_is_closed_while_the_loop_watches_it(tmp_path: Path,
     assert still_open == [True]
 
 
+class WhenTold:
+    """Answers when it may go on, and hears the end of the connection."""
+
+    def __init__(self) -> None:
+        self.asked, self.go_on, self.gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, good: Question, reader: Reader, writer: Writer) -> None:
+        await good.read(reader, writer)
+        self.asked.set()
+        await self.go_on.wait()
+        writer.write(good.answer)
+        await reader.read()
+        self.gone.set()
+
+
 def kept(table: Any) -> list[Any]:
     """Its connections that nobody uses."""
     if isinstance(table, servers.ServerTable):
@@ -85,25 +100,17 @@ async def test_a_kept_connection_that_was_reset_puts_nobody_off(name: str, tmp_p
 
 @pytest.mark.parametrize("name", KINDS)
 async def test_a_table_that_is_closed_keeps_no_connection_of_a_look_up_that_ends_later(name: str, tmp_path: Path) -> None:
-    kind, asked, go_on, gone = KINDS[name], asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def act(good: Question, reader: Reader, writer: Writer) -> None:
-        await good.read(reader, writer)
-        asked.set()
-        await go_on.wait()
-        writer.write(good.answer)
-        await reader.read()
-        gone.set()
+    kind, act = KINDS[name], WhenTold()
 
     async with Hostile(kind.good, act) as server:
         table = open_proxied(kind.spec(server.port, tmp_path))
         asking = asyncio.ensure_future(table.get(KEY, Step()))
-        await asyncio.wait_for(asked.wait(), 10)
+        await asyncio.wait_for(act.asked.wait(), 10)
         table.close()
-        go_on.set()
+        act.go_on.set()
         assert await asyncio.wait_for(asking, 10) == "inside"
         assert kept(table) == []
-        await asyncio.wait_for(gone.wait(), 10)
+        await asyncio.wait_for(act.gone.wait(), 10)
 
 
 @pytest.mark.parametrize("name", ["tcp", "redis", "mysql"])
@@ -139,26 +146,19 @@ async def test_who_is_cancelled_while_a_kept_connection_is_tried_closes_it(
 async def test_what_a_table_says_behind_the_change_of_its_file_is_not_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, asked, go_on = KINDS["redis"], asyncio.Event(), asyncio.Event()
+    kind, act = KINDS["redis"], WhenTold()
     monkeypatch.setattr(keeper, "LOOK", 0.0)
     monkeypatch.setattr(cf, "STILL", 0.0)
-
-    async def act(good: Question, reader: Reader, writer: Writer) -> None:
-        await good.read(reader, writer)
-        asked.set()
-        await go_on.wait()
-        writer.write(good.answer)
-        await reader.read()
 
     async with Hostile(kind.good, act) as server, Hostile(Good(kind.good.read, resp.reply(b"new"))) as other:
         spec = kind.spec(server.port, tmp_path)
         tables = Keeper(open_proxied)
         assert tables.also([spec]) == []
         late = asyncio.ensure_future(tables.answer(spec, KEY))
-        await asyncio.wait_for(asked.wait(), 10)
+        await asyncio.wait_for(act.asked.wait(), 10)
         kind.spec(other.port, tmp_path)
         assert await tables.answer(spec, "another@example.com") == (wire.FOUND, "new", spec)
-        go_on.set()
+        act.go_on.set()
         assert await late == (wire.FOUND, "inside", spec)
         assert await tables.answer(spec, KEY) == (wire.FOUND, "new", spec)
         tables.close()
