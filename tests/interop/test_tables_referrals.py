@@ -105,7 +105,9 @@ async def said(path: Path, text: str, key: str) -> str | None:
         table.close()
 
 
-#: (server, search base, who is looked up, what is found)
+BESIDE_A_LOOP = ("loop", "dc=example,dc=com", "near", "!")
+#: (server, search base, who is looked up, what is found). Where an entry stands beside a loop, Postfix says trouble as
+#: we do; it was seen once to go on without the loop, on a busy machine, and to say the entry.
 SAME = [
     ("near", "dc=example,dc=com", "near", "near@inside"),
     ("near", "dc=example,dc=com", "far", "far@inside"),
@@ -116,7 +118,7 @@ SAME = [
     ("two", "dc=example,dc=com", "far", "far@inside"),
     ("two", "ou=two,dc=example,dc=com", "far", "far@inside"),
     ("hop", "dc=example,dc=com", "far", "far@inside"),
-    ("loop", "dc=example,dc=com", "near", "!"),
+    BESIDE_A_LOOP,
     ("loop", "ou=loop,dc=example,dc=com", "near", "!"),
     ("secure", "dc=example,dc=com", "near", "near@inside"),
 ]
@@ -140,7 +142,7 @@ async def test_as_postfix_follows_them(world: World, tmp_path: Path) -> None:
     assert [
         (row[:3], mine, other)
         for row, mine, other in zip(SAME, short, theirs, strict=True)
-        if not mine == other == row[3]
+        if mine != row[3] or (other != mine and (row, other) != (BESIDE_A_LOOP, "near@inside"))
     ] == []
 
 
