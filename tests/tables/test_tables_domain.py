@@ -248,6 +248,23 @@ async def test_a_file_that_is_being_written_is_read_when_it_is_whole(root: Path,
     tables.close()
 
 
+async def test_a_list_that_is_being_written_is_not_read_for_the_sake_of_a_file_that_is_whole(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changes several writes one behind the other: all are read when the last one rests."""
+    monkeypatch.setattr(keeper, "LOOK", 0.0)
+    spec, tables = spec_of(root, "{root}/h"), Keeper(open_proxied, quiet=True)
+    assert tables.also([spec]) == []
+    written(root / "t.cf", (root / "t.cf").read_text() + "# another line\n")
+    os.utime(root / "t.cf", (0, 0))
+    with open(root / "g", "w") as file:
+        assert (await tables.answer(spec, "joe@b.example"))[0] == wire.FOUND
+        file.write("b.example new.example\n")
+    os.utime(root / "g", (0, 0))
+    assert (await tables.answer(spec, "joe@new.example"))[0] == wire.FOUND
+    tables.close()
+
+
 async def test_a_changed_file_is_read_again_a_broken_one_puts_off_one_that_is_gone_stays(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

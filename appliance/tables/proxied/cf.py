@@ -136,18 +136,23 @@ class Settings:
         return text.lower()
 
     def changed(self) -> bool:
-        """Whether one of the files that were read is another one than then, and whole, as far as one can see: whoever
-        writes it where it stands empties it first, and without its first words or its last it says something else."""
-        return any(_differs(path, stamp) for path, stamp in self._stamps.items())
+        """Whether one of the files that were read is another one than then, and all of these are whole, as far as one can
+        see: whoever writes one where it stands empties it first, and without its first words or its last it says
+        something else. They are read together, so one that is being written keeps the others waiting."""
+        found = [new for path, stamp in self._stamps.items() if (new := _stamp(path)) is not None and new != stamp]
+        return bool(found) and all(map(_still, found))
 
 
-def _differs(path: str, stamp: Stamp) -> bool:
+def _stamp(path: str) -> Stamp | None:
     try:
         seen = Path(path).stat()
     except OSError:
-        return False  # it goes on as it was
-    still = not 0 <= time.time() - seen.st_mtime < STILL
-    return still and (seen.st_mtime_ns, seen.st_size, seen.st_ino) != stamp
+        return None  # it goes on as it was
+    return seen.st_mtime_ns, seen.st_size, seen.st_ino
+
+
+def _still(stamp: Stamp) -> bool:
+    return not 0 <= time.time() - stamp[0] / 1e9 < STILL
 
 
 def _read(path: str) -> tuple[Stamp, bytes]:
