@@ -1,7 +1,7 @@
 """The children: born, watched, started again with back-off, ended in order.
 
 Contract: a child that dies is started again, the first time at once, then after 0.1 s doubling to 60 s while it dies
-within 10 s of its start; the others never notice. What cannot be forked now is tried again. A child that leaves many
+within 10 s of its start; the others never notice. What cannot be made now is tried again. A child that leaves many
 signs-of-life questions unanswered in a row is hung: it is killed and started again.
 """
 
@@ -22,9 +22,7 @@ from appliance.net.channel import Channel
 from appliance.observe import metrics, oplog
 
 log = oplog.get("master")
-QUICK_DEATH = 10.0
-MOST_WAIT = 60.0
-PULSE = 10.0
+QUICK_DEATH, MOST_WAIT, PULSE = 10.0, 60.0, 10.0
 #: So many pulses without an answer (two minutes) mean a hung process.
 MISSED = 12
 
@@ -68,7 +66,7 @@ class Spawner(Protocol):
         """Fork; `end` is the child's end of its channel. Its pid; raises OSError if there can be no more processes."""
 
     def send_birth(self, child: Child) -> None:
-        """Tell a child that was exec'd what it is."""
+        """Tell a child that was exec'd what it is; raises OSError."""
 
 
 def patience(quick_deaths: int) -> float:
@@ -134,23 +132,32 @@ class Children:
     def start(self, child: Child) -> None:
         if self.ending or child.pid:
             return
-        child.channel, end = channels.pair()
         try:
-            child.pid = self._spawner.spawn(child, end)
+            self._make(child)
         except OSError as error:
             self._forget_channel(child)
             child.quick_deaths += 1
             log.error("cannot start a process, will try again", worker=child.worker, reason=error.strerror)
             self._again(child, 0.5)
             return
-        finally:
-            end.close()
         child.started, child.since, child.missed, child.health = time.monotonic(), time.time(), 0, {}
         child.state = "starting"
         if child.spec.execed:
-            self._spawner.send_birth(child)
+            try:
+                self._spawner.send_birth(child)
+            except OSError as error:  # it would wait for it as long as it lives
+                log.error("cannot tell a process what it is, killing it", worker=child.worker, reason=error.strerror)
+                self.kill(child)
         self._watch(child)
         self._on_change(child)
+
+    def _make(self, child: Child) -> None:
+        """Raises OSError."""
+        child.channel, end = channels.pair()
+        try:
+            child.pid = self._spawner.spawn(child, end)
+        finally:
+            end.close()
 
     def _forget_channel(self, child: Child) -> None:
         if child.channel is not None and not child.channel.closed:
@@ -247,7 +254,9 @@ class Children:
                     self._ended(child, os.waitstatus_to_exitcode(status))
 
     def _ended(self, child: Child, code: int) -> None:
-        child.last_end = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+        child.last_end = f"signal {-code}" if code < 0 else f"status {code}"
+        with contextlib.suppress(ValueError):  # no signal, or one of those for real time, which have no names
+            child.last_end = f"signal {signal.Signals(-code).name}"
         lived, was = time.monotonic() - child.started, child.pid
         self._forget_channel(child)
         child.pid, child.state = 0, "down"

@@ -374,3 +374,41 @@ def test_an_order_to_a_child_that_has_just_died_leaves_no_descriptor_behind(
     stage.children._ended(child, -9)
     stage.turn()
     assert (child.state, errors) == ("starting", [])
+
+
+@pytest.mark.parametrize("where", ["channel", "birth"])
+def test_a_child_for_which_no_descriptor_is_left_is_tried_again(
+    where: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its place stays empty; and one that is never told what it is waits for that for ever."""
+    child, killed = stage.child("a.0"), list[int]()
+
+    def none_left(*_args: object) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    child.spec = Spec(name="a", module="", user="", phase=0, execed=where == "birth")
+    with monkeypatch.context() as patched:
+        patched.setattr(children_module.os, "kill", lambda pid, _number: killed.append(pid))
+        if where == "channel":
+            patched.setattr(children_module.channels, "pair", none_left)
+        else:
+            patched.setattr(stage.puppets, "send_birth", none_left)
+        stage.children._ended(child, -9)
+        stage.turn()
+        if where == "birth":
+            assert killed == [child.pid]
+            stage.children._ended(child, -9)
+    monkeypatch.setattr(stage.puppets, "send_birth", lambda _child: None)
+    for _ in range(40):
+        stage.turn()
+        if child.state == "starting":
+            break
+    assert child.state == "starting"
+
+
+@pytest.mark.parametrize(("code", "said"), [(-9, "signal SIGKILL"), (-40, "signal 40"), (3, "status 3")])
+def test_a_child_is_started_again_whatever_ended_it(code: int, said: str, stage: Stage) -> None:
+    child = stage.child("a.0")
+    stage.children._ended(child, code)
+    stage.turn()
+    assert (child.last_end, child.state) == (said, "starting")
