@@ -135,11 +135,11 @@ class Certificates:
         return {name: held.pair for name, held in self.held.items() if held.pair}
 
     def look(self) -> None:
-        """Read what changed since the last look; each second."""
+        """Read what changed since the last look, and what could not be used then; each second."""
         changed = False
         for name, held in self.held.items():
             stamps = (_stamp(held.certificate), _stamp(held.key))
-            if stamps != held.stamps or (held.pair is None and not held.problem):
+            if stamps != held.stamps or held.pair is None or held.problem:
                 held.stamps = stamps
                 changed |= self._read(name, held)
             self._watch_end(name, held)
@@ -150,8 +150,9 @@ class Certificates:
         problem, pair = _load(held)
         if problem:
             kept = "the old pair stays in force" if held.pair else "no STARTTLS on this listener"
-            held.problem = f"{problem}; {kept}"
-            log.error("certificate cannot be used", listener=name, reason=held.problem)
+            before, held.problem = held.problem, f"{problem}; {kept}"
+            if held.problem != before:
+                log.error("certificate cannot be used", listener=name, reason=held.problem)
             return False
         held.problem, held.warned = "", 0.0
         changed, held.pair = held.pair != pair, pair

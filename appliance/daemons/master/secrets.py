@@ -51,11 +51,11 @@ class Secrets:
         return found
 
     def look(self) -> None:
-        """Read what changed since the last look; each second."""
+        """Read what changed since the last look, and what could not be read then; each second."""
         before = dict(self._held)
         for name, path in self._files.items():
             stamp = _stamp(path)
-            if stamp != self._stamps.get(name) or (name not in self._held and name not in self.problems):
+            if stamp != self._stamps.get(name) or name not in self._held or name in self.problems:
                 self._stamps[name] = stamp
                 self._read(name, path)
         if self._held != before:
@@ -66,8 +66,10 @@ class Secrets:
         try:
             octets = Path(path).read_bytes()
         except OSError as error:
+            before = self.problems.get(name)
             self.problems[name] = f"{words}: the password in {path} cannot be read: {error.strerror}"
-            log.error("a password cannot be read", of=words, file=path, why=error.strerror)
+            if self.problems[name] != before:
+                log.error("a password cannot be read", of=words, file=path, why=error.strerror)
             return
         self.problems.pop(name, None)
         self._held[name] = octets.split(b"\n", 1)[0].rstrip(b"\r")

@@ -1,5 +1,6 @@
 """Files that are replaced by others while the master is at them."""
 
+import errno
 import os
 import socket
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from appliance.daemons.master import logtarget
+from appliance.daemons.master import certificates, logtarget, secrets
 from appliance.daemons.master.certificates import Certificates
 from appliance.daemons.master.logtarget import LogTarget
 from appliance.daemons.master.secrets import Secrets
@@ -57,6 +58,64 @@ def test_a_new_password_is_given_out_if_its_file_is_away_behind_the_reading(
     goes_behind_the_reading(tmp_path / "password", monkeypatch)
     found.look()
     assert (told, found.pairs()["recipients"]) == (["changed"], {"recipients:directory": (b"secret", b"")})
+
+
+def cannot_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor is left just then, or the rights are set behind the writing."""
+    read = Path.read_bytes
+
+    def refused(self: Path) -> bytes:
+        if self == path:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+
+
+def test_a_new_certificate_that_could_not_be_read_is_read_by_a_later_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it stays out of force until the file changes once more: when the old one has ended."""
+    said, until = list[str](), datetime.now(UTC) + timedelta(days=30)
+    monkeypatch.setattr(
+        certificates, "log", SimpleNamespace(error=lambda text, **_: said.append(text), info=lambda *_, **__: None)
+    )
+    tls = SimpleNamespace(certificate=str(tmp_path / "chain"), key=str(tmp_path / "key"))
+    listen: Any = [SimpleNamespace(name="public", tls=tls)]
+    found = Certificates(listen, lambda: None, metrics.Registry())
+    for again in (False, True):
+        chain, key = pair(until)
+        (tmp_path / "chain").write_bytes(chain)
+        (tmp_path / "key").write_bytes(key)
+        (tmp_path / "key").chmod(0o600)
+        with monkeypatch.context() as patched:
+            cannot_be_read(tmp_path / "key", patched)
+            found.look()
+            found.look()
+        assert (found.pairs() == {}) is not again and found.degraded()
+        found.look()
+        assert (found.pairs(), found.degraded()) == ({"public": (chain, key)}, [])
+    assert said == ["certificate cannot be used"] * 2
+
+
+def test_a_new_password_that_could_not_be_read_is_read_by_a_later_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, path = list[str](), tmp_path / "password"
+    monkeypatch.setattr(secrets, "log", SimpleNamespace(error=lambda text, **_: said.append(text)))
+    wiring: Any = SimpleNamespace(scanners={"s": SimpleNamespace(password_file=str(path))}, recipients={})
+    found = Secrets(wiring, lambda: None)
+    for password in (b"one", b"other"):
+        path.write_bytes(password)
+        path.chmod(0o600)
+        with monkeypatch.context() as patched:
+            cannot_be_read(path, patched)
+            found.look()
+            found.look()
+        assert found.degraded()
+        found.look()
+        assert (found.pairs()["scanner"], found.degraded()) == ({"secret:s": (password, b"")}, [])
+    assert said == ["a password cannot be read"] * 2
 
 
 def test_a_log_that_is_rotated_while_it_is_opened_is_found_by_the_next_look(
