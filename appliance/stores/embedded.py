@@ -82,19 +82,25 @@ class Database:
             connection.execute(f"PRAGMA {pragma}").fetchall()
         return connection
 
-    def set_aside(self, why: str) -> None:
-        """Put the damaged files out of the way and start empty."""
+    def set_aside(self, why: str) -> bool:
+        """Put the damaged files out of the way and start empty; whether they are. Never raises: `trouble` tells, and the
+        next write finds the damage again."""
         self.close()
         stamp = time.strftime("%Y%m%dT%H%M%S")
         aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}")
-        for suffix in ("", "-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                self.path.with_name(self.path.name + suffix).rename(f"{aside}{suffix}")
+        try:
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    self.path.with_name(self.path.name + suffix).rename(f"{aside}{suffix}")
+        except OSError as error:
+            self._failed(error)
+            return False
         self.lost = f"database {self.path} was damaged ({why}): set aside as {aside.name}, state began empty"
         try:
             self._open()
         except (apsw.Error, OSError) as error:
             self._failed(error)
+        return True
 
     def _failed(self, error: Exception) -> None:
         self.damaged = isinstance(error, DAMAGE)

@@ -93,7 +93,8 @@ class Keeper:
 
     def replace(self, why: str) -> None:
         """The database is damaged: begin a new one with what the RAM holds."""
-        self.database.set_aside(why)
+        if not self.database.set_aside(why):
+            return
         forever = self.clock.now() + 36 * 86400
         for shelf in self.shelves:
             shelf.soil_all(lambda record: forever)
@@ -119,10 +120,12 @@ class Keeper:
 
     async def _look_through(self) -> None:
         """One look at the whole file after each start, beside the work."""
+        lost = self.database.lost
         wrong = await asyncio.get_running_loop().run_in_executor(None, self.database.check)
         if wrong:
             async with self._flushing:
-                self.replace(wrong)
+                if self.database.lost == lost:  # else it was the old file that was looked through
+                    self.replace(wrong)
 
     async def _sweep_loop(self) -> None:
         pace = PACE_FIRST

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import threading
 import time as clock_of_day
@@ -306,11 +307,11 @@ def test_who_found_damage_has_closed_the_file_when_it_is_set_aside(
     data = path.read_bytes()
     path.write_bytes(data[:4096] + b"\xee" * (len(data) - 4096))
 
-    def watched(self: embedded.Database, why: str) -> None:
+    def watched(self: embedded.Database, why: str) -> bool:
         for fd in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):
                 left.append(os.readlink(f"/proc/self/fd/{fd}"))
-        aside(self, why)
+        return aside(self, why)
 
     monkeypatch.setattr(embedded.Database, "set_aside", watched)
     database.open()
@@ -344,3 +345,61 @@ async def test_a_database_is_not_set_aside_in_the_middle_of_a_checkpoint(
     await look
     await state.keeper.stop()
     assert order[0] == "checkpoint" and "damaged" in order
+
+
+async def test_who_cannot_set_a_damaged_file_aside_goes_on_trying(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that goes bad is often made read-only: the end of that must not end the writing."""
+    path = tmp_path / "stores" / "x.db"
+    path.parent.mkdir()
+    path.write_bytes(b"no database" * 1000)
+    monkeypatch.setattr(keeper, "INTERVAL", 0.01)
+    monkeypatch.setattr(keeper, "RETRY", 0.01)
+    tried = list[Path]()
+
+    def refused(self: Path, _target: object) -> Path:
+        tried.append(self)
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", refused)
+        state = make()
+        await state.keeper.start()
+        assert (await Direct(state).step(ask())).state == "new"
+        assert "Read-only file system" in " ".join(state.health()["degraded"])
+        before = len(tried)
+        await until(lambda: len(tried) > before + 1)
+        assert path.read_bytes().startswith(b"no database")
+    await until(lambda: state.database.is_open and not state.keeper.lag)
+    await state.keeper.stop()
+    assert (await Direct(make()).step(ask())).state == "early"
+
+
+async def test_damage_that_was_dealt_with_meanwhile_costs_no_second_file(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks through the old file and finds it damaged says nothing of the new one."""
+    state, begun, go_on, aside = make(), threading.Event(), threading.Event(), list[str]()
+
+    def check() -> str:
+        begun.set()
+        go_on.wait(5)
+        return "damaged"
+
+    monkeypatch.setattr(state.database, "check", check)
+    set_aside = state.database.set_aside
+
+    def watched(why: str) -> bool:
+        aside.append(why)
+        return set_aside(why)
+
+    monkeypatch.setattr(state.database, "set_aside", watched)
+    await state.keeper.start()
+    await asyncio.to_thread(begun.wait, 5)
+    async with state.keeper._flushing:
+        state.keeper.replace("a row cannot be read")
+    go_on.set()
+    await state.keeper._tasks[-1]
+    await state.keeper.stop()
+    assert aside == ["a row cannot be read"]
