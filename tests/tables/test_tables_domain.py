@@ -265,6 +265,37 @@ async def test_a_list_that_is_being_written_is_not_read_for_the_sake_of_a_file_t
     tables.close()
 
 
+@pytest.mark.parametrize("before", ["b.example !\n", None])
+async def test_a_broken_file_that_is_being_written_puts_off_until_it_is_whole(
+    before: str | None, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who mends it where it stands empties it first, too. A reload takes it as it is: who wants one has written it."""
+    monkeypatch.setattr(keeper, "LOOK", 0.0)
+    monkeypatch.setattr(keeper, "REST_MIN", 0.0)
+    spec, tables = spec_of(root, "{root}/h"), Keeper(open_proxied, quiet=True)
+    assert tables.also([spec]) == []
+    if before is None:
+        (root / "g").unlink()
+        written(root / "t.cf", (root / "t.cf").read_text() + "# another line\n")
+        os.utime(root / "t.cf", (0, 0))
+    else:
+        written(root / "g", before)
+        os.utime(root / "g", (0, 0))
+    assert (await tables.answer(spec, "joe@b.example"))[0] == wire.FAILED
+    with open(root / "g", "w") as file:
+        assert (await tables.answer(spec, "joe@b.example"))[0] == wire.FAILED
+        file.write("b.example new.example\n")
+    assert (await tables.answer(spec, "joe@new.example"))[0] == wire.FAILED
+    os.utime(root / "g", (0, 0))
+    assert (await tables.answer(spec, "joe@new.example"))[0] == wire.FOUND
+    written(root / "g", "new.example !\n")
+    os.utime(root / "g", (0, 0))
+    assert (await tables.answer(spec, "joe@new.example"))[0] == wire.FAILED
+    (root / "g").write_text("c.example\n")
+    assert tables.also([spec]) == []
+    tables.close()
+
+
 async def test_a_changed_file_is_read_again_a_broken_one_puts_off_one_that_is_gone_stays(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,20 @@ from collections.abc import Callable
 from typing import Protocol
 
 
-class Bad(Exception):
-    """A table that cannot be opened as it stands: the text says why. `places`: each mistake as (file, line, text)."""
+def at_rest() -> bool:
+    """No file that is being written."""
+    return False
 
-    def __init__(self, text: str, places: tuple[tuple[str, int, str], ...] = ()) -> None:
+
+class Bad(Exception):
+    """A table that cannot be opened as it stands: the text says why. `places`: each mistake as (file, line, text).
+    `unrest`: whether a file with mistakes is being written now."""
+
+    def __init__(
+        self, text: str, places: tuple[tuple[str, int, str], ...] = (), unrest: Callable[[], bool] = at_rest
+    ) -> None:
         super().__init__(text or "; ".join(f"{file}:{line}: {why}" for file, line, why in places))
-        self.places = places
+        self.places, self.unrest = places, unrest
 
 
 class Step:

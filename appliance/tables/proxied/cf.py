@@ -49,10 +49,11 @@ class Settings:
         self._values: dict[str, tuple[int, str]] = {}
         self._wrong: list[tuple[str, int, str]] = []
         self._stamps: dict[str, Stamp] = {}
+        self._missed: list[str] = []
         try:
             data = self.read(path)
         except OSError as error:
-            raise Bad(f"{path}: {error.strerror or error}") from None
+            raise Bad(f"{path}: {error.strerror or error}", unrest=self._unrest) from None
         source = Source(path)
         for number, line in source.lines(data):
             self._line(number, line)
@@ -76,7 +77,11 @@ class Settings:
 
     def read(self, path: str) -> bytes:
         """A file that these settings are made of, too: `changed` looks at it from now on. Raises OSError."""
-        self._stamps[path], data = _read(path)
+        try:
+            self._stamps[path], data = _read(path)
+        except FileNotFoundError:
+            self._missed.append(path)
+            raise
         return data
 
     def line(self, name: str) -> int:
@@ -98,7 +103,7 @@ class Settings:
     def done(self) -> None:
         """Raises Bad if there is any mistake so far."""
         if self._wrong:
-            raise Bad("", tuple(self._wrong))
+            raise Bad("", tuple(self._wrong), self._unrest)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -139,8 +144,16 @@ class Settings:
         """Whether one of the files that were read is another one than then, and all of these are whole, as far as one can
         see: whoever writes one where it stands empties it first, and without its first words or its last it says
         something else. They are read together, so one that is being written keeps the others waiting."""
-        found = [new for path, stamp in self._stamps.items() if (new := _stamp(path)) is not None and new != stamp]
+        found = self._others()
         return bool(found) and all(map(_still, found))
+
+    def _others(self) -> list[Stamp]:
+        return [new for path, stamp in self._stamps.items() if (new := _stamp(path)) is not None and new != stamp]
+
+    def _unrest(self) -> bool:
+        """Whether one of the files, also of those that were not there, is being written."""
+        missed = [new for path in self._missed if (new := _stamp(path)) is not None]
+        return not all(map(_still, self._others() + missed))
 
 
 def _stamp(path: str) -> Stamp | None:

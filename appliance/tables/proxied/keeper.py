@@ -9,14 +9,14 @@ question tries again. What failure means for the mail: put off, never "not found
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from appliance.mail.ports import Hit, Unavailable
 from appliance.observe import metrics, oplog, trouble
 from appliance.observe.contact import Contact
 from appliance.tables import wire
-from appliance.tables.proxied.base import Asked, Bad, Opener, Step
+from appliance.tables.proxied.base import Asked, Bad, Opener, Step, at_rest
 from appliance.tables.text import TableError
 
 #: Seconds for which answers of servers are remembered, and how many of one table.
@@ -46,6 +46,7 @@ class Kept:
         self._rest = REST_MIN
         self._slots: asyncio.Semaphore | None = None
         self._ended = False
+        self._unrest: Callable[[], bool] = at_rest
         self._recent: dict[str, tuple[float, Answer]] = {}
         self._running: dict[str, asyncio.Task[Answer]] = {}
 
@@ -96,8 +97,9 @@ class Kept:
                 if table is self._table:
                     raise
 
-    def _ready(self) -> Asked:
-        """The open table; a .cf file that has changed is read again. Raises Bad."""
+    def _ready(self, *, asked: bool = True) -> Asked:
+        """The open table; a .cf file that has changed is read again, one that was broken not while it is being written,
+        if it is only `asked`. Raises Bad."""
         if self._ended:
             raise Bad("is no table of the configuration in force")
         now = time.monotonic()
@@ -106,7 +108,14 @@ class Kept:
             if self._table.changed():
                 self.close()
         if self._table is None:
-            self._table, self._looked = self._open(self.spec), now
+            if asked and self._unrest():
+                raise Bad("was broken, and is being written now")
+            try:
+                self._table, self._looked = self._open(self.spec), now
+            except Bad as bad:
+                self._unrest = bad.unrest
+                raise
+            self._unrest = at_rest
         return self._table
 
     def _remember(self, key: str, answer: Answer) -> None:
@@ -134,7 +143,7 @@ class Kept:
         """Why it cannot be opened, "" if it can: for a reload that must not put a broken .cf file in force."""
         if self._table is None:
             try:
-                self._ready()
+                self._ready(asked=False)
             except (Bad, TableError) as error:
                 self.contact.failed(str(error))
                 self._failed = time.monotonic()
