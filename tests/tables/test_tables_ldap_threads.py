@@ -1,6 +1,7 @@
 """An ldap connection that is given up while a thread is in it: the thread is woken, and closes it itself."""
 
 import asyncio
+import gc
 import socket
 import ssl
 import threading
@@ -14,7 +15,7 @@ from appliance.mail.ports import Unavailable
 from appliance.tables.ldap_answers import Answers
 from appliance.tables.proxied import open_proxied
 from appliance.tables.proxied.base import Step
-from appliance.tables.proxied.ldap_lines import close
+from appliance.tables.proxied.ldap_lines import Lines, close
 from tests.peers.good_tables import KINDS
 from tests.peers.hostile import Hostile, Question
 
@@ -53,6 +54,40 @@ async def test_a_descriptor_is_never_closed_under_a_thread(tmp_path: Path, monke
                 await asyncio.sleep(0.01)
         table.close()
     assert still_open == [True]
+
+
+async def test_a_connection_that_is_made_when_nobody_waits_for_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread had begun, and had nothing yet that could be closed."""
+    kind, begun, go_on, gone = KINDS["ldap"], threading.Event(), threading.Event(), asyncio.Event()
+    opened = Lines.open
+
+    def late(lines: Lines, *args: Any, **more: Any) -> Any:
+        begun.set()
+        go_on.wait(10)
+        return opened(lines, *args, **more)
+
+    async def act(good: Question, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            pass
+        gone.set()
+
+    monkeypatch.setattr(Lines, "open", late)
+    async with Hostile(kind.good, act) as server:
+        table = open_proxied(kind.spec(server.port, tmp_path))
+        asking = asyncio.ensure_future(table.get("joe@example.com", Step()))
+        assert await asyncio.to_thread(begun.wait, 5)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        go_on.set()
+        gc.disable()
+        try:
+            await asyncio.wait_for(gone.wait(), 3)
+        finally:
+            gc.enable()
+        table.close()
 
 
 def test_what_a_thread_still_says_is_not_said_without_tls() -> None:

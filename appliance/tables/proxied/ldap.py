@@ -7,6 +7,7 @@ means for the mail: put off.
 """
 
 import asyncio
+import threading
 from contextlib import closing
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -82,10 +83,18 @@ class LdapTable:
         self._pool = Pool(list(self._lines.servers), Driver(self._connect, self._ask, close, self._lines.errors, _silent))
 
     async def _connect(self, place: Place, _host: str) -> Any:
-        dialled: list[Any] = []
+        dialled, given_up = list[Any](), threading.Event()
+
+        def dial() -> Any:
+            connection = self._lines.dial(place, dialled)
+            if given_up.is_set():  # it may have been before there was anything to close
+                close(connection)
+            return connection
+
         try:
-            return await self._threads.run(self._lines.dial, place, dialled)
+            return await self._threads.run(dial)
         except asyncio.CancelledError:
+            given_up.set()
             for connection in dialled:
                 close(connection)
             raise
