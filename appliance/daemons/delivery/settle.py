@@ -175,7 +175,7 @@ class Settlement:
             self._spool.set_aside(item, f"a notice needs its content: {error}")
             return
         except SpoolError as error:
-            self._failed(item, reports, error)
+            self._failed(item, error, owed=then is not None)
             return
         if then is not None:
             self._paying.add(item.queue_id)
@@ -228,7 +228,7 @@ class Settlement:
         if then is not None:
             self._paying.discard(item.queue_id)
         if notice is None:
-            self._failed(item, reports, error)
+            self._failed(item, error, owed=then is not None)
             return
         kind = "non-delivery" if reports[0].action == "failed" else "delivery status"
         NOTICES.labels(reports[0].action).inc()
@@ -237,8 +237,8 @@ class Settlement:
             then()
         self._queued(notice)
 
-    def _failed(self, item: Item, reports: tuple[RecipientReport, ...], error: BaseException | None) -> None:
-        owed = reports[0].action not in ("delivered", "relayed")
+    def _failed(self, item: Item, error: BaseException | None, *, owed: bool) -> None:
+        """What a report says does not tell whether it was owed: an expanded list is "delivered", too."""
         if owed:
             self._again[item.queue_id] = item
         after = "it is tried again" if owed else "the sender does not hear of it"

@@ -120,8 +120,9 @@ async def test_the_intake_remembers_it_as_well(tmp_path: Path, log):
     await outside.stop()
 
 
+@pytest.mark.parametrize("expanded", [ALIAS, LIST])
 async def test_a_report_that_cannot_be_queued_is_tried_again_and_the_message_waits_for_it(
-    tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch, expanded: Expanded
 ):
     peer, outside = await Peer(PIPE).start(), await Peer(PIPE).start()
     async with delivery(tmp_path, outward(tmp_path, peer, outside)) as running:
@@ -136,7 +137,7 @@ async def test_a_report_that_cannot_be_queued_is_tried_again_and_the_message_wai
             return future
 
         monkeypatch.setattr(running.spool, "submit", refuse)
-        queue_id = await running.put(MEMBER, proven=True, expanded=(ALIAS,))
+        queue_id = await running.put(MEMBER, proven=True, expanded=(expanded,))
         await running.until(lambda: peer.bodies and log.of(queue_id, "status=sent"))
         assert running.spool.get(queue_id) is not None and not log.of(queue_id, "removed")
         await running.until(lambda: outside.bodies)
