@@ -1,9 +1,9 @@
 """What a delivery brought, recipient by recipient: into the log, the queue's records, and to whoever is owed a
 notice.
 
-Contract: the record is made before anything else happens to the message; a recipient that the server took is marked
-done at once, so that a crash can repeat only what was under way. What failure means for the mail: a record that
-cannot be written means at worst a second copy.
+Contract: the record is made before anything else happens to the message, but for the notice of a success, which needs its
+content; a recipient that the server took is marked done at once, so that a crash can repeat only what was under way. What
+failure means for the mail: a record that cannot be written means at worst a second copy.
 """
 
 import time
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from appliance.daemons.delivery.settle import Settlement
-from appliance.observe import lines, maillog, metrics
+from appliance.observe import lines, maillog, metrics, oplog
 from appliance.protocol.smtp.outgoing import Result as Answer
 from appliance.protocol.smtp.outgoing import worded
 from appliance.queue.item import Item, Note, Result
@@ -22,6 +22,7 @@ UNKNOWN = metrics.counter("postgate_deliveries_unknown_total", "Messages whose l
 _SENT = DELIVERIES.labels("sent")
 _DEFERRED = DELIVERIES.labels("deferred")
 _BOUNCED = DELIVERIES.labels("bounced")
+log = oplog.get("delivery")
 
 
 class Trip(NamedTuple):
@@ -104,7 +105,8 @@ class Results:
 
     def _record(self, item: Item, results: dict[int, Result]) -> None:
         waits = next((r.text for r in results.values() if r.status != "done"), None)
-        held = item.folder in ("hold", "quarantine")  # since this delivery began: why it is there stays its reason
+        # Since this delivery began, or on its way there: why it is held stays its reason.
+        held = item.folder in ("hold", "quarantine") or (item.moving and item.act in ("hold", "quarantine"))
         note = Note(
             time.time(),
             item.act if held else "deferred" if waits is not None else "delivered",
@@ -138,7 +140,10 @@ class Results:
     def _success_notices(self, item: Item, indexes: Sequence[int], trip: Trip) -> None:
         recipients = item.trailer.recipients
         if not trip.dsn and any(recipients[index].notify for index in indexes):
-            self._settlement.relayed(item, list(indexes), trip.lmtp, _told(trip))
+            try:
+                self._settlement.relayed(item, list(indexes), trip.lmtp, _told(trip))
+            except Exception:  # what was taken is recorded all the same, else it would be sent again and again
+                log.exception("a notice of success failed by an error of ours", id=item.queue_id)
 
 
 def _told(trip: Trip) -> str:

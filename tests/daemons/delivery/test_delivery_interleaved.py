@@ -2,6 +2,7 @@
 though it was taken away, nor lost."""
 
 import asyncio
+import threading
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from appliance.daemons.delivery.asking import Asking
 from appliance.daemons.delivery.routing import NOWHERE, Routing
 from appliance.daemons.delivery.settle import Settlement
 from appliance.daemons.delivery.way import Ways
+from appliance.mail import dsn
 from appliance.queue.envelope import QueuedRecipient
 from appliance.queue.errors import SpoolError
 from appliance.queue.item import Note, Result
@@ -184,6 +186,27 @@ async def test_why_a_message_is_held_stays_its_reason(tmp_path: Path, log):
         item = running.spool.folders["hold"][queue_id]
         assert (item.reason, item.act) == ("ticket 1", "hold")
         assert item.attempts == 1 and item.results[0].text.startswith("host 127.0.0.1")
+    await peer.stop()
+
+
+async def test_why_a_message_goes_to_hold_stays_its_reason_though_it_is_still_on_its_way(
+    tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch
+):
+    peer = await holding(PIPE, end=LATER)
+    async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
+        queue_id = await running.put()
+        await peer.got_body.wait()
+        go_on, write = threading.Event(), running.spool.kept._write
+        monkeypatch.setattr(running.spool.kept, "_write", lambda job, fds: go_on.wait(5) and write(job, fds))
+        asked = asyncio.create_task(running.ask(command="hold", ids=[queue_id], reason="ticket 1"))
+        await running.until(lambda: running.spool.get(queue_id).moving)
+        peer.hold.set()
+        await running.until(lambda: not running.dispatch.schedule.busy)
+        go_on.set()
+        assert "error" not in (await asked)[-1]
+        item = running.spool.folders["hold"][queue_id]
+        assert (item.reason, item.act) == ("ticket 1", "hold")
+        assert item.results[0].text.startswith("host 127.0.0.1")
     await peer.stop()
 
 
@@ -373,6 +396,25 @@ async def test_success_is_reported_also_for_the_last_recipient_of_a_message(tmp_
     await outside.stop()
     told = [name for body in outside.bodies for name in "ab" if f"Final-Recipient: rfc822; {name}@".encode() in body]
     assert told == ["a", "b"] and not log.of("could not be queued")
+
+
+async def test_a_notice_of_success_that_goes_wrong_has_nothing_sent_twice(
+    tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch
+):
+    def wrong(report: Any) -> bytes:
+        raise KeyError("an error of ours")
+
+    monkeypatch.setattr(dsn, "build", wrong)
+    for to in (["a"], ["a", "b"]):
+        peer = await Peer(PIPE, rcpt=[b"250 2.1.5 Ok\r\n", LATER]).start()
+        async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
+            whom = [QueuedRecipient(f"{name}@example.com", "example.com", notify="SUCCESS") for name in to]
+            queue_id = await running.put(*whom, proven=True)
+            await running.until(lambda peer=peer: peer.bodies)
+            await quiet(running)
+            item = running.spool.get(queue_id)
+            assert (item is None) if len(to) == 1 else item.todo == [1]
+        await peer.stop()
 
 
 async def test_a_notice_of_success_that_is_under_way_lets_no_refusal_be_told_twice(
