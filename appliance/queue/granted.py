@@ -148,14 +148,14 @@ class Granted:
 
     def adopt(self) -> list[IntakeFile]:
         """At start: take over what the process before us left. Marks without a file are removed. Raises OSError."""
-        names, self._found = self._found, []
+        names = self._found
         intake = {name for name in names if name.endswith(tuple(_EXTENSION.values()))}
         for name in names:
             if name.endswith(SUFFIX) and name.removesuffix(SUFFIX) not in intake:
                 (self.folder / name).unlink(missing_ok=True)
         for name in sorted(intake):
-            file = self.files[name] = IntakeFile(self.folder, name, "")
-            file.marks.read()
+            self.files[name] = IntakeFile(self.folder, name, "")
+        self._found = []  # not before: where it fails it is called again
         return [self.files[name] for name in sorted(intake)]
 
     def lost(self) -> list[IntakeFile]:
@@ -176,6 +176,7 @@ class Granted:
         already, nothing."""
         if file.scanning or self.files.get(file.name) is not file:
             return
+        file.marks.read()  # what the process before us finished: without it that would be handed out again
         end = file.sealed if file.sealed is not None else file.marks.end
         fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
         file.scanning = True

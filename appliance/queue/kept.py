@@ -50,6 +50,8 @@ class KeptEntries:
     def __init__(self, root: Path, lane: Writer) -> None:
         self.root, self._lane = root, lane
         self.names: dict[str, Kept] = {}
+        #: Names whose message could not be read yet; who waits longest is first.
+        self.unread: dict[str, None] = {}
         self._inodes: dict[int, str] = {}
         self._jobs: list[Job] = []
         self._under_way: set[str] = set()

@@ -40,8 +40,19 @@ def recover(spool: "Spool") -> Iterator[list[Item]]:
         if waits and not _held(spool, file):
             yield from scan(spool, file)
     while part := list(islice(names, BATCH)):
-        batch = [_load(spool, name) for name in part]
-        yield [item for item in batch if item is not None]
+        yield _loaded(spool, part)
+
+
+def recheck(spool: "Spool") -> Iterator[list[Item]]:
+    """Each second: files of dead workers, then the kept messages that could not be read; where a whole batch of these
+    cannot, the others are left for the next time. Raises OSError."""
+    for file in spool.granted.lost():
+        yield from scan(spool, file)
+    for _ in range(0, len(spool.kept.unread), BATCH):
+        batch = _loaded(spool, list(islice(spool.kept.unread, BATCH)))
+        yield batch
+        if not batch:
+            return
 
 
 def _held(spool: "Spool", file: IntakeFile) -> bool:
@@ -52,7 +63,12 @@ def _held(spool: "Spool", file: IntakeFile) -> bool:
         return True
 
 
+def _loaded(spool: "Spool", names: list[str]) -> list[Item]:
+    return [item for name in names if (item := _load(spool, name)) is not None]
+
+
 def _load(spool: "Spool", queue_id: str) -> Item | None:
+    spool.kept.unread.pop(queue_id, None)
     if queue_id not in spool.kept.names or spool.get(queue_id) is not None:
         return None
     folder = spool.kept.names[queue_id]
@@ -60,6 +76,10 @@ def _load(spool: "Spool", queue_id: str) -> Item | None:
         item = spool.kept.load(queue_id, spool.clock.now())
     except OSError as error:
         spool.report(f"{folder}/{queue_id} cannot be read: {error}")
+        if isinstance(error, FileNotFoundError):  # somebody's hands: there is nothing left to read
+            del spool.kept.names[queue_id]
+        else:
+            spool.kept.unread[queue_id] = None
         return None
     if item is None:
         spool.damaged += 1

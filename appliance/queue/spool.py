@@ -90,12 +90,12 @@ class Spool(Books):
         self.granted.gone(worker)
 
     def recheck(self) -> Batches:
-        """The messages in files whose worker died, which no notice told of."""
-        for file in self.granted.lost():
-            yield from recovery.scan(self, file)
+        """The messages in files whose worker died, which no notice told of, and what could not be read before. Raises
+        OSError."""
+        return recovery.recheck(self)
 
     def recover(self) -> Batches:
-        """At start, once: all messages, those of the intake first. Batches may be empty. Raises SpoolError."""
+        """At start: all messages, those of the intake first. Batches may be empty. Raises SpoolError: call it again."""
         return recovery.recover(self)
 
     # ------------------------------------------------------------------ results

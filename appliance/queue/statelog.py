@@ -90,14 +90,17 @@ def load(entry: Path, state: Path, folder: Kept, born: float) -> Item | None:
 def _from_log(state: Path, folder: Kept, name: str) -> Item | None:
     try:
         data = state.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
         payloads = list(_payloads(data))
         head = _decode_head(payloads[0])
         item = Item(head.trailer, folder, name, 0, head.born)
         for payload in payloads[1:]:
             item.apply(_decode_note(payload))
-        item.state_octets = item.state_base = sum(map(len, payloads)) + _FRAME.size * len(payloads)
-        if item.state_octets < len(data):  # a record that was cut off: what is appended next must not hide behind it
-            os.truncate(state, item.state_octets)
-    except (OSError, IndexError, msgspec.MsgspecError):
+    except (IndexError, msgspec.MsgspecError):
         return None
+    item.state_octets = item.state_base = sum(map(len, payloads)) + _FRAME.size * len(payloads)
+    if item.state_octets < len(data):  # a record that was cut off: what is appended next must not hide behind it
+        os.truncate(state, item.state_octets)
     return item if item.queue_id == name else None

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from appliance.queue.item import Item, Note
+from appliance.queue.kept import KeptEntries
+from appliance.queue.marks import Marks
 from appliance.queue.spool import Spool
 from tests.queue.queue_rig import Killed, Rig, trailer
 
@@ -261,6 +263,97 @@ async def test_what_cannot_be_opened_at_start_is_not_taken_for_damaged(rig: Rig,
         assert rig.open() == []
     assert not rig.names("corrupt") and not rig.spool.damaged
     assert [i.queue_id for i in rig.crash_all()] == [item.queue_id]
+    rig.start_worker()
+
+
+@pytest.mark.parametrize("step", ["read", "truncate"])
+async def test_a_state_log_that_cannot_be_read_at_start_is_not_written_anew(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A descriptor is free again a moment later: who is done would get the message once more."""
+    await rig.commit(b"x", recipients=2)
+    (item,) = rig.pump()
+    await asyncio.wrap_future(rig.spool.keep(item, "deferred", Note(0, "deferred")))
+    rig.spool.mark_done(item, [1])
+    log = rig.spool.kept.state("deferred", item.queue_id)
+    rig.kill_delivery()
+    rig.kill_worker()
+    before = log.read_bytes()
+    log.write_bytes(before + (b"torn" if step == "truncate" else b""))
+
+    read_bytes = Path.read_bytes
+
+    def unread(path: Path) -> bytes:
+        if path == log:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read_bytes(path)
+
+    def wrong(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", unread) if step == "read" else patched.setattr(os, "truncate", wrong)
+        rig.open()
+    assert log.read_bytes().startswith(before) and not rig.names("corrupt")
+    (again,) = rig.crash_all()
+    assert again.todo == [0]
+    rig.start_worker()
+
+
+async def test_a_kept_message_that_cannot_be_read_at_start_is_read_later(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As files of the intake are: else it would wait for the next start."""
+    await rig.commit(b"x")
+    await rig.commit(b"y")
+    one, other = rig.pump()
+    for item in (one, other):
+        await asyncio.wrap_future(rig.spool.keep(item, "deferred", Note(0, "deferred")))
+    rig.kill_delivery()
+    rig.kill_worker()
+
+    def unread(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KeptEntries, "load", unread)
+        assert rig.open() == []
+        assert rig.recheck() == []
+        assert len(rig.reports) == 4
+        rig.spool.kept.path("deferred", other.queue_id).unlink()
+        rig.spool.kept.state("deferred", other.queue_id).unlink()
+    assert [i.queue_id for i in rig.recheck()] == [one.queue_id]
+    rig.recheck()
+    assert rig.recheck() == [] and len(rig.reports) == 5  # what somebody took away is not asked for again
+    rig.start_worker()
+
+
+@pytest.mark.parametrize("files", [1, 2])
+async def test_marks_that_cannot_be_read_at_start_are_read_before_anything_is_delivered_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, files: int
+) -> None:
+    waiting = []
+    for _ in range(files):
+        await rig.commit(b"done")
+        await rig.commit(b"waits")
+        rig.log._retire()
+        done, waits = rig.pump()
+        rig.spool.mark_done(done)
+        waiting.append(waits.queue_id)
+    rig.kill_delivery()
+    rig.kill_worker()
+    read, once = Marks.read, list[Any]()
+
+    def unread(marks: Marks) -> Marks:
+        once.append(marks)
+        if len(once) == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(marks)
+
+    monkeypatch.setattr(Marks, "read", unread)
+    found = rig.open()
+    assert any("Too many open files" in report for report in rig.reports)
+    assert sorted(i.queue_id for i in found + rig.recheck()) == sorted(waiting)
     rig.start_worker()
 
 

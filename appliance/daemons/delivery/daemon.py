@@ -145,8 +145,14 @@ class Delivery:
         log.warning("spool", what=text)
 
     async def _recover(self) -> None:
-        """Everything that was queued before, each message tried once; new mail goes on meanwhile. What is read stays:
-        looking through 100,000 messages for garbage would stop the loop for a tenth of a second, again and again."""
+        """Everything that was queued before, each message tried once; new mail goes on meanwhile."""
+        while not await self._read():  # noqa: ASYNC110 (a disk gives no event)
+            await asyncio.sleep(1.0)
+        self._recovering = False
+
+    async def _read(self) -> bool:
+        """False if the disk could not be read to its end. What is read stays: looking through 100,000 messages for
+        garbage would stop the loop for a tenth of a second, again and again."""
         gc.disable()
         try:
             for batch in self.spool.recover():
@@ -154,13 +160,14 @@ class Delivery:
                 self.dispatch.arrived(batch)
                 await asyncio.sleep(0)
         except (OSError, SpoolError):
-            log.exception("the queue could not be read to its end; the rest is read at the next start")
+            log.exception("the queue could not be read to its end; this is tried again")
+            return False
         else:
             log.info("the queue is read", messages=self._recovered)
+            return True
         finally:
             gc.freeze()
             gc.enable()
-            self._recovering = False
 
     async def _tick(self) -> None:
         while True:

@@ -1,6 +1,7 @@
 """Delivery and its queue over restarts, dead workers, full disks, reloads and damage."""
 
 import asyncio
+import errno
 import gc
 import os
 import ssl
@@ -59,6 +60,32 @@ async def test_recipients_that_were_done_are_not_sent_again_after_a_restart(tmp_
         await running.until(lambda: not len(running.spool))
     await peer.stop()
     assert [c for c in peer.commands if c.startswith("RCPT")] == ["RCPT TO:<b@example.com>"]
+
+
+async def test_a_queue_that_could_not_be_read_at_start_is_read_a_moment_later(tmp_path: Path, log, monkeypatch):
+    peer = await Peer(PIPE, rcpt=LATER).start()
+    text = settings(tmp_path, hop(peer))
+    async with delivery(tmp_path, text) as running:
+        await running.put()
+        await running.until(lambda: running.spool.folders["deferred"])
+    peer.says.clear()
+    scandir, wrong = os.scandir, list[str]()
+
+    def none_left(path: Any) -> Any:
+        if str(path).endswith("hold") and not wrong:
+            wrong.append(str(path))
+            raise OSError(errno.EMFILE, "Too many open files")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", none_left)
+    async with delivery(tmp_path, text) as running:
+        await running.until(lambda: wrong)
+        assert running.delivery.health()["recovering"]
+        await running.until(lambda: peer.bodies)
+        await running.empty()
+        await running.until(lambda: not running.delivery.health()["recovering"])
+    assert gc.isenabled() and len(peer.bodies) == 1
+    await peer.stop()
 
 
 async def test_what_is_owed_is_paid_after_a_restart(tmp_path: Path, log, monkeypatch):
