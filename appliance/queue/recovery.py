@@ -180,12 +180,12 @@ def _write_aside(spool: "Spool", name: str, pieces: Iterable[bytes], why: str) -
 
 
 def set_item_aside(spool: "Spool", item: Item, why: str) -> None:
-    """A queued message whose content is damaged."""
+    """A queued message whose content is damaged; it stays queued where the disk refuses."""
     if item.folder != "intake":
-        spool.forget(item)
-        spool.damaged += 1
-        spool.report(f"{item.folder}/{item.queue_id} goes to corrupt/: {why}")
-        _rename_aside(spool, item.queue_id, why)
+        if _rename_aside(spool, item.queue_id, why):
+            spool.forget(item)
+            spool.damaged += 1
+            spool.report(f"{item.folder}/{item.queue_id} goes to corrupt/: {why}")
         return
     try:
         fd = os.open(spool.granted.folder / item.name, os.O_RDONLY | os.O_CLOEXEC)
@@ -201,14 +201,17 @@ def set_item_aside(spool: "Spool", item: Item, why: str) -> None:
     set_aside(spool, item.name, item.offset, end, why)
 
 
-def _rename_aside(spool: "Spool", queue_id: str, why: str) -> None:
-    """A kept entry goes to corrupt/ as it is, with its log and the reason."""
-    folder = spool.kept.names.pop(queue_id)
+def _rename_aside(spool: "Spool", queue_id: str, why: str) -> bool:
+    """A kept entry goes to corrupt/ as it is, with its log and the reason. False, and told, where the disk refuses."""
+    folder = spool.kept.names[queue_id]
     corrupt = spool.root / "corrupt"
     try:
         disk.write_file(corrupt / f"{queue_id}.why", [why.encode(errors="replace") + b"\n"])
         spool.kept.path(folder, queue_id).rename(corrupt / queue_id)
-        with contextlib.suppress(FileNotFoundError):
-            spool.kept.state(folder, queue_id).rename(corrupt / f"{queue_id}.state")
     except OSError as error:
-        spool.report(f"{folder}/{queue_id} could not be set aside: {error}")
+        spool.report(f"{folder}/{queue_id} ({why}) could not be set aside: {error}")
+        return False
+    del spool.kept.names[queue_id]
+    with contextlib.suppress(OSError):  # a log without an entry is dropped at start
+        spool.kept.state(folder, queue_id).rename(corrupt / f"{queue_id}.state")
+    return True

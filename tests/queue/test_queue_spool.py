@@ -1,6 +1,7 @@
 """Delivery's side: moves with their order of syncs, state logs, operators' acts, retention, damage, the lock."""
 
 import asyncio
+import errno
 import os
 import threading
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.queue import disk
 from appliance.queue.envelope import Trailer
 from appliance.queue.errors import ContentDamaged, SpoolError, SpoolLocked
 from appliance.queue.item import Item, Note, Result
@@ -288,6 +290,21 @@ async def test_damage_that_cannot_be_looked_at_is_told(rig: Rig) -> None:
     (report,) = rig.reports
     assert item.queue_id in report and "its checksum is wrong" in report and "No such file" in report
     assert rig.spool.get(item.queue_id) is item and not rig.spool.damaged
+
+
+async def test_what_cannot_be_set_aside_stays_queued(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = await kept(rig)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "write_file", full)
+        rig.spool.set_aside(item, "damaged")
+    assert rig.spool.has(item) and not rig.spool.damaged and "No space left" in rig.reports[-1]
+    rig.spool.set_aside(item, "damaged")
+    assert not len(rig.spool) and rig.spool.damaged == 1
+    assert rig.names("corrupt") == {item.queue_id, f"{item.queue_id}.state", f"{item.queue_id}.why"}
 
 
 async def test_a_lost_state_log_makes_all_recipients_due(rig: Rig) -> None:

@@ -117,9 +117,8 @@ class Dispatch:
         """Start what may start."""
         self._due = False
         now = time.monotonic()
-        schedule = self.schedule
         while not self.draining and (self._idle or len(self._runners) < MOST_RUNNERS):
-            job = schedule.take(now)
+            job = self.schedule.take(now)
             if job is None:
                 break
             self._start(job)
@@ -226,9 +225,8 @@ class Dispatch:
         has refused it its folder until now."""
         if item.folder not in ("intake", "deferred") or item.moving or not item.todo:
             return False
-        if self.spool.clock.age(item.born) < self.lifetime:
-            return False
-        if self.delivering(item.queue_id) or item.queue_id in self.aside:
+        young = self.spool.clock.age(item.born) < self.lifetime
+        if young or self.delivering(item.queue_id) or item.queue_id in self.aside:
             return False
         self.forget(item.queue_id)
         self.settlement.expire(item, "delivery time expired")
@@ -276,10 +274,12 @@ class Dispatch:
         self.schedule.remove(queue_id)
         self._plans.pop(queue_id, None)
 
-    def set_aside(self, item: Item, why: str) -> None:
-        """Damaged content."""
-        self.forget(item.queue_id)
+    def set_aside(self, item: Item, why: str) -> bool:
+        """Damaged content. False where the disk refuses it its place: it is tried again."""
         self.spool.set_aside(item, why)
+        if gone := item.moving or not self.spool.has(item):
+            self.forget(item.queue_id)
+        return gone
 
     # ------------------------------------------------------------------ the end
 

@@ -136,7 +136,8 @@ class Runner:
             return self._no_way(job, item, error)
         except (ContentDamaged, _Unsendable) as error:
             assert item is not None
-            dispatch.set_aside(item, str(error))
+            if not dispatch.set_aside(item, str(error)):
+                return "put off"
         except _Withdrawn:
             self._drop_session()  # it may be with another place than the first
         return "finished"
@@ -177,8 +178,7 @@ class Runner:
             session = await self._ready_session()
             answers, trip = await self._transact(session, item, trailer, indexes, begun)
         if isinstance(session.content_error, ContentDamaged):
-            self._dispatch.set_aside(item, str(session.content_error))
-            return False
+            return not self._dispatch.set_aside(item, str(session.content_error))
         again = self._dispatch.results.delivered(item, indexes, answers, trip)
         if again and len(self.destination.hops) > 1:
             return await self._elsewhere(session, item, trailer, indexes, answers, trip)

@@ -13,6 +13,7 @@ import pytest
 import trustme
 
 from appliance.daemons.delivery import upkeep
+from appliance.queue import recovery
 from appliance.queue.errors import SpoolError, SpoolLocked
 from appliance.queue.granted import POOL, Granted
 from appliance.queue.space import Space
@@ -280,6 +281,30 @@ async def test_an_envelope_that_would_break_out_of_a_command_is_set_aside(tmp_pa
         await running.until(lambda: peer.bodies)
     await peer.stop()
     assert not any("evil" in command for command in peer.commands)
+
+
+async def test_what_cannot_be_set_aside_is_tried_again(tmp_path: Path, log, monkeypatch):
+    """Nobody else would look at it before the next start."""
+    peer = await Peer(PIPE).start()
+    config = settings(tmp_path, hop(peer), queue='retry_min = "1s"')
+    read_header, wrong = recovery.read_header, list[int]()
+
+    def unread(fd: int, offset: int = 0) -> Any:
+        if not wrong:
+            wrong.append(fd)
+            raise OSError(errno.EIO, "Input/output error")
+        return read_header(fd, offset)
+
+    monkeypatch.setattr(recovery, "read_header", unread)
+    async with delivery(tmp_path, config) as running:
+        queue_id = await running.put("a@example.com", sender="s@example.org>\r\nRCPT TO:<b@example.com")
+        await running.until(lambda: wrong)
+        await running.until(lambda: not running.dispatch.schedule.busy)
+        assert running.spool.get(queue_id) and running.dispatch.schedule.jobs(queue_id)
+        await running.until(lambda: running.spool.damaged)
+        await running.empty()
+        assert not len(running.dispatch.schedule)
+    await peer.stop()
 
 
 async def test_a_reload_takes_waiting_mail_along(tmp_path: Path, log):
