@@ -6,6 +6,7 @@ process life. A file is deleted when nothing more can come and every entry is cl
 What failure means for the mail: an entry that cannot be deleted or marked is handed out again after a crash, never lost.
 """
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -211,8 +212,8 @@ class Granted:
         if file is None or offset not in file.open:
             return True
         file.open.remove(offset)
-        if file.complete:
-            return self.tidy(file)
+        if file.complete and self.tidy(file):
+            return True
         return file.marks.put(offset, [ALL])
 
     def tidy(self, file: IntakeFile) -> bool:
@@ -228,7 +229,8 @@ class Granted:
     def _delete(self, file: IntakeFile) -> None:
         disk.unlink(file.path, self._lane.let_go)  # first the file: marks without a file are harmless
         self.files.pop(file.name, None)
-        file.marks.remove()
+        with contextlib.suppress(OSError):
+            file.marks.remove()
 
     def close(self) -> None:
         """Give back what was made ahead of time; entries stay as they are."""

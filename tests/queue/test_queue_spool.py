@@ -292,6 +292,22 @@ async def test_damage_that_cannot_be_looked_at_is_told(rig: Rig) -> None:
     assert rig.spool.get(item.queue_id) is item and not rig.spool.damaged
 
 
+async def test_a_finished_file_that_cannot_be_deleted_is_marked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its last message would be delivered again by the next process."""
+    await rig.commit(b"x")
+    rig.log._retire()
+    (item,) = rig.pump()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "unlink", refused)
+        assert rig.spool.mark_done(item)
+    assert rig.crash_all() == [] and item.name not in rig.names("intake")
+    rig.start_worker()
+
+
 async def test_what_cannot_be_set_aside_stays_queued(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     item = await kept(rig)
 
