@@ -88,7 +88,6 @@ class Settlement:
             maillog.log(lines.removed(item.queue_id), "qmgr")
 
     def _alarm(self, item: Item) -> None:
-        ALARMS.inc()
         why = "the sender is not proven" if item.trailer.sender else "the sender is null"
         reason = f"{_UNDELIVERABLE} because {why}: {item.results[item.failed[0]].text}"
         moved = self._spool.hold(item, reason)
@@ -100,6 +99,7 @@ class Settlement:
             why = str(error)
             log.error("an undeliverable message could not be put into hold, it stays", id=item.queue_id, why=why)
             return
+        ALARMS.inc()
         maillog.log(f"warning: {item.queue_id}: to hold: {reason}", "qmgr")
         log.warning("an undeliverable message is in hold: postgate queue list --folder hold", id=item.queue_id)
 
@@ -233,9 +233,11 @@ class Settlement:
         kind = "non-delivery" if reports[0].action == "failed" else "delivery status"
         NOTICES.labels(reports[0].action).inc()
         maillog.log(lines.notified(item.queue_id, kind, notice.queue_id), "bounce")
-        if then is not None:
-            then()
-        self._queued(notice)
+        try:
+            if then is not None:
+                then()
+        finally:  # it is on disk, whatever becomes of the next one
+            self._queued(notice)
 
     def _failed(self, item: Item, error: BaseException | None, *, owed: bool) -> None:
         """What a report says does not tell whether it was owed: an expanded list is "delivered", too."""

@@ -15,7 +15,7 @@ from appliance.daemons.delivery import dispatch as dispatching
 from appliance.daemons.delivery import runner as runners
 from appliance.daemons.delivery.asking import Asking
 from appliance.daemons.delivery.routing import NOWHERE, Routing
-from appliance.daemons.delivery.settle import Settlement
+from appliance.daemons.delivery.settle import ALARMS, Settlement
 from appliance.daemons.delivery.way import Ways
 from appliance.mail import dsn
 from appliance.queue.envelope import QueuedRecipient
@@ -440,6 +440,51 @@ async def test_a_notice_of_success_that_is_under_way_lets_no_refusal_be_told_twi
         submitted[2].set_result(item)
         settlement.retry()
         assert len(submitted) == 3 and not item.failed
+    await peer.stop()
+
+
+async def test_a_notice_is_sent_though_the_next_one_of_its_message_goes_wrong(
+    tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch
+):
+    """Of two senders."""
+    peer, outside = await Peer(PIPE, rcpt=b"550 5.1.1 no\r\n").start(), await Peer(PIPE).start()
+    build, built = dsn.build, list[str]()
+
+    def second_wrong(report: Any) -> bytes:
+        built.append(report.sender)
+        if len(built) == 2:
+            raise KeyError("an error of ours")
+        return build(report)
+
+    monkeypatch.setattr(dsn, "build", second_wrong)
+    routes = f'routes = {{ "example.org" = "{hop(outside)}" }}'
+    async with delivery(tmp_path, settings(tmp_path, hop(peer), relay=routes)) as running:
+        to = [
+            QueuedRecipient("a@example.com", "example.com"),
+            QueuedRecipient("b@example.com", "example.com", owner="owner@example.org"),
+        ]
+        queue_id = await running.put(*to, proven=True, told={"owner@example.org": ("boss@example.org",)})
+        await running.until(lambda: len(built) == 2)
+        await running.until(lambda: outside.bodies)
+        await running.until(lambda: [one.queue_id for one in running.spool] == [queue_id])
+    await peer.stop()
+    await outside.stop()
+
+
+async def test_an_alarm_counts_once_however_often_the_disk_refuses_it(
+    tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch
+):
+    peer = await Peer(PIPE, rcpt=b"550 5.1.1 no\r\n").start()
+    before = ALARMS._value.get()
+    async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
+        with monkeypatch.context() as patched:
+            refuse(running, patched)
+            queue_id = await running.put()
+            await running.until(lambda: queue_id in running.delivery.settlement._again)
+            running.delivery.settlement.retry()
+            await running.until(lambda: queue_id in running.delivery.settlement._again)
+        await running.until(lambda: queue_id in running.spool.folders["hold"])
+    assert ALARMS._value.get() == before + 1
     await peer.stop()
 
 
