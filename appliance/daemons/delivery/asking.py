@@ -2,7 +2,7 @@
 
 Contract: what was begun goes on once, when all tables have answered or failed (which is for Routing to say), unless the
 message has left its place in the queue meanwhile. What failure means for the mail: it is scheduled as one whose way a
-table cannot tell, and asked for again.
+table cannot tell, and asked for again; where an error of ours keeps it from being scheduled, the next start asks again.
 """
 
 import asyncio
@@ -28,9 +28,13 @@ class Asking:
         if item.queue_id in self._tasks:
             return
         routing = self._routing()
-        heard = routing.hear(item)
-        if heard is None:
-            go_on(item)
+        try:
+            heard = routing.hear(item)
+            if heard is None:
+                go_on(item)
+                return
+        except Exception:  # one message stops no other
+            log.exception("the way of a message could not be found by an error of ours", id=item.queue_id)
             return
         task = asyncio.get_running_loop().create_task(self._wait(item, routing, heard, go_on))
         self._tasks[item.queue_id] = task
@@ -51,7 +55,10 @@ class Asking:
         except Exception:
             log.exception("asking for the way of a message failed by an error of ours", id=item.queue_id)
         if self._spool.get(item.queue_id) is item and item.folder in ("intake", "deferred"):
-            go_on(item)
+            try:
+                go_on(item)
+            except Exception:
+                log.exception("the way of a message could not be found by an error of ours", id=item.queue_id)
             self._pump()
 
     def forget(self, queue_id: str) -> None:

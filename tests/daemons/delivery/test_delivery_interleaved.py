@@ -567,6 +567,33 @@ async def test_a_message_that_cannot_be_scheduled_stops_no_other(tmp_path: Path,
     await peer.stop()
 
 
+@pytest.mark.parametrize("slow", [False, True])
+async def test_a_message_whose_way_cannot_be_found_anew_stops_no_other(
+    tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], slow: bool
+):
+    peer = await Peer(PIPE, rcpt=LATER).start()
+    async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
+        for _ in range(3):
+            await running.put()
+        await running.until(lambda: len(running.spool.folders["deferred"]) == 3)
+        await quiet(running)
+        tried = list[str]()
+
+        def wrong(item: Any) -> None:
+            tried.append(item.queue_id)
+            raise KeyError("an error of ours")
+
+        monkeypatch.setattr(running.dispatch, "_ways_of", wrong)
+        if slow:
+            running.dispatch.routing = Slow()
+        for plan in running.dispatch._plans.values():
+            plan.lost = True
+        running.dispatch.reroute_lost()
+        await running.until(lambda: len(set(tried)) == 3)
+    await peer.stop()
+    assert capfd.readouterr().err.count("by an error of ours") >= 3
+
+
 async def test_a_reload_takes_along_what_is_just_being_tried(tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch):
     """A next hop that hangs is why an operator changes the route."""
     old, new = await Peer(PIPE, rcpt=LATER).start(), await Peer(PIPE).start()
