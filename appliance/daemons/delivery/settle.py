@@ -177,8 +177,6 @@ class Settlement:
         except SpoolError as error:
             self._failed(item, error, owed=then is not None)
             return
-        if then is not None:
-            self._paying.add(item.queue_id)
         trailer = Trailer(
             queue_id=notice_id,
             received=time.time(),
@@ -190,6 +188,8 @@ class Settlement:
             smtputf8=not all(map(str.isascii, (sender, *item.trailer.told.get(sender, ())))),
         )
         submitted = self._spool.submit(octets, trailer)
+        if then is not None:
+            self._paying.add(item.queue_id)
         submitted.add_done_callback(
             lambda done: self._submitted(
                 item, reports, done.exception(), done.result() if not done.exception() else None, then

@@ -471,6 +471,32 @@ async def test_a_notice_is_sent_though_the_next_one_of_its_message_goes_wrong(
     await outside.stop()
 
 
+async def test_a_notice_that_could_not_even_be_handed_in_is_owed_still(
+    tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch
+):
+    peer, outside = await Peer(PIPE, rcpt=LATER).start(), await Peer(PIPE).start()
+    routes = f'routes = {{ "example.org" = "{hop(outside)}" }}'
+    async with delivery(tmp_path, settings(tmp_path, hop(peer), relay=routes)) as running:
+        queue_id = await running.put(proven=True)
+        await running.until(lambda: queue_id in running.spool.folders["deferred"])
+        await quiet(running)
+        item, settlement = running.spool.get(queue_id), running.delivery.settlement
+
+        def wrong(*_: Any) -> None:
+            raise KeyError("an error of ours")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(running.spool, "submit", wrong)
+            running.spool.record(item, Note(0, "deferred", results={0: Result("failed", "5.1.1", "no")}))
+            with pytest.raises(KeyError):
+                settlement.settle(item)
+        settlement.settle(item)
+        await running.until(lambda: outside.bodies)
+        await running.empty()
+    await peer.stop()
+    await outside.stop()
+
+
 async def test_an_alarm_counts_once_however_often_the_disk_refuses_it(
     tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch
 ):
