@@ -56,15 +56,17 @@ class Icap:
         self._method = icap.RESPMOD if settings.method == "respmod" else icap.REQMOD
         self._kept = Kept()
         self._options: dict[Server, tuple[float, icap.Options]] = {}
-        self._tags: dict[Server, str] = {}
+        #: ISTags, and since when.
+        self._tags: dict[Server, tuple[str, float]] = {}
 
     def key(self, source: Source, ctx: Context) -> Hashable:
         """The content, and the state of the services (ISTag)."""
-        return source.mail, source.digest, tuple(sorted(self._tags.values()))
+        return source.mail, source.digest, tuple(sorted(tag for tag, _ in self._tags.values()))
 
     async def ask(self, server: Server, source: Source, ctx: Context, progress: Progress) -> ScanResult:
         """Raises NoAnswer, ProtocolError, Unavailable."""
-        options = await self._ask_options(server, progress)
+        clock = asyncio.get_running_loop().time
+        began, options = clock(), await self._ask_options(server, progress)
 
         async def use(sock: socket.socket) -> tuple[icap.Answer, bool]:
             return await self._content(sock, server, source, ctx, options, progress)
@@ -77,8 +79,12 @@ class Icap:
         tag = answer.head.get("istag").strip('"')
         if answer.code in (404, 405) or (tag and tag != options.tag):
             self._options.pop(server, None)
-        self._tags[server] = tag or options.tag
-        return result(icap_found.found(answer), self._name)
+        found, (known, since) = result(icap_found.found(answer), self._name), self._tags.get(server, ("", 0.0))
+        if (tag := tag or options.tag) != known:
+            if began < since:  # it was asked before the tag that is known was heard of: what it says is not known
+                return msgspec.structs.replace(found, lasting=False)
+            self._tags[server] = tag, clock()
+        return found
 
     async def _ask_options(self, server: Server, progress: Progress) -> icap.Options:
         """What the service can do, as it was said within its time, or now. Raises NoAnswer, ProtocolError."""

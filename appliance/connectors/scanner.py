@@ -128,8 +128,8 @@ class Scanner:
             source.close()
             why = f"not scanned in time {ABANDONED} times, while other mail was"
             return ScanResult(kind="unscannable", scanner=self.name, why=why)
-        versions = self._versions
-        found = await self._joining.run(key, lambda: self._run(source, ctx, key), source.close)
+        versions = self._versions  # who asks with new signatures joins no scan of the old ones
+        found = await self._joining.run((key, versions), lambda: self._run(source, ctx, key), source.close)
         if versions == self._versions:  # else it may be what the old signatures said
             self._known.put(self._dialect.key(source, ctx), found)  # it may have heard of new signatures meanwhile
         return found

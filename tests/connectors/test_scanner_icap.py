@@ -176,6 +176,37 @@ async def test_new_signatures_end_what_is_remembered() -> None:
         scanner.close()
 
 
+async def test_a_late_answer_of_the_old_signatures_brings_back_nothing_that_they_said() -> None:
+    """It was asked before new ones were heard of, and comes behind that."""
+    slow, go = asyncio.Event(), asyncio.Event()
+
+    class Slow(Service):
+        async def _content(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if b"192.0.2.9" in head:
+                slow.set()
+                await go.wait()
+                now, self.tag = self.tag, b"one"
+                await super()._content(head, reader, writer)
+                self.tag = now
+            else:
+                await super()._content(head, reader, writer)
+
+    async with Slow() as service:
+        scanner = make(service)
+        await scanner.scan(Message(), context())
+        late = asyncio.create_task(scanner.scan(Message(MAIL + b"2"), context(client="192.0.2.9")))
+        await slow.wait()
+        service.tag = b"two"
+        await scanner.scan(Message(MAIL + b"3"), context())  # it hears of the new tag
+        go.set()
+        await late
+        asked = len(service.contents)
+        await scanner.scan(Message(), context())
+        await scanner.scan(Message(MAIL + b"2"), context())
+        assert len(service.contents) == asked + 2
+        scanner.close()
+
+
 async def test_options_are_asked_again_when_their_time_is_over() -> None:
     async with Service() as service:
         service.ttl = b"0"

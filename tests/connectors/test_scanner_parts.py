@@ -228,6 +228,45 @@ async def test_what_the_old_signatures_said_meanwhile_is_not_known() -> None:
         assert sum(b"slow" in data for data in peer.heard) == 2
 
 
+async def test_who_asks_behind_new_signatures_does_not_hear_what_the_old_ones_say() -> None:
+    """The same content is being scanned still, since before them: that is not joined, and not known."""
+    version = [b"ClamAV 1.4.1/27500/Mon"]
+
+    async def clamd(peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await reader.readuntil(b"\0")
+        if command == b"zVERSION\0":
+            writer.write(version[0] + b"\0")
+            return
+        said = FOUND if b"27501" in version[0] else CLEAN
+        data = b""
+        while length := int.from_bytes(await reader.readexactly(4), "big"):
+            data += await reader.readexactly(length)
+        peer.heard.append(data)
+        if b"slow" in data and said == CLEAN:
+            await peer.go.wait()
+        writer.write(said)
+
+    async with Peer(clamd) as peer:
+        made, slow = make(peer.server), Message(MAIL + b"slow\r\n")
+        await made.scan(Message(), context())
+        await made.learn_versions()
+        before = asyncio.create_task(made.scan(slow, context()))
+        async with asyncio.timeout(10):
+            while len(peer.heard) < 2:
+                await asyncio.sleep(0)
+        await made.scan(Message(MAIL + b"other\r\n"), context())
+        version[0] = b"ClamAV 1.4.1/27501/Tue"
+        await made.learn_versions()
+        behind = asyncio.create_task(made.scan(slow, context()))
+        async with asyncio.timeout(10):
+            while len(peer.heard) < 4 and not made._joining.joined:
+                await asyncio.sleep(0)
+        peer.go.set()
+        assert (await before).kind == "clean"
+        assert (await behind).kind == "infected"
+        assert (await made.scan(slow, context())).kind == "infected"
+
+
 async def test_the_self_test_asks_the_scanner_itself() -> None:
     async with Peer(says(FOUND)) as peer:
         test = Checkup(make(peer.server), 1000, eicar=True)
