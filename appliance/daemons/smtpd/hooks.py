@@ -68,7 +68,7 @@ class Plug:
         self._facts = HookSession(session.loop)
         self._envelope = Envelope()
         #: What was in it before the recipient that was asked about last, and how many were taken then.
-        self._asked: tuple[list[str], int] | None = None
+        self._asked: tuple[list[str], list[str], int] | None = None
         self._asking = Asking(hooked, session)
         self._server = SimpleNamespace(
             hostname=session.rules.hostname,
@@ -195,7 +195,7 @@ class Plug:
         options += [f"ORCPT={recipient.orcpt}"] if recipient.orcpt else []
         self._settle()
         before = list(self._envelope.rcpt_tos)
-        self._asked = list(before), len(ctx.recipients)
+        self._asked = list(before), list(self._envelope.rcpt_options), len(ctx.recipients)
         objection = await self._hook("RCPT", address, options)
         if objection is None and self._envelope.rcpt_tos == before and address not in before:
             self._envelope.rcpt_tos.append(address)
@@ -205,8 +205,8 @@ class Plug:
     def _settle(self) -> None:
         """Who was refused, by the hook that was asked about him or behind it, is none of the envelope's."""
         transaction = self._session.transaction
-        if self._asked is not None and (transaction is None or len(transaction.recipients) == self._asked[1]):
-            self._envelope.rcpt_tos = self._asked[0]
+        if self._asked is not None and (transaction is None or len(transaction.recipients) == self._asked[2]):
+            self._envelope.rcpt_tos, self._envelope.rcpt_options, _ = self._asked
         self._asked = None
 
     async def _data(self, ctx: Context) -> Decision | None:

@@ -15,9 +15,11 @@ class Sees:
 
     def __init__(self) -> None:
         self.told: list[list[str]] = []
+        self.options: list[str] = []
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         self.told.append(list(envelope.rcpt_tos))
+        self.options += envelope.rcpt_options
         return "250 OK"
 
 
@@ -50,3 +52,17 @@ async def test_who_is_refused_behind_the_handler_gets_nothing(kind: type[Sees], 
         assert handler.told == [["one@alias.example", *copy]]
         (kept,) = stage.intake.kept
         assert [one.address for one in kept.trailer.recipients] == ["a@example.com", *copy]
+
+
+async def test_what_was_wanted_for_who_is_refused_behind_the_handler_is_wanted_no_more() -> None:
+    handler = Sees()
+    async with staged(virtual_alias_maps=Moody(VIRTUAL, True)) as stage:
+        stage.front.plug = hooks.plug(handler)
+        client = await stage.hello()
+        await client.say("MAIL FROM:<a@example.net>")
+        assert (await client.say("RCPT TO:<gone@alias.example> NOTIFY=FAILURE")).startswith("550")
+        assert (await client.say("RCPT TO:<one@alias.example> NOTIFY=NEVER")).startswith("250")
+        assert (await client.say("DATA")).startswith("354")
+        client.send(b"Subject: x\r\n\r\nhi\r\n.\r\n")
+        assert (await client.reply()).startswith("250")
+    assert handler.options == ["NOTIFY=NEVER"]
