@@ -1,6 +1,7 @@
 """runner and its asking end: programs over content, restricted and ended; files lent; faults of either side."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import stat
@@ -29,8 +30,8 @@ from appliance.daemons.runner.daemon import Peer, Runner
 from appliance.daemons.skeleton import Birth
 from appliance.mail.piping import Facts, Whom
 from appliance.mail.programs import PROGRAMS
-from appliance.mail.running import Ask, Pipe
-from appliance.net.channel import Channel
+from appliance.mail.running import Ask, Done, Pipe
+from appliance.net.channel import Channel, connect
 from tests.connectors.scanner_peer import MAIL, Message, context
 from tests.connectors.test_scanner_answers import Large
 
@@ -460,3 +461,25 @@ async def test_the_end_of_a_connection_is_no_news_to_who_asks_over_the_next(tmp_
         assert channel is not None
         channel.close()  # that it is gone is told with the next turn of the loop
         assert (await stage.asking.run("x", source)).kind == "clean"
+
+
+async def test_what_is_given_up_before_it_has_begun_leaves_no_descriptor(tmp_path: Path) -> None:
+    """The end of a long order, and Done, are read in one turn."""
+    whom = tuple(Whom(f"{number:04}{'x' * 90}@example.com", f"{'y' * 90}@example.com") for number in range(400))
+    async with Stage(tmp_path, x={"command": script("pass")}) as stage:
+        channel = connect(str(stage.path))
+        channel.attach(asyncio.get_running_loop(), lambda _payload, _fds: None)
+        reading, writing = os.pipe()
+        channel.send(Pipe(1, "f", 0, 1, Facts(sender="a@example.net", recipients=whom)), (writing,))
+        channel.send(Done(1))
+        os.close(writing)
+        os.set_blocking(reading, False)
+
+        def ended() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                return os.read(reading, 1) == b""
+            return False
+
+        await until(ended)
+        os.close(reading)
+        channel.close()

@@ -43,9 +43,10 @@ class Peer:
         self.tasks: dict[int, asyncio.Task[None]] = {}
 
     def drop(self, number: int) -> None:
-        """End it, once: a second time would break off the cleaning up behind it."""
+        """End it, once: a second time would break off the cleaning up behind it. One that has not begun yet begins first:
+        it closes its descriptor."""
         if task := self.tasks.pop(number, None):
-            task.cancel()
+            task.get_loop().call_soon(task.cancel)
 
     def tell(self, answer: Answer, fds: tuple[int, ...] = ()) -> None:
         with contextlib.suppress(ConnectionError):
