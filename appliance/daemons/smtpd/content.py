@@ -46,8 +46,10 @@ def trouble(error: SpoolError) -> str:
 
 
 def unread(session: "Session") -> bool:
-    """Do the octets of a chunk come now, although nobody takes them?"""
+    """Do the octets of a chunk come now, or lines that did not wait for 354, although nobody takes them?"""
     transaction = session.transaction
+    if session.verb == "DATA":
+        return transaction is not None and transaction.decoder is None and session.waiting
     return session.verb == "BDAT" and (transaction is None or transaction.decoder is None)
 
 
@@ -86,16 +88,16 @@ def data(session: "Session", command: Command) -> Step:
 
 
 def _begin(session: "Session", transaction: Transaction, decision: Decision) -> None:
+    if session.waiting:  # it came while the question was open, whatever is answered: the same as behind DATA at once
+        record.pipelined(session)
+        session.reset()
+        session.dismiss(SYNCHRONIZATION, "pipelining")
+        return
     if refused(session, decision, "DATA"):
         session.reset()
         return
     if decision.verb == "discard":
         transaction.discarded, transaction.recipients = transaction.discarded + transaction.recipients, []
-    if session.waiting:  # it came while the question was open: the same as behind DATA at once
-        record.pipelined(session)
-        session.reset()
-        session.dismiss(SYNCHRONIZATION, "pipelining")
-        return
     decoder = DataDecoder(transaction.rules.smtp.bare_lf)
     session.receiving = DataReceiver(decoder, transaction.open_body(decoder))
     session.out.append(_START)  # DATA counts as accepted when its message is

@@ -113,6 +113,31 @@ async def test_b3_what_comes_behind_starttls_before_anything_of_tls_is_not_obeye
         assert session.end == "pipelining"
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_b1_what_comes_before_a_refusal_of_data_is_no_commands(fails: bool) -> None:
+    """Content that did not wait for 354: whatever is said of DATA, its lines are not obeyed."""
+    held = Held()
+
+    async def refuses(ctx: Context) -> Decision:
+        await held(ctx)
+        if fails:
+            raise RuntimeError
+        return Decision(verb="reject", reply="550 5.7.1 no")
+
+    async with Stage() as stage:
+        stage.engine_.rules["data"] = refuses
+        client = await stage.hello()
+        session = stage.session()
+        client.send(b"MAIL FROM:<a@example.net>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n")
+        await held.asked.wait()
+        client.send(b"RSET\r\nMAIL FROM:<evil@example.net>\r\n")
+        await kept(session, 35)
+        held.free.set()
+        last = (await client.ended()).splitlines()[-1]
+        assert last.startswith(b"421 4.3.0 " if fails else b"554 5.5.0 Error: SMTP protocol synchronization")
+        assert [ctx.sender.text for ctx in stage.engine_.at("mail") if ctx.sender] == ["a@example.net"]
+
+
 async def test_what_is_awaited_behind_content_has_no_deadline_of_the_content() -> None:
     """BDAT that waits for a file while commands before it were awaited: the time of the client is not that of a scan."""
     async with Stage() as stage:
