@@ -140,8 +140,8 @@ class Link:
 
     @property
     def _leaves(self) -> bool:
-        """It said so, with another answer: nothing more is sent to it."""
-        return self._machine.done and self._of_session is None
+        """It said so, with another answer or by itself: nothing more is sent to it."""
+        return self._of_session is None and (self._machine.done or (self._wire is not None and self._wire.leaves))
 
     @property
     def _ended(self) -> Said | None:

@@ -9,9 +9,13 @@ import asyncio
 from typing import cast
 
 from appliance.mail.policy_service import Place
+from appliance.protocol.milter.encoding import encode
+from appliance.protocol.milter.packets import Reply
+from appliance.protocol.milter.words import Word
 
 #: Octets that are kept unread.
 MOST = 1 << 20
+_GOES = encode(Reply(Word.SHUTDOWN))
 
 
 class Wire(asyncio.Protocol):
@@ -59,6 +63,11 @@ class Wire(asyncio.Protocol):
     def unasked(self) -> bool:
         """Has it said anything that nobody has taken yet?"""
         return bool(self._heard)
+
+    @property
+    def leaves(self) -> bool:
+        """Has it said, by itself, that it goes away?"""
+        return self._heard == _GOES
 
     async def send(self, octets: bytes) -> None:
         """Raises ConnectionError."""

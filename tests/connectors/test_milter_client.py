@@ -264,6 +264,24 @@ async def test_who_goes_away_behind_a_message_is_connected_anew_for_the_next() -
     assert server.letters(0) == server.letters(1)
 
 
+async def test_who_says_so_by_itself_behind_a_message_is_connected_anew_as_well() -> None:
+    """Whether it comes in one packet with the answer is chance."""
+    async with MilterServer() as server:
+        _, link = linked(server)
+        assert {said.word for said in await session(link, *whole_session()[2:])} == {"continue"}
+        link.reset()
+        assert link._wire is not None
+        link._wire.data_received(b"\0\0\0\x014")
+        assert {said.word for said in await session(link, *whole_session()[2:])} == {"continue"}
+        link._wire.data_received(b"\0\0\0\x014")
+        link.reset()
+        assert {said.word for said in await session(link, *whole_session()[2:5])} == {"continue"}
+        link._wire.data_received(b"\0\0\0\x014")
+        assert (await session(link, *whole_session()[5:]))[-1].word == "failed"
+        link.close()
+    assert len(server.heard) == 3
+
+
 async def test_a_recipient_is_refused_by_itself() -> None:
     def choose(data: bytes) -> Any:
         return [(b"y", b"550 5.1.1 nobody\0")] if data.startswith(b"<no@") else [(b"c", b"")]
