@@ -91,10 +91,14 @@ decode_report = msgspec.msgpack.Decoder(Report).decode
 
 def to_fd(value: msgspec.Struct) -> int:
     """`value` in a memory file, so that one copy serves all processes whatever its size. The caller closes it."""
-    fd = os.memfd_create("postgate-blob", os.MFD_CLOEXEC)
     data = memoryview(msgspec.msgpack.encode(value))
-    while data:
-        data = data[os.write(fd, data) :]
+    fd = os.memfd_create("postgate-blob", os.MFD_CLOEXEC)
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

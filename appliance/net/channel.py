@@ -1,8 +1,9 @@
 """Framed messages with descriptors over a unix stream socket: how our processes talk to each other.
 
 Contract: a frame is `u32 length, u8 descriptors, payload` (big-endian); the payload is one msgpack value. The channel is
-non-blocking and owns its socket; frames arrive whole and in order. Closed descriptors are the sender's duty only after
-`send` returned (it duplicates what it cannot send at once). What failure means for the mail: a broken channel is a
+non-blocking and owns its socket; frames arrive whole and in order, each with its own descriptors, or with fewer where
+this process is out of them. Closed descriptors are the sender's duty only after `send` returned (it duplicates what it
+cannot send at once). What failure means for the mail: a broken channel is a
 dead peer process; who waits for an answer gets ConnectionError and answers the client 451, nothing was promised.
 """
 
@@ -14,6 +15,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -50,7 +52,8 @@ class Channel:
         self.sock = sock
         self._takes_fds = takes_fds
         self._in = bytearray()
-        self._in_fds: deque[int] = deque()
+        # One entry for each frame that brought some: the kernel ends a read behind the octets that descriptors came with.
+        self._in_fds: deque[list[int]] = deque()
         self._out: deque[tuple[memoryview, tuple[int, ...]]] = deque()
         self.closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,9 +150,10 @@ class Channel:
     def on_readable(self) -> list[Frame]:
         """All frames that are complete; closes the channel at end of stream or on a broken frame."""
         ancillary: list[tuple[int, int, bytes]] = []
+        flags = 0
         try:
             if self._takes_fds:
-                data, ancillary, _flags, _addr = self.sock.recvmsg(1 << 18, _ROOM)
+                data, ancillary, flags, _addr = self.sock.recvmsg(1 << 18, _ROOM)
             else:
                 data = self.sock.recv(1 << 16)
         except (BlockingIOError, InterruptedError):
@@ -157,8 +161,8 @@ class Channel:
         except OSError:
             self.close()
             return []
-        if ancillary:
-            self._in_fds.extend(_descriptors(ancillary))
+        if ancillary or flags & socket.MSG_CTRUNC:  # cut: we are out of descriptors, the frame comes with fewer
+            self._in_fds.append(_descriptors(ancillary))
         elif not self._in and len(data) >= 5:  # the usual case: one whole frame
             length, count = _HEAD.unpack_from(data)
             if length == len(data) - 5 and not count:
@@ -179,7 +183,7 @@ class Channel:
                 break
             if size - start < 5 + length:
                 break
-            fds = [self._in_fds.popleft() for _ in range(min(count, len(self._in_fds)))]
+            fds = self._in_fds.popleft() if count and self._in_fds else []
             with memoryview(self._in) as view:
                 frames.append((bytes(view[start + 5 : start + 5 + length]), fds))
             start += 5 + length
@@ -226,7 +230,7 @@ class Channel:
         for _, fds in self._out:
             for fd in fds:
                 os.close(fd)
-        for fd in self._in_fds:
+        for fd in chain.from_iterable(self._in_fds):
             os.close(fd)
         self._out.clear()
         self._in_fds.clear()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import socket
 
 import msgspec
@@ -65,6 +66,49 @@ async def test_what_the_socket_does_not_take_waits_with_its_descriptors() -> Non
     assert left.backlog == 0
     left.close()
     right.close()
+    os.close(read)
+
+
+def test_a_frame_whose_descriptors_were_lost_takes_no_others() -> None:
+    """Out of descriptors while a long frame comes: the next one keeps its own."""
+    left, right = channel.pair()
+    pipes = [os.pipe() for _ in range(4)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    frames: list[channel.Frame] = []
+    try:
+        left.send(b"x" * 500_000, (pipes[0][1], pipes[1][1]))
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, limits[1]))
+        frames += right.on_readable()
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert not frames
+        left.send(b"y", (pipes[2][1], pipes[3][1]))
+        while len(frames) < 2:
+            left.on_writable()
+            frames += right.on_readable()
+        lost, whole = (fds for _, fds in frames)
+        assert len(lost) == 1 and len(whole) == 2
+        for (read, _), fd in zip((pipes[0], *pipes[2:]), (*lost, *whole), strict=True):
+            os.write(fd, b"z")
+            assert os.read(read, 1) == b"z"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in (*(fd for pipe in pipes for fd in pipe), *(fd for _, fds in frames for fd in fds)):
+            os.close(fd)
+        left.close()
+        right.close()
+
+
+def test_descriptors_that_came_without_the_rest_of_their_frame_are_closed() -> None:
+    left, right = channel.pair()
+    read, write = os.pipe()
+    left.send(b"x" * 5_000_000, (write,))
+    os.close(write)
+    assert right.on_readable() == []
+    right.close()
+    left.close()
+    assert os.read(read, 1) == b"", "nobody has the other end"
     os.close(read)
 
 

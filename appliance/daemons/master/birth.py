@@ -116,16 +116,20 @@ class Spawner:
             oplog.flush()
             os._exit(1)
 
-    def send_birth(self, child: Child) -> None:
-        """The first frame for a child that was exec'd."""
+    def send_birth(self, child: Child) -> bool:
+        """The first frame for a child that was exec'd; False if it cannot be sent, which is logged."""
         assert self.snapshot is not None
         listening = self._listening(child)
         names = [name for name, socks in listening.items() for _ in socks]
         fds = [sock.fileno() for socks in listening.values() for sock in socks]
         own_log = self.log_fd != 2
-        terms = control.to_fd(self.snapshot.terms)
         try:
-            child.tell(
+            terms = control.to_fd(self.snapshot.terms)
+        except OSError as error:
+            log.error("a process cannot be told what it is", worker=child.worker, reason=error.strerror)
+            return False
+        try:
+            return child.tell(
                 control.Born(
                     service=child.spec.name,
                     index=child.index,

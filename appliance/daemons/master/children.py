@@ -22,7 +22,9 @@ from appliance.net.channel import Channel
 from appliance.observe import metrics, oplog
 
 log = oplog.get("master")
-QUICK_DEATH, MOST_WAIT, PULSE = 10.0, 60.0, 10.0
+QUICK_DEATH = 10.0
+MOST_WAIT = 60.0
+PULSE = 10.0
 #: So many pulses without an answer (two minutes) mean a hung process.
 MISSED = 12
 
@@ -49,12 +51,15 @@ class Child:
         return f"{self.spec.name}.{self.index}"
 
     def tell(self, order: control.Order, fds: tuple[int, ...] = ()) -> bool:
-        """Send an order; False if nobody is there."""
+        """Send an order; False if nobody is there, or it cannot be sent, which is logged."""
         if self.channel is None:
             return False
         try:
             self.channel.send(order, fds)
         except ConnectionError:
+            return False
+        except OSError as error:  # out of descriptors, and it would have to wait
+            log.error("an order could not be sent", worker=self.worker, reason=error.strerror)
             return False
         return True
 
@@ -65,8 +70,8 @@ class Spawner(Protocol):
     def spawn(self, child: Child, end: Channel) -> int:
         """Fork; `end` is the child's end of its channel. Its pid; raises OSError if there can be no more processes."""
 
-    def send_birth(self, child: Child) -> None:
-        """Tell a child that was exec'd what it is; raises OSError."""
+    def send_birth(self, child: Child) -> bool:
+        """Tell a child that was exec'd what it is; False if that cannot be, which is logged."""
 
 
 def patience(quick_deaths: int) -> float:
@@ -133,7 +138,11 @@ class Children:
         if self.ending or child.pid:
             return
         try:
-            self._make(child)
+            child.channel, end = channels.pair()
+            try:
+                child.pid = self._spawner.spawn(child, end)
+            finally:
+                end.close()
         except OSError as error:
             self._forget_channel(child)
             child.quick_deaths += 1
@@ -142,22 +151,10 @@ class Children:
             return
         child.started, child.since, child.missed, child.health = time.monotonic(), time.time(), 0, {}
         child.state = "starting"
-        if child.spec.execed:
-            try:
-                self._spawner.send_birth(child)
-            except OSError as error:  # it would wait for it as long as it lives
-                log.error("cannot tell a process what it is, killing it", worker=child.worker, reason=error.strerror)
-                self.kill(child)
+        if child.spec.execed and not self._spawner.send_birth(child):
+            self.kill(child)  # it would wait for ever; so it is begun anew
         self._watch(child)
         self._on_change(child)
-
-    def _make(self, child: Child) -> None:
-        """Raises OSError."""
-        child.channel, end = channels.pair()
-        try:
-            child.pid = self._spawner.spawn(child, end)
-        finally:
-            end.close()
 
     def _forget_channel(self, child: Child) -> None:
         if child.channel is not None and not child.channel.closed:

@@ -46,7 +46,7 @@ class Puppets:
         child.hash = self.hash
         return 100000 + len(self.spawned)
 
-    def send_birth(self, child: Child) -> None:
+    def send_birth(self, child: Child) -> bool:
         raise AssertionError("nothing here is exec'd")
 
     def say(self, worker: str, report: control.Report) -> None:
@@ -130,6 +130,17 @@ def test_a_fork_that_fails_is_tried_again_without_spinning(monkeypatch: pytest.M
     stage.puppets.broken = False
     stage.children.start(stage.child("a.0"))
     assert stage.child("a.0").state == "starting"
+
+
+def test_an_order_that_cannot_be_sent_to_one_reaches_the_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = stage.child("a.0"), stage.child("b.0")
+    monkeypatch.setattr(first.channel, "send", out_of_descriptors)
+    stage.children.tell([first, second], control.Abort(7))
+    assert stage.puppets.heard("b.0") == [control.Abort(7)]
+
+
+def out_of_descriptors(*_: Any) -> Any:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 def test_a_child_that_answers_no_pulse_is_killed(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,23 +393,19 @@ def test_a_child_for_which_no_descriptor_is_left_is_tried_again(
 ) -> None:
     """Else its place stays empty; and one that is never told what it is waits for that for ever."""
     child, killed = stage.child("a.0"), list[int]()
-
-    def none_left(*_args: object) -> Any:
-        raise OSError(errno.EMFILE, "Too many open files")
-
     child.spec = Spec(name="a", module="", user="", phase=0, execed=where == "birth")
     with monkeypatch.context() as patched:
         patched.setattr(children_module.os, "kill", lambda pid, _number: killed.append(pid))
         if where == "channel":
-            patched.setattr(children_module.channels, "pair", none_left)
+            patched.setattr(children_module.channels, "pair", out_of_descriptors)
         else:
-            patched.setattr(stage.puppets, "send_birth", none_left)
+            patched.setattr(stage.puppets, "send_birth", lambda _child: False)
         stage.children._ended(child, -9)
         stage.turn()
         if where == "birth":
             assert killed == [child.pid]
             stage.children._ended(child, -9)
-    monkeypatch.setattr(stage.puppets, "send_birth", lambda _child: None)
+    monkeypatch.setattr(stage.puppets, "send_birth", lambda _child: True)
     for _ in range(40):
         stage.turn()
         if child.state == "starting":
