@@ -1,16 +1,12 @@
 """Telling systemd how we are (sd_notify(3)): READY=1, RELOADING=1, STOPPING=1, WATCHDOG=1, STATUS=...
 
-Contract: without NOTIFY_SOCKET nothing happens; never raises. A supervisor that is behind with reading misses signs of
-life; for all else we wait PATIENCE seconds, as one that never hears READY=1 ends us.
+Contract: without NOTIFY_SOCKET nothing happens; never raises.
 """
 
 import contextlib
 import os
 import socket
 import time
-
-#: Seconds.
-PATIENCE = 2.0
 
 
 def notify(*states: str) -> None:
@@ -22,8 +18,7 @@ def notify(*states: str) -> None:
         states = (*states, f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     address = "\0" + path[1:] if path.startswith("@") else path
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(0.0 if states == ("WATCHDOG=1",) else PATIENCE)
-        sock.sendto("\n".join(states).encode(), address)
+        sock.sendto("\n".join(states).encode(), socket.MSG_DONTWAIT, address)
 
 
 def watchdog_period() -> float:
