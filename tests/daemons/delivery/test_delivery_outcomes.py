@@ -11,7 +11,7 @@ import pytest
 from appliance.mail.edits import Edit
 from appliance.queue.envelope import QueuedRecipient
 from tests.connectors.smtp_peer import CUT, SILENT, Peer
-from tests.daemons.delivery.harness import BODY, delivery, settings
+from tests.daemons.delivery.harness import BODY, FAST, PATIENT, delivery, settings
 
 PIPE = "PIPELINING"
 STUFFED = BODY.replace(b"\r\n.", b"\r\n..")
@@ -118,7 +118,8 @@ async def test_recipients_of_two_destinations_are_one_message(tmp_path: Path, lo
 )
 async def test_what_is_put_off_waits_in_deferred_and_arrives_later(tmp_path: Path, log, says):
     peer = await Peer(PIPE, **says).start()
-    async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
+    timeouts = FAST if SILENT in says.values() else PATIENT
+    async with delivery(tmp_path, settings(tmp_path, hop(peer)), timeouts) as running:
         queue_id = await running.put()
         await running.until(lambda: running.spool.folders["deferred"])
         item = running.spool.get(queue_id)

@@ -14,7 +14,7 @@ from appliance.observe import metrics, trouble
 from appliance.protocol.smtp.outgoing import Result
 from appliance.queue.schedule import Limits, Schedule
 from tests.connectors.smtp_peer import CUT, SILENT, Peer
-from tests.daemons.delivery.harness import Running, delivery, settings
+from tests.daemons.delivery.harness import FAST, PATIENT, Running, delivery, settings
 from tests.daemons.delivery.test_delivery_outcomes import closed_port, hop
 
 PIPE = "PIPELINING"
@@ -60,7 +60,8 @@ async def test_who_puts_mail_off_is_named_with_the_messages_until_it_takes_them(
     says, why = TROUBLE[kind]
     peer = await Peer(PIPE, **says).start()
     name = hop(peer)
-    async with delivery(tmp_path, settings(tmp_path, name)) as running:
+    timeouts = FAST if SILENT in says.values() else PATIENT
+    async with delivery(tmp_path, settings(tmp_path, name), timeouts) as running:
         ids = await put_off(running, 2)
         found = said(running)
         assert list(found) == [f"next hop {name} fails"]
