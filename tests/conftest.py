@@ -9,12 +9,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from appliance.observe import maillog, oplog
 from tests import order
 from tests.peers import postfix
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
+
+#: The time that one example takes, and that examples take to be made, tell what else the machine does.
+settings.register_profile("postgate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("postgate")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

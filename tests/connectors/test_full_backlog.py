@@ -65,7 +65,7 @@ async def test_a_table(name: str, tmp_path: Path) -> None:
     with full() as port:
         spec, tables = TABLES[name].spec(port, tmp_path), Keeper(opened)
         assert tables.also([spec]) == []
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(8):
             state, why, _ = await tables.answer(spec, "joe@example.com")
         assert state == wire.FAILED and why.endswith(f"(connecting to 127.0.0.1:{port})"), why
         tables.close()
@@ -76,9 +76,9 @@ async def test_a_policy_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy.maillog, "capped", lambda _cause, text: lines.append(text))
     with full() as port:
         clients = PolicyClients()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(8):
             with pytest.raises(Unavailable):
-                await clients.ask(policy_clients.service(port), policy_clients.ASK, "ID1")
+                await clients.ask(policy_clients.service(port, timeout=1.0), policy_clients.ASK, "ID1")
         (line,) = lines
         assert f"127.0.0.1:{port}" in line and "connect" in line, line
         clients.close()
@@ -95,10 +95,10 @@ async def test_a_milter(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(milter_health, "log", Log())
     with full() as port:
-        milters, one = Milters("mx.example.com", 1 << 20), milter_faults.milter(port)
+        milters, one = Milters("mx.example.com", 1 << 20), milter_faults.milter(port, **milter_faults.QUICK)
         milters.follow((one,), "mx.example.com", 1 << 20)
         link = milters.link(one)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(8):
             assert (await milter_faults.played(link))[-1] == "failed"
         (line,) = lines
         assert line["step"] == "connecting", line
@@ -111,7 +111,7 @@ async def test_a_scanner(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "GRACE", 0.1)
     with full() as port:
         scanner = scanner_faults.scanner_of(kind, port, rest=0.0)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(8):
             found = await scanner.scan(Message(MAIL), context("T7"))
         assert found.kind == "error" and str(port) in found.why and "connect" in found.why, found.why
         scanner.close()
@@ -126,7 +126,7 @@ async def test_an_amavisd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """And the file that was lent to it is gone."""
     monkeypatch.setattr(conversation, "GRACE", 0.1)
     with full() as port:
-        async with Amavis(tmp_path, at(port), 0.5) as amavis, asyncio.timeout(3):
+        async with Amavis(tmp_path, at(port), 0.5) as amavis, asyncio.timeout(8):
             found = await amavis.scanner.scan(Message(MAIL), context("T7"))
             assert found.kind == "error" and str(port) in found.why and "connect" in found.why, found.why
             assert "1 (last: T7)" in amavis.scanner.condition.facts()["not scanned"]
@@ -139,9 +139,9 @@ async def test_a_filter_before_the_queue(monkeypatch: pytest.MonkeyPatch) -> Non
     said = SimpleNamespace(error=lambda text, **more: lines.append({"text": text} | more))
     monkeypatch.setattr(proxy_filter, "log", said)
     with full() as port:
-        filters, asked = ProxyFilters(1), proxy_filters.settings(port)
+        filters, asked = ProxyFilters(1), proxy_filters.settings(port, timeout=0.4)
         filters.follow([asked])
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(8):
             with pytest.raises(Unavailable):
                 await proxy_filters.handed(filters.of(asked))
         (line,) = lines
@@ -154,15 +154,15 @@ async def test_a_filter_before_the_queue(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
 async def test_a_next_hop_and_a_filter_behind_the_queue(protocol: str) -> None:
     with full() as port:
-        async with asyncio.timeout(3):
-            result = await smtp_faults.delivered(port, protocol)
+        async with asyncio.timeout(8):
+            result = await smtp_faults.delivered(port, protocol, smtp_faults.QUICK)
         assert result.kind == "deferred" and "connect" in result.text and "127.0.0.1" in result.text, result
 
 
 async def test_a_server_that_is_asked_for_recipients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "REST", 0.0)
     with full() as port:
-        async with smtp_faults.asking(at(port)) as ahead, asyncio.timeout(3):
+        async with smtp_faults.asking(at(port)) as ahead, asyncio.timeout(8):
             probe = await ahead.probe(Address("bob", "example.com", "bob@example.com"))
         assert probe.state == "unverifiable" and probe.reply, probe
 

@@ -55,10 +55,10 @@ async def one_at_a_time(ask: Asked, breaker: Breaker, well: Callable[[], None]) 
     assert not breaker.is_open and breaker._failures == 0
 
 
-def milters_of(server: MilterServer) -> tuple[Asked, Health, Milters]:
+def milters_of(server: MilterServer, seconds: float = 0.4) -> tuple[Asked, Health, Milters]:
     """One message after the other, each in a session of its own."""
     milters = Milters("mx", 1 << 20)
-    one = milter(server.port, command_timeout=0.05, content_timeout=0.05)
+    one = milter(server.port, command_timeout=seconds, content_timeout=seconds)
     milters.follow((one,), "mx", 1 << 20)
 
     async def ask() -> str:
@@ -100,7 +100,7 @@ async def test_a_milter_that_hangs_is_not_well_because_it_agrees_to_speak() -> N
 
 async def test_a_milter_that_a_message_makes_hang_up_is_asked_about_the_next_one() -> None:
     async with MilterServer({b"E": lambda _: None}) as server:  # type: ignore[dict-item, return-value]
-        ask, health, milters = milters_of(server)
+        ask, health, milters = milters_of(server, 10.0)
         for _ in range(2 * THRESHOLD):
             assert "it hung up at END-OF-MESSAGE" in await ask()
         assert await health.probe()
@@ -112,7 +112,7 @@ async def test_a_milter_that_a_message_makes_hang_up_is_asked_about_the_next_one
 
 async def test_a_policy_service_that_takes_connections_and_hangs() -> None:
     async with Server() as server:
-        clients, one = PolicyClients(), service(server.port, timeout=0.05)
+        clients, one = PolicyClients(), service(server.port, timeout=0.4)
         server.hangs = True
 
         async def ask() -> str:
@@ -131,7 +131,7 @@ async def test_a_policy_service_that_takes_connections_and_hangs() -> None:
 
 async def test_failures_with_an_answer_between_them_are_not_counted_together() -> None:
     async with Server() as server:
-        clients, one = PolicyClients(), service(server.port, timeout=0.05)
+        clients, one = PolicyClients(), service(server.port, timeout=0.4)
         for hangs in [True] * (THRESHOLD - 1) + [False] + [True] * (THRESHOLD - 1):
             server.hangs = hangs
             if hangs:
@@ -145,7 +145,7 @@ async def test_failures_with_an_answer_between_them_are_not_counted_together() -
 
 async def test_a_filter_before_the_queue_that_takes_a_message_and_hangs() -> None:
     peer = await Peer(end=SILENT).start()
-    one = ProxyFilter(settings(peer.port, timeout=0.05), 1)
+    one = ProxyFilter(settings(peer.port, timeout=0.4), 1)
 
     async def ask() -> str:
         try:
@@ -202,7 +202,7 @@ async def test_nobody_looks_for_a_peer_that_is_given_up() -> None:
 
 async def test_a_filter_that_answers_at_once_behind_others_does_not_hang() -> None:
     peer = await Peer(end=b"421 4.3.2 busy\r\n").start()
-    one = ProxyFilter(settings(peer.port, timeout=0.1, total_timeout=5.0), 1)
+    one = ProxyFilter(settings(peer.port), 1)
     await one._places.acquire()  # another message is in it
     asyncio.get_running_loop().call_later(0.2, one._places.release)
     with pytest.raises(Unavailable, match="busy"):
@@ -214,7 +214,7 @@ async def test_a_filter_that_answers_at_once_behind_others_does_not_hang() -> No
 
 async def test_who_waited_for_a_place_does_not_try_a_filter_that_hangs_meanwhile() -> None:
     peer = await Peer(end=SILENT).start()
-    one = ProxyFilter(settings(peer.port, timeout=0.05, total_timeout=30.0), 1)
+    one = ProxyFilter(settings(peer.port, timeout=0.4, total_timeout=30.0), 1)
     said = await asyncio.gather(*(handed(one) for _ in range(3 * THRESHOLD)), return_exceptions=True)
     assert sum("left alone" in str(why) for why in said) == 2 * THRESHOLD
     assert peer.sessions == THRESHOLD

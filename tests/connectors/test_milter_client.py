@@ -451,17 +451,17 @@ async def test_progress_begins_a_step_anew_but_not_the_whole() -> None:
         while not over.is_set():
             writer.write(b"\0\0\0\1p")
             turns += 1
-            await asyncio.wait([ended], timeout=0.05)
+            await asyncio.wait([ended], timeout=0.1)
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     place = f"inet:127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    one = Milter(name="m", place=parse_place(place), content_timeout=0.2, total_timeout=0.8)
+    one = Milter(name="m", place=parse_place(place), content_timeout=2.0, total_timeout=4.0)
     link = Milters("mx", 1 << 20).link(one)
     clock = asyncio.get_running_loop().time
     began = clock()
     said = await link.ask(at("message"), ())
-    assert said.word == "failed" and 0.5 < clock() - began < 3 and turns > 4
+    assert said.word == "failed" and 3.5 < clock() - began < 10 and turns > 4
     over.set()
     link.close()
     server.close()

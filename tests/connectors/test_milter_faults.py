@@ -21,9 +21,13 @@ from tests.peers.good_milter import STEPS, good
 from tests.peers.hostile import FAULTS, Act, Hostile, Question, Reader, Writer, reset, trickles
 from tests.peers.milter_server import MilterServer, packed
 
+TIMES = ("connect_timeout", "command_timeout", "content_timeout")
+#: For one that hangs. Who answers has longer than a busy machine stands still.
+QUICK = dict.fromkeys(TIMES, 0.4) | {"total_timeout": 1.0}
+
 
 def milter(port: int, **more: Any) -> Milter:
-    timeouts = {"connect_timeout": 0.4, "command_timeout": 0.4, "content_timeout": 0.4, "total_timeout": 1.0}
+    timeouts = dict.fromkeys((*TIMES, "total_timeout"), 10.0)
     return Milter(**({"name": "m", "place": Place(host="127.0.0.1", port=port)} | timeouts | more))
 
 
@@ -53,6 +57,7 @@ def settled() -> tuple[int, int]:
 
 #: These happen before any step, and are tried there.
 AT_ONCE = {"hangs_at_once", "hangs_up_early", "dies_in_the_body", "refuses", "absent"}
+HANGS = {"hangs_at_once", "dies_in_the_body", "hangs_behind_the_question", "hangs_in_its_answer", "endless", "too_late"}
 CASES = [(fault, step) for fault in FAULTS for step in STEPS if step == "negotiation" or fault not in AT_ONCE]
 
 
@@ -66,17 +71,17 @@ async def test_each_fault_at_each_step(fault: str, step: str, said: list[dict[st
     clock = asyncio.get_running_loop().time
     async with Hostile(good(step), FAULTS[fault]) as server:
         milters = Milters("mx.example.com", 1 << 20)
-        one = milter(server.port)
+        one = milter(server.port, **(QUICK if fault in HANGS else {}))
         milters.follow((one,), "mx.example.com", 1 << 20)
         link = milters.link(one)
         before = settled()
         began = clock()
         words = await played(link)
-        assert clock() - began < 2.5
+        assert clock() - began < 8
         assert words[-1] == "failed"
         (line,) = said
         assert line["text"] == "milter failed" and line["milter"] == "m" and line["transaction"] == "4F00"
-        assert float(line["seconds"]) <= 1.2 and line["why"]
+        assert float(line["seconds"]) <= 5 and line["why"]
         named = "connecting" if fault == "absent" else step
         assert line["step"] == named or fault == "two_answers"  # the second may come with the next question
         facts = milters.health()
@@ -158,17 +163,17 @@ async def test_the_time_of_a_transaction_is_that_of_all_its_steps(said: list[dic
             if letter == b"O":
                 writer.write(packed([(b"O", struct.pack(">III", 6, 0x1FF, 0))]))
             elif letter not in b"DAQ":
-                await asyncio.sleep(0.25)
+                await asyncio.sleep(0.8)
                 writer.write(packed([(b"c", b"")]))
 
     async with Hostile(good("MAIL"), slow) as server:
-        link = Milters("mx", 1 << 20).link(milter(server.port, command_timeout=5.0, content_timeout=5.0))
+        link = Milters("mx", 1 << 20).link(milter(server.port, total_timeout=3.0))
         clock = asyncio.get_running_loop().time
         began = clock()
         words = await played(link)
-        assert words[:2] == ["continue"] * 2 and words[-1] == "failed" and clock() - began < 2.0
+        assert words[:2] == ["continue"] * 2 and words[-1] == "failed" and clock() - began < 8
         (line,) = said
-        assert line["why"] == "no answer in time" and float(line["seconds"]) < 0.9
+        assert line["why"] == "no answer in time" and float(line["seconds"]) < 2.9, "of its step alone"
         link.reset()
         assert (await link.ask(at("mail"), ())).word == "continue", "the next one has its own time"
         link.close()
@@ -189,7 +194,7 @@ async def test_a_field_that_is_too_long_for_it_is_named(said: list[dict[str, Any
 
 async def test_the_next_message_is_well_when_the_milter_is(said: list[dict[str, Any]]) -> None:
     async with MilterServer({b"M": []}) as server:
-        link = Milters("mx", 1 << 20).link(milter(server.port))
+        link = Milters("mx", 1 << 20).link(milter(server.port, command_timeout=1.0))
         assert await played(link) == ["continue"] * 2 + ["failed"] * 4 and len(said) == 1
         server.says = {}
         link.reset()
@@ -217,7 +222,7 @@ async def test_one_that_hung_up_between_two_messages_is_no_failure(said: list[di
 async def test_one_that_keeps_failing_costs_no_time(said: list[dict[str, Any]]) -> None:
     async with Hostile(good("negotiation"), FAULTS["hangs_at_once"]) as server:
         milters = Milters("mx", 1 << 20)
-        one = milter(server.port)
+        one = milter(server.port, **QUICK)
         milters.follow([one], "mx", 1 << 20)
         clock = asyncio.get_running_loop().time
         for number in range(5):
@@ -229,7 +234,8 @@ async def test_one_that_keeps_failing_costs_no_time(said: list[dict[str, Any]]) 
             link = milters.link(one)
             assert (await link.ask(at("connect", transaction=f"T{number}"), ())).word == "failed"
             link.close()
-        assert clock() - began < 0.2 and said[-1]["why"].count("left alone") == 1, said[-1]
+        assert clock() - began < 1.0, "each would have hung for 0.4 s"
+        assert said[-1]["why"].count("left alone") == 1, said[-1]
         [why] = milters.health()["degraded"]
         assert "left alone" not in why["why"] and why["touched"] == 8
         milters.close()

@@ -220,7 +220,7 @@ async def test_content_that_never_ends_is_given_up_while_other_mail_is_scanned()
         writer.write(CLEAN)
 
     async with Peer(act) as peer:
-        made = make(peer.server, timeout=0.2)
+        made = make(peer.server, timeout=1.0)
         kinds = []
         for number in range(scanner.ABANDONED + 1):
             poison = asyncio.create_task(made.scan(Message(MAIL + b"poison"), context()))

@@ -14,7 +14,7 @@ from tests.peers.icap import Service
 
 async def test_who_hangs_is_named_once_and_hung_up_on(capfd: pytest.CaptureFixture[str]) -> None:
     async with Peer(hangs) as hung, Peer(says(CLEAN)) as well:
-        scanner = make(hung.server, well.server, timeout=0.6)
+        scanner = make(hung.server, well.server, timeout=3.0)
         scans = (scanner.scan(Message(MAIL + b"%d" % number), context(f"T{number}")) for number in range(4))
         assert {found.kind for found in await asyncio.gather(*scans)} == {"clean"}
         async with asyncio.timeout(5):
@@ -22,19 +22,19 @@ async def test_who_hangs_is_named_once_and_hung_up_on(capfd: pytest.CaptureFixtu
                 await asyncio.sleep(0.005)
     oplog.flush()
     said = [line for line in capfd.readouterr().err.splitlines() if "is asked last for a while" in line]
-    assert len(said) == 1 and f"server={hung.server}" in said[0] and "nothing within 0.3 s" in said[0], said
+    assert len(said) == 1 and f"server={hung.server}" in said[0] and "nothing within 1.5 s" in said[0], said
     assert "waiting for the answer" in said[0] and scanner.condition.wrong == {}
 
 
 async def test_one_message_tries_who_hung_when_its_rest_is_over(capfd: pytest.CaptureFixture[str]) -> None:
     async with Peer(hangs) as hung, Peer(says(CLEAN)) as well:
-        scanner = make(hung.server, well.server, timeout=1.0, remember=0.0)
+        scanner = make(hung.server, well.server, timeout=3.0, remember=0.0)
         assert (await scanner.scan(Message(), context())).kind == "clean"
         for number in (2, 3):
             scanner._servers._resting[hung.server] = 0.0
             scans = (scanner.scan(Message(MAIL + b"%d" % one), context()) for one in range(4))
             took = sorted(found.seconds for found in await asyncio.gather(*scans))
-            assert took[2] < 0.4 < took[3] < 0.9 and hung.connections == number, took
+            assert took[2] < 1.4 < took[3] < 2.9 and hung.connections == number, took
         hung.act = says(CLEAN)
         scanner._servers._resting[hung.server] = 0.0
         for _ in range(2):
@@ -48,7 +48,7 @@ async def test_one_message_tries_who_hung_when_its_rest_is_over(capfd: pytest.Ca
 async def test_no_time_is_taken_from_content_that_is_slow_to_scan() -> None:
     """The first server goes on behind its share, and what it finds counts, though the other one hangs."""
     async with Peer(says_when_told(FOUND)) as slow, Peer(hangs) as other:
-        scanner = make(slow.server, other.server, timeout=1.0)
+        scanner = make(slow.server, other.server, timeout=3.0)
         scan = asyncio.create_task(scanner.scan(Message(), context()))
         await other.arrived.wait()  # the share of the first one is over
         slow.go.set()
@@ -75,7 +75,7 @@ async def test_three_servers_of_which_two_hang() -> None:
 
 async def test_who_goes_away_leaves_nobody_asked_and_nobody_blamed() -> None:
     async with Peer(hangs) as one, Peer(hangs) as two:
-        scanner = make(one.server, two.server, timeout=1.0, concurrency=1)
+        scanner = make(one.server, two.server, timeout=3.0, concurrency=1)
         scan = asyncio.create_task(scanner.scan(Message(), context()))
         await two.arrived.wait()
         scan.cancel()

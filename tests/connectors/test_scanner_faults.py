@@ -42,7 +42,7 @@ async def test_a_fault_is_an_error_in_bounded_time_and_passes(kind: str, fault: 
     async with Hostile(KINDS[kind].good, FAULTS[fault]) as peer:
         scanner = scanner_of(kind, peer.port, rest=0.0)
         found = await scanner.scan(Message(MAIL + b"x" * 30000), context("T7"))
-        assert found.kind == "error" and found.seconds < DEADLINE + 1.0, found
+        assert found.kind == "error" and found.seconds < DEADLINE + 5.0, found
         assert str(peer.port) in found.why and re.search(r"\d\.\d s\)|within \d", found.why), found.why
         assert list(scanner.condition.wrong) == ["answers"] and scanner.condition.facts()["state"] == "degraded"
         assert "1 (last: T7)" in scanner.condition.facts()["not scanned"]
@@ -110,9 +110,9 @@ async def test_the_next_server_answers_where_one_hangs(kind: str, fault: str) ->
 async def test_all_servers_hang_within_the_time_of_all(kind: str) -> None:
     good = KINDS[kind].good
     async with Hostile(good, hostile.hangs_at_once) as one, Hostile(good, hostile.hangs_behind_the_question) as two:
-        scanner = scanner_of(kind, one.port, two.port, timeout=0.8)
+        scanner = scanner_of(kind, one.port, two.port, timeout=3.0)
         found = await scanner.scan(Message(), context())
-        assert found.kind == "error" and 0.7 < found.seconds < 5, found
+        assert found.kind == "error" and 2.7 < found.seconds < 10, found
         assert str(one.port) in found.why and str(two.port) in found.why
         assert one.connections and two.connections and scanner.condition.facts()["state"] == "degraded"
         scanner.close()

@@ -17,7 +17,7 @@ from tests.connectors.smtp_peer import SILENT, Peer
 from tests.daemons.delivery.harness import delivery, settings
 
 uvloop = pytest.importorskip("uvloop")
-FAST = Timeouts(connect=1, greeting=0.3, hello=0.3, tls=0.5, command=0.3, data=0.3, content=0.5, final=0.3)
+FAST, PATIENT = Timeouts(final=0.3), Timeouts.each(10.0)
 MESSAGE = Outgoing("s@example.org", (OutgoingRecipient("a@example.com"),))
 BODY = b"Subject: x\r\n\r\n" + b"line\r\n" * 200000
 
@@ -34,7 +34,7 @@ def test_tls_and_a_streamed_body() -> None:
     async def run() -> None:
         peer = await Peer("STARTTLS", "PIPELINING", tls=context).start()
         target = Target(host="localhost", address="127.0.0.1", port=peer.port)
-        smtp = await connect(target, "gw", "verify", client_context("verify", authority.cert_pem.bytes()), FAST)
+        smtp = await connect(target, "gw", "verify", client_context("verify", authority.cert_pem.bytes()), PATIENT)
         chunks = (BODY[at : at + 65536] for at in range(0, len(BODY), 65536))
         assert (await smtp.send(MESSAGE, chunks)).results[0].kind == "delivered"
         assert (await smtp.send(MESSAGE, b"small\r\n")).results[0].kind == "delivered"
@@ -53,7 +53,7 @@ def test_wrong_certificates_and_silence() -> None:
         peer = await Peer("STARTTLS", tls=context).start()
         target = Target(host="localhost", address="127.0.0.1", port=peer.port)
         with pytest.raises(ConnectFailed, match="certificate"):
-            await connect(target, "gw", "verify", client_context("verify", trustme.CA().cert_pem.bytes()), FAST)
+            await connect(target, "gw", "verify", client_context("verify", trustme.CA().cert_pem.bytes()), PATIENT)
         await peer.stop()
         silent = await Peer("PIPELINING", end=SILENT).start()
         smtp = await connect(Target(host="h", address="127.0.0.1", port=silent.port), "gw", timeouts=FAST)
