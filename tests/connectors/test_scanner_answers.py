@@ -102,8 +102,8 @@ async def test_d1_one_deadline_for_all_not_one_for_each_read() -> None:
             await asyncio.sleep(0.05)
 
     async with Peer(trickles) as peer:
-        result = await make(peer.server, timeout=0.3).scan(Message(), context())
-    assert result.kind == "error" and "no answer within 0.3 s" in result.why
+        result = await make(peer.server, timeout=1.5).scan(Message(), context())
+    assert result.kind == "error" and "no answer within 1.5 s" in result.why
 
 
 async def test_the_deadline_grows_with_the_size() -> None:

@@ -50,16 +50,16 @@ def gauge(server: Any) -> str:
 )
 async def test_messages_without_an_answer_are_named_until_there_is_one(nameserver, play, why, capfd):
     nameserver.script = play
-    dns = resolver(nameserver, timeout=0.2)
+    dns = resolver(nameserver, timeout=0.2 if play in (SILENT, rubbish) else 10.0)
     for number, message in enumerate(("A1", "A2", "A2", "A3")):
         assert not await asked(dns, message, f"{number}.example.com")
     assert not await asked(dns, "A4", "0.example.com"), "the failure is remembered"
     [(what, one)] = said(dns).items()
     assert what == "no DNS server answers"
-    assert one["why"].startswith(f"{nameserver.address} {why} ") and re.search(r", after 0\.\d s$", one["why"])
+    assert one["why"].startswith(f"{nameserver.address} {why} ") and re.search(r", after \d\.\d s$", one["why"])
     assert (one["touched"], one["last"]) == (4, ["A1", "A2", "A3", "A4"])
     assert gauge(nameserver) == "1.0"
-    nameserver.script = WELL
+    nameserver.script, dns._timeout = WELL, 10.0
     assert await asked(dns, "A5", "well.example.com")
     assert said(dns) == {} and gauge(nameserver) == "0.0"
     lines = [line.partition(": ")[2] for line in capfd.readouterr().err.splitlines()]
@@ -83,10 +83,10 @@ async def test_who_gave_up_waiting_went_without_an_answer_too(nameserver):
 
 async def test_a_domain_that_fails_touches_nobody(nameserver):
     nameserver.script = script(rcode=2)
-    dns = resolver(nameserver, timeout=0.2)
+    dns = resolver(nameserver)
     for number in range(20):
         assert not await asked(dns, "A1", f"{number}.example.com")
-    nameserver.script = SILENT
+    nameserver.script, dns._timeout = SILENT, 0.2
     for number in range(20, 22):
         assert not await asked(dns, "A2", f"{number}.example.com")
     assert said(dns)["no DNS server answers"]["last"] == ["A2"]
@@ -94,11 +94,11 @@ async def test_a_domain_that_fails_touches_nobody(nameserver):
 
 async def test_one_of_two_is_named_and_touches_nobody(nameserver, second_nameserver, monkeypatch):
     nameserver.script, second_nameserver.script = SILENT, WELL
-    dns = resolver(nameserver, second_nameserver, timeout=0.4)
+    dns = resolver(nameserver, second_nameserver, timeout=3.0)
     assert await asked(dns, "A1", "2.example.com")
     assert said(dns) == {}, "once is no trouble; but the other one is asked from now on"
     monkeypatch.setattr(resolvers, "_LOOK", 0.0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not said(dns):
             await asyncio.sleep(0.05)
     [(what, one)] = said(dns).items()
@@ -106,7 +106,7 @@ async def test_one_of_two_is_named_and_touches_nobody(nameserver, second_nameser
     assert "did not answer in time for 2.example.com" in one["why"]
     assert (gauge(nameserver), gauge(second_nameserver)) == ("1.0", "0.0")
     nameserver.script = WELL
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while said(dns):
             await asyncio.sleep(0.05)
     assert gauge(nameserver) == "0.0"
@@ -123,7 +123,7 @@ async def test_who_is_back_is_seen_though_nobody_needs_it(nameserver, monkeypatc
     assert len(nameserver.asked) == before, "not at each look"
     monkeypatch.setattr(resolvers, "_LOOK", 0.0)
     nameserver.script = lambda query, how: [answer(query, soa="com. 60 60").to_wire()]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while said(dns):
             await asyncio.sleep(0.01)
     assert nameserver.asked[-1][0] == "1.example.com."
@@ -132,11 +132,11 @@ async def test_who_is_back_is_seen_though_nobody_needs_it(nameserver, monkeypatc
 async def test_who_stays_away_is_in_trouble_still(nameserver, monkeypatch):
     monkeypatch.setattr(resolvers, "_LOOK", 0.0)
     nameserver.script = script(rcode=5)
-    dns = resolver(nameserver, timeout=0.2)
+    dns = resolver(nameserver)
     for number in range(3):
         await asked(dns, "A1", f"{number}.example.com")
     before = len(nameserver.asked)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while len(nameserver.asked) < before + 3:
             assert said(dns)["no DNS server answers"]["touched"] == 1
             await asyncio.sleep(0.01)

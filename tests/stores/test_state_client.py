@@ -98,19 +98,19 @@ async def test_what_waits_behind_a_frame_is_late_a_second_after_it_was_asked(
     both: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, stated = both
-    monkeypatch.setattr(remote, "DEADLINE", 0.3)
+    monkeypatch.setattr(remote, "DEADLINE", 2.0)
     loop = asyncio.get_running_loop()
     first = asked(client, "a")
     number, _ = await stated.next()
     began = loop.time()
     second = asked(client, "b")
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(1.0)
     stated.answer(number, 1)
     await first
     assert (await stated.next())[1] == ["b"]
     with pytest.raises(Unavailable, match="no answer in time"):
         await second
-    assert 0.29 < loop.time() - began < 0.45
+    assert 1.99 < loop.time() - began < 2.9, "from when it was sent it would be 3"
 
 
 async def test_what_waits_behind_a_frame_hears_that_the_connection_is_lost(both: Any) -> None:

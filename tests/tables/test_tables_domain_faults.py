@@ -21,7 +21,8 @@ from tests.peers.good_tables import KINDS
 from tests.peers.hostile import FAULTS, Hostile, Question, answers, goes_on
 from tests.tables.test_tables_domain import written
 
-DEADLINE = 0.6
+#: Longer than a busy machine stands still: some are to be answered in it.
+DEADLINE = 2.0
 DOMAIN = "a-rather-long-domain-that-is-asked-for.somewhere.example.com"
 KEY = f"joe@{DOMAIN}"
 needs_postmap = pytest.mark.skipif(not shutil.which("postmap"), reason="Debian package postfix is not installed")
@@ -105,7 +106,7 @@ async def test_d1_whatever_its_server_does_the_look_up_is_put_off(
         assert (await tables.answer(spec, "joe@known.example"))[0] == wire.FOUND, "it need not be asked for that"
         begun = time.monotonic()
         state, why, _ = await tables.answer(spec, KEY)
-        assert state == wire.FAILED and time.monotonic() - begun < DEADLINE + 3
+        assert state == wire.FAILED and time.monotonic() - begun < DEADLINE + 5
         assert inner in why and f"{root}/t.cf:3" in why, why
         (wrong,) = tables.degraded()
         assert not isinstance(wrong, str) and wrong["what"] == f"table {spec}"
@@ -163,7 +164,7 @@ async def test_the_deadline_is_counted_over_both(root: Path, in_time: None) -> N
         begun = time.monotonic()
         state, why, _ = await tables.answer(spec, KEY)
         assert state == wire.FAILED and f"no answer within {DEADLINE:g} s" in why and str(own.port) in why, why
-        assert DEADLINE * 0.9 < time.monotonic() - begun < DEADLINE + 1.5
+        assert DEADLINE * 0.9 < time.monotonic() - begun < DEADLINE + 5
         tables.close()
 
 

@@ -129,10 +129,10 @@ async def test_d1_each_fault_puts_off(
     whole, begun = path.read_bytes(), time.monotonic()
     FAULTS[fault](path, whole)
     state, why, _ = await asked.answer(spec, KEY)
-    assert time.monotonic() - begun < DEADLINE + 1
+    assert time.monotonic() - begun < DEADLINE + 5
     assert state == wire.FAILED and str(path) in why, (state, why)
     (line,) = said
-    assert line[""] == "a table does not answer" and line["table"] == spec and line["seconds"] < DEADLINE + 1, line
+    assert line[""] == "a table does not answer" and line["table"] == spec and line["seconds"] < DEADLINE + 5, line
     assert line["step"] and line["why"]
     (wrong,) = asked.degraded()
     assert not isinstance(wrong, str) and wrong["what"] == f"table {spec}"
@@ -157,6 +157,6 @@ async def test_d1_who_holds_it_while_he_writes_is_waited_for_in_bounded_time(
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         state, _, _ = await asked.answer(spec, KEY)
-        assert state == wire.FAILED and time.monotonic() - begun < DEADLINE + 1
+        assert state == wire.FAILED and time.monotonic() - begun < DEADLINE + 5
         assert said[0]["table"] == spec and str(path) in said[0]["step"]
     await until_found(asked, spec)

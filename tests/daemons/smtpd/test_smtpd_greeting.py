@@ -160,14 +160,14 @@ async def test_a_client_that_is_refused_at_connect_gets_no_teaser() -> None:
 
 
 async def test_the_wait_is_shorter_when_connections_run_out() -> None:
-    """A third of 0.9 s: measured against the whole."""
-    async with staged(0.9, limits={"connections": 4, "connections_reserve": 0}) as stage:
+    """A third of 3 s: measured against the whole."""
+    async with staged(3.0, limits={"connections": 4, "connections_reserve": 0}) as stage:
         crowd = await asyncio.gather(*(greeted(stage) for _ in range(3)))
         began = asyncio.get_running_loop().time()
         client, _ = await greeted(stage)
         assert stage.front.connections.stressed
         await client.reply()
-        assert 0.28 <= asyncio.get_running_loop().time() - began < 0.85
+        assert 0.98 <= asyncio.get_running_loop().time() - began < 2.9
         assert crowd
 
 

@@ -15,7 +15,8 @@ from appliance.observe import metrics
 from tests.daemons.smtpd.stage import Stage
 from tests.daemons.smtpd.test_smtpd_hook_changes import send
 
-SECONDS = 0.4
+#: For a handler that says nothing in time; whoever answers has longer than a busy machine stands still.
+SECONDS, PATIENT = 0.4, 10.0
 
 
 def raises() -> Any:
@@ -66,6 +67,7 @@ FAULTS |= {
     "another protocol": lambda: "HTTP/1.1 400 Bad Request",
     "an answer without end": lambda: "250 " + "x" * 10_000_000,
 }
+LATE = {"hangs", "blocks", "runs_without_end", "too_late"}
 HOOKS = ("EHLO", "MAIL", "RCPT", "DATA")
 
 
@@ -112,21 +114,22 @@ async def test_each_fault_at_each_hook(fault: str, name: str, said: list[dict[st
     handler = Handler(name)
     gauge = 'postgate_handler_degraded{handler="mark"}'
     async with Stage() as stage:
-        stage.front.plug = begin = hooks.plug(handler, "mark", SECONDS)
+        stage.front.plug = begin = hooks.plug(handler, "mark", PATIENT)
         client, other = await stage.connect(), await stage.connect()
         handler.act, begun = FAULTS[fault], time.monotonic()
+        begin.hooked.seconds = SECONDS if fault in LATE else PATIENT
         reply = await send(client)
-        assert time.monotonic() - begun < SECONDS + 2
+        assert time.monotonic() - begun < SECONDS + 8
         assert reply.startswith("451 4.3.0 ") and "such thing" not in reply, reply
         assert not stage.intake.kept
         (line,) = said
         assert (line["text"], line["handler"], line["hook"]) == ("handler failed", "mark", f"handle_{name}")
-        assert line["why"] and float(line["seconds"]) < SECONDS + 1.5 and line["transaction"] in reply, line
+        assert line["why"] and float(line["seconds"]) < SECONDS + 6 and line["transaction"] in reply, line
         (wrong,) = begin.hooked.degraded
         assert isinstance(wrong, dict) and wrong["what"] == "handler mark fails" and f"handle_{name} (" in wrong["why"]
         assert (wrong["touched"], wrong["last"]) == (1, [line["transaction"]])
         assert f"{gauge} 1.0" in metrics.exposition().decode()
-        handler.act = None
+        handler.act, begin.hooked.seconds = None, PATIENT
         assert (await send(other)).startswith("250"), "a session of others goes on"
         assert (await send(client)).startswith("250"), "and so does this one"
         assert begin.hooked.degraded == [] and said[1]["text"] == "handler well again" and len(said) == 2
