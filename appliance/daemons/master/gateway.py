@@ -118,7 +118,7 @@ class Gateway:
         loop.every(1.0, self._look)
         period = notify.watchdog_period()
         if period:
-            loop.every(period, lambda: notify.notify("WATCHDOG=1"))
+            loop.every(period, lambda: notify.notify(notify.LIFE))
 
     def _say_what_is_off(self) -> None:
         if self._separation.note:
@@ -158,7 +158,8 @@ class Gateway:
         }
 
     def _look(self) -> None:
-        """Each second: log file, certificates, who is late to end, lookup tables."""
+        """Each second: log file, certificates, who is late to end, lookup tables; and what systemd has not heard."""
+        notify.again()
         self._log.look()
         self._certificates.look()
         self._secrets.look()
