@@ -26,7 +26,7 @@ async def question(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> Non
 
 
 async def eventually(true: Callable[[], Any]) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.01)
 

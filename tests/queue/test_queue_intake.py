@@ -259,17 +259,17 @@ def test_header_room_is_what_the_entry_says() -> None:
 
 
 async def test_a_batch_waits_for_company_only_while_there_is_some(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake_module, "GATHER", 0.2)
+    monkeypatch.setattr(intake_module, "GATHER", 2.0)
     loop = asyncio.get_running_loop()
     await rig.commit(b"first")
     began = loop.time()
     await rig.commit(b"alone")
-    assert loop.time() - began < 0.15
+    assert loop.time() - began < 1.8
     rig.log.company = lambda: 30
     await rig.commit(b"before")
     began = loop.time()
     await asyncio.gather(*(rig.commit(b"%d" % number) for number in range(20)))
-    assert loop.time() - began > 0.15
+    assert loop.time() - began > 1.8
     began = loop.time()
     await asyncio.gather(*(rig.commit(b"%d" % number) for number in range(30)))
-    assert loop.time() - began < 0.15, "all are there: nobody is waited for"
+    assert loop.time() - began < 1.8, "all are there: nobody is waited for"

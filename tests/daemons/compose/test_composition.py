@@ -10,6 +10,7 @@ import pytest
 
 from appliance.config import blob
 from appliance.config.snapshot import Snapshot, build
+from appliance.daemons import compose
 from appliance.daemons.compose import Composition
 from appliance.daemons.skeleton import Birth
 from appliance.mail.context import Client, Context
@@ -196,8 +197,9 @@ async def test_configured_scanners_reach_the_checks(tmp_path: Path) -> None:
         await made.close()
 
 
-async def test_a_start_waits_a_moment_for_stated(tmp_path: Path) -> None:
+async def test_a_start_waits_a_moment_for_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who connects first must not be the one who is not greylisted."""
+    monkeypatch.setattr(compose, "PATIENCE", 10.0)
     found = snapshot(tmp_path, "smtp:[127.0.0.1]:9")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "stated.sock"))
@@ -208,7 +210,7 @@ async def test_a_start_waits_a_moment_for_stated(tmp_path: Path) -> None:
         assert not opening.done() and not made.state.ready
         stated = Channel(listening.accept()[0])
         stated.send((0, [wire.HELLO]))
-        await asyncio.wait_for(opening, 0.7)
+        await asyncio.wait_for(opening, 8)
         assert made.state.ready
         await made.close()
         stated.close()

@@ -37,7 +37,7 @@ class Rig:
     def __init__(self, server: NameServer, records: dict[str, Records], ttl: int = 300, seconds: float = 20.0) -> None:
         serve(server, records, ttl)
         self.server, self.now = server, 1000.0
-        self.memo = SpfMemo(Resolver([server.address], timeout=2), spf.Limits(), seconds, lambda: self.now)
+        self.memo = SpfMemo(Resolver([server.address], timeout=8), spf.Limits(), seconds, lambda: self.now)
 
     async def ask(self, ask: SpfAsk = JOE) -> SpfReport:
         answer = self.memo.spf(ask)
@@ -162,21 +162,21 @@ async def test_who_gives_up_waiting_does_not_take_the_answer_from_the_others(nam
 
 async def test_a1_an_evaluation_ends_at_its_deadline_and_says_what_it_found(nameserver: NameServer) -> None:
     slow = zone(_="v=spf1 ip4:198.51.100.1 a:h.example.org include:bad.example.org +all", h={"A": ["192.0.2.9"]})
-    rig = Rig(nameserver, {**slow, **zone(bad={"TIMEOUT": []})}, seconds=0.2)
+    rig = Rig(nameserver, {**slow, **zone(bad={"TIMEOUT": []})}, seconds=1.5)
     begun = time.monotonic()
     report = await rig.ask()
-    assert time.monotonic() - begun < 1.9  # the name server alone had 2 seconds
+    assert time.monotonic() - begun < 7  # the name server alone had 8 seconds
     assert (report.result, report.ttl) == ("temperror", 0)
-    assert "the evaluation took longer than 0.2 s" in report.reason
+    assert "the evaluation took longer than 1.5 s" in report.reason
     assert [term.result for term in report.terms] == ["no match", "no match", "temperror"]
 
 
 async def test_a1_hosts_that_are_asked_together_have_the_same_deadline(nameserver: NameServer) -> None:
     hosts: dict[str, Records] = {f"h{n}": {"TIMEOUT": []} for n in range(10)}
     records = zone(_={"TXT": ["v=spf1 mx +all"], "MX": [[n, f"h{n}.example.org"] for n in range(10)]}, **hosts)
-    rig = Rig(nameserver, records, seconds=0.2)
+    rig = Rig(nameserver, records, seconds=1.5)
     report = await rig.ask()
-    assert (report.result, report.reason.count("took longer than 0.2 s")) == ("temperror", 1)
+    assert (report.result, report.reason.count("took longer than 1.5 s")) == ("temperror", 1)
 
 
 async def test_it_is_bounded(nameserver: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,11 @@ def test_a_rotated_log_is_opened_anew_everywhere(master: Master) -> None:
     until(lambda: log.exists() and "connect from" in log.read_text(), "the first line")
     log.rename(old)
     until(log.exists, "the new log file")
-    until(lambda: master.greeting() and "connect from" in log.read_text(), "a line in the new file")
-    time.sleep(0.2)  # what would go wrong is a line in the old file later on
+    workers = [f"[{worker['pid']}]: connect from" for name, worker in master.workers().items() if "smtpd" in name]
+    until(
+        lambda: master.greeting() and all(who in log.read_text() for who in workers),
+        "a line of each worker in the new file, of which the master tells one after the other",
+    )
     size = old.stat().st_size
     for _ in range(20):
         master.greeting()

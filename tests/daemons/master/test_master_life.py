@@ -65,11 +65,13 @@ def test_a_port_that_is_taken_is_named_with_what_to_do(master: Master) -> None:
     assert "ss -ltnp" in master.log()
 
 
-def test_the_end_is_orderly_and_quick_when_idle(running: Master) -> None:
+def test_the_end_is_orderly_and_quick_when_idle(master: Master) -> None:
+    master.config.write_text(master.config.read_text().replace('grace = "5s"', 'grace = "60s"'))
+    running = master.start()
     pids = [worker["pid"] for worker in running.workers().values()]
     began = time.monotonic()
     assert running.stop() == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30, "nobody is waited for"
     assert all(map(gone, pids))
     assert not list((running.state / "run").iterdir())
     assert "ended by an error" not in running.log()

@@ -80,7 +80,7 @@ async def ask_and_take_nothing(stage: Stage) -> tuple[socket.socket, int]:
 async def test_who_reads_no_answers_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silent for too long, he is hung up on; what he does not take then is thrown away, and his place is free."""
     monkeypatch.setattr(connection, "LINGER", 0.5)
-    async with Stage(tmp_path, idle="1s") as stage:
+    async with Stage(tmp_path, idle="3s") as stage:
         client, _ = await ask_and_take_nothing(stage)
         (held,) = stage.front.connections
         assert held.transport is not None and held.transport.get_write_buffer_size()
@@ -97,8 +97,8 @@ async def test_who_reads_no_answers_is_let_go(tmp_path: Path, monkeypatch: pytes
 
 async def test_who_reads_in_time_hears_what_was_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hung up on with answers under way, a client has LINGER seconds to take them."""
-    monkeypatch.setattr(connection, "LINGER", 5.0)
-    async with Stage(tmp_path, idle="1s") as stage:
+    monkeypatch.setattr(connection, "LINGER", 15.0)
+    async with Stage(tmp_path, idle="3s") as stage:
         client, _ = await ask_and_take_nothing(stage)
         (held,) = stage.front.connections
         assert held.transport is not None
@@ -112,6 +112,6 @@ async def test_who_reads_in_time_hears_what_was_answered(tmp_path: Path, monkeyp
             while piece := await asyncio.get_running_loop().sock_recv(client, PIECE):
                 heard += piece
         assert len(heard) >= left and heard.endswith(b"\n\n")
-        assert time.monotonic() - since < 4
+        assert time.monotonic() - since < 10
         assert not stage.front.connections
         client.close()

@@ -208,7 +208,8 @@ async def test_hooks_never_run_on_the_workers_loop() -> None:
 
 
 async def test_a_hook_that_blocks_holds_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hook_room, "PATIENCE", 1.0)
+    waited = 2.0
+    monkeypatch.setattr(hook_room, "PATIENCE", waited)
     free, blocked = threading.Event(), threading.Event()
 
     def block(envelope: Any) -> None:
@@ -217,17 +218,17 @@ async def test_a_hook_that_blocks_holds_up_nobody_else(monkeypatch: pytest.Monke
             free.wait(20)
 
     async with Stage() as stage:
-        stage.front.plug = hooks.plug(Filter(block), seconds=5.0)
+        stage.front.plug = hooks.plug(Filter(block), seconds=9.0)
         one, two, three = [await stage.connect() for _ in range(3)]
         slow = asyncio.create_task(send(one, body=b"Subject: block\r\n\r\n"))
         await asyncio.to_thread(blocked.wait, 10)
         begun = time.monotonic()
         assert (await send(two)).startswith("250")
         assert (await two.say("NOOP")).startswith("250")
-        assert 1.0 < time.monotonic() - begun < 4
+        assert waited < time.monotonic() - begun < 8
         begun = time.monotonic()  # now it is known who has time
         assert (await send(three)).startswith("250")
-        assert time.monotonic() - begun < 0.9
+        assert time.monotonic() - begun < waited
         assert (await slow).startswith("451")
         assert len(stage.intake.kept) == 2
         free.set()
@@ -248,7 +249,7 @@ async def test_a_hook_that_hangs_is_cancelled_in_time() -> None:
         stage.front.plug = hooks.plug(Hangs(), seconds=0.3)
         begun = time.monotonic()
         assert (await send(await stage.connect())).startswith("451")
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 8
         async with asyncio.timeout(5):
             while not ended:
                 await asyncio.sleep(0.01)

@@ -145,7 +145,7 @@ async def test_what_its_own_handle_exception_answers_is_a_failure_all_the_same(s
     handler = Own("DATA")
     handler.act = raises
     async with Stage() as stage:
-        stage.front.plug = begin = hooks.plug(handler, "own", SECONDS)
+        stage.front.plug = begin = hooks.plug(handler, "own", PATIENT)
         assert (await send(await stage.connect())).startswith("421 4.3.0 come again")
     assert begin.hooked.degraded and [line["why"] for line in said] == ["LookupError: no such thing"]
 
@@ -167,7 +167,7 @@ async def test_a_refusal_is_no_failure(said: list[dict[str, Any]]) -> None:
     handler = Handler("DATA")
     handler.act = lambda: "550 5.7.1 no"
     async with Stage() as stage:
-        stage.front.plug = begin = hooks.plug(handler, "no", SECONDS)
+        stage.front.plug = begin = hooks.plug(handler, "no", PATIENT)
         assert (await send(await stage.connect())).startswith("550 5.7.1 no")
     assert not said and begin.hooked.facts()["state"] == "well"
 
