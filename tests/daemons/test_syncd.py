@@ -54,7 +54,7 @@ class Running:
             )
         )
 
-    def snapshot(self, more: str = "", timeout: str = "2s") -> Snapshot:
+    def snapshot(self, more: str = "", timeout: str = "20s") -> Snapshot:
         url = f"http://127.0.0.1:{self.peer.port}/"
         text = '[gateway]\nstate_dir = "state"\n[relay]\ndomains = ["example.com"]\n[recipients.staff]\nkind = "http"\n'
         (self.folder / "c.toml").write_text(
@@ -253,7 +253,7 @@ async def test_given_up_at_the_end(running: Running) -> None:
     running.peer.act = hangs
     asking = asyncio.ensure_future(running.ask(b"{}"))
     await eventually(lambda: running.peer.open)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(12):
         await running.daemon.drain(1.0)
         await asyncio.wait([asking])
     assert (running.kept / "staff").exists()

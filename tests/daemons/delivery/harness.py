@@ -143,11 +143,25 @@ class Running:
         self.delivery, self.worker = delivery, worker
         self.put, self.put_large = worker.put, worker.put_large
         self.spool, self.dispatch = delivery.spool, delivery.dispatch
+        self._submits, self._submitting = self.spool.submit, 0
+        self.spool.submit = self._submit  # type: ignore[method-assign]
+
+    def _submit(self, *args: Any) -> Any:
+        """A notice is on its way into the queue: of a success, the message may be gone before it is there."""
+        submitted = self._submits(*args)
+        self._submitting += 1
+        submitted.add_done_callback(self._submitted)
+        return submitted
+
+    def _submitted(self, _: object) -> None:
+        self._submitting -= 1
 
     async def empty(self, seconds: float = 10.0) -> None:
-        """Wait until nothing is queued any more."""
+        """Wait until nothing is queued any more, nor about to be."""
         workers = self.delivery.workers
-        await self.until(lambda: workers.committed >= self.worker.puts and not len(self.spool), seconds)
+        await self.until(
+            lambda: workers.committed >= self.worker.puts and not self._submitting and not len(self.spool), seconds
+        )
 
     async def seen(self, seconds: float = 5.0) -> None:
         """Wait until delivery knows of everything that was put."""
