@@ -1,5 +1,6 @@
 """Real database servers in folders of their own: PostgreSQL, MariaDB, slapd, redis; each is ended with its test."""
 
+import contextlib
 import glob
 import os
 import pwd
@@ -8,7 +9,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.peers.ports import answers, free_port, wait_for
+from tests.peers.ports import answers, free_port, unix_answers, wait_for
 from tests.peers.process import Process, reachable, stand_still
 
 
@@ -40,7 +41,9 @@ class Server:
             self.process.stop()
 
     def hang(self) -> None:
-        """All its processes stand still."""
+        """All its processes stand still; the one that makes them first."""
+        assert self.process
+        stand_still(self.process.pid)
         stand_still(*self._family())
 
     def _family(self) -> list[int]:
@@ -51,12 +54,18 @@ class Server:
         return [pid, *map(int, children)]
 
     def go_on(self) -> None:
-        for one in self._family():
-            os.kill(one, signal.SIGCONT)
+        for one in reversed(self._family()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGCONT)
 
 
 class Postgres(Server):
     """PostgreSQL with a database "mail"; `sql` is run in it."""
+
+    def _up(self) -> bool:
+        """It listens before it takes sessions."""
+        asks = [f"{self.bin()}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return super()._up() and subprocess.run(asks, cwd="/").returncode == 0
 
     @staticmethod
     def bin() -> str:
@@ -96,6 +105,10 @@ class Postgres(Server):
 
 class MariaDb(Server):
     """MariaDB with a database "mail" and the user "mail", password "pass word"."""
+
+    def _up(self) -> bool:
+        """It makes its unix socket behind the other one."""
+        return super()._up() and unix_answers(self.root / "s")
 
     def start(self, sql: str, *options: str) -> "MariaDb":
         _owned(self.root, "mysql")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.peers.clamd import EICAR, Clamd
-from tests.peers.ports import answers, free_port, wait_for
+from tests.peers.ports import free_port, says, wait_for
 from tests.peers.process import Process
 
 #: (ICAP answer for an infected content, or b"" for "as it is") given the content.
@@ -148,7 +148,8 @@ class CIcap:
         (root / "c-icap.conf").write_text(C_ICAP.format(root=root, port=self.port, modules=modules, clamd=socket))
         argv = ["c-icap", "-N", "-f", str(root / "c-icap.conf")]
         self.process = Process(argv, root / "out")
-        wait_for(lambda: answers(self.port), 30, f"c-icap: see {root}/out and {root}/server.log")
+        asks = b"OPTIONS icap://127.0.0.1:%d/echo ICAP/1.0\r\nHost: 127.0.0.1\r\n\r\n" % self.port
+        wait_for(lambda: says(self.port, asks, b"ICAP/1.0 200 "), 30, f"c-icap: see {root}/out and {root}/server.log")
 
     def stop(self) -> None:
         self.process.stop(1.0)

@@ -2,13 +2,17 @@
 spamass-milter. `address` is what policies/milters.toml takes."""
 
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
 from tests.peers.nsd import Nsd
-from tests.peers.ports import answers, free_port, unix_answers, wait_for
+from tests.peers.ports import free_port, says, unix_answers, wait_for
 from tests.peers.process import Process, reachable
-from tests.peers.rspamd import CONFIG, RULES
+from tests.peers.rspamd import CONFIG, RULES, SUFFIXES
+
+#: An MTA's offer, and how a milter's answer to it begins.
+OFFER, AGREED = struct.pack(">IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF), b"\0\0\0\x0dO"
 
 
 def missing(*programs: str) -> list[str]:
@@ -117,13 +121,15 @@ class RspamdProxy(_Milter):
         )
         (self.root / "rspamd.conf").write_text(config)
         (self.root / "own.lua").write_text(RULES)
+        (self.root / "suffixes").write_text(SUFFIXES)
         self.address = f"inet:127.0.0.1:{self.port}"
 
     def argv(self) -> list[str]:
         return ["rspamd", "-f", "-i", "-c", str(self.root / "rspamd.conf")]
 
     def ready(self) -> bool:
-        return answers(self.port)
+        """It listens before it is able to answer."""
+        return says(self.port, OFFER, AGREED)
 
 
 class SpamassMilter(_Milter):

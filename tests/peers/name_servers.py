@@ -90,7 +90,7 @@ class NameServers:
 
     def _run(self, name: str, port: int, *argv: str) -> None:
         process = self._processes[name] = Process(argv, self.folder / f"{name}.log")
-        wait_for(lambda: answers_dns(port), 10, f"{name} on port {port}: {process.output()}")
+        wait_for(lambda: answers_dns(port), 30, f"{name} on port {port}: {process.output()}")
 
     def stop(self) -> None:
         for process in self._processes.values():

@@ -52,6 +52,14 @@ def greets(port: int, host: str = "127.0.0.1") -> bool:
     return False
 
 
+def says(port: int, question: bytes, answer: bytes) -> bool:
+    """Somebody on the port answers so: there are servers that accept long before they are able to."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2) as sock:
+        sock.sendall(question)
+        return sock.recv(512).startswith(answer)
+    return False
+
+
 def unix_answers(path: Path) -> bool:
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(path))

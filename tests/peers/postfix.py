@@ -145,6 +145,14 @@ class Postfix:
         path = self.root / "mail.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def wait_log(self, text: str, count: int = 1, seconds: float = 20.0) -> None:
+        """Until it stands there so often: a server of its own writes the log, behind the answers to clients."""
+        wait_for(lambda: self.log().count(text) >= count, seconds, f"{text!r} in the log of Postfix")
+
+    def at_rest(self) -> bool:
+        """Nothing is under way or waits, but what is held. (One look misses what goes from one queue to the next.)"""
+        return all('"queue_name": "hold"' in one for one in (*self.queue_ids(), *self.queue_ids()))
+
     def queue_ids(self) -> list[str]:
         """Ids of what Postfix has not got rid of."""
         out = subprocess.run(["postqueue", "-c", str(self.root), "-j"], capture_output=True, text=True, check=False)

@@ -20,7 +20,8 @@ def reachable(folder: Path) -> None:
 def stand_still(*pids: int) -> None:
     """SIGSTOP, and they stand: a thread of a busy machine runs on for a while behind the signal, and might answer."""
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
     until = time.monotonic() + 10
     while not all(map(_stands, pids)):
         assert time.monotonic() < until, f"{pids} do not stand still"

@@ -5,14 +5,14 @@ import shutil
 import signal
 from pathlib import Path
 
-from tests.peers.ports import answers, free_port, wait_for
+from tests.peers.ports import free_port, says, wait_for
 from tests.peers.process import Process, stand_still
 
 CONFIG = """\
 options {{
   pidfile = "{root}/rspamd.pid"; tempdir = "{root}"; cache_file = "{root}/symbols"; hs_cache_dir = "{root}";
   history_file = "{root}/history"; stats_file = "{root}/stats"; control_socket = "{root}/control mode=0600"; rrd = "";
-  url_tld = "/usr/share/rspamd/effective_tld_names.dat"; filters = ""; local_addrs = ["203.0.113.254"];
+  url_tld = "{root}/suffixes"; filters = ""; local_addrs = ["203.0.113.254"];
   dns {{ nameserver = ["127.0.0.1:1"]; timeout = 0.1s; retransmits = 1; sockets = 1; }}
 }}
 logging {{ type = "file"; filename = "{root}/rspamd.log"; level = "warning"; }}
@@ -22,6 +22,10 @@ modules {{ path = "/usr/share/rspamd/plugins/"; }}
 lua = "{root}/own.lua";
 actions {{ reject = 15; "add header" = 6; greylist = 4; }}
 """
+#: Of the whole list of public suffixes it makes a machine first, which takes it many seconds of a processor.
+SUFFIXES = "com\norg\nnet\nexample\n"
+#: It listens before it is able to answer.
+PONG = (b"GET /ping HTTP/1.0\r\n\r\n", b"HTTP/1.1 200 ")
 RULES = """\
 local function header(task, name) return task:get_header(name) end
 local function rule(name, score, callback)
@@ -79,6 +83,7 @@ class Rspamd:
         self.root, self.port, self.controller = root, free_port(), free_port()
         (root / "rspamd.conf").write_text(CONFIG.format(root=root, port=self.port, controller=self.controller))
         (root / "own.lua").write_text(RULES)
+        (root / "suffixes").write_text(SUFFIXES)
         self.addresses = (f"127.0.0.1:{self.port}", f"unix:{root}/rspamd.sock")
         self.process: Process | None = None
 
@@ -86,7 +91,7 @@ class Rspamd:
         argv = ["rspamd", "-f", "-i", "-c", str(self.root / "rspamd.conf")]
         self.process = Process(argv, self.root / "out")
         try:
-            wait_for(lambda: answers(self.port), 100, f"rspamd: see {self.root}/rspamd.log and {self.root}/out")
+            wait_for(lambda: says(self.port, *PONG), 100, f"rspamd: see {self.root}/rspamd.log and {self.root}/out")
         except BaseException:
             self.stop()
             raise

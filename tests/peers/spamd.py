@@ -4,8 +4,8 @@ import shutil
 import signal
 from pathlib import Path
 
-from tests.peers.ports import answers, free_port, wait_for
-from tests.peers.process import Process, reachable
+from tests.peers.ports import free_port, says, wait_for
+from tests.peers.process import Process, reachable, stand_still
 
 #: SpamAssassin's own test line, in two pieces so that this source file is not spam.
 GTUBE = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*" + b"GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
@@ -31,13 +31,17 @@ class Spamd:
         argv += ["-i", "127.0.0.1", "-p", str(self.port), "-s", "stderr", "-H", str(self.root / "home")]
         argv += [f"--siteconfigpath={self.root / 'site'}", "-r", str(self.root / "spamd.pid")]
         self.process = Process(argv, self.root / "spamd.out", {"HOME": str(self.root / "home")})
-        wait_for(lambda: answers(self.port), 60, f"spamd: see {self.root}/spamd.out")
+        # It listens first, and reads its rules then: for seconds.
+        pong = (b"PING SPAMC/1.2\r\n\r\n", b"SPAMD/")
+        wait_for(lambda: says(self.port, *pong), 60, f"spamd: see {self.root}/spamd.out")
         return self
 
     def hang(self) -> None:
         """Stop the parent and its children: connections are accepted by the kernel and nobody answers."""
         assert self.process
-        self.process.signal_group(signal.SIGSTOP)
+        pid = self.process.pid
+        stand_still(pid)
+        stand_still(*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
     def wake(self) -> None:
         assert self.process
