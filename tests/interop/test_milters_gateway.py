@@ -32,8 +32,8 @@ def policies(*entries: str, **files: str) -> dict[str, str]:
     return made | {"milters.toml": f"milters = [\n{listed}]\n"} | {f"{name}.toml": text for name, text in files.items()}
 
 
-def entry(name: str, server: MilterServer, more: str = "") -> str:
-    timeouts = 'connect_timeout = "2s", command_timeout = "2s", content_timeout = "2s"'
+def entry(name: str, server: MilterServer, more: str = "", seconds: int = 20) -> str:
+    timeouts = ", ".join(f'{what}_timeout = "{seconds}s"' for what in ("connect", "command", "content"))
     return f'name = "{name}", address = "{server.address}", {timeouts}{", " if more else ""}{more}'
 
 
@@ -146,20 +146,21 @@ def test_one_that_is_away_or_hangs_has_its_default_and_comes_back(
     gateway: Callable[..., Gateway], inner: Inner, played: Played, default: str, code: int
 ) -> None:
     one, other = played.milter(), played.milter({b"E": [header(b"h", "X-Other", "1"), (b"c", b"")]})
-    listed = policies(entry("one", one, f'default = "{default}"'), entry("other", other))
+    listed = policies(entry("one", one, f'default = "{default}"', seconds=2), entry("other", other))
     made = gateway(policies=listed, workers=1)
     one.says = {b"M": []}  # hangs
     replies = send(made.port, "a@example.com")
     assert replies[-1][0] == code
     made.wait_log("milter failed")
-    assert re.search(r"milter failed: milter=one address=inet:\S+ step=MAIL seconds=2\.\d+ why=", made.log())
+    failed = re.search(r"milter failed: milter=one address=inet:\S+ step=MAIL seconds=([0-9.]+) why=", made.log())
+    assert failed and 2 <= float(failed[1]) < 20
     told = " ".join(made.status()["degraded"])
     assert "milter one fails" in told and "at MAIL" in told
     played.stop(one)
     assert send(made.port, "b@example.com")[-1][0] == code
     one.says = {}
     played.start(one)
-    assert send(made.port, "c@example.com")[-1][0] == 250
+    wait_for(lambda: send(made.port, "c@example.com")[-1][0] == 250, 20, "mail to be taken")
     wait_for(lambda: not any("milter" in why for why in made.status()["degraded"]), 10, "well again")
     got = inner.wait(3 if default == "accept" else 1)
     assert b"X-Other: 1" in got[-1].content
@@ -176,14 +177,14 @@ def test_conditions_and_stages_that_nobody_needs(gateway: Callable[..., Gateway]
 
 def test_a_client_that_goes_away_leaves_no_connection(gateway: Callable[..., Gateway], played: Played) -> None:
     one = played.milter({b"R": []})
-    made = gateway(policies=policies(entry("one", one)))
+    made = gateway(policies=policies(entry("one", one, seconds=5)))
     with smtplib.SMTP("127.0.0.1", made.port, timeout=30) as client:
         client.ehlo()
         client.mail("s@example.org")
         client.putcmd("RCPT TO:<a@example.com>")
         wait_for(lambda: b"R" in (one.letters() if one.heard else b""), 10, "the question")
         client.close()
-    wait_for(lambda: not one.open, 10, "no connection is left")
+    wait_for(lambda: not one.open, 30, "no connection is left")
     one.says = {}
     with smtplib.SMTP("127.0.0.1", made.port, timeout=30) as client:
         client.ehlo()

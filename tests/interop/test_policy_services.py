@@ -97,7 +97,7 @@ def rcpt(port: int, sender: str, *to: str, data: bool = False) -> list[tuple[int
 
 
 def test_postgrey_greylists_dies_and_returns(gateway: Callable[..., Gateway], postgrey: Postgrey, inner: Inner) -> None:
-    services = f'  {{ name = "grey", address = "inet:127.0.0.1:{postgrey.port}", timeout = "3s", default = "DUNNO" }},\n'
+    services = f'  {{ name = "grey", address = "inet:127.0.0.1:{postgrey.port}", timeout = "20s", default = "DUNNO" }},\n'
     made = gateway(policies=policies(services), zone=ZONE)
     ((code, text),) = rcpt(made.port, "a@example.org", "user@example.com")
     assert code == 450 and "Recipient address rejected: Greylisted" in text
@@ -197,6 +197,7 @@ def test_each_that_hangs_has_its_own_time_and_its_own_default(gateway: Callable[
         files = policies(services) | {"stages.toml": 'deadline = "1s"\n' + plain(rcpt=STAGE)["stages.toml"]}
         made = gateway(policies=files, zone=ZONE, workers=1)
         assert rcpt(made.port, "a@example.org", "user@example.com", data=True)[-1][0] == 250, made.tail()
+        inner.wait(1)
         services = services.replace("DUNNO", "PREPEND X-Late: yes", 1)
         (made.root / "policies" / "policy_services.toml").write_text(f"services = [\n{services}]\n")
         made.cli("reload")

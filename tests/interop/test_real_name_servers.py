@@ -82,11 +82,11 @@ async def test_a_domain_whose_servers_are_gone_and_a_server_that_refuses_are_una
 
 
 async def test_a_server_that_goes_and_comes_back(servers: NameServers) -> None:
-    dns = Resolver([servers.recursive], timeout=1.0)
+    dns = Resolver([servers.recursive])
     await dns.query("short.example.org", "A")
     servers.stop_recursive()
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while dns.cached("short.example.org", "A") is not None:
                 await asyncio.sleep(0.05)
         found = await dns.query("short.example.org", "A")
@@ -104,7 +104,7 @@ async def test_lists_are_tested_by_their_entries(servers: NameServers) -> None:
         dns, [Wanted("bl.example", "address"), Wanted("dead.example", "address"), Wanted("example.org", "domain")]
     )
     lists.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while "not yet" in lists.facts().values():
             await asyncio.sleep(0.01)
     lists.close()

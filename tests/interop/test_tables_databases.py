@@ -217,15 +217,18 @@ async def test_a_server_that_hangs_dies_and_comes_back(kind: str, request: pytes
     path = tmp_path / "t.cf"
     path.write_text(connection_of(kind, request) + QUERIES["plain"])
 
+    tables: list[Asked] = []
+
     def opened(spec: str) -> Asked:
-        table = open_proxied(spec)
-        table.deadline = 1.0
-        return table
+        tables.append(open_proxied(spec))
+        return tables[-1]
 
     keeper, spec = Keeper(opened, quiet=True), f"{kind}:{path}"
     keeper.also([spec])
     server: Any = request.getfixturevalue("postgres" if kind == "pgsql" else "mariadb")
     assert (await keeper.answer(spec, "user@sub.dom.example.com"))[1] == "deep"
+    for table in tables:
+        table.deadline = 1.0
     server.hang()
     try:
         async with asyncio.timeout(5):

@@ -332,7 +332,7 @@ class Hanging(NamedTuple):
 def hanging(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
     """In place of the real one."""
     made = Hanging(socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-    made.tcp.bind(("127.0.0.1", 0))
+    made.tcp.bind(("127.0.0.1", free_port()))  # of our own: once it is closed nobody else takes it
     made.tcp.listen(64)
     made.udp.bind(made.tcp.getsockname())
     conf = (world.kdc.root / "krb5.conf").read_text()
