@@ -12,6 +12,7 @@ from tests.faults.senders import message, talk
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
 from tests.peers.policies import plain
+from tests.peers.ports import wait_for
 
 pytestmark = pytest.mark.peer
 
@@ -51,7 +52,7 @@ def test_pflogsumm_reads_our_log(gateway: Callable[..., Gateway], inner: Inner, 
     for _ in range(3):
         assert talk(made.port, message(1, 2000), "user@example.net")[0] == "unsent"
     inner.wait(5)
-    made.wait_log("removed")
+    wait_for(lambda: made.log().count(": removed") == 5, 20, "all of them in the log")
     made.stop()
     done = subprocess.run(
         ["pflogsumm", "--syslog_name=postgate", str(tmp_path / "gateway0" / "gateway.log")],

@@ -74,6 +74,7 @@ def test_milters_behind_milterd_hear_of_the_login_and_the_id(
     relay = {"relay": f"[127.0.0.1]:{inner.port}", "relay_domains": "example.com"}
     postfix = make_postfix(hostname="mail.example.com", smtpd_milters=f"inet:127.0.0.1:{port}", **relay, **XCLIENT)
     assert [send(postfix.port, login) for login in ("", "anna")] == [PASSED, PASSED]
+    postfix.wait_log(": client=client.example.org[192.0.2.7]", 2)
     ids = re.findall(r"([0-9A-F]+): client=client\.example\.org\[192\.0\.2\.7\]", postfix.log())
     assert len(ids) == 2
     told = [one.macros(b"M", connection) for connection in (-2, -1)]

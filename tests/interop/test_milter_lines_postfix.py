@@ -50,5 +50,6 @@ def test_lines_are_those_of_postfix(
         lines = heard(ours.port)
         assert lines == heard(theirs.port), name
         assert len(lines) == text.count(b"\r\n") + 1
+    ours.wait_log("first line second line [")
     log = ours.log()
     assert "first line second line [" in log and "\\x0a" not in log and "\\x1e" not in log

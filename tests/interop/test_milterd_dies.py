@@ -84,5 +84,5 @@ def test_d1_postfix_puts_off_while_milterd_is_gone_and_loses_nothing(chain: Call
     arrived = sorted(kept.content.partition(b"Subject: number ")[2].split(b"\r\n")[0] for kept in made.inner.messages)
     assert arrived == sorted(b"%d" % number for number in taken)
     assert all(kept.content.endswith(b"\r\n\r\nbody\r\n") for kept in made.inner.messages)
-    assert not made.postfix.queue_ids()
+    wait_for(lambda: not made.postfix.queue_ids(), 20, "Postfix to forget what it handed over")
     assert "Traceback" not in made.gateway.log()

@@ -84,6 +84,7 @@ def test_what_a_milter_behind_milterd_wants_postfix_does(
     listed = fields_of(kept[b"top"].content)
     at = listed.index(b"X-One: gr\xfc\xdf")
     assert listed[at + 1] == b"From: a@example.org" and listed[-1] == b"X-End: e"
+    wait_for(made.postfix.at_rest, 20, "Postfix to forget what it handed over")
     (held,) = made.postfix.queue_ids()
     assert '"queue_name": "hold"' in held
     made.gateway.wait_log("by the played one")

@@ -124,6 +124,7 @@ def test_rspamd_as_a_milter(
         return send(made.port, "user@example.com", content=MAIL.replace(old, new))[-1]
 
     assert judged(b"Subject: one", b"X-Remove-Me: 1\r\nSubject: one")[0] == 250
+    inner.wait(1)
     assert judged(b"one", b"LOUD")[0] == 250
     plain, loud = inner.wait(2)
     assert b"X-Remove-Me" not in plain.content
@@ -149,6 +150,7 @@ def test_spamass_milter_marks_spam(
         entry = f'  {{ name = "sa", address = "{filter_.address}", content_timeout = "60s" }},\n'
         made = gateway(policies=policies(entry))
         assert send(made.port, "user@example.com")[-1][0] == 250
+        inner.wait(1)
         assert send(made.port, "user@example.com", content=MAIL + GTUBE + b"\r\n")[-1][0] == 250
         ham, spam = inner.wait(2)
         assert b"\r\nX-Spam-Checker-Version: " in ham.content and b"X-Spam-Flag" not in ham.content

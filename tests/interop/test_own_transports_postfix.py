@@ -123,6 +123,8 @@ def theirs(tmp_path: Path, make_postfix: Callable[..., Postfix]) -> Iterator[Sid
         smtpd_recipient_restrictions="reject_unverified_recipient, permit",
         unverified_recipient_reject_code="550",
         address_verify_map="",
+        address_verify_poll_count="30",
+        address_verify_poll_delay="1s",
         parent_domain_matches_subdomains="",
         minimal_backoff_time="1000s",
     )

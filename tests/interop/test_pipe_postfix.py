@@ -114,8 +114,8 @@ def plain_(argv: list[str]) -> list[str]:
 
 
 def lowered(text: str) -> str:
-    """Domains of addresses as Postgate takes them in; two runs may see two seconds."""
-    text = re.sub(r"\A(From \S+  \w{3} \w{3} [ \d]\d )\d\d:\d\d:\d\d", r"\1", text)
+    """Domains of addresses as Postgate takes them in; two runs may see two seconds, and two days."""
+    text = re.sub(r"\A(From \S+  )\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}\n", r"\1\n", text)
     return re.sub(r"@[\w.-]+", lambda found: found[0].lower(), text)
 
 

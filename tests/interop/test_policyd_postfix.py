@@ -74,6 +74,10 @@ class Both:
             code, text = client.data(mail.as_bytes())
             return refused, f"{code} {text.decode()}"
 
+    def logged(self, line: str) -> None:
+        """By Postfix, behind its answer."""
+        wait_for(lambda: re.search(line, self.postfix.log()), 20, f"{line} in the log\n{self.postfix.log()}")
+
     def known(self, sender: str, *to: str) -> str:
         """Send it behind the greylist's delay."""
         found = ""
@@ -146,10 +150,10 @@ def test_the_words_of_access_reach_postfix(both: Both, inner: Inner) -> None:
         ("filter@example.org", "filter"),
     ):
         both.known(sender, to)
-        assert re.search(rf": {label}: RCPT from [^;]*; from=<{sender}>", both.postfix.log()), both.postfix.log()
+        both.logged(rf": {label}: RCPT from [^;]*; from=<{sender}>")
     _, answer = both.send("gone@example.org", to)
     assert answer.startswith("250")
-    assert re.search(r": discard: RCPT from", both.postfix.log())
+    both.logged(r": discard: RCPT from")
     both.known("twice@example.org", to)
 
     def seen() -> list[bytes]:

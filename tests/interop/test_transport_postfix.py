@@ -369,7 +369,7 @@ def _settled(sinks: Sinks, log: Any) -> dict[str, Seen]:
         return [case for case in CASES if case.name not in came and not _told(text, case)]
 
     with contextlib.suppress(TimeoutError):
-        wait_for(lambda: not rest(), 25, "all cases to be settled")
+        wait_for(lambda: not rest(), 45, "all cases to be settled")
     return {case.name: _told(log(), case) or _last(log(), case) for case in CASES} | sinks.came()
 
 

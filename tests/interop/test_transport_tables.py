@@ -108,7 +108,8 @@ def test_generic_maps_in_a_database_that_dies(made: Gateway, inner: Inner, other
     renamed("generic", "away")
     sent: list[str] = []
     wait_for(lambda: sent.append(send(made, "ann@example.com")[1]) or deferred(sent[-1]), 40, "mail that waits")
-    assert waiting(made, sent[-1], "generic.cf") and not inner.messages
+    wait_for(lambda: waiting(made, sent[-1], "generic.cf"), 20, "status and queue to name the table")
+    assert not inner.messages
     renamed("away", "generic")
     wait_for(
         lambda: made.cli("queue", "flush", "--all", check=False) and f"{sent[-1]}: removed" in made.log(), 45, "the end"
