@@ -244,6 +244,7 @@ def test_a_filter_sees_new_addresses_and_nothing_is_rewritten_twice(
         assert {kept.sender for kept in inner.messages} == {"new@example.org"}
         assert [sorted(one.rcpt_tos) for one in scan.seen] == [whom]
         made.wait_log(f"{first}: rewritten: always_bcc [addresses]: <> -> <archive@example.com>")
+        wait_for(lambda: made.log().count(": rewritten: ") >= 4, 20, "all lines")
         assert made.log().count(": rewritten: ") == 4
     finally:
         scan.stop()

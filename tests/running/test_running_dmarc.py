@@ -11,7 +11,7 @@ from tests.mailauth.test_author import AMBIGUOUS, FIELDS, TRACE, header
 from tests.peers.gateway import ZONE, Gateway
 from tests.peers.inner import Inner
 from tests.peers.policies import plain
-from tests.peers.ports import free_port
+from tests.peers.ports import free_port, wait_for
 from tests.running.talking import Talk, queue_id, sent, trusted_door
 
 STAGES = """\
@@ -173,8 +173,8 @@ def test_a5_dns_away_puts_off_and_after_the_budget_the_mail_passes_marked(
     made.start()
     again = attempt()
     assert again.startswith("451 4.4.3 ") or time.monotonic() - begun > budget
-    time.sleep(max(0.0, begun + budget + 1 - time.monotonic()))
-    queue_id(attempt())
+    wait_for(lambda: attempt().startswith("250 ") or time.sleep(0.5), 60, "the budget to be over")
+    assert time.monotonic() - begun > budget
     content = inner.wait(1)[0].content
     assert "dmarc=undecided" in fields(content, "X-Postgate-Mark")
     assert "dmarc=temperror header.from=away.example" in fields(content, "Authentication-Results")[0]
@@ -292,6 +292,7 @@ def test_the_client_behind_a_relay_of_ours_is_judged(gateway: Callable[..., Gate
 
     by = " by relay.example.com; Mon, 1 Jan 2024 12:00:00 +0000\r\n"
     good = brought(f"Received: from mail.strict.example (mail.strict.example [192.0.2.1]){by}")
+    inner.wait(1)
     assert facts(event(made, good))["source_ip"] == "192.0.2.1"
     assert brought(f"Received: from mail.strict.example (x [192.0.2.66]){by}").startswith("550 5.7.26 ")
     assert brought(f"Received: from x (x [10.1.1.1]){by}").startswith("250 ")

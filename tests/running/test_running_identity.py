@@ -171,7 +171,8 @@ def test_b5_the_greet_delay_finds_who_does_not_wait_and_remembers_who_does(gatew
     hasty.close()
     (made.root / "policies" / "early_talker.toml").write_text(policy("1s"))
     made.cli("reload")
-    patient, began = Bare(made.port), time.monotonic()
+    began = time.monotonic()
+    patient = Bare(made.port)
     assert patient.line().startswith("220-")
     assert patient.line().startswith("220 ") and time.monotonic() - began >= 0.9
     patient.say("EHLO patient.example")

@@ -1,5 +1,6 @@
 """DNS lists over a running gateway: what they say of clients, senders and links, and what the peer is told of it."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,7 @@ def start(gateway: Callable[..., Gateway], on: str = "") -> tuple[Gateway, int]:
     policies = plain(rcpt='["relay", "recipient", "dnsbl"]', message='["size", "loop", "dnsbl"]', dnsbl=LISTS + on)
     made = gateway(policies=policies, more=trusted_door(door), workers=1, zone=ZONE)
     made.wait_log("a DNS list is dead and not asked any more: list=dead.example why=it lists everything")
+    wait_for(lambda: "not yet" not in json.dumps(made.status()["dependencies"]), 20, "all lists to be tested")
     return made, door
 
 

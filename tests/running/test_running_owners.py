@@ -44,6 +44,7 @@ def test_all_processes_die_while_a_list_waits(gateway: Callable[..., Gateway], s
     made.wait_log("to=<later@example.com>, orig_to=<list@mx.example.com>")
     made.wait_log("to=<laterx@example.com>")
     assert f"{queue_id(reply)}: rewritten: owner_request_special" in made.log()
+    made.status()  # who logged that has written it down by the time it answers
     assert made.process
     made.process.signal_group(signal.SIGKILL)
     made.process.stop()

@@ -7,7 +7,7 @@ from typing import Any
 from tests.peers.gateway import Gateway
 from tests.peers.inner import Inner
 from tests.peers.policies import plain
-from tests.peers.ports import free_port
+from tests.peers.ports import free_port, wait_for
 from tests.running.talking import BODY, queue_id, sent, trusted_door
 
 SIZE = """\
@@ -77,6 +77,7 @@ def test_who_refuses_gets_a_copy_in_quarantine_that_an_operator_may_release(
     assert sent(made.port, "strict@example.com", body=LONG).startswith("552 5.3.4 Message header is too large [")
     told = queue_id(sent(made.port, TO, "strict@example.com", body=LONG))
     assert [kept.recipients for kept in inner.wait(1)] == [[TO]]
+    wait_for(lambda: made.cli("quarantine", "list", "--json").stdout, 20, "the copy in quarantine")
     (kept,) = (json.loads(line) for line in made.cli("quarantine", "list", "--json").stdout.splitlines())
     assert kept["queue_name"] == "quarantine" and kept["queue_id"] != told
     assert [one["address"] for one in kept["recipients"]] == ["strict@example.com"]
@@ -89,7 +90,7 @@ def test_who_refuses_gets_a_copy_in_quarantine_that_an_operator_may_release(
     assert {verdict["check"] for verdict in found["verdicts"]} >= {"relay", "recipient", "size", "loop"}
     made.cli("quarantine", "release", kept["queue_id"])
     assert inner.wait(2)[1].recipients == ["strict@example.com"]
-    assert made.cli("quarantine", "list", "--json").stdout == ""
+    wait_for(lambda: made.cli("quarantine", "list", "--json").stdout == "", 20, "an empty quarantine")
 
 
 def test_forged_fields_of_ours_are_taken_out(gateway: Callable[..., Gateway], inner: Inner) -> None:

@@ -149,7 +149,9 @@ def test_a_refused_list_is_told_at_once(gateway: Callable[..., Gateway], tmp_pat
     source.write_text("\n".join(people))
     made = gateway(policies=FILES, more=listed(source, 'every = "2s"'), workers=1)
     wait_for(lambda: asked(made.port, people[50]) == "250 2.1.5 Ok", 15, "the first list")
-    source.write_text("\n".join(people[:40]))
+    shorter = tmp_path / "shorter.csv"
+    shorter.write_text("\n".join(people[:40]))
+    shorter.replace(source)  # at once: nobody reads half of it
     wait_for(lambda: made.status()["degraded"], 15, "the next try")
     (said,) = made.status()["degraded"]
     assert said.startswith("recipients staff: the old list stays: 20 of 60 recipients would go, over 10 %")

@@ -81,7 +81,7 @@ def test_each_kind_of_peer_in_trouble_is_named_with_its_messages_and_well_again(
     # The same, asked for recipients.
     ids = [of_refusal(sent(made.port, f"new{n}@dead.example.com")) for n in range(2)]
     why = world.wait(ahead := f"call-ahead: next hop smtp:[127.0.0.1]:{world.dead} fails", *ids)
-    assert why.startswith(f"connect to 127.0.0.1[127.0.0.1]:{world.dead}: Connection refused, after 0.")
+    assert why.startswith(f"connect to 127.0.0.1[127.0.0.1]:{world.dead}: Connection refused, after ")
     unknown = of_refusal(sent(made.port, "new@lost.example.com"))
     assert "Host not found" in world.wait("call-ahead: no next hop is found for lost.example.com", unknown)
 
@@ -89,7 +89,8 @@ def test_each_kind_of_peer_in_trouble_is_named_with_its_messages_and_well_again(
     world.names.gone()
     ids = [queue_id(sent(made.port, "user@example.com", sender=f"a@d{n}.example")) for n in range(3)]
     why = world.wait("no DNS server answers", *ids)
-    assert re.fullmatch(rf"{world.names.address} failed for \S+ \w+: Connection refused, after 0\.\d s", why), why
+    assert re.fullmatch(rf"{world.names.address} failed for \S+ \w+: Connection refused, after \d+\.\d s", why), why
+    world.wait(hop, *busy, *ids)  # each was tried by now
 
     page = made.cli("status", check=False)
     assert page.returncode == 1
@@ -180,7 +181,7 @@ def test_a_handler_in_python(tmp_path: Path) -> None:
             assert f"why={why} transaction={ids[-1]}" in made.log()
         assert any("handler moody:Moody fails" in text for text in made.status()["degraded"])
         assert "moody:Moody at public" in made.cli("status", check=False).stdout
-        queue_id(sent(made.port, "user@example.com"))
+        wait_for(lambda: sent(made.port, "user@example.com").startswith("250 "), 20, "mail to be taken")
         wait_for(lambda: made.status()["degraded"] == [], 20, "it is well again")
     finally:
         made.stop()

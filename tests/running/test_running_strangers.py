@@ -8,7 +8,7 @@ from tests.peers.policies import plain
 from tests.peers.ports import free_port, wait_for
 from tests.running.talking import asked, trusted_door
 
-DELAY = 2.0
+DELAY = 5.0
 STAGES = """\
 [inbound]
 connect = ["access", "rdns", "ratelimit"]

@@ -39,7 +39,7 @@ def test_b10_mail_that_goes_round_is_refused(gateway: Start, inner: Inner) -> No
     assert send(running, own * 2 + b"".join(foreign % number for number in range(10)) + rest) == 250
     wait_for(lambda: len(inner.messages) == 1, 10, "the mail that came back only twice")
     assert "554 5.4.6 Too many hops" in running.log()
-    assert not running.cli("queue", "list", "--json").stdout, "a refused message is kept nowhere"
+    wait_for(lambda: not running.cli("queue", "list", "--json").stdout, 10, "a refused message to be kept nowhere")
 
 
 def test_p4_what_a_message_says_is_one_printable_line(gateway: Start, inner: Inner) -> None:
