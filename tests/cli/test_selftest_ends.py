@@ -138,7 +138,7 @@ async def test_what_stays_in_trouble_is_waited_for_once(monkeypatch: pytest.Monk
         return Result("miss", "delivered", "451 Later, by antivirus:error")
 
     monkeypatch.setattr(Play, "judge", put_off)
-    monkeypatch.setattr(scanners, "RECOVERY", 0.3)
+    monkeypatch.setattr(scanners, "RECOVERY", 3.0)
     monkeypatch.setattr(scanners, "LATER", 0.1)
     made = Play(*(cast("Any", None) for _ in range(6)))
     well = Result("ok", "451 put off", "451 Later")
@@ -146,9 +146,9 @@ async def test_what_stays_in_trouble_is_waited_for_once(monkeypatch: pytest.Monk
     for _ in range(2):
         began = time.monotonic()
         result = await scanners.recovered(made, well, ["antivirus"])
-        assert result.state == "miss" and "; not used again within 0 s" in result.got
+        assert result.state == "miss" and "; not used again within " in result.got
         took.append(time.monotonic() - began)
-    assert took[1] < 0.3 <= took[0]
+    assert took[1] < 3.0 <= took[0]
 
 
 def test_the_temporary_gateway_neither_waits_nor_lingers(tmp_path: Path) -> None:

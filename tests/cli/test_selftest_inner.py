@@ -34,11 +34,12 @@ async def deliver(server: Inner, octets: bytes, words: str = "") -> None:
     writer.close()
 
 
-async def test_copies_are_counted_and_what_mail_said_is_kept(server: Inner) -> None:
+async def test_copies_are_counted_and_what_mail_said_is_kept(server: Inner, monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.gather(deliver(server, b"x: one\r\n", " SIZE=6"), deliver(server, b"x: two\r\n", " BODY=8BITMIME"))
     assert server.told(b"one") == "MAIL FROM:<a@b.example> SIZE=6"
     assert server.told(b"two") == "MAIL FROM:<a@b.example> BODY=8BITMIME"
     assert server.told(b"three") == "" and not await server.has_again(b"one")
+    monkeypatch.setattr(inner, "AGAIN", 30.0)
     coming = asyncio.create_task(server.has_again(b"one"))
     await deliver(server, b"x: one\r\n")
     assert await coming and await server.has(b"one", 0.0) == b"x: one\r\n"

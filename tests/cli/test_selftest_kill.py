@@ -74,15 +74,12 @@ def play(stage: Stage) -> Play:
     return made
 
 
-@pytest.fixture(autouse=True)
-def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plays_kill, "RECOVERY", 0.5)
-
-
 @pytest.mark.parametrize("loses", ["", *SERVICES, "master"])
 async def test_mail_waits_when_a_process_dies_and_what_it_loses_is_a_miss(
     loses: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if loses:  # what is lost is waited for in vain
+        monkeypatch.setattr(plays_kill, "RECOVERY", 2.0)
     stage = Stage(loses)
     monkeypatch.setattr(os, "kill", stage.kill)
     result = await plays_kill.killed(play(stage))
@@ -93,11 +90,11 @@ async def test_mail_waits_when_a_process_dies_and_what_it_loses_is_a_miss(
 
 
 async def test_where_no_mail_is_accepted_nobody_waits_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plays_kill, "PATIENCE", 0.5)
+    monkeypatch.setattr(plays_kill, "PATIENCE", 2.0)
     stage = Stage(takes=False)
     monkeypatch.setattr(os, "kill", stage.kill)
     loop = asyncio.get_running_loop()
     began = loop.time()
     result = await plays_kill.killed(play(stage))
     assert (result.state, result.got) == ("miss", "no mail was accepted meanwhile")
-    assert loop.time() - began < 0.5 * (1 + len(SERVICES)) + 0.3 * len(SERVICES) + 1
+    assert loop.time() - began < 2.0 * (1 + len(SERVICES)), "the whole time is taken once"

@@ -38,7 +38,7 @@ async def gateway(*script: str, then: str = SILENCE) -> AsyncIterator[tuple[Stra
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stranger, "PATIENCE", 0.2)
+    monkeypatch.setattr(stranger, "PATIENCE", 1.0)
     monkeypatch.setattr(stranger, "UNASKED", 0.05)
     monkeypatch.setattr(stranger, "LEAVE", 0.1)
 
