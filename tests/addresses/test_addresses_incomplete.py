@@ -113,10 +113,10 @@ def test_fields_that_edits_wrote_are_completed_too() -> None:
 
 @pytest.mark.parametrize("piece", [b"a ", b"a@b.example,", b'"', b"(", b"<", b"a,", b"A <a@b.example> ", b"\\", b'"a" '])
 def test_hostile_fields_take_linear_time(piece: bytes) -> None:
-    took = []
-    for size in (20_000, 80_000):
+    def seconds(size: int) -> float:
         block = b"To: " + piece * (size // len(piece)) + b"\r\n"
-        begun = time.perf_counter()
+        begun = time.thread_time()
         completed(block)
-        took.append(time.perf_counter() - begun)
-    assert took[1] < 12 * took[0] + 0.1
+        return time.thread_time() - begun
+
+    assert min(seconds(80_000) for _ in range(3)) < 12 * min(seconds(20_000) for _ in range(3)) + 0.1

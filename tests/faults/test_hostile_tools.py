@@ -18,11 +18,11 @@ from tests.peers.dns import Dns
 from tests.peers.inner import Inner
 from tests.peers.ports import wait_for
 
-#: Keeps a processor for half a second, before everything else.
+#: Keeps a processor for nearly a second, before everything else (for longer nobody may).
 GREEDY = """
 import os, time
 os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-end = time.monotonic() + 0.5
+end = time.monotonic() + 0.9
 while time.monotonic() < end:
     pass
 """
@@ -60,8 +60,8 @@ def test_the_canary_does_not_count_what_the_loops_count_for_themselves() -> None
         if "PermissionError" in greedy.stderr:
             pytest.skip("no process may go before all others here")
         # What it waited is counted when it gets the processor back.
-        wait_for(lambda: denied(pid) > 0.3, 10, "the machine denied it a processor")
-    assert canary.worst < 0.1, "and that is not in its figure"
+        wait_for(lambda: denied(pid) > 0.7, 10, "the machine denied it a processor")
+    assert canary.worst < 0.4, "and that is not in its figure"
 
 
 @pytest.mark.parametrize("kind", ["filter", "dns", "inner"])

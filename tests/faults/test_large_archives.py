@@ -69,6 +69,8 @@ class Small(threading.Thread):
         self.port, self.over = port, threading.Event()
         self.seconds: list[float] = []
         self.refused: list[str] = []
+        #: By how much too long the machine let it sleep at most.
+        self.late = 0.0
 
     def run(self) -> None:
         while not self.over.is_set():
@@ -77,7 +79,9 @@ class Small(threading.Thread):
             self.seconds.append(time.monotonic() - began)
             if kind != "accepted":
                 self.refused.append(reply)
+            slept = time.monotonic()
             self.over.wait(0.02)
+            self.late = max(self.late, time.monotonic() - slept - 0.02)
 
 
 def with_program(octets: bytes) -> bytes:
@@ -107,7 +111,8 @@ def test_honest_archives_of_20_mb_hold_nobody_up(gateway: Callable[..., Gateway]
     assert [kind for kind, _ in heard[:CROWD]] == ["accepted"] * CROWD, heard
     assert heard[CROWD][0] == "refused" and heard[CROWD][1].startswith("550 5.7.1"), "they are looked into to the end"
     assert not small.refused and len(small.seconds) > 5
-    assert statistics.median(small.seconds) < 0.5 and max(small.seconds) < 3, sorted(small.seconds)[-5:]
+    assert statistics.median(small.seconds) < 0.5, sorted(small.seconds)[-5:]
+    assert max(small.seconds) < 3 + small.late, (sorted(small.seconds)[-5:], small.late)
     wanted = {f"large{number}@example.com" for number in range(CROWD)}
     wait_for(lambda: wanted <= set(behind.recipients()), 60, "all of them inside")
     for kept in (kept for kept in behind.messages if kept.recipients[0] in wanted):

@@ -27,6 +27,8 @@ class Soak:
     def __init__(self, root: Path, seed: int, seconds: float, rate: float = 25.0, say: Say = print) -> None:
         self.root, self.seed, self.seconds, self.rate, self.say = root, seed, seconds, rate, say
         self.wrong: list[str] = []
+        #: For how long this process, or one of the gateway's, was kept waiting at most: that is the machine's.
+        self.machine = 0.0
 
     async def run(self) -> None:
         """Raises Failed."""
@@ -95,7 +97,8 @@ class Soak:
         senders.sent, senders.numbers = self.senders.sent, self.senders.numbers
         strangers = Strangers(self.world, self._rng("strangers"))
         senders.start()
-        tasks = [asyncio.create_task(work) for work in (*self.weather.bad(over), *strangers.visits(over))]
+        works = (*self.weather.bad(over), *strangers.visits(over), self._own_loop(over))
+        tasks = [asyncio.create_task(work) for work in works]
         await self._watched(over)
         await senders.stop()
         for task in tasks:
@@ -106,6 +109,13 @@ class Soak:
                 self.wrong.append(f"the soak itself: {result!r}")
         self.wrong += strangers.wrong
         self.said = strangers.said
+
+    async def _own_loop(self, over: asyncio.Event) -> None:
+        """By so much too long is what was measured here."""
+        while not over.is_set():
+            due = time.monotonic() + 0.05
+            await asyncio.sleep(0.05)
+            self.machine = max(self.machine, time.monotonic() - due)
 
     async def _watched(self, over: asyncio.Event) -> None:
         end, every = time.monotonic() + self.seconds, min(5.0, self.seconds / 4)
@@ -131,6 +141,7 @@ class Soak:
         for worker, lag in lag_since(self.world.gateway, moment).items():
             # these wait until a program that they start has begun: the program's wait for a processor is their own then
             most = (1.0 if worker.startswith(("runner.", "syncd.")) else 0.1) + canary.worst
+            self.machine = max(self.machine, lag.late - lag.own)
             if lag.own > most:
                 self.wrong.append(f"the loop of {worker} was kept for {lag.own:.3f} s (at most {most:.3f} s)")
 
@@ -171,6 +182,6 @@ class Soak:
         log = self.world.gateway.log()
         self.wrong += [f"in the log: {word}" for word in ("Traceback", "internal error", "uncaught") if word in log]
         slow = mail.slowest(storm, "clean")
-        if slow > 2.0:
-            self.wrong.append(f"clean mail was slow: 99 of 100 within {slow:.2f} s")
+        if slow > 2.0 + self.machine:
+            self.wrong.append(f"clean mail was slow: 99 of 100 within {slow:.2f} s (the machine: {self.machine:.2f} s)")
         self.say(f"{mail.table(storm)}\n  strangers: {self.said}\n  clean mail: 99 of 100 within {slow * 1000:.0f} ms")
