@@ -49,6 +49,8 @@ def site(tmp_path: Path, inner: Inner) -> Iterator[Gateway]:
     made = Gateway(tmp_path / "gateway", inner.port)
     CA.cert_pem.write_to_path(made.root / "corp-ca.pem")
     exchange = recipe("exchange").replace("0.0.0.0:25", f"127.0.0.1:{made.port}")
+    # One worker: of several each takes up a new list in its own time, and any may be asked.
+    exchange = exchange.replace("[[listen]]\n", "[[listen]]\nworkers = 1\n")
     exchange = exchange.replace("[exchange.corp.example]:25", f"[127.0.0.1]:{inner.port}")
     made.config.write_text(local(exchange, made.root) + '[dns]\nnameservers = ["127.0.0.1:9"]\nzone = "zone"\n')
     for name, text in plain().items():

@@ -8,6 +8,9 @@ import pytest
 from tests.interop.selftest_odd import ODD
 from tests.interop.selftest_runs import Played, Runs, asked_for
 
+#: Whoever comes first waits for all that are played at the same time.
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture(scope="module")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:

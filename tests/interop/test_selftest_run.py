@@ -22,6 +22,9 @@ from tests.peers.gateway import POSTGATE, ROOT, Gateway
 from tests.peers.inner import Inner
 from tests.peers.ports import wait_for
 
+#: Whoever comes first waits for all that are played at the same time.
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture(scope="module")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:

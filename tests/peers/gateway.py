@@ -71,7 +71,7 @@ class Gateway:
         env = {"PYTHONPATH": self.path}
         self.process = Process([*POSTGATE, "run", "--config", str(self.config)], self.root / "gateway.log", env)
         if wait:
-            wait_for(self._up, 20, f"the gateway on port {self.port}:\n{self.tail()}")
+            wait_for(self._up, 60, f"the gateway on port {self.port}:\n{self.tail()}")
         return self
 
     def _up(self) -> bool:
@@ -91,7 +91,7 @@ class Gateway:
         text = path.read_text(errors="replace") if path.exists() else ""
         return text[: text.rfind("\n") + 1]
 
-    def wait_log(self, text: str, seconds: float = 15.0) -> None:
+    def wait_log(self, text: str, seconds: float = 30.0) -> None:
         wait_for(lambda: text in self.log(), seconds, f"{text!r} in the log")
 
     def cli(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
