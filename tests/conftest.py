@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -58,9 +57,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 _FOLDER = pytest.StashKey[str]()
-#: How long an example takes, or to think of one, is a matter of the machine, which may stand still meanwhile.
-hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)
