@@ -20,6 +20,8 @@ from appliance.queue.intake import IntakeLog
 log = oplog.get("smtpd")
 #: Seconds between attempts to connect: from, growing to, each with jitter.
 RETRY_MIN, RETRY_MAX = 0.05, 2.0
+#: Seconds until it connects anew where a granted file was lost on its way.
+AGAIN = 1.0
 
 
 class Handover:
@@ -76,6 +78,9 @@ class Handover:
         if isinstance(notice, Grant) and fds:
             self.intake.on_grant(notice, fds.pop(0))
             self.ready.set()
+        elif isinstance(notice, Grant) and self._channel is not None:
+            # No descriptor was left for it. It would count as asked for; a new connection settles who has which file.
+            self._loop.call_later(AGAIN, self._channel.close)
         elif isinstance(notice, Space):
             self._told(notice)
         for fd in fds:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from appliance.daemons.fronts import events as message_events
+from appliance.daemons.smtpd import handover as handover_module
 from appliance.daemons.smtpd.front import textual
 from appliance.daemons.smtpd.handover import Handover
 from appliance.engine.pipeline import Group
@@ -212,6 +213,8 @@ class Delivery:
         self.said: list[Any] = []
         self.channel: Channel | None = None
         self.connected = asyncio.Event()
+        #: No descriptor is left in the worker: what is granted comes without.
+        self.short = False
 
     def listen(self) -> None:
         Path(self.path).unlink(missing_ok=True)
@@ -234,7 +237,7 @@ class Delivery:
                 for number in range(count):
                     name = f"{purpose}{len(self.said)}{number}"
                     fd = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o600)
-                    self.channel.send(Grant(name, purpose), (fd,))  # type: ignore[arg-type]
+                    self.channel.send(Grant(name, purpose), () if self.short else (fd,))  # type: ignore[arg-type]
                     os.close(fd)
 
     def die(self) -> None:
@@ -272,6 +275,33 @@ async def test_handover_connects_again_and_again(tmp_path: Path) -> None:
                 await asyncio.sleep(0.001)
     intake.close()
     handover.close()
+
+
+async def test_a_file_whose_descriptor_was_lost_on_its_way_is_asked_for_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of descriptors for a moment: it would count as asked for, and no mail be taken before delivery is another."""
+    monkeypatch.setattr(handover_module, "AGAIN", 0.2)
+    delivery = Delivery(tmp_path)
+    delivery.short = True
+    delivery.listen()
+    intake = IntakeLog(None, "smtpd.0")
+    handover = Handover(delivery.path, intake, lambda _space: None)
+    handover.start()
+    async with asyncio.timeout(5):
+        while not any(isinstance(notice, Want) and notice.segment for notice in delivery.said):
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.1)
+    asked = len(delivery.said)
+    assert intake.room() is None
+    delivery.short = False
+    async with asyncio.timeout(5):
+        while intake.room() is None:
+            await asyncio.sleep(0.001)
+    assert len(delivery.said) <= asked + 3, "not again and again"
+    intake.close()
+    handover.close()
+    delivery.die()
 
 
 async def test_without_space_mail_is_put_off_until_delivery_says_otherwise() -> None:
