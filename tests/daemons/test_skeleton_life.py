@@ -82,3 +82,19 @@ async def test_what_was_given_up_while_it_was_read_is_not_kept() -> None:
     assert reports == [control.Ready(), control.Prepared(2), control.Prepared(3)]
     master.close()
     assert await living == 3
+
+
+async def test_a_configuration_whose_descriptor_was_lost_on_its_way_is_refused_at_once() -> None:
+    """Out of descriptors: the master would wait for an answer, for one that is to catch up without end."""
+    daemon, read, (master, end) = Daemon(), Read(), channels.pair()
+    birth: Any = SimpleNamespace(in_force=SimpleNamespace(hash="0", terms=SimpleNamespace(level="info")), log_fd=2)
+    life = _Life(birth, end, lambda _birth: daemon, read)  # type: ignore[arg-type, return-value]
+    living = asyncio.ensure_future(life.run([]))
+    reports: list[control.Report] = []
+    master.attach(asyncio.get_running_loop(), lambda payload, _: reports.append(control.decode_report(payload)))
+    master.send(control.Prepare(7))
+    await until(lambda: len(reports) == 2)
+    assert isinstance(reports[1], control.Prepared) and reports[1].id == 7 and "descriptor" in reports[1].refusal
+    assert not life._wanted and not read.count
+    master.close()
+    assert await living == 3

@@ -21,6 +21,8 @@ from appliance.observe import metrics, oplog
 log = oplog.get("master")
 #: Seconds that all processes have to compile a new snapshot.
 DEADLINE = 60.0
+#: Seconds until one that is to catch up is told again, where that could not be.
+AGAIN = 1.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -64,10 +66,15 @@ class Rounds:
         number = next(self._ids)
         this = self._round = _Round(number, snapshot, {child.worker for child in asked}, done)
         this.timer = self._loop.after(DEADLINE, self._too_late)
-        self._prepare(asked, snapshot, number)
+        try:
+            self._prepare(asked, snapshot, number)
+        except OSError as error:
+            self._refuse(f"it cannot be given to the processes: {error.strerror}")
+            return
         self._settle()
 
     def _prepare(self, children: list[Child], snapshot: Snapshot, number: int) -> None:
+        """Raises OSError: no descriptor is left, or no memory."""
         for execed in (False, True):
             if told := [child for child in children if child.spec.execed == execed]:
                 fd = control.to_fd(snapshot.terms if execed else snapshot.blob)
@@ -144,8 +151,13 @@ class Rounds:
         """A child that was born with an older snapshot than what is in force now."""
         if self._round is None and child.hash != self.current.hash and child.state == "up":
             number = next(self._ids)
+            try:
+                self._prepare([child], self.current, number)
+            except OSError as error:
+                log.error("a process could not catch up, it is told again", worker=child.worker, reason=error.strerror)
+                self._loop.after(AGAIN, lambda: self._catch_up(child))
+                return
             self._late[number] = (child, self.current.hash)
-            self._prepare([child], self.current, number)
 
     def _late_answer(self, child: Child, report: control.Prepared) -> None:
         _, hash_ = self._late.pop(report.id)

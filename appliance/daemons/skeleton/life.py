@@ -107,6 +107,8 @@ class _Life:
 
     def _obey(self, order: control.Order, fds: list[int]) -> None:
         match order:
+            case control.Prepare() if not fds:
+                self._report(control.Prepared(order.id, "no descriptor was left for the configuration"))
             case control.Prepare():
                 self._wanted.add(order.id)
                 self._spawn(self._prepare(order.id, fds.pop()))

@@ -18,6 +18,7 @@ from appliance.daemons import control
 from appliance.daemons.master import alarms
 from appliance.daemons.master import children as children_module
 from appliance.daemons.master import loop as loop_module
+from appliance.daemons.master import rounds as rounds_module
 from appliance.daemons.master.children import Child, Children, patience
 from appliance.daemons.master.control_socket import ControlSocket
 from appliance.daemons.master.ending import Ending
@@ -225,6 +226,22 @@ def test_a_child_born_while_a_round_ran_catches_up_after_it(stage: Stage) -> Non
     stage.turn()
     assert stage.puppets.heard("b.0") == [control.Commit(late.id)]
     assert stage.child("b.0").hash == "new"
+
+
+def test_a_reload_for_which_no_descriptor_is_left_is_refused_at_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Outcome] = []
+    stage.child("b.0").hash = "older"  # it was to catch up, too
+    with monkeypatch.context() as patched:
+        patched.setattr(control, "to_fd", out_of_descriptors)
+        patched.setattr(rounds_module, "AGAIN", 0.01)
+        stage.rounds.begin(Snap("new"), done.append)  # type: ignore[arg-type]
+        stage.turn()
+    assert not stage.rounds.busy and not done[0].good and "Too many open files" in done[0].text
+    stage.turn()
+    assert [type(order) for order in stage.puppets.heard("b.0")] == [control.Abort, control.Prepare]
+    assert stage.rounds.current.hash == "old"
 
 
 def test_the_end_goes_phase_by_phase_and_kills_who_is_late(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
