@@ -1,14 +1,18 @@
 """Telling systemd how we are (sd_notify(3)): READY=1, RELOADING=1, STOPPING=1, WATCHDOG=1, STATUS=...
 
-Contract: without NOTIFY_SOCKET nothing happens; never raises, never waits. What a busy supervisor has no room for is
-said again, in its order, by `again` and before whatever is said next; only a sign of life is not: another one follows.
+Contract: without NOTIFY_SOCKET nothing happens; never raises, never waits. What a busy supervisor has no room for, or we
+no descriptor, is said again, in its order, by `again` and before whatever is said next; only a sign of life is not:
+another one follows.
 """
 
+import errno
 import os
 import socket
 import time
 
 LIFE = "WATCHDOG=1"
+#: What is over in a moment.
+_PASSING = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _unsaid: list[bytes] = []
 
 
@@ -35,10 +39,9 @@ def again() -> None:
             while _unsaid:
                 sock.sendto(_unsaid[0], socket.MSG_DONTWAIT, address)
                 del _unsaid[0]
-    except BlockingIOError:
-        return
-    except OSError:
-        _unsaid.clear()  # nobody is there
+    except OSError as error:
+        if error.errno not in _PASSING:
+            _unsaid.clear()  # nobody is there
 
 
 def watchdog_period() -> float:

@@ -1,5 +1,6 @@
 """What systemd is told reaches it, however busy it is."""
 
+import errno
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,18 @@ def test_what_a_busy_systemd_had_no_room_for_is_said_again_in_its_order(systemd:
     assert said == [b"READY=1", b"RELOADING=1", b"READY=1"]
     later()
     assert set(heard(systemd)) <= {b"WATCHDOG=1"}, "once"
+
+
+def test_what_no_descriptor_was_left_for_is_said_again(systemd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(notify.socket, "socket", none_left)
+        notify.notify("READY=1")
+        notify.notify(notify.LIFE)
+    notify.again()
+    assert heard(systemd) == [b"READY=1"]
 
 
 def test_signs_of_life_do_not_pile_up(systemd: socket.socket) -> None:
