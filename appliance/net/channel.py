@@ -43,6 +43,19 @@ def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
     return list(found)
 
 
+def _copies(fds: Iterable[int]) -> tuple[int, ...]:
+    """Raises OSError, and leaves none behind then."""
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))
+    except OSError:
+        for fd in made:
+            os.close(fd)
+        raise
+    return tuple(made)
+
+
 class Channel:
     """One end. Drive it by `on_readable()` and `on_writable()`, or let `attach()` do so on an asyncio loop. `takes_fds`
     False: descriptors that come are closed by the kernel, and reading costs less."""
@@ -79,7 +92,8 @@ class Channel:
     def send(self, value: Any, fds: tuple[int, ...] = ()) -> None:
         """Queue one message (any msgpack value or msgspec Struct) and send what the socket takes now.
 
-        Raises ConnectionError if the channel is closed. `fds` stay the caller's; they are duplicated if they must wait.
+        Raises ConnectionError if the channel is closed. `fds` stay the caller's; they are duplicated if they must wait:
+        OSError where no descriptor is left for that, and the message is not sent.
         """
         payload = _encode(value)
         self.send_raw(payload, fds)
@@ -116,7 +130,7 @@ class Channel:
         if not self._out:
             data, fds = self._push(data, fds)
         if data:
-            self._out.append((data, tuple(os.dup(fd) for fd in fds)))
+            self._out.append((data, _copies(fds)))
             self._watch_writable()
 
     def _push(self, data: memoryview, fds: tuple[int, ...]) -> tuple[memoryview, tuple[int, ...]]:

@@ -100,6 +100,27 @@ def test_a_frame_whose_descriptors_were_lost_takes_no_others() -> None:
         right.close()
 
 
+def test_descriptors_that_cannot_all_wait_leave_none_behind() -> None:
+    """Out of descriptors, and the frame would have to wait: it is not sent, and takes none of the last ones."""
+    left, right = channel.pair()
+    read, write = os.pipe()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    left.send(b"x" * 5_000_000)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            left.send(b"y", (write, write))
+        os.close(os.dup(0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        left.close()
+        right.close()
+        os.close(read)
+        os.close(write)
+
+
 def test_descriptors_that_came_without_the_rest_of_their_frame_are_closed() -> None:
     left, right = channel.pair()
     read, write = os.pipe()
