@@ -166,6 +166,13 @@ class KeptEntries:
         self.names.pop(queue_id, None)
         self.state(folder, queue_id).unlink(missing_ok=True)
 
+    def finish(self, item: Item, folder: Kept, note: Note) -> None:
+        """Remove it; where the disk refuses, its log says that it is finished. Raises OSError where that fails, too."""
+        try:
+            self.remove(folder, item.queue_id)
+        except OSError:
+            self.append(item, folder, note)
+
     def listing(self) -> Iterator[int]:
         """At start: learn all names, remove drafts, put state logs beside their entries; what the thread moves
         meanwhile (new mail) is left alone. Yields now and then (for a turn of the loop); afterwards `names` is complete.

@@ -82,9 +82,11 @@ def _load(spool: "Spool", queue_id: str) -> Item | None:
             spool.kept.unread[queue_id] = None
         return None
     if item is None:
-        spool.damaged += 1
-        spool.report(f"{folder}/{queue_id} is damaged, it goes to corrupt/")
-        _rename_aside(spool, queue_id, "neither the entry nor its state log can be read")
+        if _rename_aside(spool, queue_id, "neither the entry nor its state log can be read"):
+            spool.damaged += 1
+            spool.report(f"{folder}/{queue_id} is damaged, it goes to corrupt/")
+        else:
+            spool.kept.unread[queue_id] = None
         return None
     item.born = min(item.born, spool.clock.now())
     if item.finished:

@@ -142,7 +142,7 @@ class Spool(Books):
         self.forget(item)
         try:
             if item.folder != "intake":
-                self.kept.remove(item.folder, item.queue_id)
+                self.kept.finish(item, item.folder, item.summary(self.clock.wall()))
             elif not self.granted.close_entry(item.name, item.offset):
                 raise OSError("the mark file could not be written")
         except OSError as error:

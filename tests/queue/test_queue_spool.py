@@ -308,6 +308,43 @@ async def test_a_finished_file_that_cannot_be_deleted_is_marked(rig: Rig, monkey
     rig.start_worker()
 
 
+async def test_a_finished_message_of_a_folder_that_cannot_be_deleted_is_marked(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of the intake: else the next process would deliver it again."""
+    item = await kept(rig, recipients=2)
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "unlink", refused)
+        assert rig.spool.mark_done(item)
+    assert not rig.reports
+    assert rig.crash_all() == [] and item.queue_id not in rig.names("deferred")
+    rig.start_worker()
+
+
+async def test_damage_found_at_start_that_cannot_be_set_aside_is_looked_at_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = await kept(rig)
+    victim = rig.root / "deferred" / item.queue_id
+    victim.write_bytes(b"nothing like an entry")
+    victim.with_name(victim.name + ".state").write_bytes(b"nor a log")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "write_file", full)
+        assert rig.crash_all() == []
+        assert not rig.spool.damaged and victim.exists()
+    assert rig.recheck() == []
+    assert rig.spool.damaged == 1 and not victim.exists()
+    rig.start_worker()
+
+
 async def test_what_cannot_be_set_aside_stays_queued(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     item = await kept(rig)
 
