@@ -173,6 +173,8 @@ class Settlement:
             octets = self._build(item, sender, reports, notice_id)
         except ContentDamaged as error:
             self._spool.set_aside(item, f"a notice needs its content: {error}")
+            if then is not None and self._spool.has(item):  # the disk refused it its place, or it is being moved
+                self._again[item.queue_id] = item
             return
         except SpoolError as error:
             self._failed(item, error, owed=then is not None)

@@ -2,6 +2,7 @@
 though it was taken away, nor lost."""
 
 import asyncio
+import errno
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -18,8 +19,9 @@ from appliance.daemons.delivery.routing import NOWHERE, Routing
 from appliance.daemons.delivery.settle import ALARMS, Settlement
 from appliance.daemons.delivery.way import Ways
 from appliance.mail import dsn
+from appliance.queue import disk
 from appliance.queue.envelope import QueuedRecipient
-from appliance.queue.errors import SpoolError
+from appliance.queue.errors import ContentDamaged, SpoolError
 from appliance.queue.item import Note, Result
 from tests.connectors.smtp_peer import Peer
 from tests.daemons.delivery.harness import Running, delivery, settings, snapshot
@@ -495,6 +497,34 @@ async def test_a_notice_that_could_not_even_be_handed_in_is_owed_still(
         await running.empty()
     await peer.stop()
     await outside.stop()
+
+
+async def test_damage_that_a_notice_finds_and_cannot_set_aside_is_looked_at_again(
+    tmp_path: Path, log, monkeypatch: pytest.MonkeyPatch
+):
+    """Nobody else looks at a message all of whose recipients are refused."""
+    peer = await Peer(PIPE, rcpt=LATER).start()
+    async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
+        queue_id = await running.put(proven=True)
+        await running.until(lambda: queue_id in running.spool.folders["deferred"])
+        await quiet(running)
+        item = running.spool.get(queue_id)
+
+        def damaged(*_: Any) -> None:
+            raise ContentDamaged("its checksum is wrong")
+
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(running.spool, "open_content", damaged)
+        with monkeypatch.context() as patched:
+            patched.setattr(disk, "write_file", full)
+            running.spool.record(item, Note(0, "deferred", results={0: Result("failed", "5.1.1", "no")}))
+            running.delivery.settlement.settle(item)
+        assert running.spool.has(item)
+        await running.until(lambda: running.spool.damaged)
+        assert not running.spool.has(item)
+    await peer.stop()
 
 
 async def test_an_alarm_counts_once_however_often_the_disk_refuses_it(
