@@ -1,6 +1,7 @@
 """Every parameter of Postfix's ldap_table(5), mysql_table(5), pgsql_table(5) and sqlite_table(5), with its default and
 other values: each is read, or changes no answer, or is refused with its line and what to do."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -168,6 +169,24 @@ def test_a_default_that_is_written_asks_for_no_tls(tmp_path: Path) -> None:
     assert not table._tls  # type: ignore[attr-defined]
     table = open_proxied(written(path, "mysql", tls_verify_cert="yes"))
     assert table._tls  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "kind, tls",
+    [("mysql", {"tls_CAfile": "/nowhere/ca"}), ("ldap", {"start_tls": "yes", "tls_ca_cert_file": "/nowhere/ca"})],
+)
+def test_a_file_whose_tls_cannot_be_is_not_read_while_it_is_being_written(
+    kind: str, tls: dict[str, str], tmp_path: Path
+) -> None:
+    """As one with any other mistake: half of it may be a table that answers something else."""
+    path = tmp_path / "t.cf"
+    spec = written(path, kind, **tls)
+    os.utime(path, (0, 0))
+    with pytest.raises(Bad, match="TLS") as refused:
+        open_proxied(spec)
+    assert not refused.value.unrest()
+    path.write_text("query = SELECT 0\n")
+    assert refused.value.unrest()
 
 
 def test_comments_may_be_in_any_charset(tmp_path: Path) -> None:

@@ -296,6 +296,28 @@ async def test_a_broken_file_that_is_being_written_puts_off_until_it_is_whole(
     tables.close()
 
 
+async def test_a_broken_file_that_another_names_is_not_read_while_it_is_being_written(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor for the sake of the one that names it: half of it lists others than the whole."""
+    monkeypatch.setattr(keeper, "LOOK", 0.0)
+    monkeypatch.setattr(keeper, "REST_MIN", 0.0)
+    whole = (root / "names.cf").read_text()
+    spec, tables = spec_of(root, "sqlite:{root}/names.cf"), Keeper(open_proxied, quiet=True)
+    assert tables.also([spec]) == []
+    tables.follow([])
+    written(root / "names.cf", "query = no\n")
+    os.utime(root / "names.cf", (0, 0))
+    tables.also([spec])
+    assert (await tables.answer(spec, "joe@one.example"))[0] == wire.FAILED
+    (root / "names.cf").write_text(whole.replace("one.example", "one"))
+    assert (await tables.answer(spec, "joe@one.example"))[0] == wire.FAILED
+    (root / "names.cf").write_text(whole)
+    os.utime(root / "names.cf", (0, 0))
+    assert (await tables.answer(spec, "joe@one.example"))[0] == wire.FOUND
+    tables.close()
+
+
 async def test_a_changed_file_is_read_again_a_broken_one_puts_off_one_that_is_gone_stays(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

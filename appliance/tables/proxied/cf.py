@@ -10,7 +10,7 @@ import difflib
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,10 +50,12 @@ class Settings:
         self._wrong: list[tuple[str, int, str]] = []
         self._stamps: dict[str, Stamp] = {}
         self._missed: list[str] = []
+        #: Whether tables that it names are being written.
+        self.further: list[Callable[[], bool]] = []
         try:
             data = self.read(path)
         except OSError as error:
-            raise Bad(f"{path}: {error.strerror or error}", unrest=self._unrest) from None
+            raise Bad(f"{path}: {error.strerror or error}", unrest=self.unrest) from None
         source = Source(path)
         for number, line in source.lines(data):
             self._line(number, line)
@@ -103,7 +105,7 @@ class Settings:
     def done(self) -> None:
         """Raises Bad if there is any mistake so far."""
         if self._wrong:
-            raise Bad("", tuple(self._wrong), self._unrest)
+            raise Bad("", tuple(self._wrong), self.unrest)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -150,10 +152,10 @@ class Settings:
     def _others(self) -> list[Stamp]:
         return [new for path, stamp in self._stamps.items() if (new := _stamp(path)) is not None and new != stamp]
 
-    def _unrest(self) -> bool:
-        """Whether one of the files, also of those that were not there, is being written."""
+    def unrest(self) -> bool:
+        """Whether one of the files, also of those that were not there and of tables that it names, is being written."""
         missed = [new for path in self._missed if (new := _stamp(path)) is not None]
-        return not all(map(_still, self._others() + missed))
+        return not all(map(_still, self._others() + missed)) or any(unrest() for unrest in self.further)
 
 
 def _stamp(path: str) -> Stamp | None:

@@ -46,7 +46,8 @@ class Kept:
         self._rest = REST_MIN
         self._slots: asyncio.Semaphore | None = None
         self._ended = False
-        self._unrest: Callable[[], bool] = at_rest
+        #: Whether it was broken, and is being written now.
+        self.unrest: Callable[[], bool] = at_rest
         self._recent: dict[str, tuple[float, Answer]] = {}
         self._running: dict[str, asyncio.Task[Answer]] = {}
 
@@ -108,14 +109,14 @@ class Kept:
             if self._table.changed():
                 self.close()
         if self._table is None:
-            if asked and self._unrest():
+            if asked and self.unrest():
                 raise Bad("was broken, and is being written now")
             try:
                 self._table, self._looked = self._open(self.spec), now
             except Bad as bad:
-                self._unrest = bad.unrest
+                self.unrest = bad.unrest
                 raise
-            self._unrest = at_rest
+            self.unrest = at_rest
         return self._table
 
     def _remember(self, key: str, answer: Answer) -> None:
@@ -220,6 +221,10 @@ class Keeper:
         if state == wire.FAILED:
             raise Unavailable(text)
         return (text, place) if state == wire.FOUND else None
+
+    def unrest(self) -> bool:
+        """Whether one that was broken is being written now."""
+        return any(kept.unrest() for kept in self._tables.values())
 
     def facts(self) -> dict[str, Any]:
         return {spec: kept.facts() for spec, kept in self._tables.items()}

@@ -54,7 +54,7 @@ class Lines:
                 ciphers=suite or None,
             )
         except self._ldap3.core.exceptions.LDAPException as error:
-            raise Bad(f"{settings.path}: TLS: {error}") from None
+            raise Bad(f"{settings.path}: TLS: {error}", unrest=settings.unrest) from None
 
     def dial(self, place: Place, dialled: list[Any]) -> Any:
         """A connection that is open and bound; it stands in `dialled` before it waits for anything."""

@@ -53,6 +53,7 @@ class Nest:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._keeper = Keeper(settings.opens or _refused, quiet=True, rests=False)
+        settings.further.append(self._keeper.unrest)
 
     def open(self, spec: str, path: str, line: int) -> Nested | None:
         """The table that stands there; mistakes are noted (None: it is no table at all)."""

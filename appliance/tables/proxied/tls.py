@@ -51,7 +51,7 @@ class Files:
         try:
             self.context("", ssl.CERT_NONE, check_name=False)
         except OSError as error:
-            raise Bad(f"{settings.path}: TLS: {error.strerror or error}") from None
+            raise Bad(f"{settings.path}: TLS: {error.strerror or error}", unrest=settings.unrest) from None
 
 
 def sound_ciphers(text: str) -> bool:
