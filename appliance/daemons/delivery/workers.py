@@ -83,6 +83,10 @@ class Workers:
             worker.channel.send(value, fds)
         except ConnectionError:
             return False
+        except OSError as error:  # out of descriptors, and it would have to wait: a new connection settles who has what
+            log.warning("a granted file could not be handed over", worker=worker.name, why=error.strerror)
+            worker.channel.close()
+            return False
         return True
 
     def _on_closed(self, worker: _Worker) -> None:

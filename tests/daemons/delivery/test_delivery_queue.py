@@ -1,6 +1,7 @@
 """Delivery and its queue over restarts, dead workers, full disks, reloads and damage."""
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -13,6 +14,7 @@ import pytest
 import trustme
 
 from appliance.daemons.delivery import upkeep
+from appliance.net.channel import Channel
 from appliance.queue import recovery
 from appliance.queue.errors import SpoolError, SpoolLocked
 from appliance.queue.granted import POOL, Granted
@@ -270,6 +272,33 @@ async def test_damaged_content_is_set_aside_and_nothing_of_it_is_delivered(tmp_p
     await peer.stop()
     assert peer.bodies == [STUFFED]
     assert {p.name for p in (tmp_path / "state/spool/corrupt").iterdir()} >= {small, big}
+
+
+def opened() -> list[str]:
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return found
+
+
+async def test_a_grant_that_cannot_wait_for_its_worker_leaves_no_descriptor(tmp_path: Path, log, monkeypatch):
+    """Out of descriptors: a copy that stays open here would keep the file locked, and its worker without one."""
+    peer = await Peer(PIPE).start()
+    async with delivery(tmp_path, settings(tmp_path, hop(peer))) as running:
+        workers, send, granted = running.delivery.workers, Channel.send, list[str]()
+
+        def none_left(channel: Channel, value: Any, fds: tuple[int, ...] = ()) -> None:
+            if fds and not granted:
+                granted.append(os.readlink(f"/proc/self/fd/{fds[0]}"))
+                raise OSError(errno.EMFILE, "Too many open files")
+            send(channel, value, fds)
+
+        monkeypatch.setattr(Channel, "send", none_left)
+        await running.until(lambda: granted and running.worker.channel.closed)
+        await running.until(lambda: not workers.health()["workers"])
+        await running.until(lambda: not any(name.startswith(granted[0]) for name in opened()))
+    await peer.stop()
 
 
 async def test_an_envelope_that_would_break_out_of_a_command_is_set_aside(tmp_path: Path, log):
