@@ -160,16 +160,8 @@ class Granted:
         return [self.files[name] for name in sorted(intake)]
 
     def lost(self) -> list[IntakeFile]:
-        """The files nobody stands for and nobody can write to any more, or whose scan failed: to be scanned now."""
-        waiting = [f for f in self.files.values() if not f.scanning and (f.gap or (not f.worker and f.sealed is None))]
-        return [file for file in waiting if file.gap or self._free(file)]
-
-    def _free(self, file: IntakeFile) -> bool:
-        try:
-            return not disk.held(file.path)
-        except FileNotFoundError:  # somebody's hands: there is nothing left to find
-            del self.files[file.name]
-            return False
+        """The files nobody stands for, or whose scan failed: to be scanned now, unless somebody can write to them."""
+        return [f for f in self.files.values() if not f.scanning and (f.gap or (not f.worker and f.sealed is None))]
 
     def scan(self, file: IntakeFile) -> Iterator[Found | Damaged]:
         """Every entry that is not known yet, then the file is sealed where the scan ended. Run it to its end.

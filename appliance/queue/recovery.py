@@ -45,9 +45,10 @@ def recover(spool: "Spool") -> Iterator[list[Item]]:
 
 def recheck(spool: "Spool") -> Iterator[list[Item]]:
     """Each second: files of dead workers, then the kept messages that could not be read; where a whole batch of these
-    cannot, the others are left for the next time. Raises OSError."""
+    cannot, the others are left for the next time."""
     for file in spool.granted.lost():
-        yield from scan(spool, file)
+        if file.gap or not _held(spool, file):
+            yield from scan(spool, file)
     for _ in range(0, len(spool.kept.unread), BATCH):
         batch = _loaded(spool, list(islice(spool.kept.unread, BATCH)))
         yield batch
@@ -58,6 +59,9 @@ def recheck(spool: "Spool") -> Iterator[list[Item]]:
 def _held(spool: "Spool", file: IntakeFile) -> bool:
     try:
         return disk.held(file.path)
+    except FileNotFoundError:  # somebody's hands: there is nothing left to find
+        spool.granted.files.pop(file.name, None)
+        return True
     except OSError as error:
         spool.report(f"{file.path} cannot be opened: {error}")
         return True

@@ -90,8 +90,7 @@ class Spool(Books):
         self.granted.gone(worker)
 
     def recheck(self) -> Batches:
-        """The messages in files whose worker died, which no notice told of, and what could not be read before. Raises
-        OSError."""
+        """The messages in files whose worker died, which no notice told of, and what could not be read before."""
         return recovery.recheck(self)
 
     def recover(self) -> Batches:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from appliance.queue import disk
 from appliance.queue.item import Item, Note
 from appliance.queue.kept import KeptEntries
 from appliance.queue.marks import Marks
@@ -354,6 +355,41 @@ async def test_marks_that_cannot_be_read_at_start_are_read_before_anything_is_de
     found = rig.open()
     assert any("Too many open files" in report for report in rig.reports)
     assert sorted(i.queue_id for i in found + rig.recheck()) == sorted(waiting)
+    rig.start_worker()
+
+
+async def test_a_file_that_cannot_be_opened_keeps_nothing_else_unread(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the other files of dead workers nor the kept messages that are looked at behind them."""
+    items = []
+    for _ in range(3):
+        await rig.commit(b"x")
+        rig.log._retire()
+        items += rig.pump()
+    kept, bad, good = items
+    await asyncio.wrap_future(rig.spool.keep(kept, "deferred", Note(0, "deferred")))
+    if bad.name > good.name:
+        bad, good = good, bad
+    rig.kill_delivery()
+    rig.kill_worker()
+    real = os.open
+
+    def wrong(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if str(path).endswith(bad.name):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, flags, *more, **named)
+
+    def unread(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", wrong)
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "held", unread)
+        patched.setattr(KeptEntries, "load", unread)
+        assert rig.open() == []
+    assert {i.queue_id for i in rig.recheck()} == {kept.queue_id, good.queue_id}
+    assert any(bad.name in report and "Input/output" in report for report in rig.reports)
+    monkeypatch.setattr(os, "open", real)
+    assert [i.queue_id for i in rig.recheck()] == [bad.queue_id]
     rig.start_worker()
 
 
