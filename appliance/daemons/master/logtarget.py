@@ -61,8 +61,12 @@ class LogTarget:
     def _file(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         fd = os.open(self._path, flags, 0o640)
-        if stat.S_ISREG(os.fstat(fd).st_mode) and self._gid is not None and os.fstat(fd).st_size == 0:
-            os.fchown(fd, -1, self._gid)
+        try:
+            if stat.S_ISREG(os.fstat(fd).st_mode) and self._gid is not None and os.fstat(fd).st_size == 0:
+                os.fchown(fd, -1, self._gid)
+        except OSError:
+            os.close(fd)
+            raise
         return fd
 
     def _connected(self) -> int:

@@ -140,6 +140,22 @@ def test_a_log_that_is_rotated_while_it_is_opened_is_found_by_the_next_look(
     os.close(target.fd)
 
 
+def test_a_log_that_cannot_be_given_to_its_group_leaves_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried each second: the master would soon have none left."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refused)
+    target = LogTarget(str(tmp_path / "mail.log"), os.getgid(), lambda fd: None)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        target.look()
+    assert len(os.listdir("/proc/self/fd")) == before and "not permitted" in target.problem
+
+
 def test_a_syslog_that_is_replaced_while_it_is_dialled_is_found_by_the_next_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
