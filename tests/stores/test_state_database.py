@@ -403,3 +403,24 @@ async def test_damage_that_was_dealt_with_meanwhile_costs_no_second_file(
     await state.keeper._tasks[-1]
     await state.keeper.stop()
     assert aside == ["a row cannot be read"]
+
+
+def test_a_damaged_file_is_set_aside_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a new one is begun without what the RAM holds: nobody hears that the old one is gone."""
+    path, rename = tmp_path / "x.db", Path.rename
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(f"x.db{suffix}").write_bytes(b"no database" * 1000)
+    database = embedded.Database(path, ["t"])
+
+    def full(self: Path, target: Path) -> Path:
+        if self.name == "x.db-wal":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", full)
+        assert not database.set_aside("damaged")
+        assert path.exists() and not database.lost
+    assert database.set_aside("damaged") and database.is_open
+    database.close()
+    assert len(list(tmp_path.glob("x.db.damaged-*"))) == 3
