@@ -1,6 +1,7 @@
 """What a scanner is offered besides the message (C1), and what it need not be asked twice."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -208,6 +209,12 @@ async def test_new_signatures_end_what_is_known() -> None:
             assert len(peer.heard) == asked
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
 async def test_what_the_old_signatures_said_meanwhile_is_not_known() -> None:
     version = [b"ClamAV 1.4.1/27500/Mon"]
 
@@ -216,9 +223,7 @@ async def test_what_the_old_signatures_said_meanwhile_is_not_known() -> None:
         await made.scan(Message(), context())
         await made.learn_versions()
         before = asyncio.create_task(made.scan(slow, context()))
-        async with asyncio.timeout(10):
-            while len(peer.heard) < 2:
-                await asyncio.sleep(0)
+        await until(lambda: len(peer.heard) == 2)
         version[0] = b"ClamAV 1.4.1/27501/Tue"
         await made.scan(Message(MAIL + b"other\r\n"), context())
         await made.learn_versions()
@@ -251,16 +256,12 @@ async def test_who_asks_behind_new_signatures_does_not_hear_what_the_old_ones_sa
         await made.scan(Message(), context())
         await made.learn_versions()
         before = asyncio.create_task(made.scan(slow, context()))
-        async with asyncio.timeout(10):
-            while len(peer.heard) < 2:
-                await asyncio.sleep(0)
+        await until(lambda: len(peer.heard) == 2)
         await made.scan(Message(MAIL + b"other\r\n"), context())
         version[0] = b"ClamAV 1.4.1/27501/Tue"
         await made.learn_versions()
         behind = asyncio.create_task(made.scan(slow, context()))
-        async with asyncio.timeout(10):
-            while len(peer.heard) < 4 and not made._joining.joined:
-                await asyncio.sleep(0)
+        await until(lambda: len(peer.heard) == 4 or bool(made._joining.joined))
         peer.go.set()
         assert (await before).kind == "clean"
         assert (await behind).kind == "infected"

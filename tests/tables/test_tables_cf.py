@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from appliance.tables.proxied import Bad, open_proxied
+from appliance.tables.proxied import Bad, cf, open_proxied
 
 NEEDED = {
     "ldap": {"search_base": "dc=x"},
@@ -176,9 +176,10 @@ def test_a_default_that_is_written_asks_for_no_tls(tmp_path: Path) -> None:
     [("mysql", {"tls_CAfile": "/nowhere/ca"}), ("ldap", {"start_tls": "yes", "tls_ca_cert_file": "/nowhere/ca"})],
 )
 def test_a_file_whose_tls_cannot_be_is_not_read_while_it_is_being_written(
-    kind: str, tls: dict[str, str], tmp_path: Path
+    kind: str, tls: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one with any other mistake: half of it may be a table that answers something else."""
+    monkeypatch.setattr(cf, "STILL", 3600.0)
     path = tmp_path / "t.cf"
     spec = written(path, kind, **tls)
     os.utime(path, (0, 0))

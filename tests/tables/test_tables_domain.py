@@ -235,15 +235,30 @@ def written(path: Path, text: str) -> None:
     fresh.rename(path)
 
 
+def rested(path: Path, text: str | None = None) -> None:
+    """Nobody has written to it for a long time."""
+    if text is not None:
+        written(path, text)
+    os.utime(path, (0, 0))
+
+
+def looked_at_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are looked at for each question. What was written in this hour is being written, as this machine may stand
+    still for longer than STILL."""
+    monkeypatch.setattr(keeper, "LOOK", 0.0)
+    monkeypatch.setattr(keeper, "REST_MIN", 0.0)
+    monkeypatch.setattr(cf, "STILL", 3600.0)
+
+
 async def test_a_file_that_is_being_written_is_read_when_it_is_whole(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it stands: it is empty first, and nobody is listed in an empty file."""
-    monkeypatch.setattr(keeper, "LOOK", 0.0)
+    looked_at_always(monkeypatch)
     spec, tables = spec_of(root, "{root}/h"), Keeper(open_proxied, quiet=True)
     assert tables.also([spec]) == []
     with open(root / "g", "w") as file:
         assert (await tables.answer(spec, "joe@b.example"))[0] == wire.FOUND
         file.write("b.example new.example\n")
-    os.utime(root / "g", (0, 0))
+    rested(root / "g")
     assert (await tables.answer(spec, "joe@new.example"))[0] == wire.FOUND
     tables.close()
 
@@ -252,15 +267,14 @@ async def test_a_list_that_is_being_written_is_not_read_for_the_sake_of_a_file_t
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever changes several writes one behind the other: all are read when the last one rests."""
-    monkeypatch.setattr(keeper, "LOOK", 0.0)
+    looked_at_always(monkeypatch)
     spec, tables = spec_of(root, "{root}/h"), Keeper(open_proxied, quiet=True)
     assert tables.also([spec]) == []
-    written(root / "t.cf", (root / "t.cf").read_text() + "# another line\n")
-    os.utime(root / "t.cf", (0, 0))
+    rested(root / "t.cf", (root / "t.cf").read_text() + "# another line\n")
     with open(root / "g", "w") as file:
         assert (await tables.answer(spec, "joe@b.example"))[0] == wire.FOUND
         file.write("b.example new.example\n")
-    os.utime(root / "g", (0, 0))
+    rested(root / "g")
     assert (await tables.answer(spec, "joe@new.example"))[0] == wire.FOUND
     tables.close()
 
@@ -270,26 +284,22 @@ async def test_a_broken_file_that_is_being_written_puts_off_until_it_is_whole(
     before: str | None, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who mends it where it stands empties it first, too. A reload takes it as it is: who wants one has written it."""
-    monkeypatch.setattr(keeper, "LOOK", 0.0)
-    monkeypatch.setattr(keeper, "REST_MIN", 0.0)
+    looked_at_always(monkeypatch)
     spec, tables = spec_of(root, "{root}/h"), Keeper(open_proxied, quiet=True)
     assert tables.also([spec]) == []
     if before is None:
         (root / "g").unlink()
-        written(root / "t.cf", (root / "t.cf").read_text() + "# another line\n")
-        os.utime(root / "t.cf", (0, 0))
+        rested(root / "t.cf", (root / "t.cf").read_text() + "# another line\n")
     else:
-        written(root / "g", before)
-        os.utime(root / "g", (0, 0))
+        rested(root / "g", before)
     assert (await tables.answer(spec, "joe@b.example"))[0] == wire.FAILED
     with open(root / "g", "w") as file:
         assert (await tables.answer(spec, "joe@b.example"))[0] == wire.FAILED
         file.write("b.example new.example\n")
     assert (await tables.answer(spec, "joe@new.example"))[0] == wire.FAILED
-    os.utime(root / "g", (0, 0))
+    rested(root / "g")
     assert (await tables.answer(spec, "joe@new.example"))[0] == wire.FOUND
-    written(root / "g", "new.example !\n")
-    os.utime(root / "g", (0, 0))
+    rested(root / "g", "new.example !\n")
     assert (await tables.answer(spec, "joe@new.example"))[0] == wire.FAILED
     (root / "g").write_text("c.example\n")
     assert tables.also([spec]) == []
@@ -300,20 +310,18 @@ async def test_a_broken_file_that_another_names_is_not_read_while_it_is_being_wr
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor for the sake of the one that names it: half of it lists others than the whole."""
-    monkeypatch.setattr(keeper, "LOOK", 0.0)
-    monkeypatch.setattr(keeper, "REST_MIN", 0.0)
+    looked_at_always(monkeypatch)
     whole = (root / "names.cf").read_text()
     spec, tables = spec_of(root, "sqlite:{root}/names.cf"), Keeper(open_proxied, quiet=True)
     assert tables.also([spec]) == []
     tables.follow([])
-    written(root / "names.cf", "query = no\n")
-    os.utime(root / "names.cf", (0, 0))
+    rested(root / "names.cf", "query = no\n")
     tables.also([spec])
     assert (await tables.answer(spec, "joe@one.example"))[0] == wire.FAILED
     (root / "names.cf").write_text(whole.replace("one.example", "one"))
     assert (await tables.answer(spec, "joe@one.example"))[0] == wire.FAILED
     (root / "names.cf").write_text(whole)
-    os.utime(root / "names.cf", (0, 0))
+    rested(root / "names.cf")
     assert (await tables.answer(spec, "joe@one.example"))[0] == wire.FOUND
     tables.close()
 
