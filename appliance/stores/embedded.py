@@ -64,7 +64,7 @@ class Database:
         with contextlib.ExitStack() as failed:
             failed.callback(self.close)
             self._writer = self._connect()
-            with self._writer:  # one sync for all, where a disk is slow
+            with _transaction(self._writer):  # one sync for all, where a disk is slow
                 for table in self.tables:
                     self._writer.execute(_SCHEMA.format(table))
             reader = self._connect()
@@ -142,7 +142,7 @@ class Database:
             if self._writer is None:
                 self._open()
             assert self._writer is not None
-            with self._writer:
+            with _transaction(self._writer):
                 for table, changes in batch.items():
                     self._change(self._writer, table, changes)
                 self._writer.execute("REPLACE INTO meta VALUES ('clock', ?, 0)", (meta,))
@@ -207,6 +207,19 @@ class Database:
             if connection is not None:
                 _shut(connection)
         self._reader = self._writer = None
+
+
+@contextlib.contextmanager
+def _transaction(connection: apsw.Connection) -> Iterator[None]:
+    """All or nothing. As statements: `with connection` keeps all threads of the process until the disk has synced."""
+    connection.execute("BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(apsw.Error):  # some errors have rolled it back already
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _shut(connection: apsw.Connection) -> None:
