@@ -250,27 +250,17 @@ def looked_at_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cf, "STILL", 3600.0)
 
 
-async def test_a_file_that_is_being_written_is_read_when_it_is_whole(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it stands: it is empty first, and nobody is listed in an empty file."""
-    looked_at_always(monkeypatch)
-    spec, tables = spec_of(root, "{root}/h"), Keeper(open_proxied, quiet=True)
-    assert tables.also([spec]) == []
-    with open(root / "g", "w") as file:
-        assert (await tables.answer(spec, "joe@b.example"))[0] == wire.FOUND
-        file.write("b.example new.example\n")
-    rested(root / "g")
-    assert (await tables.answer(spec, "joe@new.example"))[0] == wire.FOUND
-    tables.close()
-
-
-async def test_a_list_that_is_being_written_is_not_read_for_the_sake_of_a_file_that_is_whole(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("beside", [False, True])
+async def test_a_file_that_is_being_written_is_read_when_it_is_whole(
+    beside: bool, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever changes several writes one behind the other: all are read when the last one rests."""
+    """Where it stands: it is empty first, and nobody is listed in an empty file. Nor is it read for the sake of a file
+    `beside` it that has changed and is whole: whoever changes several writes one behind the other."""
     looked_at_always(monkeypatch)
     spec, tables = spec_of(root, "{root}/h"), Keeper(open_proxied, quiet=True)
     assert tables.also([spec]) == []
-    rested(root / "t.cf", (root / "t.cf").read_text() + "# another line\n")
+    if beside:
+        rested(root / "t.cf", (root / "t.cf").read_text() + "# another line\n")
     with open(root / "g", "w") as file:
         assert (await tables.answer(spec, "joe@b.example"))[0] == wire.FOUND
         file.write("b.example new.example\n")
